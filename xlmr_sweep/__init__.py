@@ -1,0 +1,1 @@
+"""Runs a paper-sized study of instruction-tuned encoder models on a Ray cluster."""

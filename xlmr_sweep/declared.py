@@ -1,0 +1,55 @@
+"""The base of everything a study declares: frozen pydantic models, canonical JSON, and hashes of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Declared(BaseModel):
+    """A frozen declaration that refuses unknown keys, so that a misspelt setting is an error and never a default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def canonical_json(value: Any) -> str:
+    """Returns JSON that is the same text for equal values on every machine and Python.
+
+    Args:
+        value: None, bool, int, str, finite float, and lists, tuples and string-keyed mappings of these.
+
+    Raises:
+        TypeError: for any other type, because its text could change between versions.
+        ValueError: for NaN and infinities.
+    """
+    return json.dumps(_stable(value, "$"), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def fingerprint(value: Any, length: int = 16) -> str:
+    """Returns the first `length` hex digits of the SHA-256 of `canonical_json(value)`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]
+
+
+def _stable(value: Any, where: str) -> Any:
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{where} is {value}, which has no stable form")
+        # 1 and 1.0 declare the same setting, so they must hash alike.
+        return int(value) if value.is_integer() and abs(value) < 2**53 else value
+    if isinstance(value, list | tuple):
+        return [_stable(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"{where} has the key {key!r}, which is not a string")
+        return {key: _stable(item, f"{where}.{key}") for key, item in value.items()}
+    raise TypeError(f"{where} is of type {type(value).__name__}, which has no stable form")

@@ -1,0 +1,14 @@
+"""The two kinds of trouble that end a command or a trial with one clear line instead of a traceback."""
+
+from __future__ import annotations
+
+
+class StudyError(Exception):
+    """The study, the command or the surroundings are wrong; the message names what and what to do.
+
+    Commands print it as one line and end with exit status 2, before anything was started.
+    """
+
+
+class DivergedError(Exception):
+    """A training run produced a loss or a score that is not finite. Recorded as a failure, never as a score."""
