@@ -1,0 +1,165 @@
+"""Bars on a terminal, rare plain lines on a pipe: done, total and estimated end of every long step.
+
+Imports neither torch nor ray. A job that runs elsewhere writes `progress.json` into its storage folder (`report_progress`) and
+the driver follows it (`follow_progress`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from xlmr_sweep.storage import Storage
+
+PLAIN_INTERVAL_S = 60.0
+"""On a pipe a step that lasts says where it is this often."""
+
+WRITE_INTERVAL_S = 1.0
+"""A remote job writes its progress at most this often."""
+
+
+class Step(Protocol):
+    """One long step, told how far it is."""
+
+    def update(self, done: float, total: float | None = None, note: str = "") -> None:
+        """Sets how much is done, and the total where it became known; `note` is shown beside it."""
+
+
+class ProgressDisplay:
+    """Shows steps: bars on a terminal, a line at the end of each (and each minute) elsewhere. Safe to use from threads."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._lock = threading.Lock()
+        self._bars: Progress | None = None
+        self._num_open = 0
+
+    @contextmanager
+    def step(self, name: str, total: float | None = None) -> Iterator[Step]:
+        """Shows one step for as long as the block runs."""
+        if self.console.is_terminal:
+            with self._bar(name, total) as bar:
+                yield bar
+        else:
+            line = _Lines(self.console, name, total)
+            yield line
+            line.close()
+
+    @contextmanager
+    def _bar(self, name: str, total: float | None) -> Iterator[Step]:
+        with self._lock:
+            if self._bars is None:
+                self._bars = Progress(
+                    TextColumn("{task.description}"),
+                    BarColumn(),
+                    MofNCompleteColumn(),
+                    TimeElapsedColumn(),
+                    TimeRemainingColumn(),
+                    TextColumn("{task.fields[note]}"),
+                    console=self.console,
+                )
+                self._bars.start()
+            bars = self._bars
+            self._num_open += 1
+            task = bars.add_task(name, total=total, note="")
+        try:
+            yield _Bar(bars, task)
+        finally:
+            with self._lock:
+                self._num_open -= 1
+                if self._num_open == 0:
+                    bars.stop()
+                    self._bars = None
+
+
+class _Bar:
+    def __init__(self, bars: Progress, task: TaskID) -> None:
+        self._bars, self._task = bars, task
+
+    def update(self, done: float, total: float | None = None, note: str = "") -> None:
+        changed = {} if total is None else {"total": total}
+        self._bars.update(self._task, completed=done, note=note, **changed)
+
+
+class _Lines:
+    def __init__(self, console: Console, name: str, total: float | None) -> None:
+        self._console, self._name, self._total = console, name, total
+        self._done = 0.0
+        self._start = self._said = time.monotonic()
+
+    def update(self, done: float, total: float | None = None, note: str = "") -> None:
+        self._done, self._total = done, total or self._total
+        now = time.monotonic()
+        if now - self._said >= PLAIN_INTERVAL_S:
+            self._said = now
+            self._say(note)
+
+    def close(self) -> None:
+        self._say(f"in {time.monotonic() - self._start:.1f} s")
+
+    def _say(self, note: str) -> None:
+        total = f" of {self._total:g}" if self._total is not None else ""
+        left = ""
+        if self._total and 0 < self._done < self._total:
+            seconds = (time.monotonic() - self._start) * (self._total / self._done - 1)
+            left = f", about {seconds:.0f} s left"
+        self._console.print(f"{self._name}: {self._done:g}{total} {note}{left}", soft_wrap=True, highlight=False)
+
+
+class ProgressFile:
+    """Written by a job that runs on another process or node."""
+
+    def __init__(self, storage: Storage, folder: str) -> None:
+        self._storage, self._name = storage, f"{folder}/progress.json"
+        self._written = 0.0
+
+    def update(self, done: float, total: float | None = None, note: str = "") -> None:
+        """Writes how far the job is, at most once a second; the end always."""
+        now = time.monotonic()
+        if now - self._written >= WRITE_INTERVAL_S or done == total:
+            self._written = now
+            self._storage.write_json(self._name, {"done": done, "total": total, "note": note})
+
+
+@contextmanager
+def follow_progress(storage: Storage, steps: Mapping[str, Step]) -> Iterator[None]:
+    """Shows the progress of remote jobs while the block runs.
+
+    Args:
+        storage: the study's folder.
+        steps: for each job's folder in the storage, the step that shows it.
+    """
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(WRITE_INTERVAL_S):
+            show()
+
+    def show() -> None:
+        for folder, step in steps.items():
+            state = storage.read_json(f"{folder}/progress.json")
+            if state:
+                step.update(state["done"], state["total"], state["note"])
+
+    watcher = threading.Thread(target=watch, daemon=True, name="follow-progress")
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+        show()

@@ -1,0 +1,190 @@
+"""The study's folder, on a local disk, a shared one, or behind any URI that pyarrow or fsspec knows.
+
+Names are relative to it, with `/`. Every write is whole or absent: a reader never sees half a file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+from pyarrow import fs
+
+from xlmr_sweep.errors import StudyError
+
+
+class Storage:
+    """One storage folder. Cheap to make and to pickle; holds no open file.
+
+    Args:
+        location: a path or a URI, such as `runs/paper`, `file:///data/paper` or `s3://bucket/paper`.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        text = str(location)
+        parsed = urlparse(text)
+        self.local: Path | None = None
+        if "://" not in text:
+            self.local = Path(text).expanduser().absolute()
+        elif parsed.scheme == "file":
+            self.local = Path(unquote(parsed.path))
+        self.uri = str(self.local) if self.local is not None else text.rstrip("/")
+        self._fs, self._root = _filesystem(self.uri, self.local)
+
+    def __reduce__(self) -> tuple[type[Storage], tuple[str]]:
+        return (Storage, (self.uri,))
+
+    def __str__(self) -> str:
+        return self.uri
+
+    def path(self, name: str) -> str:
+        """Returns where `name` is, as a path or URI to show or to give to Ray."""
+        return f"{self.uri}/{name}" if name else self.uri
+
+    def exists(self, name: str) -> bool:
+        """Tells whether a file or folder of that name is there."""
+        return bool(self._fs.get_file_info(self._at(name)).type != fs.FileType.NotFound)
+
+    def read(self, name: str) -> bytes:
+        """Returns a file's bytes.
+
+        Raises:
+            FileNotFoundError: if there is none.
+        """
+        with self._fs.open_input_stream(self._at(name)) as stream:
+            data: bytes = stream.read()
+        return data
+
+    def read_json(self, name: str) -> Any:
+        """Returns a JSON file's value, or None where there is no such file.
+
+        Raises:
+            StudyError: if the file is not JSON.
+        """
+        try:
+            return json.loads(self.read(name))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise StudyError(f"{self.path(name)}: not JSON: {error}; restore or delete it") from None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a file so that it is there whole or not at all, also after a power cut (local) or a kill."""
+        if self.local is None:
+            self._fs.create_dir(self._at(name).rpartition("/")[0], recursive=True)
+            with self._fs.open_output_stream(self._at(name)) as stream:
+                stream.write(data)
+            return
+        target = self.local / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+        try:
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Writes a value as indented JSON; refuses NaN."""
+        self.write(name, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+
+    def delete(self, name: str) -> None:
+        """Removes a file or a folder with all it holds; nothing happens where there is none."""
+        info = self._fs.get_file_info(self._at(name))
+        if info.type == fs.FileType.Directory:
+            self._fs.delete_dir(self._at(name))
+        elif info.type == fs.FileType.File:
+            self._fs.delete_file(self._at(name))
+
+    def move(self, name: str, to: str) -> None:
+        """Moves a file within the storage, over one that is there."""
+        self._fs.create_dir(self._at(to).rpartition("/")[0], recursive=True)
+        self._fs.move(self._at(name), self._at(to))
+
+    def names(self, folder: str, suffix: str = "") -> list[str]:
+        """Returns the sorted names of the files right in a folder, without hidden and half-written ones."""
+        selector = fs.FileSelector(self._at(folder), allow_not_found=True)
+        files = (info for info in self._fs.get_file_info(selector) if info.type == fs.FileType.File)
+        return sorted(i.base_name for i in files if i.base_name.endswith(suffix) and not i.base_name.startswith("."))
+
+    def folders(self, folder: str) -> list[str]:
+        """Returns the sorted names of the folders right in a folder."""
+        selector = fs.FileSelector(self._at(folder), allow_not_found=True)
+        found = self._fs.get_file_info(selector)
+        return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
+
+    def read_many(self, names: Iterable[str]) -> list[bytes]:
+        """Reads files; from far away, many at a time."""
+        if self.local is not None:
+            return [(self.local / name).read_bytes() for name in names]
+        with ThreadPoolExecutor(32) as pool:
+            return list(pool.map(self.read, names))
+
+    def upload(self, folder: Path, name: str) -> None:
+        """Copies a local folder into the storage. The caller marks it complete by a manifest written after it."""
+        if self.local is not None:
+            target = self.local / name
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(folder, target)
+        else:
+            fs.copy_files(str(folder), self._at(name), destination_filesystem=self._fs)
+
+    def download(self, name: str, cache: Path) -> Path:
+        """Returns a local folder with what `name` holds: itself on a local disk, else a copy under `cache`, made once."""
+        if self.local is not None:
+            return self.local / name
+        target = cache / name
+        if not target.is_dir():
+            partial = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+            partial.mkdir(parents=True, exist_ok=True)
+            fs.copy_files(self._at(name), str(partial), source_filesystem=self._fs)
+            try:
+                partial.rename(target)
+            except OSError:  # Another process of this node was first.
+                shutil.rmtree(partial, ignore_errors=True)
+        return target
+
+    def check_writable(self) -> None:
+        """Writes, reads and removes a small file.
+
+        Raises:
+            StudyError: saying what failed.
+        """
+        name = f"tmp/write-check-{socket.gethostname()}-{os.getpid()}"
+        try:
+            self.write(name, b"ok")
+            if self.read(name) != b"ok":
+                raise OSError("what was written is not what is read")
+            self.delete(name)
+        except OSError as error:
+            problem = " ".join(str(error).split())
+            raise StudyError(f"--storage {self.uri}: cannot be written on {socket.gethostname()}: {problem}") from None
+
+    def _at(self, name: str) -> str:
+        return f"{self._root}/{name}" if name else self._root
+
+
+def _filesystem(uri: str, local: Path | None) -> tuple[fs.FileSystem, str]:
+    if local is not None:
+        return fs.LocalFileSystem(), str(local)
+    try:
+        filesystem, root = fs.FileSystem.from_uri(uri)
+    except (ValueError, OSError):
+        import fsspec
+
+        try:
+            wrapped, root = fsspec.core.url_to_fs(uri)
+        except (ImportError, ValueError, OSError) as error:
+            raise StudyError(f"--storage {uri}: neither pyarrow nor fsspec can open it: {error}") from None
+        filesystem = fs.PyFileSystem(fs.FSSpecHandler(wrapped))
+    return filesystem, root.rstrip("/")

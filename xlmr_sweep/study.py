@@ -1,0 +1,375 @@
+"""The declaration of a study. In: a YAML file or the name of a study that ships with the project. Out: a frozen `Study`.
+
+Pure: no torch, no ray, no network, and no file but the study's own is read. What can change a score and what cannot are
+kept apart: `ClusterSpec` and the fields marked "Runtime" never enter a trial's identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from xlmr_sweep.declared import Declared
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.tasks import TASKS, TaskSpec
+
+Paradigm = Literal["baseline", "prompted", "instructed"]
+PARADIGMS: tuple[Paradigm, ...] = ("baseline", "prompted", "instructed")
+STUDIES = Path(__file__).parents[1] / "experiments" / "studies"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
+def _fraction(value: Any) -> Any:
+    """Reads a share as a user writes it: 2, 0.25 or "1/4"."""
+    return float(Fraction(value)) if isinstance(value, str) else value
+
+
+def _task(value: Any) -> Any:
+    if isinstance(value, str):
+        if value not in TASKS:
+            raise ValueError(f"unknown task {value!r}; known are {', '.join(TASKS)}, or declare one as a mapping")
+        return TASKS[value]
+    return value
+
+
+Share = Annotated[float, BeforeValidator(_fraction), Field(gt=0)]
+
+
+class ModelSpec(Declared):
+    """One encoder: where its weights come from, and what it needs to run. Exactly one of hub, folder and demo is given."""
+
+    name: str = Field(pattern=NAME)
+    """Short name, as in the column `model`."""
+
+    hub: str | None = None
+    """Hub id of any encoder that `AutoModelForMaskedLM` loads."""
+
+    folder: Path | None = None
+    """Folder that transformers loads; relative paths are relative to the study file."""
+
+    demo: str | None = None
+    """Name of one of the offline demo's models, which the study pre-trains itself."""
+
+    revision: str = "main"
+    """Branch, tag or commit of the hub id; a commit makes the study reproducible for ever."""
+
+    new_head: bool = False
+    """Accepts a model without a masked-LM head: a seeded one is made, and is part of the identity."""
+
+    instructed_folder: Path | None = None
+    """Weights that were instruction-tuned elsewhere; then no instruction job runs for this model."""
+
+    gpus: Share = 1.0
+    """Runtime. GPUs of one fine-tuning trial: 1/n to share one, or a whole number. Ignored where there is none."""
+
+    cpus: Share = 1.0
+    """Runtime. CPUs of one fine-tuning trial and of each of its ranks."""
+
+    instruct_ranks: int = Field(default=1, ge=1)
+    """Runtime. Ranks of the instruction job, each with one GPU where there are GPUs."""
+
+    instruct_micro_batch: int = Field(default=16, ge=1)
+    """Runtime. Greatest number of sequences a rank puts through the model at once; the rest is accumulated."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [key for key in ("hub", "folder", "demo") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(f"model {self.name}: give exactly one of hub, folder and demo, not {given or 'none'}")
+        if self.gpus < 1 and abs(round(1 / self.gpus) * self.gpus - 1) > 1e-6:
+            raise ValueError(
+                f"model {self.name}: gpus {self.gpus} is not 1/n of a GPU, so trials cannot fill one exactly"
+            )
+        if self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ValueError(f"model {self.name}: gpus {self.gpus} is neither 1/n nor a whole number")
+        return self
+
+    @property
+    def num_ranks(self) -> int:
+        """Processes of one fine-tuning trial on GPUs: one a whole GPU, one where a GPU is shared."""
+        return max(1, int(self.gpus))
+
+
+class DataSpec(Declared):
+    """Where the tasks' examples come from."""
+
+    source: Literal["hub", "folder", "demo"] = "hub"
+
+    hub: str = "aps/super_glue"
+    """Hub data set with one configuration a task (the official SuperGLUE rows as parquet)."""
+
+    revision: str = "main"
+
+    folder: Path | None = None
+    """Folder of the official archive: `<TASK>/{train,val}.jsonl`; relative to the study file."""
+
+    seed: int = 0
+    """Seed of the demo world. Instructions and models of the demo follow it."""
+
+    @model_validator(mode="after")
+    def _folder_given(self) -> Self:
+        if (self.source == "folder") != (self.folder is not None):
+            raise ValueError("data.folder goes with data.source: folder, and only with it")
+        return self
+
+
+class InstructionSpec(Declared):
+    """The instruction data: xP3 of the hub, a jsonl file or folder in its form, or the demo's own."""
+
+    source: Literal["hub", "folder", "demo"] = "hub"
+
+    hub: str = "bigscience/xP3"
+    files: str = "en/merged_en.jsonl"
+    """Glob of the hub's files to read. The merged file holds every English row once; per-prompt files hold them again."""
+
+    revision: str = "main"
+
+    folder: Path | None = None
+    """A file or folder of `*.jsonl` or `*.jsonl.gz` with `inputs` and `targets`; relative to the study file."""
+
+    max_target_tokens: int = Field(default=3, ge=1)
+    """Rows with a longer target are left out (paper, section 3.1; "tokens" taken as model tokens)."""
+
+    tokenizer: str | None = None
+    """Model of this study whose tokenizer counts target tokens, so that all models train on the same rows. Default: first."""
+
+    exclude: tuple[str, ...] = ()
+    """Glob patterns of file names (or demo families) to leave out, to hold tasks out of the mixture."""
+
+    max_rows: int | None = Field(default=None, ge=1)
+    """Reads only this many rows; for trying things out."""
+
+    @model_validator(mode="after")
+    def _folder_given(self) -> Self:
+        if (self.source == "folder") != (self.folder is not None):
+            raise ValueError("instructions.folder goes with instructions.source: folder, and only with it")
+        return self
+
+
+class InstructSpec(Declared):
+    """How an encoder is instruction-tuned (paper, sections 3.1 and 4.3)."""
+
+    learning_rate: float = Field(default=2e-5, gt=0)
+    """Paper, section 4.3."""
+
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Paper, section 4.3."""
+
+    global_batch_size: int = Field(default=128, ge=1)
+    """Sequences a step over all ranks (paper, section 4.3), reached by accumulation."""
+
+    epochs: float = Field(default=1.0, gt=0)
+    """Paper, section 4.3."""
+
+    max_steps: int | None = Field(default=None, ge=1)
+    """Ends earlier than the epochs say."""
+
+    mask_rate: float = Field(default=0.15, ge=0, lt=1)
+    """Share of the user part's tokens that are masked (paper, section 3.1); the target is always masked whole."""
+
+    warmup: float = Field(default=0.06, ge=0, lt=1)
+    """Share of the steps with rising learning rate. Paper silent; RoBERTa's fine-tuning (Liu et al. 2019)."""
+
+    schedule: Literal["linear", "constant"] = "linear"
+    """After the warm-up. Paper silent; linear decay as in Liu et al. 2019."""
+
+    clip: float = Field(default=1.0, gt=0)
+    """Greatest gradient norm. Paper silent; Mosbach et al. 2021."""
+
+    max_length: int = Field(default=512, ge=8)
+    """Tokens a sequence; XLM-R's limit."""
+
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Arithmetic over fp32 master weights; `auto` is bf16 where the hardware has it. What ran is recorded."""
+
+    seed: int = 0
+    """Order of the rows, masks and dropout."""
+
+    threads: int = Field(default=1, ge=1)
+    """CPU threads a rank; part of the identity because it changes rounding."""
+
+    checkpoint_every: int = Field(default=1000, ge=1)
+    """Runtime. Steps between checkpoints."""
+
+
+class FinetuneSpec(Declared):
+    """How a trial is fine-tuned (paper, sections 3.2 and 4.3; facts the paper leaves open carry their source)."""
+
+    steps: int = Field(default=320, ge=1)
+    """Paper: more than 300."""
+
+    batch_size: int = Field(default=16, ge=1)
+    """At most this and the training size. Paper silent; Scao and Rush 2021."""
+
+    learning_rate: float = Field(default=1e-5, gt=0)
+    """Paper, section 4.3."""
+
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Paper silent; Mosbach et al. 2021."""
+
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the steps with rising learning rate, then linear decay to 0. Paper silent; Mosbach et al. 2021."""
+
+    clip: float = Field(default=1.0, gt=0)
+    """Greatest gradient norm. Paper silent; Mosbach et al. 2021."""
+
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Replaces every dropout probability of the model; None keeps the model's own."""
+
+    max_length: int = Field(default=256, ge=8)
+    """Tokens an input. Paper silent; Scao and Rush 2021."""
+
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Arithmetic over fp32 master weights; `auto` is bf16 where the hardware has it. What ran is recorded."""
+
+    threads: int = Field(default=1, ge=1)
+    """CPU threads a rank; part of the identity because it changes rounding."""
+
+    eval_tokens: int = Field(default=16384, ge=1)
+    """Runtime. Padded tokens of one evaluation batch."""
+
+
+class ClusterSpec(Declared):
+    """Runtime. What the study expects of the cluster, and its limits. Nothing here changes a score."""
+
+    gpus: float = Field(default=0, ge=0)
+    """GPUs that a dry run assumes; a run uses what the cluster has."""
+
+    cpus: float | None = Field(default=None, gt=0)
+    """CPUs of a Ray that the command starts itself. Default: the machine's."""
+
+    trial_timeout_s: float = Field(default=6 * 3600, gt=0)
+    """A trial that takes longer fails."""
+
+    max_worker_retries: int = Field(default=2, ge=0)
+    """How often a trial starts again after its worker or node died."""
+
+
+class Study(Declared):
+    """A whole study: model x paradigm x task x training size x seed (paper, section 4)."""
+
+    name: str = Field(pattern=NAME)
+    models: tuple[ModelSpec, ...] = Field(min_length=1)
+    paradigms: tuple[Paradigm, ...] = Field(default=PARADIGMS, min_length=1)
+    tasks: tuple[Annotated[TaskSpec, BeforeValidator(_task)], ...] = Field(
+        default=tuple(TASKS.values()), min_length=1, validate_default=False
+    )
+    sizes: tuple[int, ...] = Field(min_length=1)
+    """Training sizes in examples."""
+
+    seeds: tuple[int, ...] = Field(min_length=1)
+    """Each feeds the few-shot draw and the training as separate streams."""
+
+    max_train_size: int = Field(default=128, ge=1)
+    """The cap on sizes (paper, section 4.3). Runtime: it refuses, and changes no trial."""
+
+    data: DataSpec = DataSpec()
+    instructions: InstructionSpec = InstructionSpec()
+    instruct: InstructSpec = InstructSpec()
+    finetune: FinetuneSpec = FinetuneSpec()
+    cluster: ClusterSpec = ClusterSpec()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for field in ("models", "tasks"):
+            _refuse_twice(field, [item.name for item in getattr(self, field)])
+        for field in ("paradigms", "sizes", "seeds"):
+            _refuse_twice(field, list(getattr(self, field)))
+        for size in self.sizes:
+            if size < 1:
+                raise ValueError(f"sizes: {size} is not a training size; the smallest is 1")
+            if size > self.max_train_size:
+                raise ValueError(f"sizes: {size} is above max_train_size {self.max_train_size}")
+        for seed in self.seeds:
+            if seed < 0:
+                raise ValueError(f"seeds: {seed} is negative")
+        wanted = self.instructions.tokenizer
+        if wanted is not None and wanted not in [model.name for model in self.models]:
+            raise ValueError(f"instructions.tokenizer: no model {wanted!r} in this study")
+        return self
+
+    def model(self, name: str) -> ModelSpec:
+        """Returns the model of that short name."""
+        return next(model for model in self.models if model.name == name)
+
+    def task(self, name: str) -> TaskSpec:
+        """Returns the task of that name."""
+        return next(task for task in self.tasks if task.name == name)
+
+    def extended(self, sizes: Sequence[int] = (), seeds: Sequence[int] = ()) -> Study:
+        """Returns the study with these sizes and seeds added, sorted; the study itself if they are all there."""
+        return self.replaced(sizes=sorted({*self.sizes, *sizes}), seeds=sorted({*self.seeds, *seeds}))
+
+    def replaced(self, **fields: Any) -> Study:
+        """Returns the study with whole fields replaced and everything validated again.
+
+        Raises:
+            StudyError: naming the field that is wrong.
+        """
+        return _validated(
+            {**{key: getattr(self, key) for key in type(self).model_fields}, **fields}, f"study {self.name}"
+        )
+
+
+def _refuse_twice(field: str, values: list[Any]) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{field}: {value!r} is there twice")
+
+
+def _validated(raw: Any, where: str) -> Study:
+    try:
+        return Study.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function-"))
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            message = "unknown key"
+        raise StudyError(f"{where}: {field + ': ' if field else ''}{message}") from None
+
+
+def load_study(name_or_path: str) -> Study:
+    """Reads the study `paper`, `demo`, or a user's own YAML file.
+
+    Raises:
+        StudyError: if there is no such study or file, if it is not YAML, or if a key or value is wrong (named).
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = STUDIES / f"{name_or_path}.yaml"
+        if not path.is_file():
+            known = ", ".join(sorted(p.stem for p in STUDIES.glob("*.yaml")))
+            raise StudyError(
+                f"--study {name_or_path}: no such study; known are {known}, or give the path of a .yaml file"
+            )
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StudyError(f"--study {path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        problem = " ".join(str(error).split())
+        raise StudyError(f"--study {path}: not a YAML file: {problem}") from None
+    if not isinstance(raw, dict):
+        raise StudyError(f"--study {path}: holds no mapping of keys to values")
+    return _absolute(_validated(raw, str(path)), path.parent)
+
+
+def _absolute(study: Study, base: Path) -> Study:
+    """Makes folders absolute, relative to the study file, so that every node and every later command finds them."""
+
+    def resolve(folder: Path | None) -> Path | None:
+        return None if folder is None else (base / folder.expanduser()).resolve()
+
+    models = tuple(
+        model.model_copy(update={key: resolve(getattr(model, key)) for key in ("folder", "instructed_folder")})
+        for model in study.models
+    )
+    data = study.data.model_copy(update={"folder": resolve(study.data.folder)})
+    instructions = study.instructions.model_copy(update={"folder": resolve(study.instructions.folder)})
+    return study.model_copy(update={"models": models, "data": data, "instructions": instructions})
