@@ -1,0 +1,25 @@
+"""The offline demo world: a small closed language with its text, instructions, five tasks, tokenizer and models.
+
+Everything follows from one generator seed and `DEMO_VERSION`. Different seeds give different worlds (which names, colours
+and things go together in which split, and every sentence) in the same language. Read `world.py` first: it holds the rule
+that keeps the facts of evaluation out of all training text.
+"""
+
+from xlmr_sweep.data.demo.examples import task_rows
+from xlmr_sweep.data.demo.instructions import instruction_rows
+from xlmr_sweep.data.demo.models import DEMO_MODELS, DemoModel, Pretraining, build_model
+from xlmr_sweep.data.demo.texts import pretraining_texts
+from xlmr_sweep.data.demo.tokenizer import build_tokenizer
+from xlmr_sweep.data.demo.world import DEMO_VERSION
+
+__all__ = [
+    "DEMO_MODELS",
+    "DEMO_VERSION",
+    "DemoModel",
+    "Pretraining",
+    "build_model",
+    "build_tokenizer",
+    "instruction_rows",
+    "pretraining_texts",
+    "task_rows",
+]

@@ -1,0 +1,112 @@
+"""Which facts belong to which split: the rule that keeps evaluation facts out of training.
+
+Every list of words is dealt into five groups by the generator seed. A fact has three slots, such as (person, colour,
+thing); its class is the sum of its words' groups modulo five. Class 0 is for validation rows, class 1 for the few-shot
+pools, classes 2 to 4 for pre-training text and instruction rows.
+
+A document or row draws all its words from one scene: one group of people, and for every kind of fact two further groups
+whose sum gives a class of its split. So any three of its words that could make up a fact make up one of its own split,
+stated or not, and every pair of words still occurs in every split: only the whole fact is new in evaluation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Literal, TypeVar
+
+from xlmr_sweep.data.demo import lexicon
+
+DEMO_VERSION = 1
+"""Part of the data identity: raise it with any change that alters a text, a row or a weight."""
+
+NUM_GROUPS = 5
+
+Item = TypeVar("Item")
+
+Split = Literal["validation", "train", "text"]
+
+SPLIT_CLASSES: dict[Split, tuple[int, ...]] = {"validation": (0,), "train": (1,), "text": (2, 3, 4)}
+
+
+def stream(seed: int, purpose: str) -> Random:
+    """Returns the random stream of one purpose, the same in every process."""
+    return Random(f"demo/{DEMO_VERSION}/{seed}/{purpose}")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The words that one document or row may use."""
+
+    people: list[str]
+    colours: list[str]
+    things: list[str]
+    places: list[str]
+    times: list[str]
+    events: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Senses:
+    """An ambiguous word with two nouns beside it, and whether they show the same sense."""
+
+    word: str
+    nouns: tuple[str, str]
+    topics: tuple[str, str]
+
+    @property
+    def same(self) -> bool:
+        """Whether both nouns show one sense."""
+        return self.topics[0] == self.topics[1]
+
+
+class World:
+    """The groups of one generator seed, and draws that keep a split's rule."""
+
+    def __init__(self, seed: int) -> None:
+        rng = stream(seed, "world")
+        self.people = _deal(rng, lexicon.PEOPLE)
+        self.colours = _deal(rng, lexicon.COLOURS)
+        self.things = _deal(rng, lexicon.THINGS)
+        self.places = _deal(rng, lexicon.PLACES)
+        self.times = _deal(rng, lexicon.TIMES)
+        self.events = _deal(rng, lexicon.EVENTS)
+        self.noun_group = {
+            noun: group for nouns in lexicon.TOPICS.values() for group, noun in enumerate(rng.sample(nouns, len(nouns)))
+        }
+        self._senses = self._all_senses()
+
+    def scene(self, rng: Random, split: Split) -> Scene:
+        """Draws the words of one document: facts (person, colour, thing), (person, place, time), (person, event, time)."""
+        people, things, times = (rng.randrange(NUM_GROUPS) for _ in range(3))
+        classes = SPLIT_CLASSES[split]
+        return Scene(
+            people=self.people[people],
+            colours=self.colours[(rng.choice(classes) - people - things) % NUM_GROUPS],
+            things=self.things[things],
+            places=self.places[(rng.choice(classes) - people - times) % NUM_GROUPS],
+            times=self.times[times],
+            events=self.events[(rng.choice(classes) - people - times) % NUM_GROUPS],
+        )
+
+    def senses(self, rng: Random, split: Split, *, same: bool) -> Senses:
+        """Draws an ambiguous word and two nouns whose combination is of the split."""
+        drawn = rng.choice(self._senses[split, same])
+        return drawn if rng.random() < 0.5 else Senses(drawn.word, drawn.nouns[::-1], drawn.topics[::-1])
+
+    def _all_senses(self) -> dict[tuple[Split, bool], list[Senses]]:
+        table: dict[tuple[Split, bool], list[Senses]] = {(s, same): [] for s in SPLIT_CLASSES for same in (False, True)}
+        for word, topics in lexicon.AMBIGUOUS.items():
+            nouns = [(noun, topic) for topic in topics for noun in lexicon.TOPICS[topic]]
+            for i, (first, topic_1) in enumerate(nouns):
+                for second, topic_2 in nouns[i + 1 :]:
+                    kind = (self.noun_group[first] + self.noun_group[second]) % NUM_GROUPS
+                    split = next(s for s, classes in SPLIT_CLASSES.items() if kind in classes)
+                    drawn = Senses(word, (first, second), (topic_1, topic_2))
+                    table[split, drawn.same].append(drawn)
+        return table
+
+
+def _deal(rng: Random, items: tuple[Item, ...]) -> list[list[Item]]:
+    shuffled = rng.sample(items, len(items))
+    return [shuffled[group::NUM_GROUPS] for group in range(NUM_GROUPS)]
