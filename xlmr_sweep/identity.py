@@ -33,9 +33,7 @@ def model_identity(study: Study, model: ModelSpec) -> dict[str, Any]:
         from xlmr_sweep.data.demo import DEMO_MODELS
 
         if model.demo not in DEMO_MODELS:
-            raise StudyError(
-                f"model {model.name}: demo: no demo model {model.demo!r}; there are {', '.join(DEMO_MODELS)}"
-            )
+            raise StudyError(f"model {model.name}: demo: no demo model {model.demo!r}; there are {', '.join(DEMO_MODELS)}")
         identity |= {"demo": model.demo, "spec": DEMO_MODELS[model.demo].model_dump(mode="json")}
     if model.new_head:
         identity["new_head"] = True

@@ -83,7 +83,7 @@ def _base_identity(
             "task": task.model_dump(mode="json", include={"labels", "metric"} | seen),
             "data": data,
             "template": None if paradigm == "baseline" else TEMPLATE_VERSION,
-            "finetune": study.finetune.model_dump(mode="json", exclude={"eval_tokens"}),
+            "finetune": study.finetune.model_dump(mode="json"),
         },
         32,
     )
@@ -106,11 +106,7 @@ def select(
         for name in names or ():
             if name not in known:
                 raise StudyError(f"--{field}s: {name!r} is not in the study; it has {', '.join(known)}")
-    return [
-        trial
-        for trial in trials
-        if all(names is None or getattr(trial, field) in names for field, names in wanted.items())
-    ]
+    return [trial for trial in trials if all(names is None or getattr(trial, field) in names for field, names in wanted.items())]
 
 
 @lru_cache(maxsize=8)

@@ -91,8 +91,8 @@ class _Bar:
         self._bars, self._task = bars, task
 
     def update(self, done: float, total: float | None = None, note: str = "") -> None:
-        changed = {} if total is None else {"total": total}
-        self._bars.update(self._task, completed=done, note=note, **changed)
+        # rich takes None for "as before".
+        self._bars.update(self._task, completed=done, total=total, note=note)
 
 
 class _Lines:

@@ -128,9 +128,7 @@ def open_study(storage: Storage, declared: Study) -> Study:
     if kept is None:
         return declared
     if kept.name != declared.name:
-        raise StudyError(
-            f"--storage {storage}: belongs to study {kept.name!r}, not {declared.name!r}; give another folder"
-        )
+        raise StudyError(f"--storage {storage}: belongs to study {kept.name!r}, not {declared.name!r}; give another folder")
     cap = max(declared.max_train_size, *kept.sizes) if kept.sizes else declared.max_train_size
     return declared.replaced(max_train_size=cap).extended(kept.sizes, kept.seeds)
 
@@ -148,9 +146,7 @@ def read_study(storage: Storage) -> Study | None:
         return Study.model_validate(raw)
     except ValueError as error:
         problem = " ".join(str(error).split())
-        raise StudyError(
-            f"{storage.path('study.json')}: not a study: {problem}; restore it or use another folder"
-        ) from None
+        raise StudyError(f"{storage.path('study.json')}: not a study: {problem}; restore it or use another folder") from None
 
 
 def write_study(storage: Storage, study: Study) -> None:
@@ -205,9 +201,7 @@ def write_results(storage: Storage, found: Collected) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    schema = pa.schema(
-        [(name, getattr(pa, "float64" if kind == "double" else kind)()) for name, kind in COLUMNS.items()]
-    )
+    schema = pa.schema([(name, getattr(pa, "float64" if kind == "double" else kind)()) for name, kind in COLUMNS.items()])
     table = pa.Table.from_pylist(found.rows, schema=schema)
     sink = pa.BufferOutputStream()
     parquet.write_table(table, sink)

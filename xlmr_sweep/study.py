@@ -82,9 +82,7 @@ class ModelSpec(Declared):
         if len(given) != 1:
             raise ValueError(f"model {self.name}: give exactly one of hub, folder and demo, not {given or 'none'}")
         if self.gpus < 1 and abs(round(1 / self.gpus) * self.gpus - 1) > 1e-6:
-            raise ValueError(
-                f"model {self.name}: gpus {self.gpus} is not 1/n of a GPU, so trials cannot fill one exactly"
-            )
+            raise ValueError(f"model {self.name}: gpus {self.gpus} is not 1/n of a GPU, so trials cannot fill one exactly")
         if self.gpus > 1 and self.gpus != int(self.gpus):
             raise ValueError(f"model {self.name}: gpus {self.gpus} is neither 1/n nor a whole number")
         return self
@@ -231,7 +229,7 @@ class FinetuneSpec(Declared):
     """CPU threads a rank; part of the identity because it changes rounding."""
 
     eval_tokens: int = Field(default=16384, ge=1)
-    """Runtime. Padded tokens of one evaluation batch."""
+    """Padded tokens of one evaluation batch; part of the identity because it changes rounding."""
 
 
 class ClusterSpec(Declared):
@@ -311,9 +309,7 @@ class Study(Declared):
         Raises:
             StudyError: naming the field that is wrong.
         """
-        return _validated(
-            {**{key: getattr(self, key) for key in type(self).model_fields}, **fields}, f"study {self.name}"
-        )
+        return _validated({**{key: getattr(self, key) for key in type(self).model_fields}, **fields}, f"study {self.name}")
 
 
 def _refuse_twice(field: str, values: list[Any]) -> None:
@@ -345,9 +341,7 @@ def load_study(name_or_path: str) -> Study:
         path = STUDIES / f"{name_or_path}.yaml"
         if not path.is_file():
             known = ", ".join(sorted(p.stem for p in STUDIES.glob("*.yaml")))
-            raise StudyError(
-                f"--study {name_or_path}: no such study; known are {known}, or give the path of a .yaml file"
-            )
+            raise StudyError(f"--study {name_or_path}: no such study; known are {known}, or give the path of a .yaml file")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

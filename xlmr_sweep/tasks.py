@@ -59,9 +59,7 @@ class TaskSpec(Declared):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if len(self.label_words) != len(self.labels):
-            raise ValueError(
-                f"task {self.name}: label_words has {len(self.label_words)} words for {len(self.labels)} labels"
-            )
+            raise ValueError(f"task {self.name}: label_words has {len(self.label_words)} words for {len(self.labels)} labels")
         if len(set(self.label_words)) != len(self.label_words):
             raise ValueError(f"task {self.name}: label_words must differ from one another")
         if self.long_field not in placeholders(self.prompt):
@@ -131,8 +129,7 @@ COPA = TaskSpec(
     name="copa",
     labels=("choice1", "choice2"),
     label_words=("yes", "no"),
-    prompt="{premise} First choice: {choice1} Second choice: {choice2} "
-    "Question: is the first choice the more likely {question}?",
+    prompt="{premise} First choice: {choice1} Second choice: {choice2} Question: is the first choice the more likely {question}?",
     baseline=("{premise} {question}", "{choice1} {choice2}"),
     long_field="premise",
     folder="COPA",

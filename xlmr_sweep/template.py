@@ -140,7 +140,5 @@ def label_token_ids(tokenizer: Tokenizer, task: TaskSpec) -> list[int]:
     for word, ids in zip(task.label_words, encoded, strict=True):
         if len(ids) != 1 or ids[0] == unknown:
             what = "an unknown token" if unknown in ids else f"{len(ids)} tokens"
-            raise StudyError(
-                f"task {task.name}: label word {word!r} is {what} of the tokenizer; choose a word of one token"
-            )
+            raise StudyError(f"task {task.name}: label word {word!r} is {what} of the tokenizer; choose a word of one token")
     return [ids[0] for ids in encoded]

@@ -1,0 +1,1 @@
+"""Examples of the tasks, the instruction mixture, and the offline demo world."""

@@ -1,0 +1,141 @@
+"""From rows to token ids, once a (task, tokenizer, paradigm), and from token ids to batches.
+
+Shapes: batch B, sequence T.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xlmr_sweep.data.examples import Row
+from xlmr_sweep.tasks import TaskSpec, render
+from xlmr_sweep.template import ChatTemplate
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One tokenised example."""
+
+    input_ids: Tensor
+    """(T,) int64."""
+    label: int
+    mask_at: int
+    """Position of the mask in a prompt; 0, the first token, for `baseline`."""
+    token_type_ids: Tensor | None = None
+    """(T,) int64 for models that tell the first text from the second."""
+    example_id: str = ""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded examples."""
+
+    input_ids: Tensor
+    """(B, T) int64."""
+    attention_mask: Tensor | None
+    """(B, T) int64, 1 for tokens; None where nothing is padded."""
+    mask_at: Tensor
+    """(B,) int64."""
+    labels: Tensor
+    """(B,) int64."""
+    extra: Mapping[str, Tensor]
+    """Further inputs of the encoder, (B, T)."""
+
+    def to(self, device: torch.device) -> Batch:
+        """Returns the batch on a device; copies from pinned memory overlap with computing."""
+        if device.type == "cpu":
+            return self
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.pin_memory().to(device, non_blocking=True)
+
+        return Batch(
+            move(self.input_ids),
+            None if self.attention_mask is None else move(self.attention_mask),
+            move(self.mask_at),
+            move(self.labels),
+            {name: move(tensor) for name, tensor in self.extra.items()},
+        )
+
+
+def encode_task(tokenizer: Any, task: TaskSpec, rows: Sequence[Row], max_length: int, *, prompted: bool) -> list[Encoded]:
+    """Tokenises a task's rows: as prompts with one mask, or (for `baseline`) as the bare text or pair of texts.
+
+    Raises:
+        StudyError: if a prompt cannot be made to fit `max_length`.
+    """
+    if prompted:
+        chats = ChatTemplate(tokenizer, max_length).encode_prompts(task, rows)
+        return [
+            Encoded(torch.tensor(chat.input_ids), row["label"], chat.target[0], None, row["example_id"])
+            for chat, row in zip(chats, rows, strict=True)
+        ]
+    texts = [[render(text, row) for row in rows] for text in task.baseline]
+    # The tokenizer shortens the longer text of a pair, which is the passage.
+    encoded = tokenizer(*texts, truncation="longest_first", max_length=max_length)
+    types = encoded.get("token_type_ids")
+    return [
+        Encoded(
+            torch.tensor(encoded["input_ids"][i]),
+            row["label"],
+            0,
+            None if types is None else torch.tensor(types[i]),
+            row["example_id"],
+        )
+        for i, row in enumerate(rows)
+    ]
+
+
+def collate(examples: Sequence[Encoded], pad_id: int) -> Batch:
+    """Pads examples on the right to the longest of them."""
+    lengths = [len(example.input_ids) for example in examples]
+    longest = max(lengths)
+    shape = (len(examples), longest)
+    input_ids = torch.full(shape, pad_id, dtype=torch.int64)
+    extra = {}
+    if examples[0].token_type_ids is not None:
+        extra["token_type_ids"] = torch.zeros(shape, dtype=torch.int64)
+    for i, (example, length) in enumerate(zip(examples, lengths, strict=True)):
+        input_ids[i, :length] = example.input_ids
+        if example.token_type_ids is not None:
+            extra["token_type_ids"][i, :length] = example.token_type_ids
+    attention_mask = None
+    if min(lengths) < longest:
+        attention_mask = (torch.arange(longest)[None] < torch.tensor(lengths)[:, None]).to(torch.int64)
+    mask_at = torch.tensor([example.mask_at for example in examples])
+    labels = torch.tensor([example.label for example in examples])
+    return Batch(input_ids, attention_mask, mask_at, labels, extra)
+
+
+def training_batches(
+    examples: Sequence[Encoded], batch_size: int, steps: int, generator: torch.Generator
+) -> Iterator[list[Encoded]]:
+    """Yields `steps` batches from one endless stream of reshuffles of the few-shot set.
+
+    A batch may hold the end of one reshuffle and the start of the next, so every batch is full.
+    """
+    size = min(batch_size, len(examples))
+    stream: list[int] = []
+    for _ in range(steps):
+        while len(stream) < size:
+            stream += torch.randperm(len(examples), generator=generator).tolist()
+        yield [examples[i] for i in stream[:size]]
+        stream = stream[size:]
+
+
+def evaluation_batches(examples: Sequence[Encoded], max_tokens: int) -> Iterator[list[int]]:
+    """Yields positions of examples, sorted by length, in batches of at most `max_tokens` padded tokens."""
+    order = sorted(range(len(examples)), key=lambda i: (len(examples[i].input_ids), i))
+    batch: list[int] = []
+    for i in order:
+        if batch and (len(batch) + 1) * len(examples[i].input_ids) > max_tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch

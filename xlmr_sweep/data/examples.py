@@ -1,0 +1,182 @@
+"""The tasks' examples: read from the hub, a folder or the demo, checked, and kept in the storage as parquet.
+
+In: a study. Out: `data/<task>-<hash>/{train,validation}.parquet` with a manifest, and few-shot draws from it. A trial reads only
+the storage, so a cluster's nodes need neither the hub nor the user's folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from xlmr_sweep.declared import fingerprint
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.identity import data_identity, task_data_name
+from xlmr_sweep.storage import Storage
+from xlmr_sweep.study import Study
+from xlmr_sweep.tasks import TaskSpec
+
+Row = dict[str, Any]
+SPLITS = {"train": "train", "validation": "val"}
+"""Our names of the splits and the official archive's."""
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task's prepared examples: rows of `example_id` (string), `label` (class id) and the task's fields (strings)."""
+
+    train: list[Row]
+    validation: list[Row]
+    fingerprint: str
+
+
+def prepare_task(study: Study, task: TaskSpec, storage: Storage) -> dict[str, Any]:
+    """Puts a task's examples into the storage, once, and returns their manifest.
+
+    Raises:
+        StudyError: if a file is missing, empty, not jsonl, or lacks a field (file and line named), if the hub's data set
+            does not load, or if a label is unknown.
+    """
+    folder = f"data/{task_data_name(study, task)}"
+    manifest: dict[str, Any] | None = storage.read_json(f"{folder}/manifest.json")
+    if manifest is not None:
+        return manifest
+    rows, resolved = _read(study, task)
+    for split, examples in rows.items():
+        sink = pa.BufferOutputStream()
+        parquet.write_table(pa.Table.from_pylist(examples), sink)
+        storage.write(f"{folder}/{split}.parquet", sink.getvalue().to_pybytes())
+    manifest = {
+        "task": task.name,
+        "identity": data_identity(study, task),
+        "resolved": resolved,
+        "num_rows": {split: len(examples) for split, examples in rows.items()},
+        "label_counts": {
+            split: [sum(row["label"] == i for row in examples) for i in range(len(task.labels))]
+            for split, examples in rows.items()
+        },
+        "fingerprint": fingerprint(rows, 32),
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    storage.write_json(f"{folder}/manifest.json", manifest)
+    return manifest
+
+
+def load_task(study: Study, task: TaskSpec, storage: Storage) -> TaskData:
+    """Reads a task's prepared examples.
+
+    Raises:
+        StudyError: if they were not prepared.
+    """
+    folder = f"data/{task_data_name(study, task)}"
+    manifest = storage.read_json(f"{folder}/manifest.json")
+    if manifest is None:
+        raise StudyError(f"task {task.name}: {storage.path(folder)} is not there; run experiments/prepare_data.py")
+    tables = [parquet.read_table(io.BytesIO(storage.read(f"{folder}/{split}.parquet"))) for split in SPLITS]
+    return TaskData(tables[0].to_pylist(), tables[1].to_pylist(), manifest["fingerprint"])
+
+
+def check_sizes(task: TaskSpec, num_train: int, sizes: Sequence[int]) -> None:
+    """Refuses a training size that the training pool cannot give.
+
+    Raises:
+        StudyError: naming the size and the pool's rows.
+    """
+    for size in sizes:
+        if size > num_train:
+            raise StudyError(
+                f"sizes: {size} is above the {num_train} training examples of task {task.name} in study {study.name}"
+            )
+
+
+def few_shot(train: Sequence[Row], size: int, seed: int) -> list[Row]:
+    """Draws `size` training examples: a prefix of one shuffle a seed, so that larger sets hold the smaller ones.
+
+    The shuffle orders the pool's positions by a hash of seed and position. It depends on nothing else, so that every model
+    and paradigm trains on the same examples, and it cannot change with a library's version. Not stratified: the paper does
+    not say so, and Scao and Rush (2021) draw prefixes of one shuffle.
+    """
+
+    def key(position: int) -> bytes:
+        return hashlib.sha256(f"few-shot:{seed}:{position}".encode()).digest()
+
+    return [train[position] for position in sorted(range(len(train)), key=key)[:size]]
+
+
+def _read(study: Study, task: TaskSpec) -> tuple[dict[str, list[Row]], dict[str, Any]]:
+    data = study.data
+    if data.source == "demo":
+        from xlmr_sweep.data.demo import task_rows
+
+        raw = task_rows(task.name, data.seed)
+        return {split: list(_checked(task, raw[split], f"demo {task.name} {split}")) for split in SPLITS}, {}
+    if data.source == "folder":
+        assert data.folder is not None
+        paths = {split: data.folder / task.folder / f"{name}.jsonl" for split, name in SPLITS.items()}
+        return {split: list(_checked(task, _jsonl(path), str(path))) for split, path in paths.items()}, {}
+    return _read_hub(study, task)
+
+
+def _read_hub(study: Study, task: TaskSpec) -> tuple[dict[str, list[Row]], dict[str, Any]]:
+    import datasets
+
+    data = study.data
+    try:
+        loaded = datasets.load_dataset(data.hub, task.hub_config, revision=data.revision)
+        commit = next(iter(loaded["train"].info.download_checksums or {}), None)
+    except Exception as error:
+        # The hub's client raises dozens of unrelated classes; all of them mean that the data are not there.
+        problem = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise StudyError(
+            f"task {task.name}: {data.hub} ({task.hub_config}, {data.revision}) does not load from the hub: {problem}; "
+            "or set data.source: folder"
+        ) from None
+    rows = {split: list(_checked(task, enumerate(loaded[split], 1), f"{data.hub}/{task.hub_config}/{split}")) for split in SPLITS}
+    return rows, {"source_file": commit}
+
+
+def _jsonl(path: Path) -> Iterator[tuple[int, Row]]:
+    """Yields line numbers and rows of a jsonl file."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise StudyError(f"{path}: line {number}: not JSON ({error})") from None
+                if not isinstance(row, dict):
+                    raise StudyError(f"{path}: line {number}: not a JSON object")
+                yield number, row
+    except OSError as error:
+        raise StudyError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise StudyError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def _checked(task: TaskSpec, rows: Iterable[Row] | Iterable[tuple[int, Row]], where: str) -> Iterator[Row]:
+    """Keeps the fields a task needs, as strings, with the class id; names the line that lacks one."""
+    number = 0
+    for item in rows:
+        number, row = item if isinstance(item, tuple) else (number + 1, item)
+        missing = [field for field in (*task.fields, "label") if row.get(field) is None]
+        if missing:
+            raise StudyError(f"{where}: line {number}: lacks the field {missing[0]!r} of task {task.name}")
+        try:
+            label = task.parse_label(row["label"])
+        except ValueError as error:
+            raise StudyError(f"{where}: line {number}: {error}") from None
+        example_id = str(row.get("idx", number - 1))
+        yield {"example_id": example_id, "label": label, **{field: str(row[field]) for field in task.fields}}
+    if number == 0:
+        raise StudyError(f"{where}: holds no example")

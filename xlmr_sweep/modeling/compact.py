@@ -1,0 +1,95 @@
+"""A model that holds only the embedding rows its task's texts use.
+
+Exact: rows that no text uses get no gradient, do not change the gradient norm and are never read; label words and special
+tokens are always kept. XLM-R base trains 92 M parameters instead of 278 M this way.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForMaskedLM
+
+
+@dataclass(frozen=True)
+class CompactVocabulary:
+    """The tokens that are kept, in ascending order of their full ids."""
+
+    token_ids: Tensor
+    """(K,) full ids, ascending, int64."""
+
+    @classmethod
+    def of(cls, used: Iterable[int], special: Iterable[int]) -> CompactVocabulary:
+        """Returns the vocabulary of these tokens and the special ones."""
+        return cls(torch.tensor(sorted({*used, *special}), dtype=torch.int64))
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    def compact(self, ids: Tensor) -> Tensor:
+        """Maps full ids to compact ones, keeping the shape.
+
+        Raises:
+            KeyError: if an id was not kept, so that no token is ever replaced in silence.
+        """
+        found = torch.searchsorted(self.token_ids, ids).clamp_(max=len(self) - 1)
+        wrong = self.token_ids[found] != ids
+        if bool(wrong.any()):
+            raise KeyError(f"token id {int(ids[wrong][0])} is not in the compact vocabulary of {len(self)} tokens")
+        return found
+
+
+def vocabulary_sized(weights: Mapping[str, Tensor], vocab_size: int) -> set[str]:
+    """Returns the names of the weights with one row a token: embeddings, output rows and output biases."""
+    names = ("word_embeddings.weight", "tok_embeddings.weight", "decoder.weight", "decoder.bias", "lm_head.bias", "predictions.bias")
+    return {name for name, tensor in weights.items() if name.endswith(names) and tensor.shape[0] == vocab_size}
+
+
+def compact_weights(weights: Mapping[str, Tensor], vocab_size: int, kept: CompactVocabulary) -> dict[str, Tensor]:
+    """Returns the state dict with only the kept rows of vocabulary-sized weights; other tensors are shared, not copied."""
+    rows = vocabulary_sized(weights, vocab_size)
+    return {name: tensor[kept.token_ids] if name in rows else tensor for name, tensor in weights.items()}
+
+
+def restore_weights(trained: Mapping[str, Tensor], full: Mapping[str, Tensor], kept: CompactVocabulary) -> dict[str, Tensor]:
+    """Returns a full state dict: trained rows where they were kept, the starting rows elsewhere."""
+    restored = {}
+    for name, tensor in trained.items():
+        if tensor.shape == full[name].shape:
+            restored[name] = tensor
+        else:
+            restored[name] = full[name].clone()
+            restored[name][kept.token_ids] = tensor.to(full[name].dtype)
+    return restored
+
+
+def build_compact(config: Any, kept: CompactVocabulary) -> nn.Module:
+    """Builds a masked-LM model for the kept tokens, with weights yet to be copied in.
+
+    Args:
+        config: the full model's transformers configuration.
+        kept: the vocabulary.
+
+    Raises:
+        ValueError: if the padding token would move in a model that counts positions from it (XLM-R's start at
+            padding_idx + 1).
+    """
+    small = copy.deepcopy(config)
+    small.vocab_size = len(kept)
+    if config.pad_token_id is not None:
+        pad = int(kept.compact(torch.tensor([config.pad_token_id]))[0])
+        if pad != config.pad_token_id and "roberta" in config.model_type:
+            raise ValueError(f"{config.model_type}: the padding token would move from {config.pad_token_id} to {pad}")
+        small.pad_token_id = pad
+    # Ids that only generation uses would lie outside the small vocabulary.
+    small.bos_token_id = small.eos_token_id = None
+    for name in ("cls_token_id", "sep_token_id"):
+        if getattr(small, name, None) is not None:
+            setattr(small, name, None)
+    model: nn.Module = AutoModelForMaskedLM.from_config(small, dtype=torch.float32)
+    return model

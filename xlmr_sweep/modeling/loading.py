@@ -1,0 +1,203 @@
+"""Where a model's weights and tokenizer come from, and loading them safely.
+
+In: a study, its storage and one of its models. Out: a `ModelSource`, a tokenizer, a masked-LM model in fp32. No remote code is
+run, and `.bin` weights are read weights-only (transformers' own rule).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from xlmr_sweep.declared import fingerprint
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.identity import model_folder_name, recipe_folder_name
+from xlmr_sweep.storage import Storage
+from xlmr_sweep.study import ModelSpec, Study
+from xlmr_sweep.tasks import TaskSpec
+from xlmr_sweep.template import label_token_ids
+
+NEW_HEAD_SEED = 0
+"""A masked-LM head that is made new is always the same one."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What transformers is asked to load."""
+
+    name: str
+    """The study's short name, for messages."""
+
+    location: str
+    """A local folder, or a hub id."""
+
+    revision: str | None = None
+    """Of a hub id."""
+
+    new_head: bool = False
+    """A missing masked-LM head is made new."""
+
+
+def cache_folder(storage: Storage) -> Path:
+    """Returns the folder where this node keeps copies of what a far storage holds."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "xlmr_sweep" / "copies" / fingerprint(storage.uri)
+
+
+def base_source(storage: Storage, study: Study, model: ModelSpec) -> ModelSource:
+    """Returns where the pre-trained weights are."""
+    if model.hub is not None:
+        return ModelSource(model.name, model.hub, model.revision, model.new_head)
+    if model.folder is not None:
+        return ModelSource(model.name, str(model.folder), None, model.new_head)
+    name = f"models/{model_folder_name(study, model)}"
+    return ModelSource(model.name, str(_local_copy(storage, name)))
+
+
+def instructed_source(storage: Storage, study: Study, model: ModelSpec) -> ModelSource:
+    """Returns where the instruction-tuned weights are, which must exist by now."""
+    if model.instructed_folder is not None:
+        return ModelSource(model.name, str(model.instructed_folder))
+    return ModelSource(model.name, str(_local_copy(storage, f"instruct/{recipe_folder_name(study, model)}")))
+
+
+def _local_copy(storage: Storage, name: str) -> Path:
+    # Weights that were made anew under the same name must not be read from an older copy.
+    weights = (storage.read_json(f"{name}/manifest.json") or {}).get("weights", "")
+    return storage.download(name, cache_folder(storage) / str(weights)[:16])
+
+
+def resolve_source(storage: Storage, study: Study, model: ModelSpec) -> ModelSource:
+    """Returns where the weights to instruction-tune are: the pre-trained ones."""
+    return base_source(storage, study, model)
+
+
+def load_tokenizer(source: ModelSource) -> Any:
+    """Returns the source's fast tokenizer.
+
+    Raises:
+        StudyError: if there is none, or if it lacks a special token that the template needs.
+    """
+    with _quiet():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source.location, revision=source.revision or "main", use_fast=True)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise StudyError(_cannot_load(source, "tokenizer", error)) from None
+    if not tokenizer.is_fast:
+        raise StudyError(f"model {source.name}: {source.location} has no fast tokenizer (tokenizer.json)")
+    for token in ("cls_token", "sep_token", "mask_token", "pad_token"):
+        if getattr(tokenizer, token) is None:
+            raise StudyError(f"model {source.name}: the tokenizer of {source.location} has no {token}")
+    return tokenizer
+
+
+def load_masked_lm(source: ModelSource) -> Any:
+    """Returns the source's masked-LM model in fp32, in evaluation mode.
+
+    Raises:
+        StudyError: if it does not load, lacks weights of the encoder, or has no masked-LM head and none may be made.
+    """
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(NEW_HEAD_SEED)
+        try:
+            model, info = AutoModelForMaskedLM.from_pretrained(
+                source.location,
+                revision=source.revision or "main",
+                dtype=torch.float32,
+                output_loading_info=True,
+                trust_remote_code=False,
+            )
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+            raise StudyError(_cannot_load(source, "masked-LM model", error)) from None
+    _check_missing(source, model, info["missing_keys"])
+    return model.eval()
+
+
+def check_model(source: ModelSource, tasks: Iterable[TaskSpec]) -> None:
+    """Checks, without reading the weights of a folder, that a model can serve a study.
+
+    Raises:
+        StudyError: if its tokenizer or configuration does not load, a label word is not one token, or the folder's weights
+            hold no masked-LM head and none may be made.
+    """
+    tokenizer = load_tokenizer(source)
+    for task in tasks:
+        try:
+            label_token_ids(tokenizer, task)
+        except StudyError as error:
+            raise StudyError(f"model {source.name}: {error}") from None
+    with _quiet():
+        try:
+            config = AutoConfig.from_pretrained(source.location, revision=source.revision or "main")
+            with torch.device("meta"):
+                model = AutoModelForMaskedLM.from_config(config)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise StudyError(_cannot_load(source, "masked-LM model", error)) from None
+    keys = _weight_names(source)
+    if keys is not None and not source.new_head:
+        heads = tuple(f"{name}." for name, _ in model.named_children() if name != model.base_model_prefix)
+        if not any(key.startswith(heads) for key in keys):
+            raise StudyError(_no_head(source))
+
+
+def _weight_names(source: ModelSource) -> list[str] | None:
+    """Returns the names of a folder's safetensors; None for a hub id or other formats."""
+    folder = Path(source.location)
+    if not folder.is_dir():
+        return None
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        if any(folder.glob("*.bin")):
+            return None
+        raise StudyError(f"model {source.name}: {folder} holds no weights (*.safetensors or *.bin)")
+    names: list[str] = []
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as file:
+                names += file.keys()
+        except (SafetensorError, OSError) as error:
+            raise StudyError(f"model {source.name}: {path} is damaged: {error}; copy the weights again") from None
+    return names
+
+
+def _check_missing(source: ModelSource, model: Any, missing: Iterable[str]) -> None:
+    encoder = sorted(key for key in missing if key.startswith(f"{model.base_model_prefix}."))
+    if encoder:
+        raise StudyError(f"model {source.name}: {source.location} lacks weights of the encoder: {', '.join(encoder[:3])}")
+    if set(missing) and not source.new_head:
+        raise StudyError(_no_head(source))
+
+
+def _no_head(source: ModelSource) -> str:
+    return (
+        f"model {source.name}: {source.location} has no masked-LM head; set new_head: true to train a new one, "
+        "or give weights that have one"
+    )
+
+
+def _cannot_load(source: ModelSource, what: str, error: Exception) -> str:
+    if not Path(source.location).is_dir() and Path(source.location).is_absolute():
+        return f"model {source.name}: folder {source.location} does not exist"
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"model {source.name}: no {what} loads from {source.location}: {first}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences transformers' bars and load reports; what matters of them is an error of ours."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
