@@ -1,0 +1,1 @@
+"""Turns tables of results into curves, ratios, figures and a report."""

@@ -1,0 +1,145 @@
+"""The Integral Performance Ratio. In: a table of results. Out: the ratio of each seed, and their mean and spread.
+
+IPR(f, g) = integral of f / integral of g - 1 over training size (paper, section 4.2). What the paper leaves open
+follows from its Table 2: one ratio a seed, a cell is mean and sample standard deviation over seeds, and the average row
+is mean and sample standard deviation over all values of all tasks. Rule and scale of x are options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from scipy import integrate
+
+from analysis.pairs import COMPARISONS, PairedCurves, pair_curves
+from analysis.schema import AVERAGE, Table, TableError, as_frame, checked
+
+Rule = Literal["trapezoid", "simpson"]
+XScale = Literal["linear", "log"]
+RULES = {"trapezoid": integrate.trapezoid, "simpson": integrate.simpson}
+SEED_COLUMNS = [
+    "comparison", "model", "task", "seed", "ipr", "size_low", "size_high", "num_sizes", "num_bridged", "used",
+]  # fmt: skip
+IPR_COLUMNS = [
+    "comparison", "model", "task", "mean", "std", "num_seeds", "num_planned", "num_left_out", "num_bridged", "size_low",
+    "size_high",
+]  # fmt: skip
+
+
+def integral_ratio(first: np.ndarray, second: np.ndarray, x: np.ndarray, rule: Rule = "trapezoid") -> np.ndarray:
+    """Returns the IPR of pairs of curves, a fraction (0.1 is ten per cent more).
+
+    Args:
+        first: scores (num_pairs, num_sizes); NaN where the pair has no common size, which the rule then bridges.
+        second: scores of the same shape, NaN in the same places.
+        x: positions of the sizes, ascending, (num_sizes,).
+        rule: how a curve is integrated. Simpson's needs three common sizes; with two it is the trapezoid.
+
+    Returns:
+        (num_pairs,); NaN for pairs with fewer than two common sizes or an integral of 0 in the denominator.
+    """
+    ratios = np.full(len(first), np.nan)
+    there = ~np.isnan(first)
+    # Pairs with the same sizes are integrated at once: a study has few such patterns, however many rows.
+    patterns, which = np.unique(there, axis=0, return_inverse=True)
+    for number, pattern in enumerate(patterns):
+        if pattern.sum() < 2:
+            continue
+        pairs = np.flatnonzero(which.reshape(-1) == number)
+        above, below = (RULES[rule](y[np.ix_(pairs, pattern)], x=x[pattern], axis=1) for y in (first, second))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios[pairs] = np.where(below > 0, above / below - 1, np.nan)
+    return ratios
+
+
+def ipr_per_seed(
+    table: Table, rule: Rule = "trapezoid", x_scale: XScale = "linear", comparisons: Iterable[str] = COMPARISONS
+) -> pd.DataFrame:
+    """Returns the IPR of every model, task and seed that has both paradigms of a comparison.
+
+    Args:
+        table: results, as in `analysis.schema.checked`.
+        rule: trapezoid or Simpson's rule.
+        x_scale: integrate over the training size, or over its logarithm.
+        comparisons: keys of `analysis.pairs.COMPARISONS`.
+
+    Returns:
+        `SEED_COLUMNS`: `ipr` in percentage points, sizes in examples. `used` is False for seeds that are left out:
+        another range than their cell, fewer than two common sizes, or an undefined ratio.
+
+    Raises:
+        TableError: for the log scale with a training size of 0.
+    """
+    rows = checked(table)
+    parts = [_seeds_of(pair_curves(rows, comparison), comparison, rule, x_scale) for comparison in comparisons]
+    return pd.concat(parts, ignore_index=True)[SEED_COLUMNS]
+
+
+def _seeds_of(pairs: PairedCurves, comparison: str, rule: Rule, x_scale: XScale) -> pd.DataFrame:
+    x = pairs.sizes.astype("float64")
+    if x_scale == "log":
+        if (x <= 0).any():
+            raise TableError("the log scale has no place for training size 0; use the linear one")
+        x = np.log2(x)
+    ratios = 100 * integral_ratio(pairs.first, pairs.second, x, rule)
+    found = pd.concat([pairs.keys, pairs.ranges], axis=1).assign(comparison=comparison, ipr=ratios)
+    return found.assign(used=found["used"].astype(bool) & ~np.isnan(ratios))
+
+
+def ipr_table(per_seed: Table, planned: Table | None = None) -> pd.DataFrame:
+    """Returns mean and spread a comparison, model and task, and the pooled average (paper, Table 2).
+
+    Args:
+        per_seed: what `ipr_per_seed` returns.
+        planned: one row a planned cell, so that cells without any value are there, empty, and counted.
+
+    Returns:
+        `IPR_COLUMNS`, percentage points: `std` is the sample standard deviation; the rows of task `average` pool all
+        values of the model's tasks, and their `num_seeds` is the number of values; `num_left_out` counts seeds with
+        both paradigms that were not used, `num_bridged` used seeds with an interior gap, `size_low` and `size_high` the
+        range in examples (of an average: the widest).
+    """
+    values = as_frame(per_seed)
+    seeds = _planned_seeds(values, planned)
+    cells = _summary(values, seeds, ["comparison", "model", "task"])
+    pooled = _summary(values, seeds, ["comparison", "model"]).assign(task=AVERAGE)
+    both = pd.concat([cells, pooled], ignore_index=True)
+    both["is_average"] = both["task"] == AVERAGE
+    order = {name: i for i, name in enumerate(COMPARISONS)}
+    both["order"] = both["comparison"].map(order)
+    return both.sort_values(["order", "model", "is_average", "task"], ignore_index=True)[IPR_COLUMNS]
+
+
+def _planned_seeds(values: pd.DataFrame, planned: Table | None) -> pd.DataFrame:
+    """The pairs that a study plans: seeds for which both paradigms of a comparison are to be run."""
+    keys = ["comparison", "model", "task", "seed"]
+    seen = values[keys]
+    if planned is None:
+        return seen
+    plan = as_frame(planned)[["model", "paradigm", "task", "seed"]].drop_duplicates()
+    parts = [seen]
+    for comparison, names in COMPARISONS.items():
+        first, second = (plan[plan["paradigm"] == name].drop(columns="paradigm") for name in names)
+        parts.append(first.merge(second, on=["model", "task", "seed"]).assign(comparison=comparison)[keys])
+    return pd.concat(parts, ignore_index=True).drop_duplicates()
+
+
+def _summary(values: pd.DataFrame, seeds: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    used = values[values["used"].astype(bool)]
+    groups = used.groupby(keys)
+    found: pd.DataFrame = groups["ipr"].agg(["mean", "std", "size"])
+    table = (
+        found.rename(columns={"size": "num_seeds"})
+        .join(seeds.groupby(keys).size().rename("num_planned"), how="outer")
+        .assign(
+            num_left_out=values[~values["used"].astype(bool)].groupby(keys).size(),
+            num_bridged=used[used["num_bridged"] > 0].groupby(keys).size(),
+            size_low=groups["size_low"].min(),
+            size_high=groups["size_high"].max(),
+        )
+    )
+    counts = ["num_seeds", "num_planned", "num_left_out", "num_bridged"]
+    return table.fillna(dict.fromkeys(counts, 0)).astype(dict.fromkeys(counts, "int64")).reset_index()

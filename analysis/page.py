@@ -1,0 +1,103 @@
+"""The page: one self-contained HTML file. In: sections of text, tables and figures. Out: HTML that opens offline.
+
+Figures travel as plotly's JSON and are drawn when they come into view; tables carry the names that the filters act on;
+each table's CSV is inside the page, so that a page sent by mail still gives it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+# A larger table is linked to the file beside the page, so that the page stays below 8 MB (issue 5).
+MAX_EMBEDDED_BYTES = 400_000
+
+
+@dataclass(frozen=True)
+class Block:
+    """One thing to show: a figure, a table, or text; with the table it is drawn from as CSV."""
+
+    title: str = ""
+    text: Sequence[str] = ()
+    """Paragraphs above the figure or table."""
+    figure: go.Figure | None = None
+    name: str = ""
+    """Name of the figure's image files, unique on the page."""
+    scope: dict[str, str] = field(default_factory=dict)
+    """What the whole block shows one of, for the filters: such as {"task": "cb"}."""
+    shown: pd.DataFrame | None = None
+    """A table of text as it is displayed. Columns `model`, `task` and `paradigm` make its rows filterable, and columns
+    named like a task or model follow that filter."""
+    csv: str = ""
+    """Name of the table, without `.csv`, that the figure or table shows."""
+    folded: bool = False
+    """Shown closed, to be opened by a click."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A chapter of the page."""
+
+    title: str
+    blocks: Sequence[Block]
+    anchor: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything the template shows."""
+
+    title: str
+    lead: Sequence[str]
+    """Paragraphs of the summary."""
+    notes: Sequence[str]
+    """Warnings above everything else."""
+    filters: dict[str, list[str]]
+    """What can be filtered by: `model`, `task`, `paradigm`, each with its values in order."""
+    sections: Sequence[Section]
+
+
+def render(page: Page, csv_texts: dict[str, str]) -> str:
+    """Returns the page as HTML.
+
+    Args:
+        page: what to show.
+        csv_texts: the text of each CSV file by its name without `.csv`.
+    """
+    folder = Path(__file__).parent
+    environment = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    links = {name: _csv_link(name, text) for name, text in csv_texts.items()}
+    values = {value: key for key, names in page.filters.items() for value in names}
+    return environment.get_template("page.html.jinja").render(
+        page=page,
+        links=links,
+        column_scope=lambda column: values.get(column, ""),
+        figure_json=_figure_json,
+        style=Markup((folder / "page.css").read_text(encoding="utf-8")),
+        script=Markup((folder / "page.js").read_text(encoding="utf-8")),
+        plotly=Markup(get_plotlyjs()),
+    )
+
+
+def _csv_link(name: str, text: str) -> str:
+    data = text.encode()
+    if len(data) > MAX_EMBEDDED_BYTES:
+        return f"{name}.csv"
+    return "data:text/csv;charset=utf-8;base64," + base64.b64encode(data).decode("ascii")
+
+
+def _figure_json(figure: go.Figure) -> Markup:
+    # "</" would end the script element that holds the figure.
+    full: dict[str, Any] = json.loads(figure.to_json())
+    full["layout"].pop("template", None)
+    return Markup(json.dumps(full, separators=(",", ":")).replace("</", "<\\/"))

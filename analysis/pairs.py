@@ -1,0 +1,104 @@
+"""Curves of two paradigms side by side. In: a table of results. Out: the scores of both at the sizes both have.
+
+One row a model, task and seed, because few-shot draws are shared between paradigms: the comparison is paired. Ratios of
+integrals and the prompt advantage both start from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.schema import Table, checked
+
+COMPARISONS = {
+    "instructed/prompted": ("instructed", "prompted"),
+    "prompted/baseline": ("prompted", "baseline"),
+    "instructed/baseline": ("instructed", "baseline"),
+}
+CURVE = ["model", "task", "seed"]
+
+
+@dataclass(frozen=True)
+class PairedCurves:
+    """Two paradigms' curves, (num_pairs, num_sizes) each."""
+
+    keys: pd.DataFrame
+    """One row a pair: `model`, `task`, `seed`."""
+    sizes: np.ndarray
+    """Training sizes in examples, ascending, (num_sizes,)."""
+    first: np.ndarray
+    """Scores of the first paradigm; NaN at sizes that not both have."""
+    second: np.ndarray
+    """Scores of the second paradigm; NaN where `first` is."""
+    ranges: pd.DataFrame
+    """One row a pair, beside `keys`: `size_low`, `size_high` (the common range), `num_sizes` in it, `num_bridged`
+    (sizes inside the range that the cell has elsewhere and this pair has not), and `used` (bool)."""
+
+
+def pair_curves(table: Table, comparison: str) -> PairedCurves:
+    """Returns the paired curves of a comparison.
+
+    The common range of a pair goes from its smallest to its largest common size. A cell's range (model and task) is the
+    one that most of its seeds have, on a tie the wider; a seed with another range, or with fewer than two common sizes,
+    is not used, because ratios over different ranges are not the same quantity (issue 5).
+
+    Args:
+        table: results, as in `analysis.schema.checked`.
+        comparison: a key of `COMPARISONS`.
+    """
+    rows = checked(table)
+    names = COMPARISONS[comparison]
+    rows = rows[rows["paradigm"].isin(names)]
+    grids = [_grid(rows[rows["paradigm"] == name]) for name in names]
+    index = grids[0].index.intersection(grids[1].index).sort_values()
+    sizes = np.array(sorted({*grids[0].columns, *grids[1].columns}), dtype="int64")
+    first, second = (grid.reindex(index=index, columns=sizes).to_numpy(dtype="float64") for grid in grids)
+    common = ~np.isnan(first) & ~np.isnan(second)
+    keys = index.to_frame(index=False) if len(index) else pd.DataFrame(columns=CURVE)
+    return PairedCurves(
+        keys,
+        sizes,
+        np.where(common, first, np.nan),
+        np.where(common, second, np.nan),
+        _ranges(keys, sizes, common, _sizes_of_cells(rows, keys, sizes)),
+    )
+
+
+def _grid(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.set_index([*CURVE, "train_size"])["score"].unstack("train_size")
+
+
+def _sizes_of_cells(rows: pd.DataFrame, keys: pd.DataFrame, sizes: np.ndarray) -> np.ndarray:
+    """Which sizes the cell of each pair has for any seed or paradigm, (num_pairs, num_sizes)."""
+    seen = rows.groupby(["model", "task", "train_size"]).size().unstack("train_size")
+    seen = seen.reindex(index=pd.MultiIndex.from_frame(keys[["model", "task"]]), columns=sizes)
+    return np.asarray(seen.notna().to_numpy())
+
+
+def _ranges(keys: pd.DataFrame, sizes: np.ndarray, common: np.ndarray, of_cell: np.ndarray) -> pd.DataFrame:
+    num_pairs, num_sizes = common.shape
+    if not num_pairs:
+        return pd.DataFrame(columns=["size_low", "size_high", "num_sizes", "num_bridged", "used"])
+    low = common.argmax(axis=1)
+    high = num_sizes - 1 - common[:, ::-1].argmax(axis=1)
+    count = common.sum(axis=1)
+    inside = (np.arange(num_sizes) >= low[:, None]) & (np.arange(num_sizes) <= high[:, None])
+    usable = count >= 2
+    cells = keys[["model", "task"]].assign(low=low, high=high)[usable]
+    votes = cells.groupby(["model", "task", "low", "high"]).size().rename("votes").reset_index()
+    votes["width"] = votes["high"] - votes["low"]
+    # Sorted so that the winner is last: most seeds, then the wider range, then the one with larger sizes.
+    winner = votes.sort_values(["votes", "width", "low"]).drop_duplicates(["model", "task"], keep="last")
+    of_pair = keys[["model", "task"]].merge(winner, on=["model", "task"], how="left")
+    return pd.DataFrame(
+        {
+            "size_low": np.where(count > 0, sizes[low], np.nan),
+            "size_high": np.where(count > 0, sizes[high], np.nan),
+            "num_sizes": count,
+            "num_bridged": (inside & of_cell & ~common).sum(axis=1),
+            "used": usable & (low == of_pair["low"].to_numpy()) & (high == of_pair["high"].to_numpy()),
+        }
+    )

@@ -1,0 +1,146 @@
+"""The report on a study or on any table of results.
+
+    python -m analysis.report --results runs/demo
+    python -m analysis.report --results results.csv --out report --column score=accuracy_at_end
+
+In: a storage folder or URI, a parquet or CSV file, or a folder of Ray Tune. Out: `index.html`, which opens offline, and
+beside it every table as CSV; the IPR table in the terminal; last line: where the report is. Exit status 0, also for
+incomplete studies; 2 where the input is wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+from rich.console import Console
+
+from analysis.assemble import assemble
+from analysis.derive import Options, derive
+from analysis.ipr import RULES, Rule, XScale
+from analysis.page import render
+from analysis.schema import TableError
+from analysis.tables import Results, load
+from analysis.terminal import print_ipr
+
+__all__ = ["ReportPaths", "build_report", "main", "print_ipr"]
+
+
+@dataclass(frozen=True)
+class ReportPaths:
+    """What a report wrote, and what a caller may print of it."""
+
+    html: Path
+    csv: dict[str, Path]
+    """The CSV files by the name of their table."""
+    ipr: pd.DataFrame
+    """The table of `analysis.ipr.ipr_table`, for `print_ipr`."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know first, one line each."""
+    images: list[Path] = field(default_factory=list)
+    latex: list[Path] = field(default_factory=list)
+
+
+def build_report(
+    results: Path | str | Results,
+    out: Path | None = None,
+    *,
+    rule: Rule = "trapezoid",
+    x_scale: XScale = "linear",
+    columns: dict[str, str] | None = None,
+    paradigms: dict[str, str] | None = None,
+) -> ReportPaths:
+    """Reads results and writes the report.
+
+    Args:
+        results: a path or URI as `analysis.tables.load` takes, or results that are loaded already.
+        out: folder to write to, made if needed; by default `report` in a local storage, else `./report`.
+        rule: how curves are integrated.
+        x_scale: integrate over the training size or its logarithm.
+        columns: this project's column names to the file's.
+        paradigms: this project's paradigm names to the file's.
+
+    Raises:
+        TableError: where the results cannot be used, or the folder cannot be written; one line.
+    """
+    loaded = results if isinstance(results, Results) else load(results, columns, paradigms)
+    options = Options(rule, x_scale)
+    derived = derive(loaded, options)
+    texts = {name: table.to_csv(index=False) for name, table in derived.tables.items()}
+    html = render(assemble(loaded, derived, options), texts)
+    folder = out or default_folder(loaded)
+    csv_paths = {name: folder / f"{name}.csv" for name in texts}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, path in csv_paths.items():
+            path.write_text(texts[name], encoding="utf-8")
+        (folder / "index.html").write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise TableError(f"{folder}: the report cannot be written: {error.strerror or error}") from error
+    return ReportPaths(folder / "index.html", csv_paths, derived["ipr"], tuple(derived.notes))
+
+
+def default_folder(results: Results) -> Path:
+    """Returns where a report goes that names no folder: into a local storage, else the working directory."""
+    if results.storage is not None and "://" not in results.storage:
+        return Path(results.storage) / "report"
+    return Path("report")
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    results: Annotated[str, typer.Option(help="Storage folder or URI, .parquet or .csv file, or Ray Tune's folder.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the report. Default: STORAGE/report, or ./report.")] = None,
+    rule: Annotated[str, typer.Option(help="How curves are integrated: trapezoid or simpson.")] = "trapezoid",
+    x_scale: Annotated[str, typer.Option(help="Integrate over the training size (linear) or its logarithm (log).")] = "linear",
+    column: Annotated[
+        list[str] | None, typer.Option(help="OURS=THEIRS: read the table's column THEIRS as OURS. Repeatable.")
+    ] = None,
+    paradigm: Annotated[list[str] | None, typer.Option(help="OURS=THEIRS: read the paradigm THEIRS as OURS. Repeatable.")] = None,
+) -> None:
+    """Writes the report on a study or on any table of results."""
+    try:
+        paths = build_report(
+            results,
+            out,
+            rule=_one_of("--rule", rule, RULES),  # type: ignore[arg-type]
+            x_scale=_one_of("--x-scale", x_scale, ("linear", "log")),  # type: ignore[arg-type]
+            columns=_pairs("--column", column),
+            paradigms=_pairs("--paradigm", paradigm),
+        )
+    except TableError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    for note in paths.notes:
+        typer.echo(f"note: {note}", err=True)
+    console = Console()
+    print_ipr(console if console.is_terminal else Console(width=160), paths.ipr)
+    typer.echo(f"Report: {paths.html.resolve()}")
+
+
+def _one_of(option: str, value: str, allowed: object) -> str:
+    names = list(allowed)  # type: ignore[call-overload]
+    if value not in names:
+        raise TableError(f"{option}: {value!r} is not one of {', '.join(names)}")
+    return value
+
+
+def _pairs(option: str, texts: list[str] | None) -> dict[str, str]:
+    """Reads OURS=THEIRS options."""
+    pairs = {}
+    for text in texts or []:
+        ours, sign, theirs = text.partition("=")
+        if not sign or not ours or not theirs:
+            raise TableError(f"{option}: {text!r} is not of the form OURS=THEIRS")
+        pairs[ours] = theirs
+    return pairs
+
+
+if __name__ == "__main__":
+    app()

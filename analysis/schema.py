@@ -1,0 +1,148 @@
+"""What a table of results must hold. In: any table with the six columns. Out: a checked, typed, sorted DataFrame.
+
+Every other module of this package expects a table that went through `checked`; it is cheap enough to be called by each
+public function, so that a table from elsewhere gets the same clear errors as one of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+REQUIRED = ("model", "paradigm", "task", "train_size", "seed", "score")
+CELL = ["model", "paradigm", "task", "train_size", "seed"]
+PARADIGMS = ("baseline", "prompted", "instructed")
+# The order of the paper's tables; names unknown to it come after, sorted.
+PAPER_MODELS = ("base", "large", "xl", "xxl")
+PAPER_TASKS = ("boolq", "cb", "copa", "rte", "wic")
+AVERAGE = "average"
+MAX_NAMED = 5
+
+
+class TableError(ValueError):
+    """A table or folder of results cannot be used; the message is one line that names what is wrong where."""
+
+
+class ArrowTable(Protocol):
+    """A table of another library that speaks the Arrow interface: polars, pyarrow, duckdb."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Exports the table as an Arrow stream."""
+
+
+Table = pd.DataFrame | ArrowTable
+
+
+def as_frame(table: Table) -> pd.DataFrame:
+    """Returns a pandas DataFrame of a table of pandas, polars, pyarrow or anything else with the Arrow interface.
+
+    Raises:
+        TableError: for other types.
+    """
+    if isinstance(table, pd.DataFrame):
+        return table
+    if hasattr(table, "__arrow_c_stream__"):
+        frame: pd.DataFrame = pa.table(table).to_pandas()
+        return frame
+    raise TableError(f"a table of type {type(table).__name__} is neither a DataFrame nor has the Arrow interface")
+
+
+def renamed(table: pd.DataFrame, columns: Mapping[str, str], paradigms: Mapping[str, str]) -> pd.DataFrame:
+    """Returns the table under this project's names.
+
+    Args:
+        table: any table.
+        columns: this project's column name to the table's own.
+        paradigms: this project's paradigm name to the table's own value.
+
+    Raises:
+        TableError: for a column that the table does not have, or a name that would then be there twice.
+    """
+    for ours, theirs in columns.items():
+        if theirs not in table.columns:
+            raise TableError(f"no column {theirs!r} to read as {ours!r}; found: {', '.join(map(str, table.columns))}")
+        if ours != theirs and ours in table.columns and ours not in columns.values():
+            table = table.drop(columns=ours)
+    table = table.rename(columns={theirs: ours for ours, theirs in columns.items()})
+    if paradigms and "paradigm" in table.columns:
+        values = {theirs: ours for ours, theirs in paradigms.items()}
+        table = table.assign(paradigm=table["paradigm"].astype(str).replace(values))
+    return table
+
+
+def checked(table: Table) -> pd.DataFrame:
+    """Returns the table with typed columns, sorted by cell, so that the order of its rows changes nothing.
+
+    Args:
+        table: one row a completed trial, with at least the columns of `REQUIRED`.
+
+    Returns:
+        `model`, `paradigm`, `task` as strings, `train_size` and `seed` as int64, `score` as float64, other columns as
+        they are; sorted by cell, index 0 to n - 1.
+
+    Raises:
+        TableError: missing columns, empty keys, sizes or seeds that are no whole numbers, scores that are NaN or
+            outside [0, 1], a task called `average`, and cells that occur twice (issue 5, "Bad input").
+    """
+    frame = as_frame(table)
+    missing = [name for name in REQUIRED if name not in frame.columns]
+    if missing:
+        raise TableError(
+            f"missing column{'s' * (len(missing) > 1)} {', '.join(missing)}; found: "
+            f"{', '.join(map(str, frame.columns)) or 'none'}"
+        )
+    frame = frame.reset_index(drop=True)
+    typed: dict[str, Any] = {name: _text(frame, name) for name in ("model", "paradigm", "task")}
+    typed |= {name: _whole(frame, name) for name in ("train_size", "seed")}
+    typed["score"] = _scores(frame)
+    frame = frame.assign(**typed)
+    if (frame["task"] == AVERAGE).any():
+        raise TableError(f"a task is called {AVERAGE!r}, which is the name of the pooled row; rename it")
+    twice = frame.duplicated(CELL, keep=False)
+    if twice.any():
+        cells = frame.loc[twice, CELL].drop_duplicates()
+        named = [" ".join(f"{key}={value}" for key, value in row.items()) for row in cells.head(3).to_dict("records")]
+        raise TableError(f"{len(cells)} cell{'s' * (len(cells) > 1)} more than once: {'; '.join(named)}")
+    return frame.sort_values(CELL, ignore_index=True)
+
+
+def ordered(values: Iterable[Any], declared: Sequence[Any] = ()) -> list[Any]:
+    """Returns the distinct values: first those declared, then those the paper has, then the rest sorted."""
+    found = set(values)
+    known = [*declared, *PARADIGMS, *PAPER_MODELS, *PAPER_TASKS]
+    first = [value for value in dict.fromkeys(known) if value in found]
+    return first + sorted(found - set(first))
+
+
+def _text(frame: pd.DataFrame, name: str) -> pd.Series:
+    empty = frame[name].isna()
+    if empty.any():
+        raise TableError(f"column {name} is empty in {_rows(empty)}")
+    return frame[name].astype(str)
+
+
+def _whole(frame: pd.DataFrame, name: str) -> pd.Series:
+    numbers = pd.to_numeric(frame[name], errors="coerce").astype("float64")
+    wrong = numbers.isna() | (numbers < 0) | (numbers % 1 != 0)
+    if wrong.any():
+        raise TableError(f"column {name} is not a whole number from 0 up in {_rows(wrong)}")
+    return numbers.astype("int64")
+
+
+def _scores(frame: pd.DataFrame) -> pd.Series:
+    scores = pd.to_numeric(frame["score"], errors="coerce").astype("float64")
+    for what, wrong in (("not a number", scores.isna()), ("outside [0, 1]", (scores < 0) | (scores > 1))):
+        if wrong.any():
+            raise TableError(f"score is {what} in {_rows(wrong)}")
+    return scores
+
+
+def _rows(wrong: pd.Series) -> str:
+    """Names the rows as a person counts them: the first below the header is 1."""
+    numbers = [str(i + 1) for i in np.flatnonzero(wrong.to_numpy())]
+    more = f" and {len(numbers) - MAX_NAMED} more" if len(numbers) > MAX_NAMED else ""
+    return f"row{'s' * (len(numbers) > 1)} {', '.join(numbers[:MAX_NAMED])}{more}"

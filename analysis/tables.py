@@ -1,0 +1,125 @@
+"""Loads results from wherever they are. In: a storage folder or URI, a file, or Tune's folder. Out: `Results`.
+
+Only this module knows where results come from, and `xlmr_sweep.records.collect` is the only reader of records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.schema import CELL, REQUIRED, Table, TableError, as_frame, checked, renamed
+from analysis.tune_folder import read_tune_folder
+from xlmr_sweep.errors import StudyError
+
+FAILURE_COLUMNS = [*CELL, "error_class", "message", "host", "attempt", "time", "trial_id", "traceback"]
+
+
+@dataclass(frozen=True)
+class Results:
+    """A table of results and what is known of where it comes from."""
+
+    name: str
+    """What the report calls it: the study's name, or the file's."""
+    source: str
+    """The path or URI that was read."""
+    rows: pd.DataFrame
+    """One row a completed trial, as `analysis.schema.checked` returns it."""
+    planned: pd.DataFrame
+    """One row a planned cell: the columns of `analysis.schema.CELL`."""
+    failures: pd.DataFrame
+    """One row a trial that failed and has no record: the columns of `FAILURE_COLUMNS`."""
+    study: Mapping[str, Any] | None = None
+    """The declared study, where the source is a storage folder."""
+    storage: str | None = None
+    """The storage folder or URI, where the source is one: manifests and predictions lie below it."""
+    num_other_settings: int = 0
+    """Records in the storage of settings that are no longer the study's."""
+    num_stale: int = 0
+    """Records whose resolved values no longer match."""
+    corrupt: tuple[str, ...] = field(default=())
+    """Names of records that cannot be read."""
+
+
+def load(results: Path | str, columns: Mapping[str, str] | None = None, paradigms: Mapping[str, str] | None = None) -> Results:
+    """Returns the results at a path or URI.
+
+    Args:
+        results: a storage (a folder or URI with `study.json`), a `.parquet` or `.csv` file, or a folder of Ray Tune.
+        columns: this project's column names to the file's, for a table from elsewhere.
+        paradigms: this project's paradigm names to the file's.
+
+    Raises:
+        TableError: where nothing can be read there, or the table is wrong.
+    """
+    source = str(results)
+    if "://" in source:
+        return _from_storage(source)
+    path = Path(source)
+    if (path / "study.json").is_file():
+        return _from_storage(source)
+    if path.is_dir():
+        table = read_tune_folder(path)
+    elif not path.exists():
+        raise TableError(f"{source}: no such file or folder")
+    else:
+        table = _read_file(path)
+    return from_table(renamed(table, columns or {}, paradigms or {}), path.resolve().stem, source)
+
+
+def from_table(table: Table, name: str = "table", source: str = "memory") -> Results:
+    """Returns results of a bare table; its plan is the product of the values seen in each column.
+
+    Raises:
+        TableError: where the table is wrong or has no row.
+    """
+    rows = checked(table)
+    if rows.empty:
+        raise TableError(f"{source}: the table has no row")
+    return Results(name, source, rows, product_of_values(rows), pd.DataFrame(columns=FAILURE_COLUMNS))
+
+
+def product_of_values(rows: Table) -> pd.DataFrame:
+    """Returns every combination of the models, paradigms, tasks, sizes and seeds seen in a table."""
+    frame = as_frame(rows)
+    grid = pd.MultiIndex.from_product([frame[name].drop_duplicates() for name in CELL], names=CELL)
+    return grid.to_frame(index=False)
+
+
+def _read_file(path: Path) -> pd.DataFrame:
+    try:
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        if path.suffix == ".csv":
+            return pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise TableError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
+    raise TableError(f"{path}: neither a folder nor a .parquet or .csv file")
+
+
+def _from_storage(source: str) -> Results:
+    # Imported here so that a table from elsewhere needs nothing of the runner.
+    from xlmr_sweep.records import collect
+
+    try:
+        found = collect(source)
+    except StudyError as error:
+        raise TableError(str(error)) from error
+    rows = pd.DataFrame(found.rows) if found.rows else pd.DataFrame(columns=list(REQUIRED))
+    failures = pd.DataFrame(found.failures) if found.failures else pd.DataFrame(columns=FAILURE_COLUMNS)
+    return Results(
+        name=found.study.name,
+        source=source,
+        rows=checked(rows),
+        planned=pd.DataFrame([dict(cell) for cell in found.planned])[CELL],
+        failures=failures.reindex(columns=FAILURE_COLUMNS),
+        study=found.study.model_dump(mode="json"),
+        storage=source,
+        num_other_settings=found.num_other_settings,
+        num_stale=found.num_stale,
+        corrupt=tuple(found.corrupt),
+    )

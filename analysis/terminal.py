@@ -1,0 +1,49 @@
+"""The IPR table for a terminal. In: the table of `analysis.ipr.ipr_table`. Out: one rich table a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from analysis.schema import AVERAGE, Table, as_frame, ordered
+
+
+def print_ipr(console: Console, ipr_table: Table) -> None:
+    """Prints mean and standard deviation a model and task, one table a comparison that has a value.
+
+    A cell with fewer values than planned says how many it has; one with none shows a dash.
+
+    Args:
+        console: where to print.
+        ipr_table: what `analysis.ipr.ipr_table` returns.
+    """
+    frame = as_frame(ipr_table)
+    for comparison in frame["comparison"].drop_duplicates():
+        part = frame[frame["comparison"] == comparison]
+        if part["num_seeds"].sum():
+            console.print(_rich_table(part, comparison))
+
+
+def _rich_table(part: pd.DataFrame, comparison: str) -> RichTable:
+    tasks = ordered(part.loc[part["task"] != AVERAGE, "task"])
+    title = f"IPR of {comparison.replace('/', ' over ')}, percentage points"
+    table = RichTable("model", title=title, title_justify="left")
+    for task in [*tasks, AVERAGE]:
+        table.add_column(task, justify="right", no_wrap=True)
+    cells = {(row["model"], row["task"]): row for row in part.to_dict("records")}
+    for model in ordered(part["model"]):
+        table.add_row(model, *(cell_text(cells.get((model, task))) for task in [*tasks, AVERAGE]))
+    return table
+
+
+def cell_text(row: dict[Hashable, Any] | None) -> str:
+    """Returns a cell as `mean ± std`, with `(n of planned)` where values are missing, or a dash where all are."""
+    if row is None or not row["num_seeds"]:
+        return "–"
+    std = "" if pd.isna(row["std"]) else f" ± {row['std']:.1f}"
+    short = f" ({row['num_seeds']} of {row['num_planned']})" if row["num_seeds"] != row["num_planned"] else ""
+    return f"{row['mean']:.1f}{std}{short}"

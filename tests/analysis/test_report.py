@@ -1,0 +1,166 @@
+"""The report end to end, without a browser: what is written, what is said, and how bad input ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from analysis.report import app, build_report
+from analysis.schema import CELL, REQUIRED
+
+runner = CliRunner()
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    result = runner.invoke(app, list(arguments))
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def csv_file(study_table: pd.DataFrame, tmp_path: Path) -> Path:
+    path = tmp_path / "mine.csv"
+    study_table.to_csv(path, index=False)
+    return path
+
+
+def test_a_report_ends_with_its_path_and_writes_page_and_tables(csv_file: Path, tmp_path: Path) -> None:
+    code, out, err = run("--results", str(csv_file), "--out", str(tmp_path / "report"))
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == f"Report: {tmp_path / 'report' / 'index.html'}"
+    assert "IPR of instructed over prompted" in out
+    ipr = pd.read_csv(tmp_path / "report" / "ipr.csv")
+    assert list(ipr.columns[:6]) == ["comparison", "model", "task", "mean", "std", "num_seeds"]
+    assert len(ipr) == 3 * 2 * 3
+    points = pd.read_csv(tmp_path / "report" / "curves.csv")
+    assert list(points.columns[:8]) == [*CELL[:4], "mean", "std", "num_seeds", "num_planned"]
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "http://" not in page.split("<script>")[0]
+    assert 'src="' not in page.split("<script>")[0]
+
+
+def test_parquet_and_csv_give_the_same_tables(csv_file: Path, study_table: pd.DataFrame, tmp_path: Path) -> None:
+    study_table.to_parquet(tmp_path / "mine.parquet")
+    first = build_report(csv_file, tmp_path / "a").csv["ipr"].read_text()
+    assert build_report(tmp_path / "mine.parquet", tmp_path / "b").csv["ipr"].read_text() == first
+
+
+def test_columns_of_other_names_are_mapped_by_options(csv_file: Path, study_table: pd.DataFrame, tmp_path: Path) -> None:
+    theirs = study_table.rename(columns={"score": "acc"}).replace({"paradigm": {"instructed": "it"}})
+    theirs.to_csv(tmp_path / "theirs.csv", index=False)
+    out = str(tmp_path / "out")
+    code, _, _ = run(
+        "--results", str(tmp_path / "theirs.csv"), "--out", out, "--column", "score=acc", "--paradigm", "instructed=it"
+    )
+    assert code == 0
+    expected = build_report(csv_file, tmp_path / "expected").csv["ipr"].read_text()
+    assert (tmp_path / "out" / "ipr.csv").read_text() == expected
+
+
+def test_one_training_size_is_said_and_still_drawn(study_table: pd.DataFrame, tmp_path: Path) -> None:
+    study_table[study_table["train_size"] == 8].to_csv(tmp_path / "one.csv", index=False)
+    code, out, err = run("--results", str(tmp_path / "one.csv"), "--out", str(tmp_path / "out"))
+    assert code == 0
+    assert err == "note: only one training size, 8: no integral over sizes, so IPR is undefined\n"
+    assert 'data-figure="curves-cb"' in (tmp_path / "out" / "index.html").read_text()
+    assert out.startswith("Report: ")
+
+
+def test_no_pair_of_paradigms_is_said_and_still_drawn(study_table: pd.DataFrame, tmp_path: Path) -> None:
+    study_table[study_table["paradigm"] == "prompted"].to_csv(tmp_path / "one.csv", index=False)
+    code, _, err = run("--results", str(tmp_path / "one.csv"), "--out", str(tmp_path / "out"))
+    assert code == 0
+    assert err == "note: no model and task has two paradigms with the same seed (found: prompted), so there is no IPR\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "model,task\nm,t\n", "missing columns paradigm, train_size, seed, score; found: model, task"),
+        ("a.csv", ",".join(REQUIRED) + "\n", "the table has no row"),
+        ("a.csv", "", "cannot be read: No columns to parse from file"),
+        ("a.parquet", "no parquet", "cannot be read: "),
+        ("a.txt", "x", "neither a folder nor a .parquet or .csv file"),
+        (None, "", "no such file or folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(tmp_path: Path, name: str | None, text: str, message: str) -> None:
+    path = tmp_path / (name or "missing.csv")
+    if name:
+        path.write_text(text)
+    code, out, err = run("--results", str(path), "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert message in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--rule", "midpoint"), "--rule: 'midpoint' is not one of trapezoid, simpson"),
+        (("--x-scale", "sqrt"), "--x-scale: 'sqrt' is not one of linear, log"),
+        (("--column", "score"), "--column: 'score' is not of the form OURS=THEIRS"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_status_2(csv_file: Path, tmp_path: Path, option: tuple[str, str], message: str) -> None:
+    code, _, err = run("--results", str(csv_file), "--out", str(tmp_path / "out"), *option)
+    assert (code, err) == (2, f"error: {message}\n")
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(csv_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, err = run("--results", str(csv_file), "--out", str(tmp_path / "file" / "report"))
+    assert code == 2
+    assert err.startswith(f"error: {tmp_path}/file/report: the report cannot be written: ")
+    assert err.count("\n") == 1
+
+
+def test_names_that_look_like_markup_are_shown_as_text(study_table: pd.DataFrame, tmp_path: Path) -> None:
+    hostile = study_table.replace({"model": {"base": "</script><img src=x>"}})
+    hostile.to_csv(tmp_path / "h.csv", index=False)
+    page = build_report(tmp_path / "h.csv", tmp_path / "out").html.read_text()
+    assert "<img src=x>" not in page
+
+
+def test_tunes_folder_gives_the_same_tables_as_the_file(csv_file: Path, study_table: pd.DataFrame, tmp_path: Path) -> None:
+    for number, row in enumerate(study_table.to_dict("records")):
+        folder = tmp_path / "tune" / "experiment" / f"trial_{number}"
+        folder.mkdir(parents=True)
+        report = {**row, "timestamp": 100, "training_iteration": 1, "config": {}, "trial_id": f"t{number}"}
+        (folder / "result.json").write_text(json.dumps(report) + "\n")
+    # An older, retried attempt with another score, and a line that a crash cut short.
+    retried = tmp_path / "tune" / "experiment" / "trial_0_old"
+    retried.mkdir()
+    old = {**study_table.iloc[0].to_dict(), "score": 0.0, "timestamp": 50}
+    (retried / "result.json").write_text(json.dumps(old, default=int) + '\n{"score": 0.9')
+    (tmp_path / "tune" / "experiment" / "trial_x").mkdir()
+    (tmp_path / "tune" / "experiment" / "trial_x" / "result.json").write_text("")
+    expected = build_report(csv_file, tmp_path / "a").csv
+    found = build_report(tmp_path / "tune", tmp_path / "b").csv
+    for name in ("ipr", "curves", "completeness"):
+        assert found[name].read_text() == expected[name].read_text()
+
+
+def test_an_empty_folder_is_one_line(tmp_path: Path) -> None:
+    code, _, err = run("--results", str(tmp_path))
+    assert code == 2
+    assert "no study.json, and no result.json below it" in err
+
+
+def test_no_module_of_the_package_imports_torch_or_ray() -> None:
+    script = (
+        "import pkgutil, sys, importlib, analysis\n"
+        "names = [m.name for m in pkgutil.walk_packages(analysis.__path__, 'analysis.') if not m.name.endswith('__main__')]\n"
+        "[importlib.import_module(name) for name in names]\n"
+        "assert len(names) > 10, names\n"
+        "loaded = {'torch', 'ray', 'transformers', 'datasets'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
