@@ -97,7 +97,7 @@ def _csv_link(name: str, text: str) -> str:
 
 
 def _figure_json(figure: go.Figure) -> Markup:
-    # "</" would end the script element that holds the figure.
+    # A "<" in a name could end the script element that holds the figure, or open another.
     full: dict[str, Any] = json.loads(figure.to_json())
     full["layout"].pop("template", None)
-    return Markup(json.dumps(full, separators=(",", ":")).replace("</", "<\\/"))
+    return Markup(json.dumps(full, separators=(",", ":")).replace("<", "\\u003c"))
