@@ -14,18 +14,15 @@ import numpy as np
 import pandas as pd
 from scipy import integrate
 
-from analysis.pairs import COMPARISONS, PairedCurves, pair_curves
-from analysis.schema import AVERAGE, Table, TableError, as_frame, checked
+from analysis.pairs import COMPARISONS, PairedCurves, pair_curves, same_sizes
+from analysis.pooling import pooled
+from analysis.schema import Table, TableError, checked
 
 Rule = Literal["trapezoid", "simpson"]
 XScale = Literal["linear", "log"]
 RULES = {"trapezoid": integrate.trapezoid, "simpson": integrate.simpson}
 SEED_COLUMNS = [
     "comparison", "model", "task", "seed", "ipr", "size_low", "size_high", "num_sizes", "num_bridged", "used",
-]  # fmt: skip
-IPR_COLUMNS = [
-    "comparison", "model", "task", "mean", "std", "num_seeds", "num_planned", "num_left_out", "num_bridged", "size_low",
-    "size_high",
 ]  # fmt: skip
 
 
@@ -42,16 +39,12 @@ def integral_ratio(first: np.ndarray, second: np.ndarray, x: np.ndarray, rule: R
         (num_pairs,); NaN for pairs with fewer than two common sizes or an integral of 0 in the denominator.
     """
     ratios = np.full(len(first), np.nan)
-    there = ~np.isnan(first)
-    # Pairs with the same sizes are integrated at once: a study has few such patterns, however many rows.
-    patterns, which = np.unique(there, axis=0, return_inverse=True)
-    for number, pattern in enumerate(patterns):
+    for chosen, pattern in same_sizes(~np.isnan(first)):
         if pattern.sum() < 2:
             continue
-        pairs = np.flatnonzero(which.reshape(-1) == number)
-        above, below = (RULES[rule](y[np.ix_(pairs, pattern)], x=x[pattern], axis=1) for y in (first, second))
+        above, below = (RULES[rule](y[np.ix_(chosen, pattern)], x=x[pattern], axis=1) for y in (first, second))
         with np.errstate(divide="ignore", invalid="ignore"):
-            ratios[pairs] = np.where(below > 0, above / below - 1, np.nan)
+            ratios[chosen] = np.where(below > 0, above / below - 1, np.nan)
     return ratios
 
 
@@ -97,49 +90,6 @@ def ipr_table(per_seed: Table, planned: Table | None = None) -> pd.DataFrame:
         planned: one row a planned cell, so that cells without any value are there, empty, and counted.
 
     Returns:
-        `IPR_COLUMNS`, percentage points: `std` is the sample standard deviation; the rows of task `average` pool all
-        values of the model's tasks, and their `num_seeds` is the number of values; `num_left_out` counts seeds with
-        both paradigms that were not used, `num_bridged` used seeds with an interior gap, `size_low` and `size_high` the
-        range in examples (of an average: the widest).
+        The columns of `analysis.pooling.pooled`, percentage points.
     """
-    values = as_frame(per_seed)
-    seeds = _planned_seeds(values, planned)
-    cells = _summary(values, seeds, ["comparison", "model", "task"])
-    pooled = _summary(values, seeds, ["comparison", "model"]).assign(task=AVERAGE)
-    both = pd.concat([cells, pooled], ignore_index=True)
-    both["is_average"] = both["task"] == AVERAGE
-    order = {name: i for i, name in enumerate(COMPARISONS)}
-    both["order"] = both["comparison"].map(order)
-    return both.sort_values(["order", "model", "is_average", "task"], ignore_index=True)[IPR_COLUMNS]
-
-
-def _planned_seeds(values: pd.DataFrame, planned: Table | None) -> pd.DataFrame:
-    """The pairs that a study plans: seeds for which both paradigms of a comparison are to be run."""
-    keys = ["comparison", "model", "task", "seed"]
-    seen = values[keys]
-    if planned is None:
-        return seen
-    plan = as_frame(planned)[["model", "paradigm", "task", "seed"]].drop_duplicates()
-    parts = [seen]
-    for comparison, names in COMPARISONS.items():
-        first, second = (plan[plan["paradigm"] == name].drop(columns="paradigm") for name in names)
-        parts.append(first.merge(second, on=["model", "task", "seed"]).assign(comparison=comparison)[keys])
-    return pd.concat(parts, ignore_index=True).drop_duplicates()
-
-
-def _summary(values: pd.DataFrame, seeds: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    used = values[values["used"].astype(bool)]
-    groups = used.groupby(keys)
-    found: pd.DataFrame = groups["ipr"].agg(["mean", "std", "size"])
-    table = (
-        found.rename(columns={"size": "num_seeds"})
-        .join(seeds.groupby(keys).size().rename("num_planned"), how="outer")
-        .assign(
-            num_left_out=values[~values["used"].astype(bool)].groupby(keys).size(),
-            num_bridged=used[used["num_bridged"] > 0].groupby(keys).size(),
-            size_low=groups["size_low"].min(),
-            size_high=groups["size_high"].max(),
-        )
-    )
-    counts = ["num_seeds", "num_planned", "num_left_out", "num_bridged"]
-    return table.fillna(dict.fromkeys(counts, 0)).astype(dict.fromkeys(counts, "int64")).reset_index()
+    return pooled(per_seed, "ipr", planned)

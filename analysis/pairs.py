@@ -6,6 +6,7 @@ integrals and the prompt advantage both start from here.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +66,22 @@ def pair_curves(table: Table, comparison: str) -> PairedCurves:
         np.where(common, second, np.nan),
         _ranges(keys, sizes, common, _sizes_of_cells(rows, keys, sizes)),
     )
+
+
+def same_sizes(there: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Groups pairs that have the same sizes, so that each group is computed at once.
+
+    A study has few such patterns, however many rows it has.
+
+    Args:
+        there: which sizes a pair has, bool, (num_pairs, num_sizes).
+
+    Yields:
+        Numbers of the pairs, and their pattern, bool, (num_sizes,).
+    """
+    patterns, which = np.unique(there, axis=0, return_inverse=True)
+    for number, pattern in enumerate(patterns):
+        yield np.flatnonzero(which.reshape(-1) == number), pattern
 
 
 def _grid(rows: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,57 @@
+"""How many examples apart two curves reach the same scores. In: pairs of curves. Out: the average advantage and its band."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from analysis.pairs import same_sizes
+
+NUM_LEVELS = 1000
+BAND = ["y_low", "y_high", "share_outside"]
+# A level this close to a vertex, in steps between levels, is at the vertex: rounding must not move it past a plateau.
+SNAP = 1e-9
+
+
+def average_advantage(first: np.ndarray, second: np.ndarray, x: np.ndarray) -> pd.DataFrame:
+    """Returns the average advantage of pairs of curves.
+
+    Each curve is made monotone by a running maximum. The band goes from the larger of the two minima to the smaller of
+    the two maxima; at 1,000 equally spaced levels inside it each curve's first crossing is found by linear interpolation
+    (Scao and Rush 2021). The mean over levels is taken in closed form, segment by segment.
+
+    Args:
+        first: scores, (num_pairs, num_sizes), NaN where a pair lacks a size.
+        second: scores of the same shape, NaN in the same places.
+        x: training sizes, ascending, (num_sizes,).
+
+    Returns:
+        One row a pair: `advantage` in training examples, positive where the first curve needs fewer, NaN where the band
+        is empty; `y_low`, `y_high`; `share_outside`, the part of the two curves' joint range of scores outside the band.
+    """
+    found = np.full((len(first), 4), np.nan)
+    for chosen, pattern in same_sizes(~np.isnan(first)):
+        if pattern.sum() < 2:
+            continue
+        curves = [np.maximum.accumulate(y[np.ix_(chosen, pattern)], axis=1) for y in (first, second)]
+        low = np.maximum(curves[0][:, 0], curves[1][:, 0])
+        high = np.minimum(curves[0][:, -1], curves[1][:, -1])
+        whole = np.maximum(curves[0][:, -1], curves[1][:, -1]) - np.minimum(curves[0][:, 0], curves[1][:, 0])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            outside = np.where(whole > 0, 1 - np.maximum(high - low, 0) / whole, np.nan)
+            reached = [_mean_crossing(curve, x[pattern], low, high) for curve in curves]
+        advantage = np.where(high > low, reached[1] - reached[0], np.nan)
+        found[chosen] = np.column_stack([advantage, low, high, outside])
+    return pd.DataFrame(found, columns=["advantage", *BAND])
+
+
+def _mean_crossing(curve: np.ndarray, x: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Mean x over the levels low + k (high - low) / 1001, k = 1 to 1000, of monotone curves (num_pairs, num_sizes)."""
+    step = (high - low) / (NUM_LEVELS + 1)
+    # Level k lies in the segment whose end is the first vertex at or above it: k from last[i - 1] + 1 to last[i].
+    last = np.clip(np.floor((curve - low[:, None]) / step[:, None] + SNAP), 0, NUM_LEVELS)
+    count = np.diff(last, axis=1)
+    mean_level = low[:, None] + step[:, None] * (last[:, :-1] + 1 + last[:, 1:]) / 2
+    slope = np.diff(x) / np.diff(curve, axis=1)
+    mean_x = x[:-1] + (mean_level - curve[:, :-1]) * slope
+    return np.asarray(np.where(count > 0, count * mean_x, 0.0).sum(axis=1) / NUM_LEVELS)
