@@ -1,0 +1,57 @@
+"""Runs a study: `python experiments/run_grid.py --study paper --address auto`. The same command again runs what is missing."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from xlmr_sweep import commands
+from xlmr_sweep.commands import Request
+
+
+def names(text: str | None) -> tuple[str, ...] | None:
+    """Splits `a,b`."""
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def numbers(option: str, text: str | None) -> tuple[int, ...] | None:
+    """Splits `8,16`."""
+    parts = names(text)
+    try:
+        return None if parts is None else tuple(int(part) for part in parts)
+    except ValueError:
+        raise typer.BadParameter(f"{option}: {text!r} is not a list of whole numbers such as 8,16") from None
+
+
+def main(
+    study: Annotated[str, typer.Option(help="paper, demo, or the path of a YAML file")] = "paper",
+    address: Annotated[str, typer.Option(help="auto, HOST:PORT, or local (a Ray of its own)")] = "local",
+    storage: Annotated[str | None, typer.Option(help="path or URI; default runs/<the study's name>")] = None,
+    models: Annotated[str | None, typer.Option(help="only these models of the study, as a,b")] = None,
+    tasks: Annotated[str | None, typer.Option(help="only these tasks of the study")] = None,
+    paradigms: Annotated[str | None, typer.Option(help="only these paradigms of the study")] = None,
+    sizes: Annotated[str | None, typer.Option(help="these training sizes instead; new ones extend the study")] = None,
+    seeds: Annotated[str | None, typer.Option(help="these seeds instead; new ones extend the study")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan and what it needs; starts nothing")] = False,
+    status: Annotated[bool, typer.Option("--status", help="show what is done, failed and missing; starts nothing")] = False,
+    retry_failed: Annotated[bool, typer.Option(help="run trials again whose last attempt failed")] = True,
+) -> None:
+    """Runs every trial of a study that has no record yet. Exit status: 0 all have one, 1 some have none, 2 wrong, 130 interrupted."""
+    request = Request(
+        study, storage, names(models), names(tasks), names(paradigms), numbers("--sizes", sizes), numbers("--seeds", seeds)
+    )
+
+    def command(console: Console) -> int:
+        if status:
+            return commands.status(request, console)
+        if dry_run:
+            return commands.dry_run(request, console)
+        return commands.run(request, address, console, retry_failed=retry_failed)
+
+    commands.leave(commands.main(command))
+
+
+if __name__ == "__main__":
+    typer.run(main)

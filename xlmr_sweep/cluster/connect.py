@@ -1,0 +1,106 @@
+"""Connecting to Ray: a Ray of this command's own, or a running cluster, with token authentication.
+
+In: the `--address` option. Out: a connection, or one clear line within seconds; `ray.init` itself waits over 90 s where nobody
+answers, so the port is tried first.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+
+from xlmr_sweep.errors import StudyError
+
+PROBE_TIMEOUT_S = 5.0
+
+
+@contextmanager
+def connected(address: str, num_cpus: float | None = None) -> Iterator[str]:
+    """Connects for the length of the block and disconnects whatever happens; ends a Ray that it started.
+
+    Args:
+        address: `local` (start a Ray for this command), `auto` (the cluster that runs on this machine), or HOST:PORT.
+        num_cpus: CPUs of a local Ray; None for the machine's.
+
+    Yields:
+        The dashboard's address, or an empty string where there is none.
+
+    Raises:
+        StudyError: if nobody answers there, or the token is missing or wrong.
+    """
+    # Workers take a study's own thread count; Ray's variable would set it from the CPUs of the actor.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        context = _start_local(num_cpus) if address == "local" else _join(address)
+        yield str(context.dashboard_url or "")
+    finally:
+        ray.shutdown()
+
+
+def _start_local(num_cpus: float | None) -> ray.RayContext:
+    cpus = num_cpus if num_cpus is not None else len(os.sched_getaffinity(0))
+    os.environ.pop("RAY_ADDRESS", None)
+    return ray.init(
+        num_cpus=int(cpus) if cpus >= 1 else 1,
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        configure_logging=True,
+    )
+
+
+def _join(address: str) -> ray.RayContext:
+    target = find_cluster() if address == "auto" else address
+    probe(target)
+    # Explicit addresses never pick up a token by themselves (Ray 2.60).
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    try:
+        return ray.init(address=target, log_to_driver=False, logging_level=logging.ERROR)
+    except ray.exceptions.AuthenticationError as error:
+        raise StudyError(f"--address {address}: {_first_line(error)}; give the cluster's token in RAY_AUTH_TOKEN") from None
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise StudyError(f"--address {address}: cannot connect to the cluster at {target}: {_first_line(error)}") from None
+
+
+def find_cluster() -> str:
+    """Returns HOST:PORT of the cluster of this machine: that of RAY_ADDRESS, else the latest that was started here.
+
+    Raises:
+        StudyError: if there is none.
+    """
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        found = canonicalize_bootstrap_address("auto")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise StudyError(f"--address auto: {_first_line(error)}") from None
+    if not found:
+        raise StudyError("--address auto: no Ray cluster runs on this machine; start one with `ray start --head`, or use local")
+    return str(found)
+
+
+def probe(target: str) -> None:
+    """Tries the TCP port of HOST:PORT.
+
+    Raises:
+        StudyError: if the address is malformed or nobody answers.
+    """
+    host, separator, port = target.removeprefix("ray://").rpartition(":")
+    if not separator or not port.isdigit():
+        raise StudyError(f"--address {target}: not of the form auto, local or HOST:PORT")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_TIMEOUT_S).close()
+    except OSError as error:
+        raise StudyError(f"--address {target}: nobody answers ({error}); is the cluster's head running there?") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,111 @@
+"""The long jobs before the trials: pre-training the demo's models, and instruction tuning, with their progress.
+
+In: a study, its storage, a connected Ray. Out: weights in the storage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from xlmr_sweep.cluster.resources import instruct_width
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.identity import model_folder_name, recipe_folder_name
+from xlmr_sweep.progress import ProgressDisplay, follow_progress
+from xlmr_sweep.storage import Storage
+from xlmr_sweep.study import Study
+
+
+def check_storage_on_nodes(storage: Storage) -> None:
+    """Checks that every node can write the storage and sees what the driver wrote there.
+
+    Raises:
+        StudyError: naming the node.
+    """
+    marker = "tmp/seen-from-nodes"
+    storage.write(marker, b"driver")
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    checks = [
+        _check_node.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            storage.uri, marker
+        )
+        for node in nodes
+    ]
+    for node, problem in zip(nodes, ray.get(checks), strict=True):
+        if problem:
+            raise StudyError(f"node {node['NodeManagerHostname']} ({node['NodeManagerAddress']}): {problem}")
+    storage.delete(marker)
+
+
+@ray.remote(num_cpus=0, max_retries=1)
+def _check_node(uri: str, marker: str) -> str:
+    storage = Storage(uri)
+    try:
+        storage.check_writable()
+    except StudyError as error:
+        return str(error)
+    if not storage.exists(marker):
+        return f"--storage {uri}: does not hold what the driver wrote; use a folder or URI that all nodes share"
+    return ""
+
+
+def pretrain_models(study: Study, storage: Storage, names: Sequence[str], display: ProgressDisplay) -> None:
+    """Pre-trains demo models, each in a task of one CPU, as many at once as there are CPUs.
+
+    Raises:
+        ray.exceptions.RayTaskError: if one fails; what it had is kept and goes on next time.
+    """
+    folders = {name: f"models/{model_folder_name(study, study.model(name))}" for name in names}
+    with ExitStack() as stack:
+        steps = {folders[name]: stack.enter_context(display.step(f"Pre-training {name}")) for name in names}
+        stack.enter_context(follow_progress(storage, steps))
+        ray.get([_pretrain.options(name=f"pretrain {name}").remote(study, name, storage) for name in names])
+
+
+@ray.remote(num_cpus=1, max_retries=2)
+def _pretrain(study: Study, name: str, storage: Storage) -> None:
+    from xlmr_sweep.pretrain import pretrain_demo_model
+
+    pretrain_demo_model(study, name, storage)
+
+
+def instruct_models(
+    study: Study, storage: Storage, names: Sequence[str], display: ProgressDisplay, *, has_gpus: bool
+) -> dict[str, Exception]:
+    """Instruction-tunes models, one `TorchTrainer` job a model.
+
+    Jobs wait for their ranks' resources in the order Ray grants them; each reserves all of its ranks at once, so two jobs
+    never hold half of what they need.
+
+    Returns:
+        What failed, by model; the other models' weights are there.
+    """
+    from xlmr_sweep.instruct import run_instruct
+
+    def job(name: str) -> Any:
+        width = instruct_width(study.model(name), has_gpus)
+        return run_instruct(study, name, storage, num_ranks=width.num_bundles, use_gpu=has_gpus, cpus_per_rank=width.cpus)
+
+    failed: dict[str, Exception] = {}
+    with ExitStack() as stack:
+        steps = {
+            f"instruct/{recipe_folder_name(study, study.model(name))}": stack.enter_context(
+                display.step(f"Instruction tuning {name}")
+            )
+            for name in names
+        }
+        stack.enter_context(follow_progress(storage, steps))
+        with ThreadPoolExecutor(max(1, len(names))) as pool:
+            jobs = {name: pool.submit(job, name) for name in names}
+            for name, future in jobs.items():
+                try:
+                    future.result()
+                except Exception as error:
+                    # One model's failure must not cost the other models their trials.
+                    failed[name] = error
+    return failed

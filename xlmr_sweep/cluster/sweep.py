@@ -1,0 +1,96 @@
+"""The Tune run: trials of all widths in one Tuner, with warm processes.
+
+In: trials and a connected Ray. Out: records in the storage; a callback sees each trial end.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ray import tune
+from ray.tune.logger import JsonLoggerCallback
+
+from xlmr_sweep import provenance
+from xlmr_sweep.cluster.admission import Admission
+from xlmr_sweep.cluster.resources import Node, Width
+from xlmr_sweep.cluster.trainable import TrialRunner
+from xlmr_sweep.plan import Trial
+from xlmr_sweep.records import write_failure
+from xlmr_sweep.storage import Storage
+from xlmr_sweep.study import Study
+
+TUNE_ENVIRONMENT = {
+    # We report ourselves, and the records are the memory: Tune's own snapshots would only cost time.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    # Ctrl-C ends the run at once; Tune's own handler would wait for running trials.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+OnEnd = Callable[[Trial, Mapping[str, Any]], None]
+
+
+class _Watch(tune.Callback):  # type: ignore[misc]
+    """Hears from Tune when a trial ends."""
+
+    def __init__(self, storage: Storage, on_end: OnEnd) -> None:
+        self._storage, self._on_end = storage, on_end
+
+    def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
+        self._on_end(Trial(**trial.config), trial.last_result)
+
+    def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
+        """A process that died cannot write its failure, so the driver does."""
+        ours = Trial(**trial.config)
+        path = trial.error_file
+        text = open(path, encoding="utf-8").read() if path and os.path.exists(path) else ""  # noqa: PTH110, PTH123, SIM115
+        failure = {
+            "error_class": "WorkerDiedError",
+            "message": "the trial's process or node died",
+            "traceback": text,
+            "host": (trial.get_ray_actor_ip() if hasattr(trial, "get_ray_actor_ip") else "") or "",
+            "attempt": trial.num_failures,
+            "time": provenance.now(),
+        }
+        write_failure(self._storage, ours, failure)
+        self._on_end(ours, {"failed": True, **failure})
+
+
+def run_trials(
+    study: Study, storage: Storage, trials: Sequence[Trial], widths: Mapping[str, Width], nodes: Sequence[Node], on_end: OnEnd
+) -> None:
+    """Runs trials until each has a record or a failure.
+
+    Args:
+        study: the study.
+        storage: its folder.
+        trials: what to run.
+        widths: what a trial of each model takes.
+        nodes: the cluster.
+        on_end: called in this thread as each trial ends, with its row, or with `failed` set.
+    """
+    os.environ.update(TUNE_ENVIRONMENT)
+    runner = tune.with_parameters(
+        TrialRunner, study=study, storage=storage, widths=dict(widths), git_commit=provenance.git_commit()
+    )
+    bundles = {name: width.bundles() for name, width in widths.items()}
+    runner = tune.with_resources(runner, lambda config: tune.PlacementGroupFactory(bundles[config["model"]]))
+    tuner = tune.Tuner(
+        runner,
+        tune_config=tune.TuneConfig(
+            search_alg=Admission(trials, widths, nodes, study.cluster.max_worker_retries), num_samples=1, reuse_actors=True
+        ),
+        run_config=tune.RunConfig(
+            name=time.strftime("run-%Y%m%d-%H%M%S") + f"-{os.getpid()}",
+            storage_path=storage.path("tune"),
+            callbacks=[JsonLoggerCallback(), _Watch(storage, on_end)],
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+            verbose=0,
+        ),
+    )
+    tuner.fit()

@@ -1,0 +1,159 @@
+"""One trial inside Tune: a warm process that runs trial after trial and writes each one's record itself, last.
+
+In: Tune's config, which is a trial's fields. Out: `records/<trial_id>.json`, or `failures/<trial_id>.json`; predictions; a log file;
+and the row that Tune keeps in its own folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import parquet
+from ray import tune
+
+from xlmr_sweep import provenance
+from xlmr_sweep.plan import Trial
+from xlmr_sweep.records import write_failure, write_record
+from xlmr_sweep.storage import Storage
+from xlmr_sweep.study import Study
+
+log = logging.getLogger("xlmr_sweep.trial")
+
+
+class TrialTimeoutError(Exception):
+    """A trial took longer than `cluster.trial_timeout_s`."""
+
+
+class TrialRunner(tune.Trainable):  # type: ignore[misc]
+    """A warm process. Its workbench outlives a trial; nothing that a trial trained does."""
+
+    def setup(
+        self, config: dict[str, Any], study: Study, storage: Storage, widths: dict[str, Any], git_commit: str | None
+    ) -> None:
+        """Takes the first trial. Torch is imported with the first trial's work, not before."""
+        self._study, self._storage, self._widths, self._git_commit = study, storage, widths, git_commit
+        self._workbench: Any = None
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Takes the next trial in the same process."""
+        self._trial = Trial(**new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Runs the trial to its end and returns its row; a failed trial returns a row without a score."""
+        trial, storage = self._trial, self._storage
+        with trial_log(storage, trial.trial_id):
+            started = provenance.now()
+            try:
+                row = self._run(trial, started)
+            except Exception as error:
+                # Kept here, where class, host and traceback are known. Not raised: Tune would count it like a lost worker.
+                log.exception("trial %s failed", trial.cell)
+                self._workbench = None
+                failure = failure_of(error, self._attempt())
+                write_failure(storage, trial, failure)
+                row = {**trial.as_dict(), "failed": True, **{k: failure[k] for k in ("error_class", "message", "host")}}
+        return {**row, "done": True}
+
+    def _run(self, trial: Trial, started: str) -> dict[str, Any]:
+        from xlmr_sweep.finetune import finetune
+
+        outcome = finetune(trial, self._bench(), on_step=self._time_limit())
+        width = self._widths[trial.model]
+        row = {
+            **trial.as_dict(),
+            **outcome.columns,
+            "num_gpus": width.total_gpus,
+            "num_cpus": width.total_cpus,
+            "num_ranks": width.num_bundles,
+            "host": provenance.host(),
+            "attempt": self._attempt(),
+            "started_at": started,
+            "finished_at": provenance.now(),
+            **provenance.versions(),
+            "git_commit": self._git_commit,
+        }
+        sink = pa.BufferOutputStream()
+        parquet.write_table(pa.table(outcome.predictions), sink)
+        self._storage.write(f"predictions/{trial.trial_id}.parquet", sink.getvalue().to_pybytes())
+        spec = self._study.model_dump(mode="json", include={"finetune", "instruct", "data"})
+        model = self._study.model(trial.model).model_dump(mode="json")
+        record = {**row, "spec": {**trial.as_dict(), "model_spec": model, **spec}, "resolved": self._bench().resolved(trial)}
+        write_record(self._storage, record)
+        log.info("score %.4f in %.1f s", row["score"], row["total_time_s"])
+        return row
+
+    def _bench(self) -> Any:
+        if self._workbench is None:
+            from xlmr_sweep.modeling.device import pick_device
+            from xlmr_sweep.workbench import Workbench
+
+            self._workbench = Workbench(self._study, self._storage, pick_device())
+        return self._workbench
+
+    def _attempt(self) -> int:
+        """Counts from 1: one more than the attempts that the last failure of this trial had."""
+        last = self._storage.read_json(f"failures/{self._trial.trial_id}.json") or {}
+        return int(last.get("attempt", 0)) + 1
+
+    def _time_limit(self) -> Any:
+        limit = self._study.cluster.trial_timeout_s
+        began = time.monotonic()
+
+        def on_step(step: int) -> None:
+            if time.monotonic() - began > limit:
+                raise TrialTimeoutError(f"more than cluster.trial_timeout_s = {limit:g} s, at step {step}")
+
+        return on_step
+
+
+def failure_of(error: BaseException, attempt: int) -> dict[str, Any]:
+    """Returns what `failures/<trial_id>.json` says of an exception."""
+    return {
+        "error_class": type(error).__name__,
+        "message": str(error),
+        "traceback": "".join(traceback.format_exception(error)),
+        "host": provenance.host(),
+        "attempt": attempt,
+        "time": provenance.now(),
+    }
+
+
+@contextmanager
+def trial_log(storage: Storage, trial_id: str) -> Iterator[None]:
+    """Writes this process's log messages and warnings to `logs/<trial_id>.log` for the length of the block."""
+    name = f"logs/{trial_id}.log"
+    if storage.local is not None:
+        path = storage.local / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+    else:
+        path = Path(tempfile.gettempdir()) / f"xlmr_sweep-{trial_id}-{os.getpid()}.log"
+    handler = logging.FileHandler(path, mode="a", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    root = logging.getLogger("xlmr_sweep")
+    root.setLevel(logging.INFO)
+    root.addHandler(handler)
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").addHandler(handler)
+    warnings.simplefilter("default")
+    log.info("trial %s on %s, process %d", trial_id, provenance.host(), os.getpid())
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        logging.getLogger("py.warnings").removeHandler(handler)
+        handler.close()
+        if storage.local is None:
+            storage.write(name, path.read_bytes())
+            path.unlink()

@@ -1,0 +1,157 @@
+"""The commands behind `experiments/*.py`: reads options, decides what is to run, and turns every end into an exit status.
+
+0: every trial of this command's plan has a record. 1: some has none. 2: the command, the study or the surroundings are wrong.
+130: interrupted; what is done is kept.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import FrameType
+
+from rich.console import Console
+
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.plan import Trial, expand, select
+from xlmr_sweep.preparation import check_known_sizes
+from xlmr_sweep.records import collect, open_study, set_aside, write_results, write_study
+from xlmr_sweep.status import print_plan, print_status
+from xlmr_sweep.storage import Storage
+from xlmr_sweep.study import Study, load_study
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asked for on the command line."""
+
+    study: str
+    storage: str | None = None
+    models: tuple[str, ...] | None = None
+    tasks: tuple[str, ...] | None = None
+    paradigms: tuple[str, ...] | None = None
+    sizes: tuple[int, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A request with its study and storage read."""
+
+    whole: Study
+    """The study of the storage, with all sizes and seeds ever added and those of this command."""
+    trials: list[Trial]
+    """The trials of this command."""
+    storage: Storage
+
+
+def open_request(request: Request) -> Opened:
+    """Reads study and storage and expands the command's trials. Changes nothing.
+
+    Raises:
+        StudyError: for anything wrong in the study, the options or the storage.
+    """
+    declared = load_study(request.study)
+    storage = Storage(request.storage or f"runs/{declared.name}")
+    lists = {name: list(values) for name in ("sizes", "seeds") if (values := getattr(request, name)) is not None}
+    asked = declared.replaced(**lists)
+    whole = open_study(storage, declared.extended(asked.sizes, asked.seeds))
+    chosen = set(asked.sizes), set(asked.seeds)
+    every = [trial for trial in expand(whole) if trial.train_size in chosen[0] and trial.seed in chosen[1]]
+    trials = select(every, request.models, request.tasks, request.paradigms)
+    check_known_sizes(whole, trials)
+    return Opened(whole, trials, storage)
+
+
+def status(request: Request, console: Console) -> int:
+    """`--status`: what the storage holds of its whole study."""
+    opened = open_request(request)
+    print_status(console, collect(opened.storage, opened.whole))
+    return 0
+
+
+def dry_run(request: Request, console: Console) -> int:
+    """`--dry-run`: the plan, its needs and what is done."""
+    opened = open_request(request)
+    print_plan(console, opened.whole, opened.storage, opened.trials, collect(opened.storage, opened.whole))
+    return 0
+
+
+def run(request: Request, address: str, console: Console, *, retry_failed: bool = True, only_instruct: bool = False) -> int:
+    """Runs the trials that have no record, and rewrites results.parquet.
+
+    Raises:
+        StudyError: before anything was started.
+    """
+    began = time.monotonic()
+    opened = open_request(request)
+    storage, whole = opened.storage, opened.whole
+    storage.check_writable()
+    write_study(storage, whole)
+    found = collect(storage, whole)
+    for name, problem in found.corrupt.items():
+        console.print(f"Set aside records/corrupt/{name}: {problem}", highlight=False, soft_wrap=True)
+    for trial_id, changed in found.stale.items():
+        console.print(f"Set aside records/stale/{trial_id}.json: {changed}", highlight=False, soft_wrap=True)
+    set_aside(storage, found)
+    skipped = found.done | (set() if retry_failed else found.failed)
+    pending = [trial for trial in opened.trials if trial.trial_id not in skipped]
+    console.print(f"Study {whole.name}: {len(opened.trials)} trials, {len(pending)} to run; storage {storage}", soft_wrap=True)
+    try:
+        if pending:
+            from xlmr_sweep.cluster.run import run_pending
+
+            tally = run_pending(whole, storage, pending, address, console, only_instruct=only_instruct)
+            if only_instruct:
+                return 1 if tally.failed else 0
+    finally:
+        found = collect(storage, whole)
+        write_results(storage, found)
+    without = [trial for trial in opened.trials if trial.trial_id not in found.done]
+    console.print(
+        f"{len(opened.trials) - len(without)} of {len(opened.trials)} trials have a record, {time.monotonic() - began:.1f} s; "
+        f"{storage.path('results.parquet')}",
+        soft_wrap=True,
+    )
+    if without:
+        console.print(f"Without a record: {_some([trial.cell for trial in without])}; see --status", soft_wrap=True)
+    return 1 if without else 0
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def main(command: Callable[[Console], int]) -> int:
+    """Runs a command and returns its exit status; Ctrl-C and SIGTERM end it with 130."""
+    console = Console()
+    errors = Console(stderr=True)
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        return command(console)
+    except StudyError as error:
+        errors.print(f"Error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        errors.print("Interrupted. What is done is kept; the same command goes on.", highlight=False)
+        return INTERRUPTED
+
+
+def leave(status_code: int) -> None:
+    """Ends the process. An interrupted one does not wait for threads that still talk to a Ray that is gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status_code == INTERRUPTED:
+        os._exit(status_code)
+    sys.exit(status_code)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

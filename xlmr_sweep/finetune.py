@@ -1,0 +1,214 @@
+"""One trial: few-shot fine-tuning and its score. Plain PyTorch, no Ray.
+
+In: a trial and a workbench (the process's warm state). Out: an `Outcome` with the record's columns and one prediction a row of
+the evaluation set. A pure function of the trial: alone or packed, warm or cold, first or retried, the same bits on the same kind
+of hardware.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import resource
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from xlmr_sweep.data.encoding import collate, evaluation_batches, training_batches
+from xlmr_sweep.errors import DivergedError
+from xlmr_sweep.modeling.device import resolve_precision
+from xlmr_sweep.plan import Trial
+from xlmr_sweep.scoring import score
+from xlmr_sweep.study import FinetuneSpec
+from xlmr_sweep.workbench import TaskInputs, TrialModel, Workbench
+
+log = logging.getLogger("xlmr_sweep.trial")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a completed trial leaves behind."""
+
+    columns: dict[str, Any]
+    """Scores, times in seconds, memory in bytes: columns of the record."""
+    predictions: dict[str, list[Any]]
+    """Columns example_id, label, prediction, score_0 .. score_k, one row an evaluation example in the data's order."""
+
+
+def stream(seed: int, purpose: str) -> int:
+    """Returns the seed of one of a trial's random streams, so that no two purposes share numbers."""
+    return int.from_bytes(hashlib.sha256(f"{purpose}:{seed}".encode()).digest()[:8], "big") >> 1
+
+
+def finetune(trial: Trial, bench: Workbench, on_step: Callable[[int], None] | None = None) -> Outcome:
+    """Fine-tunes one trial from its starting weights and scores it on the validation set.
+
+    Args:
+        trial: what to train.
+        bench: the process's warm state, which also holds the study, the storage and the device.
+        on_step: called with the number of finished steps, for progress and time limits.
+
+    Raises:
+        DivergedError: if the loss or a logit is not finite.
+        StudyError: if data or weights are not there.
+    """
+    spec, device = bench.study.finetune, bench.device
+    began = time.monotonic()
+    _prepare_process(spec, device)
+    inputs = bench.inputs(trial)
+    model = bench.model(trial)
+    torch.manual_seed(stream(trial.seed, "dropout"))
+    if model.head is not None:
+        model.head.reset(torch.Generator().manual_seed(stream(trial.seed, "head")))
+    precision = resolve_precision(spec.precision, device)
+    ready = time.monotonic()
+    losses = _train(trial, bench, model, inputs, precision, on_step)
+    trained = time.monotonic()
+    logits = _evaluate(model, inputs, spec, precision, device)
+    labels = [example.label for example in inputs.validation]
+    predicted = logits.argmax(dim=1).tolist()
+    scores = score(bench.study.task(trial.task), labels, predicted)
+    ended = time.monotonic()
+    columns = {
+        **scores,
+        "metric": bench.study.task(trial.task).metric,
+        "train_loss": float(np.mean(losses[-max(1, len(losses) // 10) :])),
+        "num_train": trial.train_size,
+        "num_eval": len(labels),
+        "steps": spec.steps,
+        "setup_time_s": ready - began,
+        "train_time_s": trained - ready,
+        "eval_time_s": ended - trained,
+        "total_time_s": ended - began,
+        "peak_memory_bytes": peak_memory(device),
+        "num_parameters": sum(p.numel() for p in model.parameters()),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "precision": precision,
+    }
+    probabilities = torch.softmax(logits.double(), dim=1)
+    predictions: dict[str, list[Any]] = {
+        "example_id": [example.example_id for example in inputs.validation],
+        "label": labels,
+        "prediction": predicted,
+        **{f"score_{i}": probabilities[:, i].tolist() for i in range(logits.shape[1])},
+    }
+    return Outcome(columns, predictions)
+
+
+def _prepare_process(spec: FinetuneSpec, device: torch.device) -> None:
+    torch.set_num_threads(spec.threads)
+    reset_peak_memory(device)
+    if device.type == "cuda":
+        # Same bits again on the same GPU; warns where a kernel has no deterministic form.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Returns bf16 arithmetic over fp32 weights, or nothing for fp32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def _train(
+    trial: Trial,
+    bench: Workbench,
+    model: TrialModel,
+    inputs: TaskInputs,
+    precision: str,
+    on_step: Callable[[int], None] | None,
+) -> list[float]:
+    spec, device = bench.study.finetune, bench.device
+    model.train()
+    optimizer = make_optimizer(model, spec)
+    order = torch.Generator().manual_seed(stream(trial.seed, "order"))
+    batches = training_batches(bench.few_shot(trial), spec.batch_size, spec.steps, order)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    losses: list[Tensor] = []
+    for step, examples in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = spec.learning_rate * schedule(step, spec.steps, spec.warmup)
+        batch = collate(examples, inputs.pad_id).to(device)
+        with autocast(precision, device):
+            logits = model(batch)
+        loss = functional.cross_entropy(logits.float(), batch.labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(parameters, spec.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(loss.detach())
+        if on_step is not None:
+            on_step(step + 1)
+    return _checked(trial, torch.stack(losses).cpu())
+
+
+def _checked(trial: Trial, losses: Tensor) -> list[float]:
+    """Looks at the losses once, after the last step: reading each would stop a GPU's queue every step."""
+    bad = (~torch.isfinite(losses)).nonzero()
+    if len(bad):
+        raise DivergedError(f"{trial.cell}: the loss is {losses[bad[0, 0]].item()} at step {int(bad[0, 0]) + 1}")
+    log.info("loss first %.4f last %.4f", losses[0], losses[-1])
+    return [float(loss) for loss in losses.tolist()]
+
+
+def make_optimizer(model: nn.Module, spec: FinetuneSpec) -> torch.optim.AdamW:
+    """Returns AdamW with bias correction; biases and norms do not decay, as in transformers' Trainer."""
+    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
+    others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": spec.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=spec.learning_rate, betas=(0.9, 0.999), eps=1e-8, fused=True)
+
+
+def schedule(step: int, steps: int, warmup: float) -> float:
+    """Returns the factor of the learning rate: linear up over the warm-up, then linear down to 0 after the last step."""
+    num_warmup = math.ceil(warmup * steps)
+    if step < num_warmup:
+        return step / num_warmup
+    return (steps - step) / max(1, steps - num_warmup)
+
+
+@torch.inference_mode()
+def _evaluate(model: TrialModel, inputs: TaskInputs, spec: FinetuneSpec, precision: str, device: torch.device) -> Tensor:
+    """Returns the logits (num_eval, num_labels) of the evaluation set, fp32 on the host."""
+    model.eval()
+    rows: list[tuple[list[int], Tensor]] = []
+    for positions in evaluation_batches(inputs.validation, spec.eval_tokens):
+        batch = collate([inputs.validation[i] for i in positions], inputs.pad_id).to(device)
+        with autocast(precision, device):
+            rows.append((positions, model(batch).float()))
+    logits = torch.empty(len(inputs.validation), rows[0][1].shape[1])
+    for positions, values in rows:
+        logits[positions] = values.cpu()
+    if not bool(torch.isfinite(logits).all()):
+        raise DivergedError("a logit of the evaluation set is not finite")
+    return logits
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Starts a new measurement of the process's peak memory."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        # 5 resets the peak resident size (Linux: proc(5)).
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def peak_memory(device: torch.device) -> int:
+    """Returns the peak memory since `reset_peak_memory`: of the GPU's allocator, or the process's resident size, in bytes."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        status = Path("/proc/self/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,95 @@
+"""What happens before anything starts on Ray: examples into the storage, sizes and models checked.
+
+In: a study, its storage, the trials to run. Out: nothing but files in the storage, or one clear line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from xlmr_sweep.data.examples import check_sizes, prepare_task
+from xlmr_sweep.identity import mixture_name, recipe_folder_name
+from xlmr_sweep.plan import Trial
+from xlmr_sweep.progress import ProgressDisplay
+from xlmr_sweep.storage import Storage
+from xlmr_sweep.study import Study
+
+
+def prepare_examples(study: Study, storage: Storage, trials: Sequence[Trial], display: ProgressDisplay) -> None:
+    """Puts the examples of the trials' tasks into the storage and checks the training sizes against them.
+
+    Raises:
+        StudyError: for data that are missing or malformed (file and line named) or too few.
+    """
+    names = list(dict.fromkeys(trial.task for trial in trials))
+    with display.step("Task examples", len(names)) as step:
+        for done, name in enumerate(names):
+            step.update(done, note=name)
+            task = study.task(name)
+            manifest = prepare_task(study, task, storage)
+            sizes = sorted({trial.train_size for trial in trials if trial.task == name})
+            check_sizes(task, manifest["num_rows"]["train"], sizes)
+        step.update(len(names))
+
+
+def check_known_sizes(study: Study, trials: Iterable[Trial]) -> None:
+    """Checks training sizes against what is known without data: the rows of the hub's splits.
+
+    Raises:
+        StudyError: naming size and task.
+    """
+    if study.data.source == "hub":
+        for task_name, size in sorted({(trial.task, trial.train_size) for trial in trials}):
+            task = study.task(task_name)
+            if task.num_train is not None:
+                check_sizes(task, task.num_train, [size])
+
+
+def check_models(study: Study, storage: Storage, trials: Sequence[Trial]) -> None:
+    """Checks that the trials' models load and can say the label words. Models of the demo are made later and always can.
+
+    Raises:
+        StudyError: naming the model and what is wrong.
+    """
+    from xlmr_sweep.modeling.loading import ModelSource, base_source, check_model
+
+    for name in dict.fromkeys(trial.model for trial in trials):
+        model = study.model(name)
+        if model.demo is not None:
+            continue
+        prompted = {trial.task for trial in trials if trial.model == name and trial.paradigm != "baseline"}
+        check_model(base_source(storage, study, model), [study.task(task) for task in sorted(prompted)])
+        if model.instructed_folder is not None:
+            check_model(ModelSource(name, str(model.instructed_folder)), [])
+
+
+def models_to_pretrain(study: Study, storage: Storage, trials: Sequence[Trial]) -> list[str]:
+    """Returns the demo models that the trials need and that are not in the storage yet."""
+    from xlmr_sweep.identity import model_folder_name
+
+    needed = [study.model(name) for name in dict.fromkeys(trial.model for trial in trials)]
+    if study.instructions.source == "demo" and models_to_instruct(study, storage, trials):
+        # The mixture is counted with this model's tokenizer.
+        needed.append(study.model(study.instructions.tokenizer or study.models[0].name))
+    missing = [
+        model.name
+        for model in needed
+        if model.demo is not None and not storage.exists(f"models/{model_folder_name(study, model)}/manifest.json")
+    ]
+    return list(dict.fromkeys(missing))
+
+
+def models_to_instruct(study: Study, storage: Storage, trials: Sequence[Trial]) -> list[str]:
+    """Returns the models whose instruction-tuned weights the trials need and that are not in the storage yet."""
+    names = dict.fromkeys(trial.model for trial in trials if trial.paradigm == "instructed")
+    return [
+        name
+        for name in names
+        if study.model(name).instructed_folder is None
+        and not storage.exists(f"instruct/{recipe_folder_name(study, study.model(name))}/manifest.json")
+    ]
+
+
+def has_mixture(study: Study, storage: Storage) -> bool:
+    """Tells whether the instruction data are prepared."""
+    return storage.exists(f"data/{mixture_name(study)}/manifest.json")

@@ -1,0 +1,220 @@
+"""What outlives a trial in a warm process: tokenised data, host copies of starting weights, built modules. Nothing trained.
+
+In: a study, its storage, a device. Out, for a trial: tokenised examples, and a module whose every weight was just copied from the
+starting weights, so that a warm trial equals a cold one to the last bit.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from xlmr_sweep.data.encoding import Batch, Encoded, encode_task
+from xlmr_sweep.data.examples import few_shot, load_task
+from xlmr_sweep.modeling.compact import CompactVocabulary, build_compact, compact_weights
+from xlmr_sweep.modeling.encoder import ClassificationHead, MaskedLMEncoder
+from xlmr_sweep.modeling.loading import ModelSource, base_source, instructed_source, load_masked_lm, load_tokenizer
+from xlmr_sweep.plan import Trial
+from xlmr_sweep.records import current_resolution
+from xlmr_sweep.storage import Storage
+from xlmr_sweep.study import Study
+from xlmr_sweep.template import label_token_ids
+
+KEEP_BYTES = 4 * 2**30
+"""A process keeps at most this much of each kind beyond what its trial needs."""
+
+
+@dataclass(frozen=True)
+class TaskInputs:
+    """A task tokenised for one model and one kind of input, in compact ids."""
+
+    train: list[Encoded]
+    """The whole training pool, in the order of the data."""
+    validation: list[Encoded]
+    kept: CompactVocabulary
+    label_ids: Tensor
+    """(num_labels,) compact ids of the label words; empty for `baseline`."""
+    pad_id: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class StartingWeights:
+    """Host copies of one model's starting weights in fp32, by state dict name."""
+
+    tensors: dict[str, Tensor]
+    config: Any
+    commit: str | None
+
+
+class TrialModel(nn.Module):
+    """An encoder with what a paradigm puts on it: label words at the mask, or a classification head."""
+
+    def __init__(self, encoder: MaskedLMEncoder, head: ClassificationHead | None, label_ids: Tensor) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.register_buffer("label_ids", label_ids, persistent=False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Returns the logits (B, num_labels) of a batch."""
+        if self.head is not None:
+            states = self.encoder.hidden(batch.input_ids, batch.attention_mask, **batch.extra)
+            return cast(Tensor, self.head(states[:, 0]))
+        rows = torch.arange(len(batch.mask_at), device=batch.mask_at.device)
+        label_ids = cast(Tensor, self.label_ids)
+        return self.encoder.logits_at(batch.input_ids, rows, batch.mask_at, label_ids, batch.attention_mask, **batch.extra)
+
+
+T = TypeVar("T")
+
+
+class Kept(Generic[T]):
+    """The most recently used things within a number of bytes; the last one always stays."""
+
+    def __init__(self, max_bytes: int = KEEP_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._items: OrderedDict[Any, tuple[T, int]] = OrderedDict()
+
+    def get(self, key: Any, make: Callable[[], T], size: Callable[[T], int]) -> T:
+        """Returns the kept thing of that key, or makes it."""
+        if key in self._items:
+            self._items.move_to_end(key)
+            return self._items[key][0]
+        thing = make()
+        self._items[key] = (thing, size(thing))
+        while len(self._items) > 1 and sum(n for _, n in self._items.values()) > self._max_bytes:
+            self._items.popitem(last=False)
+        return thing
+
+
+class Workbench:
+    """The warm state of one process for one study."""
+
+    def __init__(self, study: Study, storage: Storage, device: torch.device) -> None:
+        self.study = study
+        self.storage = storage
+        self.device = device
+        self._inputs: Kept[TaskInputs] = Kept()
+        self._weights: Kept[StartingWeights] = Kept()
+        self._modules: Kept[TrialModel] = Kept()
+        self._tokenizers: dict[ModelSource, Any] = {}
+
+    def source(self, trial: Trial) -> ModelSource:
+        """Returns where the trial's starting weights are."""
+        model = self.study.model(trial.model)
+        if trial.paradigm == "instructed":
+            return instructed_source(self.storage, self.study, model)
+        return base_source(self.storage, self.study, model)
+
+    def inputs(self, trial: Trial) -> TaskInputs:
+        """Returns the trial's task, tokenised."""
+        prompted = trial.paradigm != "baseline"
+        # The instructed model has its base model's tokenizer, so both share the tokenised data.
+        source = base_source(self.storage, self.study, self.study.model(trial.model))
+
+        def size(inputs: TaskInputs) -> int:
+            return sum(8 * len(e.input_ids) + 500 for e in (*inputs.train, *inputs.validation))
+
+        return self._inputs.get((source, trial.task, prompted), lambda: self._encode(source, trial.task, prompted), size)
+
+    def few_shot(self, trial: Trial) -> list[Encoded]:
+        """Returns the trial's training examples, tokenised."""
+        return few_shot(self.inputs(trial).train, trial.train_size, trial.seed)
+
+    def starting_weights(self, trial: Trial) -> StartingWeights:
+        """Returns host copies of the weights that the trial starts from."""
+
+        def size(weights: StartingWeights) -> int:
+            return sum(tensor.nbytes for tensor in weights.tensors.values())
+
+        source = self.source(trial)
+        return self._weights.get(source, lambda: _host_weights(source), size)
+
+    def model(self, trial: Trial) -> TrialModel:
+        """Returns the trial's module on the device, its encoder's weights just copied from the starting weights.
+
+        The classification head is for the caller to reset, from the trial's own seed.
+        """
+        inputs, weights = self.inputs(trial), self.starting_weights(trial)
+        prompted = trial.paradigm != "baseline"
+        key = (trial.model, trial.task, prompted)
+
+        def size(module: TrialModel) -> int:
+            return sum(p.nbytes for p in module.parameters())
+
+        module = self._modules.get(key, lambda: self._build(trial, weights, inputs), size)
+        start = compact_weights(weights.tensors, weights.config.vocab_size, inputs.kept)
+        module.encoder.model.load_state_dict(start)
+        return module
+
+    def resolved(self, trial: Trial) -> dict[str, Any]:
+        """Returns what the trial was made from, for its record: fingerprints of data and weights, hub commit, row counts."""
+        present = current_resolution(self.storage, self.study)
+        kind = "instructed" if trial.paradigm == "instructed" else "weights"
+        inputs = self.inputs(trial)
+        return {
+            "data": inputs.fingerprint,
+            "num_train_pool": len(inputs.train),
+            "num_validation": len(inputs.validation),
+            "weights": present.get(f"{kind}/{trial.model}"),
+            "commit": self.starting_weights(trial).commit,
+            "vocabulary_kept": len(inputs.kept),
+        }
+
+    def _encode(self, source: ModelSource, task_name: str, prompted: bool) -> TaskInputs:
+        task = self.study.task(task_name)
+        if source not in self._tokenizers:
+            self._tokenizers[source] = load_tokenizer(source)
+        tokenizer = self._tokenizers[source]
+        data = load_task(self.study, task, self.storage)
+        length = self.study.finetune.max_length
+        train = encode_task(tokenizer, task, data.train, length, prompted=prompted)
+        validation = encode_task(tokenizer, task, data.validation, length, prompted=prompted)
+        labels = label_token_ids(tokenizer, task) if prompted else []
+        used = {token for example in (*train, *validation) for token in example.input_ids.tolist()}
+        kept = CompactVocabulary.of(used | set(labels), tokenizer.all_special_ids)
+        pad_id = int(kept.compact(torch.tensor([tokenizer.pad_token_id]))[0])
+        label_ids = kept.compact(torch.tensor(labels, dtype=torch.int64))
+        pools = [[replace(e, input_ids=kept.compact(e.input_ids)) for e in pool] for pool in (train, validation)]
+        return TaskInputs(pools[0], pools[1], kept, label_ids, pad_id, data.fingerprint)
+
+    def _build(self, trial: Trial, weights: StartingWeights, inputs: TaskInputs) -> TrialModel:
+        config = copy.deepcopy(weights.config)
+        if self.study.finetune.dropout is not None:
+            set_dropout(config, self.study.finetune.dropout)
+        encoder = MaskedLMEncoder(build_compact(config, inputs.kept))
+        head = None
+        if trial.paradigm == "baseline":
+            dropout = dropout_of(config)
+            num_labels = len(self.study.task(trial.task).labels)
+            head = ClassificationHead(encoder.hidden_size, num_labels, dropout, getattr(config, "initializer_range", 0.02))
+        return TrialModel(encoder, head, inputs.label_ids).to(self.device)
+
+
+def set_dropout(config: Any, probability: float) -> None:
+    """Sets every dropout probability of a transformers configuration."""
+    for name, value in vars(config).items():
+        if "dropout" in name and isinstance(value, int | float) and not isinstance(value, bool):
+            setattr(config, name, probability)
+
+
+def dropout_of(config: Any) -> float:
+    """Returns the dropout probability of a model's classification head: its own, else that of its hidden states."""
+    for name in ("classifier_dropout", "hidden_dropout_prob"):
+        value = getattr(config, name, None)
+        if value is not None:
+            return float(value)
+    return 0.0
+
+
+def _host_weights(source: ModelSource) -> StartingWeights:
+    model = load_masked_lm(source)
+    tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    return StartingWeights(tensors, model.config, getattr(model.config, "_commit_hash", None))
