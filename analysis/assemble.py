@@ -15,10 +15,9 @@ from analysis.tables import Results
 
 def assemble(results: Results, derived: Derived, options: Options) -> Page:
     """Returns the page of a report."""
-    study = results.study or {}
     names = pd.concat([results.planned, results.rows], ignore_index=True)
-    models = ordered(names["model"], [model["name"] for model in study.get("models", [])])
-    tasks = ordered(names["task"], [task["name"] for task in study.get("tasks", [])])
+    models = ordered(names["model"], [model.name for model in results.study.models] if results.study else [])
+    tasks = ordered(names["task"], [task.name for task in results.study.tasks] if results.study else [])
     paradigms = ordered(names["paradigm"])
     sections = [
         ipr_section(derived, options, models, tasks),

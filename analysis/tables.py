@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from analysis.schema import CELL, REQUIRED, Table, TableError, as_frame, checked, renamed
 from analysis.tune_folder import read_tune_folder
 from xlmr_sweep.errors import StudyError
+
+if TYPE_CHECKING:
+    from xlmr_sweep.study import Study
 
 FAILURE_COLUMNS = [*CELL, "error_class", "message", "host", "attempt", "time", "trial_id", "traceback"]
 
@@ -33,7 +36,7 @@ class Results:
     """One row a planned cell: the columns of `analysis.schema.CELL`."""
     failures: pd.DataFrame
     """One row a trial that failed and has no record: the columns of `FAILURE_COLUMNS`."""
-    study: Mapping[str, Any] | None = None
+    study: Study | None = None
     """The declared study, where the source is a storage folder."""
     storage: str | None = None
     """The storage folder or URI, where the source is one: manifests and predictions lie below it."""
@@ -117,7 +120,7 @@ def _from_storage(source: str) -> Results:
         rows=checked(rows),
         planned=pd.DataFrame([dict(cell) for cell in found.planned])[CELL],
         failures=failures.reindex(columns=FAILURE_COLUMNS),
-        study=found.study.model_dump(mode="json"),
+        study=found.study,
         storage=source,
         num_other_settings=found.num_other_settings,
         num_stale=found.num_stale,

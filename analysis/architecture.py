@@ -1,0 +1,79 @@
+"""Parameters and floating-point operations of an encoder by closed-form arithmetic. In: its shape. Out: counts. No torch.
+
+Counted as `torch.utils.flop_counter` counts: matrix products only, two operations a multiplication with addition, attention
+as two products of all positions with all, and the language-model head at every position. Tests hold both counts against
+torch on the meta device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# The parameter count of these model types is exact; others share the arithmetic of operations but not every parameter.
+EXACT_TYPES = ("bert", "roberta", "xlm-roberta", "xlm-roberta-xl")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The shape of a transformer encoder with a masked-language-model head tied to its word embeddings."""
+
+    num_layers: int
+    hidden: int
+    ffn: int
+    vocabulary: int
+    positions: int = 514
+    token_types: int = 1
+    exact: bool = True
+    """Whether `num_parameters` knows every parameter of this model type."""
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Architecture | None:
+        """Returns the shape in a `config.json` of transformers, or None where it has none of an encoder."""
+        try:
+            return cls(
+                num_layers=int(config["num_hidden_layers"]),
+                hidden=int(config["hidden_size"]),
+                ffn=int(config["intermediate_size"]),
+                vocabulary=int(config["vocab_size"]),
+                positions=int(config.get("max_position_embeddings", 512)),
+                token_types=int(config.get("type_vocab_size", 1)),
+                exact=config.get("model_type") in EXACT_TYPES,
+            )
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of parameters with the head, the tied projection counted once."""
+        h, f = self.hidden, self.ffn
+        norm = 2 * h
+        embeddings = (self.vocabulary + self.positions + self.token_types) * h
+        # Query, key, value and output with bias; two feed-forward products with bias; two layer norms.
+        layer = 4 * (h * h + h) + (2 * h * f + f + h) + 2 * norm
+        head = (h * h + h) + norm + self.vocabulary
+        # One more norm: after the embeddings (post-LN: base, large) or after the last layer (pre-LN: XL, XXL).
+        return embeddings + norm + self.num_layers * layer + head
+
+    def forward_flops_per_token(self, seq_len: int) -> int:
+        """Operations of a forward pass with the head, for one token of a sequence of `seq_len` tokens."""
+        h, f = self.hidden, self.ffn
+        products = 2 * (4 * h * h + 2 * h * f)
+        attention = 2 * (2 * seq_len * h)
+        head = 2 * (h * h + h * self.vocabulary)
+        return self.num_layers * (products + attention) + head
+
+    def training_flops(self, num_tokens: float, seq_len: int) -> float:
+        """Operations of training on a number of tokens: the backward pass costs two forward passes."""
+        return 3.0 * self.forward_flops_per_token(seq_len) * num_tokens
+
+
+XLMR_POSITIONS = 514
+KNOWN = {
+    "FacebookAI/xlm-roberta-base": Architecture(12, 768, 3072, 250_002, XLMR_POSITIONS),
+    "FacebookAI/xlm-roberta-large": Architecture(24, 1024, 4096, 250_002, XLMR_POSITIONS),
+    "facebook/xlm-roberta-xl": Architecture(36, 2560, 10240, 250_880, XLMR_POSITIONS),
+    "facebook/xlm-roberta-xxl": Architecture(48, 4096, 16384, 250_880, XLMR_POSITIONS),
+}
+"""Shapes of the paper's models by hub id, so that a report needs neither network nor weights."""

@@ -1,0 +1,103 @@
+"""What a storage keeps beside its records. In: `Results` of a storage. Out: manifests of data and weights, shapes of models.
+
+Whatever is absent is simply not known: every field may be empty, and a report shows what is there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.architecture import KNOWN, Architecture
+from analysis.tables import Results
+from xlmr_sweep.errors import StudyError
+
+if TYPE_CHECKING:
+    from xlmr_sweep.storage import Storage
+    from xlmr_sweep.study import ModelSpec, Study
+
+Manifest = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """Manifests and shapes, as far as a storage has them."""
+
+    mixture: Manifest | None = None
+    """Manifest of the filtered instruction data."""
+    instructed: Mapping[str, Manifest] = field(default_factory=dict)
+    """Manifests of the instruction-tuned weights, by model."""
+    pretrained: Mapping[str, Manifest] = field(default_factory=dict)
+    """Manifests of the models that the study pre-trained itself, by model."""
+    task_data: Mapping[str, Manifest] = field(default_factory=dict)
+    """Manifests of the tasks' examples, by task."""
+    architectures: Mapping[str, Architecture] = field(default_factory=dict)
+    """Shapes, by model."""
+
+
+def artifacts(results: Results) -> Artifacts:
+    """Returns what the storage of the results keeps; nothing for a bare table.
+
+    A manifest that cannot be read counts as absent: it concerns a figure, not the results.
+    """
+    if results.storage is None or results.study is None:
+        return Artifacts()
+    from xlmr_sweep import identity
+    from xlmr_sweep.storage import Storage
+
+    study, storage = results.study, Storage(results.storage)
+    instructed: dict[str, Manifest] = {}
+    pretrained: dict[str, Manifest] = {}
+    shapes: dict[str, Architecture] = {}
+    for model in study.models:
+        folders = {}
+        if model.demo is not None:
+            folders["pretrained"] = f"models/{identity.model_folder_name(study, model)}"
+        if model.instructed_folder is None:
+            folders["instructed"] = f"instruct/{identity.recipe_folder_name(study, model)}"
+        for kind, found in (("pretrained", pretrained), ("instructed", instructed)):
+            manifest = _json(storage, f"{folders[kind]}/manifest.json") if kind in folders else None
+            if manifest is not None:
+                found[model.name] = manifest
+        shape = _architecture(storage, model, list(folders.values()))
+        if shape is not None:
+            shapes[model.name] = shape
+    mixture = _json(storage, f"data/{identity.mixture_name(study)}/manifest.json")
+    return Artifacts(mixture, instructed, pretrained, _task_data(storage, study), shapes)
+
+
+def _task_data(storage: Storage, study: Study) -> dict[str, Manifest]:
+    from xlmr_sweep.identity import task_data_name
+
+    found = {task.name: _json(storage, f"data/{task_data_name(study, task)}/manifest.json") for task in study.tasks}
+    return {task: manifest for task, manifest in found.items() if manifest is not None}
+
+
+def _architecture(storage: Storage, model: ModelSpec, folders: list[str]) -> Architecture | None:
+    """The shape from the hub id, the model's own folder, or weights that this study made."""
+    if model.hub in KNOWN:
+        return KNOWN[model.hub]
+    configs = [_json(storage, f"{folder}/config.json") for folder in folders]
+    if model.folder is not None:
+        configs.insert(0, _local_json(Path(model.folder) / "config.json"))
+    shapes = (Architecture.from_config(config) for config in configs if config is not None)
+    return next((shape for shape in shapes if shape is not None), None)
+
+
+def _json(storage: Storage, name: str) -> Manifest | None:
+    try:
+        value = storage.read_json(name)
+    except (StudyError, OSError):
+        return None
+    return value if isinstance(value, Mapping) else None
+
+
+def _local_json(path: Path) -> Manifest | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, Mapping) else None

@@ -1,0 +1,100 @@
+"""Whether a difference could be chance. In: one value a pair of trials. Out: p values of a paired permutation test.
+
+Under the null hypothesis the two paradigms of a pair (same model, task and seed, so the same few-shot examples) can be
+swapped. Swapping turns an IPR r into 1 / (1 + r) - 1, so the test statistic is the mean of r / (2 + r) = (f - g) / (f + g),
+which only changes its sign; an advantage changes its sign by itself. Three seeds have 8 sign patterns: no p below 0.25.
+So cells are tested only where p < 0.05 can be reached, and the pooled rows of seeds and tasks carry the evidence.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from statsmodels.stats.multitest import multipletests
+
+from analysis.schema import AVERAGE, Table, as_frame
+
+MAX_EXACT = 16
+NUM_FLIPS = 9_999
+ALPHA = 0.05
+# Sign patterns are drawn in batches of this many values, to bound memory: 64 MB as float64.
+BATCH_VALUES = 8_000_000
+
+
+def sign_flip_test(values: np.ndarray, seed: int = 0) -> float:
+    """Returns the two-sided p value of the mean of paired differences under random signs.
+
+    All 2^n sign patterns are counted up to n = 16; beyond, 9,999 random ones and the one observed.
+
+    Args:
+        values: (n,) differences that change sign when a pair is swapped.
+        seed: of the random patterns.
+
+    Returns:
+        p, or NaN for an empty sample.
+    """
+    n = len(values)
+    if not n:
+        return float("nan")
+    # Sums that are equal but for the order of additions must count as equal.
+    observed = abs(values.sum()) - 1e-9 * np.abs(values).sum()
+    if n <= MAX_EXACT:
+        patterns = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
+        return float(np.mean(np.abs((1 - 2 * patterns) @ values) >= observed))
+    rng = np.random.default_rng(seed)
+    extreme, left = 1, NUM_FLIPS
+    while left:
+        size = min(left, max(1, BATCH_VALUES // n))
+        signs = 1.0 - 2.0 * rng.integers(0, 2, (size, n), dtype="int8")
+        extreme += int(np.sum(np.abs(signs @ values) >= observed))
+        left -= size
+    return extreme / (NUM_FLIPS + 1)
+
+
+def smallest_p(n: int) -> float:
+    """Returns the smallest p value that `sign_flip_test` can give for n pairs."""
+    return 2.0 / 2**n if n <= MAX_EXACT else 1.0 / (NUM_FLIPS + 1)
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """Returns p values after Holm's correction over those that are not NaN."""
+    corrected = np.full(len(p_values), np.nan)
+    tested = ~np.isnan(p_values)
+    if tested.any():
+        corrected[tested] = multipletests(p_values[tested], method="holm")[1]
+    return corrected
+
+
+def antisymmetric(ipr: np.ndarray) -> np.ndarray:
+    """Returns (f - g) / (f + g) of IPR values in percentage points; it changes only its sign when f and g are swapped."""
+    ratio = ipr / 100
+    return np.asarray(ratio / (2 + ratio))
+
+
+def with_tests(table: Table, per_seed: Table, value: str) -> pd.DataFrame:
+    """Returns a pooled table with `p_smallest`, `p` and `p_holm`.
+
+    `p` is empty where the number of pairs cannot give a p below 0.05; `p_smallest` says what it could have given.
+    `p_holm` corrects over all tests of a comparison.
+
+    Args:
+        table: rows by `comparison`, `model` and `task`, as `analysis.pooling.pooled` returns.
+        per_seed: the values, with `used`.
+        value: `ipr` (percentage points) or `advantage` (examples).
+    """
+    frame, values = as_frame(table), as_frame(per_seed)
+    values = values[values["used"].astype(bool)]
+    differences = values[value].to_numpy(dtype="float64")
+    values = values.assign(difference=antisymmetric(differences) if value == "ipr" else differences)
+    samples = {key: part["difference"].to_numpy() for key, part in values.groupby(["comparison", "model", "task"])}
+    for (comparison, model), part in values.groupby(["comparison", "model"]):
+        samples[comparison, model, AVERAGE] = part["difference"].to_numpy()
+    keys = list(zip(frame["comparison"], frame["model"], frame["task"], strict=True))
+    sizes = [len(samples.get(key, ())) for key in keys]
+    reachable = np.array([smallest_p(n) if n else np.nan for n in sizes])
+    p_values = [
+        sign_flip_test(samples[key]) if smallest < ALPHA else np.nan for key, smallest in zip(keys, reachable, strict=True)
+    ]
+    tested = frame.assign(p_smallest=reachable, p=np.array(p_values, dtype="float64"))
+    corrected = tested.groupby("comparison")["p"].transform(lambda p: holm(p.to_numpy()))
+    return tested.assign(p_holm=corrected.astype("float64"))
