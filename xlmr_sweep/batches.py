@@ -1,0 +1,149 @@
+"""Which rows a step takes, and how a rank puts its share of them through the model.
+
+In: row counts and masked sequences. Out: row numbers of a step, slices of similar length, padded tensors. What is in a global
+batch follows from the step alone; ranks and micro-batches only cut it up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xlmr_sweep.masking import Masked
+
+
+class BatchSource(Protocol):
+    """The data of a run."""
+
+    @property
+    def pad_id(self) -> int:
+        """Token that fills short rows."""
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run."""
+
+    def num_rows(self, step: int) -> int:
+        """Returns the number of rows of that step's global batch."""
+
+    def rows(self, step: int, indices: Sequence[int]) -> list[Masked]:
+        """Returns rows of that step's global batch, masked, by their index in it."""
+
+
+@dataclass(frozen=True)
+class RowOrder:
+    """Every epoch goes through all rows in an order of its own; a batch may reach over the end of an epoch.
+
+    The step alone says which rows it takes, so that a run goes on at any step without having counted the ones before.
+    """
+
+    num_rows: int
+    """Rows of the data."""
+
+    batch_size: int
+    """Rows of a global batch."""
+
+    total_rows: int
+    """Rows of the whole run; the last batch may be smaller."""
+
+    seed: int
+
+    @classmethod
+    def of(cls, num_rows: int, batch_size: int, seed: int, *, epochs: float = 1.0, max_steps: int | None = None) -> RowOrder:
+        """Returns the order of a run of so many epochs, or at most `max_steps` steps."""
+        total = round(epochs * num_rows)
+        return cls(num_rows, batch_size, total if max_steps is None else min(total, max_steps * batch_size), seed)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the run."""
+        return -(-self.total_rows // self.batch_size)
+
+    def size(self, step: int) -> int:
+        """Returns the number of rows of that step's batch."""
+        return min(self.batch_size, self.total_rows - step * self.batch_size)
+
+    def at(self, step: int, index: int) -> int:
+        """Returns which row of the data is the `index`-th of that step's batch."""
+        epoch, place = divmod(step * self.batch_size + index, self.num_rows)
+        return int(_permutation(self.num_rows, self.seed, epoch)[place])
+
+
+@lru_cache(maxsize=2)
+def _permutation(num_rows: int, seed: int, epoch: int) -> Tensor:
+    # xP3 is sorted by input, so the order must be over all rows: 12.2 M of them take a second and 98 MB.
+    return torch.randperm(num_rows, generator=torch.Generator().manual_seed(mixed_seed(seed, epoch)))
+
+
+def mixed_seed(*parts: int) -> int:
+    """Returns a 63-bit seed for a stream named by whole numbers, unrelated to the seeds of other names."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Padded sequences of one pass. B sequences of T tokens, n of them masked."""
+
+    input_ids: Tensor
+    """(B, T) int64."""
+
+    attention_mask: Tensor | None
+    """(B, T) int64, 1 for tokens; None where nothing is padded."""
+
+    positions: Tensor
+    """(n,) int64, where the masked tokens are in the batch laid out flat, row * T + column."""
+
+    labels: Tensor
+    """(n,) int64 tokens to tell."""
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """Returns the batch on a device."""
+        if device.type == "cpu":
+            return self
+        mask = None if self.attention_mask is None else self.attention_mask.to(device)
+        return MicroBatch(self.input_ids.to(device), mask, self.positions.to(device), self.labels.to(device))
+
+
+def plan_micro_batches(lengths: Sequence[int], max_tokens: int) -> list[tuple[int, int]]:
+    """Cuts rows sorted by length into slices whose padded size stays within a budget.
+
+    Args:
+        lengths: tokens of the rows, descending.
+        max_tokens: greatest padded size of a slice in tokens; a single longer row makes a slice of its own.
+
+    Returns:
+        Half-open slices that cover all rows.
+    """
+    slices = []
+    start = 0
+    for end in range(1, len(lengths) + 1):
+        if end == len(lengths) or (end + 1 - start) * lengths[start] > max_tokens:
+            slices.append((start, end))
+            start = end
+    return slices
+
+
+def collate(rows: Sequence[Masked], pad_id: int) -> MicroBatch:
+    """Pads rows to the longest. No row at all gives two tokens without a mask, for a rank that has to keep step."""
+    if not rows:
+        none = torch.zeros(0, dtype=torch.int64)
+        return MicroBatch(torch.zeros((1, 2), dtype=torch.int64), None, none, none)
+    lengths = [len(row.input_ids) for row in rows]
+    width = max(lengths)
+    ids = np.full((len(rows), width), pad_id, dtype=np.int64)
+    positions: list[int] = []
+    labels: list[int] = []
+    for index, row in enumerate(rows):
+        ids[index, : lengths[index]] = row.input_ids
+        positions += [index * width + position for position in row.positions]
+        labels += row.labels
+    attention_mask = None
+    if min(lengths) < width:
+        attention_mask = torch.from_numpy((np.arange(width) < np.array(lengths)[:, None]).astype(np.int64))
+    return MicroBatch(torch.from_numpy(ids), attention_mask, torch.tensor(positions), torch.tensor(labels))

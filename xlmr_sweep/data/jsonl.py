@@ -1,0 +1,80 @@
+"""Instruction rows in xP3's form from files of JSON lines, plain or gzip, with errors that name the file and the line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from xlmr_sweep.errors import StudyError
+
+SUFFIXES = (".jsonl", ".jsonl.gz")
+FIELDS = ("inputs", "targets")
+
+
+def jsonl_files(path: Path, what: str) -> list[Path]:
+    """Returns the `*.jsonl` and `*.jsonl.gz` files of a folder (not of its subfolders), sorted, or the file itself.
+
+    Raises:
+        StudyError: if there is none; `what` names the field.
+    """
+    if path.is_file():
+        if not path.name.endswith(SUFFIXES):
+            raise StudyError(f"{what}: {path} is neither a .jsonl nor a .jsonl.gz file")
+        return [path]
+    if not path.is_dir():
+        raise StudyError(f"{what}: {path} does not exist; give a folder of *.jsonl or *.jsonl.gz, or one such file")
+    files = sorted(entry for entry in path.iterdir() if entry.is_file() and entry.name.endswith(SUFFIXES))
+    if not files:
+        raise StudyError(f"{what}: {path} holds no *.jsonl or *.jsonl.gz file")
+    return files
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[str, str]]:
+    """Yields inputs and targets of every line; blank lines at the end of the file are no rows.
+
+    Raises:
+        StudyError: if the file cannot be read or holds no row, or, naming the line, if a line is no JSON object, lacks a
+            field, or has one that is not text.
+    """
+    number = 0
+    num_rows = 0
+    try:
+        with _open(path) as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                yield _pair(path, number, line)
+                num_rows += 1
+    except (OSError, EOFError) as error:
+        raise StudyError(f"{path}: line {number + 1}: cannot be read: {error}; copy the file again") from None
+    if num_rows == 0:
+        raise StudyError(f"{path}: is empty; give a file with one JSON object a line")
+
+
+def count_lines(path: Path) -> int:
+    """Returns the number of lines that are not blank, without looking into them."""
+    with _open(path) as file:
+        return sum(1 for line in file if line.strip())
+
+
+def _open(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def _pair(path: Path, number: int, line: bytes) -> tuple[str, str]:
+    where = f"{path}: line {number}"
+    try:
+        row: Any = json.loads(line)
+    except ValueError as error:
+        raise StudyError(f"{where}: not JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise StudyError(f"{where}: not a JSON object with {' and '.join(FIELDS)}")
+    for field in FIELDS:
+        if field not in row:
+            raise StudyError(f"{where}: lacks the field {field!r}")
+        if not isinstance(row[field], str):
+            raise StudyError(f"{where}: field {field!r} is {type(row[field]).__name__}, not text")
+    return row["inputs"], row["targets"]

@@ -1,0 +1,67 @@
+"""Trained weights as a folder that transformers loads, and the hash that names them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForMaskedLM
+
+
+def config_text(model: Any) -> str:
+    """Returns a model's configuration as JSON, enough to build the same shape elsewhere."""
+    return json.dumps(model.config.to_dict())
+
+
+def empty_model(config: str) -> Any:
+    """Returns a masked-LM model of that configuration without memory for its weights (on the "meta" device)."""
+    values = json.loads(config)
+    kind = values.pop("model_type")
+    with torch.device("meta"):
+        return AutoModelForMaskedLM.from_config(AutoConfig.for_model(kind, **values))
+
+
+def write_weights(config: str, weights: Mapping[str, Tensor], tokenizer: Any, folder: Path) -> str:
+    """Writes configuration, weights (safetensors, in several files where large) and tokenizer.
+
+    Args:
+        config: from `config_text`.
+        weights: every parameter by name, tied ones once, in host memory.
+        tokenizer: saved beside the weights.
+        folder: where to; made if missing.
+
+    Returns:
+        The weights' hash.
+    """
+    model = empty_model(config)
+    model.load_state_dict(dict(weights), strict=False, assign=True)
+    model.tie_weights()
+    unset = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if unset:
+        raise ValueError(f"weights lack {', '.join(unset[:3])}")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return weights_hash(folder)
+
+
+def weights_hash(folder: Path) -> str:
+    """Returns the SHA-256 over names, types, shapes and bytes of a folder's safetensors, however they are split in files."""
+    where: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            where |= dict.fromkeys(file.keys(), path)
+    digest = hashlib.sha256()
+    for name, path in sorted(where.items()):
+        with safe_open(path, framework="pt") as file:
+            tensor = file.get_tensor(name).contiguous()
+        head = f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode()
+        digest.update(struct.pack("<Q", len(head)) + head)
+        digest.update(memoryview(tensor.view(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()

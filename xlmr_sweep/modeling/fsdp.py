@@ -1,0 +1,185 @@
+"""The ranks of a run, and a model spread over them by FSDP2 (`fully_shard`).
+
+In: a model on rank 0, its shape alone ("meta" device) on the others. Out: the same model, each rank holding one slice of every
+parameter along its first dimension; and the whole weights again on rank 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+GATHERED_PARAMETERS = 2_000_000_000
+"""Up to this size a rank keeps gathered weights from forward to backward and whole gradients between micro-batches.
+
+That costs 8 bytes a parameter for the length of a step (in bf16: 16 GB for 2 G) and saves one gather and all but one reduction.
+"""
+
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of one run."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = CPU
+
+    def gather(self, values: Sequence[int]) -> list[list[int]]:
+        """Returns every rank's numbers, by rank; all ranks must give equally many."""
+        if self.size == 1:
+            return [list(values)]
+        mine = torch.tensor(values, dtype=torch.int64)
+        all_ranks = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(all_ranks, mine)
+        return [numbers.tolist() for numbers in all_ranks]
+
+    def add(self, values: Sequence[float]) -> list[float]:
+        """Returns sums over the ranks, computed in float64."""
+        if self.size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def send_text(self, text: str) -> str:
+        """Returns rank 0's text on every rank."""
+        if self.size == 1:
+            return text
+        data = text.encode()
+        length = max(sizes[0] for sizes in self.gather([len(data)])[:1])
+        buffer = torch.zeros(length, dtype=torch.uint8)
+        if self.rank == 0:
+            buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        dist.broadcast(buffer, src=0)
+        return bytes(buffer.tolist()).decode()
+
+
+def shard_model(root: nn.Module, world: World, precision: str) -> None:
+    """Spreads a model over the ranks in place: one group a transformer layer, one for the rest (with tied embeddings).
+
+    Layer by layer, rank 0 sends the weights to the others' devices and each keeps its slice, so that the host holds one copy
+    (43 GB for XXL) and a device one whole layer beside the slices.
+
+    Args:
+        root: on rank 0 with weights in host memory, on other ranks with parameters on the meta device or anything of the
+            same shape; its `forward` must reach every parameter.
+        world: the ranks.
+        precision: `bf16` gathers and multiplies in bf16; gradients are summed and weights kept in fp32.
+    """
+    policy = MixedPrecisionPolicy(cast_forward_inputs=False)
+    if precision == "bf16":
+        policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    mesh = DeviceMesh(world.device.type, list(range(world.size)))
+    keep_gathered = sum(parameter.numel() for parameter in root.parameters()) <= GATHERED_PARAMETERS
+    for module in [*transformer_layers(root), root]:
+        _distribute(module, world)
+        # The root's weights (embeddings and head) are needed again at once.
+        reshard = not keep_gathered and module is not root
+        fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
+
+
+def begin_micro_batch(root: nn.Module, is_last: bool) -> None:
+    """Tells a sharded model whether gradients are summed over the ranks after this pass. Does nothing for a whole model."""
+    if isinstance(root, FSDPModule):
+        numel = sum(parameter.numel() for parameter in root.parameters())
+        if numel <= GATHERED_PARAMETERS:
+            root.set_requires_gradient_sync(is_last)
+            root.set_reshard_after_backward(is_last)
+
+
+def transformer_layers(root: nn.Module) -> list[nn.Module]:
+    """Returns the model's stack of equal layers: the list of modules that holds the most parameters."""
+    stacks: list[nn.ModuleList] = [module for module in root.modules() if isinstance(module, nn.ModuleList)]
+    if not stacks:
+        return []
+    largest = max(stacks, key=lambda stack: sum(parameter.numel() for parameter in stack.parameters()))
+    return list(largest)
+
+
+def local_parameters(root: nn.Module) -> dict[str, nn.Parameter]:
+    """Returns this rank's slice of every parameter as a plain tensor that shares its memory, by name.
+
+    An optimiser over these costs a tenth of one over DTensors for small models, whose every operation is dispatched in Python.
+    """
+    return {
+        name: nn.Parameter(_local(parameter.detach()), requires_grad=False) if isinstance(parameter, DTensor) else parameter
+        for name, parameter in root.named_parameters()
+    }
+
+
+def local_gradients(root: nn.Module) -> Iterator[tuple[str, Tensor | None]]:
+    """Yields this rank's slice of every gradient, by the parameter's name."""
+    for name, parameter in root.named_parameters():
+        yield name, None if parameter.grad is None else _local(parameter.grad)
+
+
+def whole_weights(model: nn.Module, world: World) -> dict[str, Tensor]:
+    """Collects a model's weights in rank 0's host memory, one parameter at a time; other ranks get an empty dict.
+
+    Tied weights stand under each of their names and share their memory.
+    """
+    whole: dict[str, Tensor] = {}
+    first_names: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        first = first_names.setdefault(id(parameter), name)
+        if first == name:
+            tensor: Tensor = parameter.detach()
+            if isinstance(tensor, DTensor):
+                tensor = tensor.full_tensor()
+            if world.rank == 0:
+                whole[name] = tensor.cpu()
+        elif world.rank == 0:
+            whole[name] = whole[first]
+    return whole
+
+
+def _local(tensor: Tensor | DTensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def slice_of(length: int, rank: int, size: int) -> tuple[int, int]:
+    """Returns the half-open range of a first dimension that a rank holds (the rule of `torch.chunk`)."""
+    chunk = -(-length // size)
+    return min(rank * chunk, length), min((rank + 1) * chunk, length)
+
+
+def _distribute(module: nn.Module, world: World) -> None:
+    """Puts a module's not yet sharded parameters and buffers on the device with rank 0's values."""
+    moved: dict[int, nn.Parameter] = {}
+    for owner, name, parameter in _entries(module, "_parameters"):
+        if isinstance(parameter, DTensor):
+            continue
+        if id(parameter) not in moved:  # Tied weights stay one parameter.
+            tensor = _received(parameter.detach(), world)
+            moved[id(parameter)] = nn.Parameter(tensor, requires_grad=parameter.requires_grad)
+            moved[id(moved[id(parameter)])] = moved[id(parameter)]
+        setattr(owner, name, moved[id(parameter)])
+    for owner, name, buffer in _entries(module, "_buffers"):
+        persistent = name not in owner._non_persistent_buffers_set
+        owner.register_buffer(name, _received(buffer, world), persistent=persistent)
+
+
+def _entries(module: nn.Module, kind: str) -> Iterable[tuple[nn.Module, str, Tensor]]:
+    for owner in module.modules():
+        for name, tensor in list(getattr(owner, kind).items()):
+            if tensor is not None:
+                yield owner, name, tensor
+
+
+def _received(tensor: Tensor, world: World) -> Tensor:
+    if world.rank == 0:
+        tensor = tensor.to(world.device).contiguous()
+    else:
+        tensor = torch.empty(tensor.shape, dtype=tensor.dtype, device=world.device)
+    dist.broadcast(tensor, src=0)
+    return tensor
