@@ -1,0 +1,91 @@
+"""Intervals of performance curves over seeds and evaluation examples. In: a curve table. Out: it with 95% bounds.
+
+Seeds and examples are crossed (every trial is evaluated on the same examples), so both are resampled independently: the
+examples once for all trials of a task, the seeds of each point for itself, with residuals stretched as `analysis.intervals`
+says. Such crossed resampling errs on the wide side (Owen 2007, "The pigeonhole bootstrap"): up to three times the variance
+where seeds differ by nothing but chance on single examples, hardly at all where they truly differ. Without predictions
+only seeds can be resampled, and the table says so.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from analysis.curves import POINT
+from analysis.intervals import LEVEL, resampled_means
+from analysis.predictions import TaskPredictions, scores_of
+from analysis.schema import Table, as_frame, checked
+
+NUM_RESAMPLES = 500
+
+
+def with_curve_intervals(
+    curve_table: Table, rows: Table, predictions: Mapping[str, TaskPredictions], num_resamples: int = NUM_RESAMPLES
+) -> pd.DataFrame:
+    """Returns the curve table with `low`, `high` (95%, scores) and `resampled`.
+
+    Args:
+        curve_table: what `analysis.curves.curves` returns.
+        rows: the results it was made from.
+        predictions: predictions by task; tasks without any resample seeds only.
+        num_resamples: bootstrap resamples a point.
+
+    Returns:
+        `resampled` is `seeds and examples`, `examples` (one seed), `seeds`, or empty where there is no interval.
+    """
+    bounds: dict[tuple[object, ...], tuple[float, float, str]] = {}
+    for key, scores in checked(rows).groupby(POINT)["score"]:
+        if len(scores) > 1:
+            rng = np.random.default_rng(zlib.crc32(repr(key).encode()))
+            bounds[key] = (*_bounds(resampled_means(scores.to_numpy(), num_resamples, rng)), "seeds")
+    for data in predictions.values():
+        bounds |= _task_bounds(data, num_resamples, bounds)
+    frame = as_frame(curve_table)
+    keys = list(zip(*(frame[name] for name in POINT), strict=True))
+    found = [bounds.get(key, (np.nan, np.nan, "")) for key in keys]
+    return frame.assign(
+        low=[float(low) for low, _, _ in found],
+        high=[float(high) for _, high, _ in found],
+        resampled=[kind for *_, kind in found],
+    )
+
+
+def _task_bounds(
+    data: TaskPredictions, num_resamples: int, known: Mapping[tuple[object, ...], tuple[float, float, str]]
+) -> dict[tuple[object, ...], tuple[float, float, str]]:
+    """Bounds of every point of a task whose seeds all have predictions."""
+    rng = np.random.default_rng(zlib.crc32(data.task.encode()))
+    num_examples = len(data.labels)
+    drawn = rng.integers(0, num_examples, (num_resamples, num_examples)) + num_examples * np.arange(num_resamples)[:, None]
+    counts = np.bincount(drawn.reshape(-1), minlength=num_resamples * num_examples)
+    # Counts are small whole numbers and sums stay below 2^24, so float32 is exact and twice as fast.
+    weights = counts.reshape(num_resamples, num_examples).T.astype("float32")
+    scores = scores_of(data, weights)
+    found: dict[tuple[object, ...], tuple[float, float, str]] = {}
+    positions = data.trials[POINT].reset_index(drop=True).groupby(POINT).indices
+    for name, chosen in positions.items():
+        key = tuple(name) if isinstance(name, tuple) else (name,)
+        of_point = scores[np.asarray(chosen)]
+        if len(of_point) == 1 and key not in known:
+            found[key] = (*_bounds(of_point[0]), "examples")
+        elif len(of_point) > 1:
+            found[key] = (*_bounds(_resampled_seeds(of_point, rng)), "seeds and examples")
+    return found
+
+
+def _resampled_seeds(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Means over drawn seeds, each on its own resample of examples, (num_resamples,), from (num_seeds, num_resamples)."""
+    num_seeds, num_resamples = scores.shape
+    mean = scores.mean(axis=0)
+    residuals = (scores - mean) * np.sqrt(num_seeds / (num_seeds - 1))
+    drawn = rng.integers(0, num_seeds, (num_seeds, num_resamples))
+    return np.asarray(mean + np.take_along_axis(residuals, drawn, axis=0).mean(axis=0))
+
+
+def _bounds(means: np.ndarray) -> tuple[float, float]:
+    low, high = np.clip(np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]), 0, 1)
+    return float(low), float(high)

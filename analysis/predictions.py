@@ -1,0 +1,148 @@
+"""Per-example predictions of the trials of a task. In: a storage's `predictions/`. Out: aligned labels and predictions.
+
+Trials of a task are evaluated on the same examples, so labels are kept once and predictions are a matrix. A trial whose
+file is absent, whose examples differ, or whose predictions do not give its recorded score is left out and counted: what
+is computed from predictions must speak of the same scores as the tables.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pyarrow import parquet
+
+from analysis.schema import CELL
+from analysis.tables import Results
+
+COLUMNS = ["example_id", "label", "prediction"]
+SCORE_TOLERANCE = 1e-6
+METRICS = ("accuracy", "macro_f1")
+
+
+@dataclass(frozen=True)
+class TaskPredictions:
+    """Predictions of all trials of one task on the same evaluation examples."""
+
+    task: str
+    metric: str
+    """`accuracy` or `macro_f1`."""
+    trials: pd.DataFrame
+    """One row a trial: the columns of `analysis.schema.CELL`."""
+    labels: np.ndarray
+    """(num_examples,), class numbers."""
+    predictions: np.ndarray
+    """(num_trials, num_examples), class numbers."""
+    num_classes: int
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether each prediction is right, bool, (num_trials, num_examples)."""
+        return np.asarray(self.predictions == self.labels)
+
+
+def read_predictions(results: Results) -> tuple[dict[str, TaskPredictions], int]:
+    """Returns the predictions by task, and how many trials with a file were left out.
+
+    Nothing is read for a bare table, and for results without `trial_id` or `metric`.
+    """
+    rows = results.rows
+    if results.storage is None or not {"trial_id", "metric"} <= set(rows.columns):
+        return {}, 0
+    from xlmr_sweep.storage import Storage
+
+    storage = Storage(results.storage)
+    there = {name.removesuffix(".parquet") for name in storage.names("predictions", ".parquet")}
+    rows = rows[rows["trial_id"].isin(there) & rows["metric"].isin(METRICS)]
+    found, left_out = {}, 0
+    for task, trials in rows.groupby("task"):
+        files = storage.read_many(f"predictions/{trial}.parquet" for trial in trials["trial_id"])
+        predictions = task_predictions(trials, map(_read, files))
+        num_used = 0 if predictions is None else len(predictions.trials)
+        left_out += len(trials) - num_used
+        if predictions is not None:
+            found[str(task)] = predictions
+    return found, left_out
+
+
+def _read(data: bytes) -> Mapping[str, np.ndarray] | None:
+    try:
+        table = parquet.ParquetFile(io.BytesIO(data)).read(columns=COLUMNS, use_threads=False)
+        return {name: table.column(name).to_numpy() for name in COLUMNS}
+    except (pa.ArrowException, KeyError, ValueError):
+        return None
+
+
+def task_predictions(trials: pd.DataFrame, tables: Iterable[Mapping[str, np.ndarray] | None]) -> TaskPredictions | None:
+    """Returns the aligned predictions of the trials of one task, or None if none can be used.
+
+    Args:
+        trials: one row a trial with the cell's columns, `score` and `metric`.
+        tables: for each trial its columns `example_id`, `label` and `prediction`, or None.
+    """
+    metric = str(trials["metric"].iloc[0])
+    kept, predictions = [], []
+    labels: np.ndarray | None = None
+    for position, table in _aligned(tables):
+        if labels is None:
+            labels = table["label"]
+        if np.array_equal(table["label"], labels):
+            kept.append(position)
+            predictions.append(table["prediction"])
+    if labels is None:
+        return None
+    matrix = np.stack(predictions)
+    num_classes = int(max(labels.max(), matrix.max())) + 1
+    used = TaskPredictions(str(trials["task"].iloc[0]), metric, trials.iloc[kept], labels, matrix, num_classes)
+    right = np.abs(scores_of(used) - used.trials["score"].to_numpy()) <= SCORE_TOLERANCE
+    if not right.any():
+        return None
+    return TaskPredictions(used.task, metric, used.trials.loc[right, CELL], labels, matrix[right], num_classes)
+
+
+def _aligned(tables: Iterable[Mapping[str, np.ndarray] | None]) -> Iterator[tuple[int, Mapping[str, np.ndarray]]]:
+    """Brings every table into the order of the first one's examples; those with other examples are passed over."""
+    reference: np.ndarray | None = None
+    order = np.array([], dtype="int64")
+    for position, table in enumerate(tables):
+        if table is None or not len(table["label"]):
+            continue
+        ids = table["example_id"]
+        if reference is None:
+            reference, order = ids, np.argsort(ids)
+        if np.array_equal(ids, reference):
+            yield position, table
+        elif len(ids) == len(reference) and np.array_equal(np.sort(ids), reference[order]):
+            place = np.empty(len(ids), dtype="int64")
+            place[order] = np.argsort(ids)
+            yield position, {name: column[place] for name, column in table.items()}
+
+
+def scores_of(data: TaskPredictions, weights: np.ndarray | None = None) -> np.ndarray:
+    """Returns the score of each trial on the examples, or on resamples of them.
+
+    Args:
+        data: predictions of a task.
+        weights: how often each example counts, (num_examples, num_resamples); by default each once.
+
+    Returns:
+        (num_trials,) without weights, else (num_trials, num_resamples). Macro-F1 is over all classes, 0 for a class that
+        neither occurs nor is predicted, as scikit-learn with `zero_division=0`.
+    """
+    count = np.ones((len(data.labels), 1), dtype="float64") if weights is None else weights
+    kind = count.dtype
+    if data.metric == "accuracy":
+        scores = (data.correct.astype(kind) @ count) / count.sum(axis=0)
+    else:
+        parts = []
+        for label in range(data.num_classes):
+            is_label, predicted = (data.labels == label).astype(kind), (data.predictions == label).astype(kind)
+            hits = (predicted * is_label) @ count
+            size = predicted @ count + is_label @ count
+            parts.append(np.divide(2 * hits, size, out=np.zeros_like(hits), where=size > 0))
+        scores = np.mean(parts, axis=0)
+    return np.asarray(scores[:, 0] if weights is None else scores)
