@@ -6,9 +6,23 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from analysis import paper
+from analysis.advantage import PER_SEED, advantage_per_seed, advantage_table
+from analysis.architecture import KNOWN
+from analysis.artifacts import Artifacts
 from analysis.completeness import cell_status, completeness
+from analysis.compute import compute_table, device_hours, pretraining
 from analysis.curves import curves
+from analysis.efficiency import data_efficiency, seed_spread
+from analysis.example_bootstrap import with_curve_intervals
+from analysis.intervals import with_intervals
 from analysis.ipr import Rule, XScale, ipr_per_seed, ipr_table
+from analysis.mcnemar import mcnemar_table
+from analysis.overlap import ipr_by_overlap, mixture_overlap
+from analysis.paper_comparison import compare_with_paper
+from analysis.predictions import read_predictions
+from analysis.schema import ordered
+from analysis.significance import with_tests
 from analysis.tables import Results
 
 
@@ -20,6 +34,8 @@ class Options:
     """How curves are integrated."""
     x_scale: XScale = "linear"
     """Integrate over the training size or its logarithm."""
+    mixture_tasks: tuple[str, ...] | None = None
+    """Tasks that the instruction mixture contains; None where only the study can tell."""
 
 
 @dataclass(frozen=True)
@@ -35,24 +51,75 @@ class Derived:
         return self.tables[name]
 
 
-def derive(results: Results, options: Options) -> Derived:
+def derive(results: Results, found: Artifacts, options: Options) -> Derived:
     """Returns every table of the report.
+
+    Args:
+        results: what `analysis.tables.load` returns.
+        found: what the storage keeps beside its records.
+        options: the reader's choices.
 
     Raises:
         TableError: where an option does not fit the results.
     """
     rows, planned = results.rows, results.planned
-    per_seed = ipr_per_seed(rows, options.rule, options.x_scale)
+    predictions, num_unusable = read_predictions(results)
+    points = with_curve_intervals(curves(rows, planned), rows, predictions)
     tables = {
-        "ipr": ipr_table(per_seed, planned),
-        "ipr_per_seed": per_seed,
-        "curves": curves(rows, planned),
+        **_comparisons(results, options),
+        "curves": points,
         "completeness": completeness(rows, planned, results.failures),
         "cells": cell_status(rows, planned, results.failures),
         "failures": results.failures.drop(columns="traceback"),
+        "efficiency": data_efficiency(points),
+        "seed_spread": seed_spread(points),
+        "mcnemar": mcnemar_table(predictions),
         "trials": rows,
     }
-    return Derived(tables, _notes(results, tables))
+    tables |= _compute(results, found, tables)
+    notes = _notes(results, tables)
+    if num_unusable:
+        notes.append(f"predictions of {num_unusable} trials do not give their recorded score or examples and are not used")
+    return Derived(tables, notes)
+
+
+def _comparisons(results: Results, options: Options) -> dict[str, pd.DataFrame]:
+    rows, planned = results.rows, results.planned
+    per_seed = ipr_per_seed(rows, options.rule, options.x_scale)
+    ipr = with_tests(with_intervals(ipr_table(per_seed, planned), per_seed, "ipr"), per_seed, "ipr")
+    advantages = advantage_per_seed(rows)
+    both = advantage_table(rows, planned, advantages)
+    pooled = both[both["method"] == PER_SEED]
+    tested = with_tests(with_intervals(pooled, advantages, "advantage"), advantages, "advantage")
+    overlap = mixture_overlap(ordered(results.planned["task"]), results.study, options.mixture_tasks)
+    return {
+        "ipr": ipr,
+        "ipr_per_seed": per_seed,
+        "prompt_advantage": pd.concat([both[both["method"] != PER_SEED], tested], ignore_index=True),
+        "prompt_advantage_per_seed": advantages,
+        "mixture_overlap": overlap,
+        "ipr_by_overlap": ipr_by_overlap(ipr, overlap),
+    }
+
+
+def _compute(results: Results, found: Artifacts, tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    models = _paper_models(results)
+    shapes = {**{model: KNOWN[_HUB[model]] for model in models if results.study is None}, **found.architectures}
+    steps = pretraining(shapes, found.pretrained, models)
+    hours = device_hours(results.rows, found.instructed)
+    compute = compute_table(steps, hours)
+    compared = compare_with_paper(tables["ipr"], tables["prompt_advantage"], compute, steps, models)
+    return {"pretraining": steps, "hours": hours, "compute": compute, "paper_comparison": compared}
+
+
+_HUB = dict(zip(paper.MODELS, KNOWN, strict=True))
+
+
+def _paper_models(results: Results) -> list[str]:
+    """Models that are the paper's: of its name, and where a study says where weights come from, of its hub id."""
+    if results.study is not None:
+        return [model.name for model in results.study.models if _HUB.get(model.name, "") == model.hub]
+    return [model for model in paper.MODELS if model in set(results.rows["model"])]
 
 
 def _notes(results: Results, tables: dict[str, pd.DataFrame]) -> list[str]:

@@ -18,6 +18,7 @@ import pandas as pd
 import typer
 from rich.console import Console
 
+from analysis.artifacts import artifacts
 from analysis.assemble import assemble
 from analysis.derive import Options, derive
 from analysis.ipr import RULES, Rule, XScale
@@ -68,7 +69,7 @@ def build_report(
     """
     loaded = results if isinstance(results, Results) else load(results, columns, paradigms)
     options = Options(rule, x_scale)
-    derived = derive(loaded, options)
+    derived = derive(loaded, artifacts(loaded), options)
     texts = {name: table.to_csv(index=False) for name, table in derived.tables.items()}
     html = render(assemble(loaded, derived, options), texts)
     folder = out or default_folder(loaded)

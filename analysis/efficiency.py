@@ -1,0 +1,67 @@
+"""How many examples a score costs, and how far seeds lie apart. In: the curve table. Out: one row a curve, or a size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from analysis.schema import Table, as_frame, ordered
+
+REFERENCE = "prompted"
+EFFICIENCY_COLUMNS = [
+    "model", "task", "paradigm", "target_score", "target_of", "examples_needed", "best_score", "largest_size",
+]  # fmt: skip
+
+
+def data_efficiency(curve_table: Table) -> pd.DataFrame:
+    """Returns how many training examples each paradigm needs for the same score (paper, section 3, on data efficiency).
+
+    The score asked for is the best that prompting reaches, of the mean curve made monotone by a running maximum; where a
+    model and task have no prompted curve, that of the first paradigm there is.
+
+    Args:
+        curve_table: what `analysis.curves.curves` returns.
+
+    Returns:
+        `EFFICIENCY_COLUMNS`: `examples_needed` is linearly interpolated between sizes, the smallest size where that is
+        enough, and NaN where the score is not reached with `largest_size` examples.
+    """
+    table = as_frame(curve_table).dropna(subset="mean").sort_values("train_size")
+    rows = []
+    for (model, task), of_task in table.groupby(["model", "task"]):
+        paradigms = ordered(of_task["paradigm"])
+        reference = REFERENCE if REFERENCE in paradigms else paradigms[0]
+        target = of_task.loc[of_task["paradigm"] == reference, "mean"].max()
+        for paradigm in paradigms:
+            points = of_task[of_task["paradigm"] == paradigm]
+            sizes, best = points["train_size"].to_numpy(dtype="float64"), np.maximum.accumulate(points["mean"].to_numpy())
+            needed = first_crossing(sizes, best, float(target))
+            rows.append((model, task, paradigm, target, reference, needed, best[-1], int(sizes[-1])))
+    return pd.DataFrame(rows, columns=EFFICIENCY_COLUMNS)
+
+
+def first_crossing(sizes: np.ndarray, best: np.ndarray, target: float) -> float:
+    """Returns the training size at which a monotone curve first reaches a score, NaN where it does not."""
+    reached = np.flatnonzero(best >= target)
+    if not len(reached):
+        return float("nan")
+    i = int(reached[0])
+    if i == 0:
+        return float(sizes[0])
+    share = (target - best[i - 1]) / (best[i] - best[i - 1])
+    return float(sizes[i - 1] + share * (sizes[i] - sizes[i - 1]))
+
+
+def seed_spread(curve_table: Table) -> pd.DataFrame:
+    """Returns how far seeds lie apart at each size: mean and largest standard deviation over a model's tasks.
+
+    Args:
+        curve_table: what `analysis.curves.curves` returns.
+
+    Returns:
+        `model`, `paradigm`, `train_size`, `mean_std`, `max_std` (scores), `num_tasks` with at least two seeds.
+    """
+    table = as_frame(curve_table).dropna(subset="std")
+    groups = table.groupby(["model", "paradigm", "train_size"])["std"]
+    found: pd.DataFrame = groups.agg(["mean", "max", "size"])
+    return found.rename(columns={"mean": "mean_std", "max": "max_std", "size": "num_tasks"}).reset_index()

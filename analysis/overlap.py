@@ -1,0 +1,57 @@
+"""Which tasks the instruction mixture contains. In: a study, or names given by the reader. Out: one row a task.
+
+The paper's largest gain is on a task of its mixture (WiC) and its zero on one that is held out (CB), so gains have to be
+read with this in mind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from analysis.schema import AVERAGE, Table, as_frame
+
+if TYPE_CHECKING:
+    from xlmr_sweep.study import Study
+
+XP3 = "bigscience/xP3"
+# xP3's training mixture has WiC and, by its script, BoolQ; CB, RTE and COPA are evaluation sets of its authors.
+IN_XP3 = ("boolq", "wic")
+HELD_OUT_OF_XP3 = ("cb", "copa", "rte")
+IN, OUT, UNKNOWN = "in the mixture", "held out", "not known"
+
+
+def mixture_overlap(tasks: Sequence[str], study: Study | None = None, named: Sequence[str] | None = None) -> pd.DataFrame:
+    """Returns whether each task is part of the instruction mixture.
+
+    Args:
+        tasks: tasks of the results.
+        study: the declared study; known is what the hub's xP3 holds, unless the study leaves files of it out.
+        named: tasks that the reader says are in the mixture; then all others are held out.
+
+    Returns:
+        `task`, `overlap` (`in the mixture`, `held out`, `not known`).
+    """
+    if named is not None:
+        overlap = [IN if task in named else OUT for task in tasks]
+    elif study is not None and study.instructions.source == "hub" and study.instructions.hub == XP3:
+        known = {task: IN for task in IN_XP3 if not study.instructions.exclude} | dict.fromkeys(HELD_OUT_OF_XP3, OUT)
+        overlap = [known.get(task, UNKNOWN) for task in tasks]
+    else:
+        overlap = [UNKNOWN for _ in tasks]
+    return pd.DataFrame({"task": list(tasks), "overlap": overlap})
+
+
+def ipr_by_overlap(ipr: Table, overlap: Table) -> pd.DataFrame:
+    """Returns the IPR cells of tasks whose overlap is known, with the column `overlap`.
+
+    Args:
+        ipr: what `analysis.ipr.ipr_table` returns.
+        overlap: what `mixture_overlap` returns.
+    """
+    cells = as_frame(ipr)
+    cells = cells[(cells["task"] != AVERAGE) & (cells["num_seeds"] > 0)]
+    known = as_frame(overlap)
+    return cells.merge(known[known["overlap"] != UNKNOWN], on="task").reset_index(drop=True)
