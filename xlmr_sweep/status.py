@@ -59,13 +59,15 @@ def print_plan(console: Console, study: Study, storage: Storage, trials: Sequenc
     table.add_column("model")
     for column in ("trials", "done", "to run", "GPUs a trial", "CPUs a rank", "GPU-hours to run"):
         table.add_column(column, justify="right")
-    hours = Counter[str]()
+    hours: dict[str, float] = {"known": 0.0, "instruct": 0.0}
     for name in dict.fromkeys(trial.model for trial in trials):
         model = study.model(name)
         mine = [trial for trial in trials if trial.model == name]
         left = [trial for trial in mine if trial.trial_id not in done]
         cost = _trial_gpu_hours(model)
-        hours["unknown" if cost is None else "known"] += 0 if cost is None else cost * len(left)
+        if cost is None:
+            hours["unknown"] = 1.0
+        hours["known"] += (cost or 0.0) * len(left)
         shown = "not measured" if cost is None else f"{cost * len(left):.0f}"
         gpus = f"{model.gpus:g}" if study.cluster.gpus else "none"
         table.add_row(name, *map(str, (len(mine), len(mine) - len(left), len(left))), gpus, f"{model.cpus:g}", shown)
@@ -77,7 +79,9 @@ def print_plan(console: Console, study: Study, storage: Storage, trials: Sequenc
     _print_label_words(console, study)
 
 
-def _print_instruction(console: Console, study: Study, storage: Storage, trials: Sequence[Trial], hours: Counter[str]) -> None:
+def _print_instruction(
+    console: Console, study: Study, storage: Storage, trials: Sequence[Trial], hours: dict[str, float]
+) -> None:
     names = list(dict.fromkeys(trial.model for trial in trials if trial.paradigm == "instructed"))
     if not names:
         return
@@ -97,7 +101,7 @@ def _print_instruction(console: Console, study: Study, storage: Storage, trials:
     console.print(table)
 
 
-def _print_hours(console: Console, study: Study, hours: Counter[str]) -> None:
+def _print_hours(console: Console, study: Study, hours: dict[str, float]) -> None:
     if not study.cluster.gpus or "unknown" in hours:
         return
     total = hours["known"] + hours["instruct"]

@@ -43,7 +43,7 @@ def _folder_name(trial: TuneTrial) -> str:
     return str(trial.trial_id)
 
 
-class Admission(BasicVariantGenerator):
+class Admission(BasicVariantGenerator):  # type: ignore[misc]
     """Hands out the head of the queue while there is room. Tune calls it from one thread."""
 
     def __init__(self, trials: Sequence[Trial], widths: Mapping[str, Width], nodes: Sequence[Node], max_failures: int) -> None:

@@ -42,7 +42,7 @@ def check_storage_on_nodes(storage: Storage) -> None:
     storage.delete(marker)
 
 
-@ray.remote(num_cpus=0, max_retries=1)
+@ray.remote(num_cpus=0, max_retries=1)  # type: ignore[untyped-decorator]
 def _check_node(uri: str, marker: str) -> str:
     storage = Storage(uri)
     try:
@@ -67,7 +67,7 @@ def pretrain_models(study: Study, storage: Storage, names: Sequence[str], displa
         ray.get([_pretrain.options(name=f"pretrain {name}").remote(study, name, storage) for name in names])
 
 
-@ray.remote(num_cpus=1, max_retries=2)
+@ray.remote(num_cpus=1, max_retries=2)  # type: ignore[untyped-decorator]
 def _pretrain(study: Study, name: str, storage: Storage) -> None:
     from xlmr_sweep.pretrain import pretrain_demo_model
 

@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ray import tune
+from ray.exceptions import RayActorError
 from ray.tune.logger import JsonLoggerCallback
 
 from xlmr_sweep import provenance
 from xlmr_sweep.cluster.admission import Admission
 from xlmr_sweep.cluster.resources import Node, Width
-from xlmr_sweep.cluster.trainable import TrialRunner
+from xlmr_sweep.cluster.trainable import TrialRunner, failure_of
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.records import write_failure
 from xlmr_sweep.storage import Storage
@@ -41,22 +42,28 @@ class _Watch(tune.Callback):  # type: ignore[misc]
     def __init__(self, storage: Storage, on_end: OnEnd) -> None:
         self._storage, self._on_end = storage, on_end
 
+    def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
+        # The Tuner keeps a pickle of its settings, for a restore that this project never makes; a console has no place in it.
+        return (tune.Callback, ())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Watch:
+        return self
+
     def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         self._on_end(Trial(**trial.config), trial.last_result)
 
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         """A process that died cannot write its failure, so the driver does."""
         ours = Trial(**trial.config)
-        path = trial.error_file
-        text = open(path, encoding="utf-8").read() if path and os.path.exists(path) else ""  # noqa: PTH110, PTH123, SIM115
-        failure = {
-            "error_class": "WorkerDiedError",
-            "message": "the trial's process or node died",
-            "traceback": text,
-            "host": (trial.get_ray_actor_ip() if hasattr(trial, "get_ray_actor_ip") else "") or "",
-            "attempt": trial.num_failures,
-            "time": provenance.now(),
-        }
+        kept = self._storage.read_json(f"records/{ours.trial_id}.json")
+        if kept is not None:
+            self._on_end(ours, kept)
+            return
+        error = trial.get_error() or RuntimeError("Tune gave no reason")
+        failure = failure_of(error, trial.num_failures)
+        if isinstance(error, RayActorError):
+            failure |= {"error_class": "WorkerDiedError", "message": "the trial's process or node died"}
+        failure["host"] = getattr(trial, "node_ip", "") or failure["host"]
         write_failure(self._storage, ours, failure)
         self._on_end(ours, {"failed": True, **failure})
 
@@ -89,7 +96,7 @@ def run_trials(
             name=time.strftime("run-%Y%m%d-%H%M%S") + f"-{os.getpid()}",
             storage_path=storage.path("tune"),
             callbacks=[JsonLoggerCallback(), _Watch(storage, on_end)],
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
         ),
     )

@@ -1,7 +1,7 @@
 """One trial inside Tune: a warm process that runs trial after trial and writes each one's record itself, last.
 
-In: Tune's config, which is a trial's fields. Out: `records/<trial_id>.json`, or `failures/<trial_id>.json`; predictions; a log file;
-and the row that Tune keeps in its own folder.
+In: Tune's config, which is a trial's fields. Out: `records/<trial_id>.json`, or `failures/<trial_id>.json`; predictions; a log
+file; and the row that Tune keeps in its own folder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ray import tune
 
 from xlmr_sweep import provenance
 from xlmr_sweep.plan import Trial
-from xlmr_sweep.records import write_failure, write_record
+from xlmr_sweep.records import COLUMNS, write_failure, write_record
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study
 
@@ -40,19 +40,26 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
     def setup(
         self, config: dict[str, Any], study: Study, storage: Storage, widths: dict[str, Any], git_commit: str | None
     ) -> None:
-        """Takes the first trial. Torch is imported with the first trial's work, not before."""
-        self._study, self._storage, self._widths, self._git_commit = study, storage, widths, git_commit
+        """Takes the first trial. Torch is imported with the first trial's work, not before.
+
+        Tune's class has attributes of its own, `_storage` and `_trial` among them, so ours have other names.
+        """
+        self._study, self._home, self._widths, self._git_commit = study, storage, widths, git_commit
         self._workbench: Any = None
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Takes the next trial in the same process."""
-        self._trial = Trial(**new_config)
+        self._cell = Trial(**new_config)
         return True
 
     def step(self) -> dict[str, Any]:
         """Runs the trial to its end and returns its row; a failed trial returns a row without a score."""
-        trial, storage = self._trial, self._storage
+        trial, storage = self._cell, self._home
+        kept = storage.read_json(f"records/{trial.trial_id}.json")
+        if kept is not None:
+            # An earlier attempt wrote its record and died before Tune heard of it.
+            return {**{column: kept[column] for column in COLUMNS if column in kept}, "done": True}
         with trial_log(storage, trial.trial_id):
             started = provenance.now()
             try:
@@ -86,11 +93,11 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         }
         sink = pa.BufferOutputStream()
         parquet.write_table(pa.table(outcome.predictions), sink)
-        self._storage.write(f"predictions/{trial.trial_id}.parquet", sink.getvalue().to_pybytes())
+        self._home.write(f"predictions/{trial.trial_id}.parquet", sink.getvalue().to_pybytes())
         spec = self._study.model_dump(mode="json", include={"finetune", "instruct", "data"})
         model = self._study.model(trial.model).model_dump(mode="json")
         record = {**row, "spec": {**trial.as_dict(), "model_spec": model, **spec}, "resolved": self._bench().resolved(trial)}
-        write_record(self._storage, record)
+        write_record(self._home, record)
         log.info("score %.4f in %.1f s", row["score"], row["total_time_s"])
         return row
 
@@ -99,12 +106,12 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
             from xlmr_sweep.modeling.device import pick_device
             from xlmr_sweep.workbench import Workbench
 
-            self._workbench = Workbench(self._study, self._storage, pick_device())
+            self._workbench = Workbench(self._study, self._home, pick_device())
         return self._workbench
 
     def _attempt(self) -> int:
         """Counts from 1: one more than the attempts that the last failure of this trial had."""
-        last = self._storage.read_json(f"failures/{self._trial.trial_id}.json") or {}
+        last = self._home.read_json(f"failures/{self._cell.trial_id}.json") or {}
         return int(last.get("attempt", 0)) + 1
 
     def _time_limit(self) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -26,6 +26,7 @@ from xlmr_sweep.study import Study
 from xlmr_sweep.tasks import TaskSpec
 
 Row = dict[str, Any]
+Example = TypeVar("Example")
 SPLITS = {"train": "train", "validation": "val"}
 """Our names of the splits and the official archive's."""
 
@@ -93,12 +94,10 @@ def check_sizes(task: TaskSpec, num_train: int, sizes: Sequence[int]) -> None:
     """
     for size in sizes:
         if size > num_train:
-            raise StudyError(
-                f"sizes: {size} is above the {num_train} training examples of task {task.name} in study {study.name}"
-            )
+            raise StudyError(f"sizes: {size} is above the {num_train} training examples of task {task.name}")
 
 
-def few_shot(train: Sequence[Row], size: int, seed: int) -> list[Row]:
+def few_shot(train: Sequence[Example], size: int, seed: int) -> list[Example]:
     """Draws `size` training examples: a prefix of one shuffle a seed, so that larger sets hold the smaller ones.
 
     The shuffle orders the pool's positions by a hash of seed and position. It depends on nothing else, so that every model

@@ -46,7 +46,14 @@ class CompactVocabulary:
 
 def vocabulary_sized(weights: Mapping[str, Tensor], vocab_size: int) -> set[str]:
     """Returns the names of the weights with one row a token: embeddings, output rows and output biases."""
-    names = ("word_embeddings.weight", "tok_embeddings.weight", "decoder.weight", "decoder.bias", "lm_head.bias", "predictions.bias")
+    names = (
+        "word_embeddings.weight",
+        "tok_embeddings.weight",
+        "decoder.weight",
+        "decoder.bias",
+        "lm_head.bias",
+        "predictions.bias",
+    )
     return {name for name, tensor in weights.items() if name.endswith(names) and tensor.shape[0] == vocab_size}
 
 
