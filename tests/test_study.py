@@ -1,0 +1,94 @@
+"""The declaration: the paper's study is the paper's, and every mistake is one line that names the field."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.plan import expand
+from xlmr_sweep.study import load_study
+
+
+def test_paper_is_the_papers_study() -> None:
+    study = load_study("paper")
+    trials = expand(study)
+    assert len(trials) == 1260
+    assert Counter(trial.model for trial in trials) == dict.fromkeys(["xlmr-base", "xlmr-large", "xlmr-xl", "xlmr-xxl"], 315)
+    assert study.sizes == (2, 4, 8, 16, 32, 64, 128)
+    assert len(study.seeds) == 3
+    assert [task.name for task in study.tasks] == ["boolq", "cb", "copa", "rte", "wic"]
+    assert study.paradigms == ("baseline", "prompted", "instructed")
+    tuned, tuning = study.finetune, study.instruct
+    assert (tuned.learning_rate, tuned.steps > 300) == (1e-5, True)
+    assert (tuning.learning_rate, tuning.weight_decay, tuning.global_batch_size, tuning.epochs) == (2e-5, 0.01, 128, 1)
+    assert tuning.mask_rate == 0.15
+    assert study.instructions.max_target_tokens == 3
+    assert [model.gpus for model in study.models] == [0.25, 0.5, 2, 8]
+
+
+def test_demo_is_360_trials_of_two_models() -> None:
+    study = load_study("demo")
+    assert len(study.models) >= 2
+    assert len(expand(study)) == 360
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sizzes": [8]}, "sizzes: unknown key"),
+        ({"finetune": {"step": 3}}, "finetune.step: unknown key"),
+        ({"tasks": ["cb", "squad"]}, "unknown task 'squad'"),
+        ({"paradigms": ["zero"]}, "paradigms.0"),
+        ({"sizes": [0]}, "sizes: 0 is not a training size"),
+        ({"sizes": [129]}, "sizes: 129 is above max_train_size 128"),
+        ({"sizes": [8, 8]}, "sizes: 8 is there twice"),
+        ({"seeds": [-1]}, "seeds: -1 is negative"),
+        ({"models": [{"name": "a"}]}, "exactly one of hub, folder and demo"),
+        ({"models": [{"name": "a", "hub": "x/y", "gpus": 0.3}]}, "gpus 0.3 is not 1/n"),
+        ({"models": [{"name": "a", "hub": "x/y", "gpus": 1.5}]}, "gpus 1.5 is neither"),
+        ({"data": {"source": "folder"}}, "data.folder goes with data.source: folder"),
+        ({"instructions": {"source": "demo", "tokenizer": "huge"}}, "no model 'huge'"),
+    ],
+)
+def test_a_wrong_study_names_its_field(study_file: Callable[..., Path], changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(StudyError) as error:
+        load_study(str(study_file(**changes)))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_not_yaml_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("name: [unclosed\n")
+    with pytest.raises(StudyError, match=r"bad\.yaml: not a YAML file") as error:
+        load_study(str(path))
+    assert "\n" not in str(error.value)
+    with pytest.raises(StudyError, match="cannot be read"):
+        load_study(str(tmp_path / "none.yaml"))
+
+
+def test_folders_are_relative_to_the_study_file(study_file: Callable[..., Path]) -> None:
+    path = study_file()
+    study = load_study(str(path))
+    assert study.data.folder == path.parent / "superglue"
+
+
+def test_a_users_own_task_is_a_mapping(study_file: Callable[..., Path]) -> None:
+    task = {
+        "name": "mood",
+        "labels": ["bad", "good"],
+        "label_words": ["no", "yes"],
+        "prompt": "{text} is it good?",
+        "baseline": ["{text}"],
+        "long_field": "text",
+        "folder": "Mood",
+    }
+    study = load_study(str(study_file(tasks=["cb", task])))
+    assert [t.name for t in study.tasks] == ["cb", "mood"]
+    with pytest.raises(StudyError, match="label_words has 1 words for 2 labels"):
+        load_study(str(study_file(tasks=[{**task, "label_words": ["yes"]}])))
