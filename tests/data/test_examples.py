@@ -1,0 +1,96 @@
+"""Examples: read as published, every malformed line named, few-shot draws nested and paired."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from xlmr_sweep.data.examples import check_sizes, few_shot, load_task, prepare_task
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.storage import Storage
+from xlmr_sweep.study import Study, load_study
+from xlmr_sweep.tasks import CB
+
+
+@pytest.fixture
+def study(study_file: Callable[..., Path]) -> Study:
+    return load_study(str(study_file()))
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(tmp_path / "runs")
+
+
+def test_a_folder_is_read_once_and_kept_in_the_storage(study: Study, storage: Storage) -> None:
+    manifest = prepare_task(study, CB, storage)
+    assert manifest["num_rows"] == {"train": 24, "validation": 9}
+    assert manifest["label_counts"]["train"] == [8, 8, 8]
+    data = load_task(study, CB, storage)
+    assert [row["label"] for row in data.train[:4]] == [0, 1, 2, 0]
+    assert set(data.train[0]) == {"example_id", "label", "premise", "hypothesis"}
+    assert data.fingerprint == manifest["fingerprint"]
+    assert prepare_task(study, CB, storage)["created_at"] == manifest["created_at"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{not json", r"train\.jsonl: line 3: not JSON"),
+        ("[1, 2]", r"train\.jsonl: line 3: not a JSON object"),
+        ('{"premise": "a", "label": "neutral"}', r"line 3: lacks the field 'hypothesis' of task cb"),
+        ('{"premise": "a", "hypothesis": "b"}', r"line 3: lacks the field 'label'"),
+        ('{"premise": "a", "hypothesis": "b", "label": "other"}', r"line 3: label 'other' is not one of entailment"),
+    ],
+)
+def test_a_malformed_line_is_named(study: Study, storage: Storage, line: str, said: str) -> None:
+    assert study.data.folder is not None
+    path = study.data.folder / "CB" / "train.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], line, *lines[2:]]))
+    with pytest.raises(StudyError, match=said):
+        prepare_task(study, CB, storage)
+    assert not storage.exists("data")
+
+
+def test_missing_and_empty_files_are_named(study: Study, storage: Storage) -> None:
+    assert study.data.folder is not None
+    path = study.data.folder / "CB" / "val.jsonl"
+    path.write_text("\n")
+    with pytest.raises(StudyError, match=r"val\.jsonl: holds no example"):
+        prepare_task(study, CB, storage)
+    path.unlink()
+    with pytest.raises(StudyError, match=r"task cb: data file: .*val\.jsonl cannot be read"):
+        prepare_task(study, CB, storage)
+
+
+def test_larger_draws_hold_the_smaller_ones() -> None:
+    pool = [{"label": i} for i in range(300)]
+    draws = {size: [row["label"] for row in few_shot(pool, size, 3)] for size in (2, 16, 128)}
+    assert draws[128][:16] == draws[16]
+    assert draws[16][:2] == draws[2]
+    assert len(set(draws[128])) == 128
+
+
+def test_draws_differ_by_seed_and_cover_the_pool_evenly() -> None:
+    pool = [{"label": i} for i in range(50)]
+    counts = Counter(row["label"] for seed in range(400) for row in few_shot(pool, 10, seed))
+    # 80 expected each, standard deviation 8: a biased draw is far outside five of them.
+    assert len(counts) == 50
+    assert all(40 < count < 120 for count in counts.values())
+
+
+def test_a_draw_never_changes_with_a_library() -> None:
+    assert [row["label"] for row in few_shot([{"label": i} for i in range(20)], 6, 0)] == FIRST_SIX
+
+
+FIRST_SIX = [18, 11, 2, 10, 12, 0]
+
+
+def test_a_size_above_the_pool_is_refused() -> None:
+    check_sizes(CB, 128, [128])
+    with pytest.raises(StudyError, match="sizes: 128 is above the 24 training examples of task cb"):
+        check_sizes(CB, 24, [8, 128])
