@@ -1,31 +1,41 @@
-"""Puts the page together. In: results and derived tables. Out: `analysis.page.Page`, with every name in its order."""
+"""Puts the page together. In: results, what their storage keeps, and derived tables. Out: `analysis.page.Page`."""
 
 from __future__ import annotations
 
 import pandas as pd
 
-from analysis.derive import Derived, Options
+from analysis.artifacts import Artifacts
+from analysis.derive import Derived
+from analysis.options import Options
 from analysis.page import Page
 from analysis.schema import ordered
+from analysis.sections.advantage import advantage_section
 from analysis.sections.completeness import completeness_section
+from analysis.sections.compute import compute_section
 from analysis.sections.curves import curve_section
 from analysis.sections.ipr import ipr_section
+from analysis.sections.mixture import mixture_section
+from analysis.sections.provenance import provenance_section
+from analysis.sections.reproduction import reproduction_section
+from analysis.summary import summary
 from analysis.tables import Results
 
 
-def assemble(results: Results, derived: Derived, options: Options) -> Page:
-    """Returns the page of a report."""
+def assemble(results: Results, found: Artifacts, derived: Derived, options: Options) -> Page:
+    """Returns the page of a report; chapters about what is not known are not there."""
     names = pd.concat([results.planned, results.rows], ignore_index=True)
     models = ordered(names["model"], [model.name for model in results.study.models] if results.study else [])
     tasks = ordered(names["task"], [task.name for task in results.study.tasks] if results.study else [])
-    paradigms = ordered(names["paradigm"])
     sections = [
         ipr_section(derived, options, models, tasks),
         curve_section(derived, models, tasks),
-        completeness_section(derived),
+        reproduction_section(derived, models),
+        advantage_section(derived, models, tasks),
+        compute_section(derived, models),
+        mixture_section(found, derived),
+        completeness_section(derived, models, tasks),
+        provenance_section(results, derived),
     ]
-    counts = derived["completeness"]
-    present, failed = counts["present"].sum(), counts["failed"].sum()
-    lead = [f"{present} of {counts['planned'].sum()} planned trials have a result; {failed} failed."]
-    filters = {"model": models, "task": tasks, "paradigm": paradigms}
-    return Page(f"Study {results.name}", lead, derived.notes, filters, sections)
+    filters = {"model": models, "task": tasks, "paradigm": ordered(names["paradigm"])}
+    shown = [section for section in sections if section is not None]
+    return Page(f"Study {results.name}", summary(derived, models), derived.notes, filters, shown)

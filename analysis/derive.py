@@ -16,26 +16,17 @@ from analysis.curves import curves
 from analysis.efficiency import data_efficiency, seed_spread
 from analysis.example_bootstrap import with_curve_intervals
 from analysis.intervals import with_intervals
-from analysis.ipr import Rule, XScale, ipr_per_seed, ipr_table
+from analysis.ipr import ipr_per_seed, ipr_table
 from analysis.mcnemar import mcnemar_table
+from analysis.mixture import mixture_tables
+from analysis.options import Options
 from analysis.overlap import ipr_by_overlap, mixture_overlap
 from analysis.paper_comparison import compare_with_paper
 from analysis.predictions import read_predictions
+from analysis.provenance import provenance
 from analysis.schema import ordered
 from analysis.significance import with_tests
 from analysis.tables import Results
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a reader of a report can choose."""
-
-    rule: Rule = "trapezoid"
-    """How curves are integrated."""
-    x_scale: XScale = "linear"
-    """Integrate over the training size or its logarithm."""
-    mixture_tasks: tuple[str, ...] | None = None
-    """Tasks that the instruction mixture contains; None where only the study can tell."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +67,8 @@ def derive(results: Results, found: Artifacts, options: Options) -> Derived:
         "mcnemar": mcnemar_table(predictions),
         "trials": rows,
     }
-    tables |= _compute(results, found, tables)
+    tables |= _compute(results, found, tables) | mixture_tables(found)
+    tables["provenance"] = provenance(results, found, options)
     notes = _notes(results, tables)
     if num_unusable:
         notes.append(f"predictions of {num_unusable} trials do not give their recorded score or examples and are not used")

@@ -11,13 +11,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
+
+from analysis.figures.style import Figure
 
 # A larger table is linked to the file beside the page, so that the page stays below 8 MB (issue 5).
 MAX_EMBEDDED_BYTES = 400_000
@@ -30,7 +30,7 @@ class Block:
     title: str = ""
     text: Sequence[str] = ()
     """Paragraphs above the figure or table."""
-    figure: go.Figure | None = None
+    figure: Figure | None = None
     name: str = ""
     """Name of the figure's image files, unique on the page."""
     scope: dict[str, str] = field(default_factory=dict)
@@ -96,8 +96,6 @@ def _csv_link(name: str, text: str) -> str:
     return "data:text/csv;charset=utf-8;base64," + base64.b64encode(data).decode("ascii")
 
 
-def _figure_json(figure: go.Figure) -> Markup:
+def _figure_json(figure: Figure) -> Markup:
     # A "<" in a name could end the script element that holds the figure, or open another.
-    full: dict[str, Any] = json.loads(figure.to_json())
-    full["layout"].pop("template", None)
-    return Markup(json.dumps(full, separators=(",", ":")).replace("<", "\\u003c"))
+    return Markup(json.dumps(figure, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"))

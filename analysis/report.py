@@ -20,8 +20,9 @@ from rich.console import Console
 
 from analysis.artifacts import artifacts
 from analysis.assemble import assemble
-from analysis.derive import Options, derive
+from analysis.derive import derive
 from analysis.ipr import RULES, Rule, XScale
+from analysis.options import Options
 from analysis.page import render
 from analysis.schema import TableError
 from analysis.tables import Results, load
@@ -69,9 +70,10 @@ def build_report(
     """
     loaded = results if isinstance(results, Results) else load(results, columns, paradigms)
     options = Options(rule, x_scale)
-    derived = derive(loaded, artifacts(loaded), options)
+    found = artifacts(loaded)
+    derived = derive(loaded, found, options)
     texts = {name: table.to_csv(index=False) for name, table in derived.tables.items()}
-    html = render(assemble(loaded, derived, options), texts)
+    html = render(assemble(loaded, found, derived, options), texts)
     folder = out or default_folder(loaded)
     csv_paths = {name: folder / f"{name}.csv" for name in texts}
     try:

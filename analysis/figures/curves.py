@@ -1,4 +1,4 @@
-"""Performance curves of a task: one panel a model, one line a paradigm, a band of one standard deviation over seeds."""
+"""Performance curves of a task, and the spread of seeds: one panel a model, one line a paradigm."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 
-from analysis.figures.panels import axis_names, panel_figure
-from analysis.figures.style import paradigm_style, translucent
+from analysis.figures.panels import axis_names, panel_layout, size_axis
+from analysis.figures.style import Figure, numbers, paradigm_style, translucent
 from analysis.schema import Table, as_frame, ordered
 
 HOVER = (
@@ -18,52 +17,55 @@ HOVER = (
 )
 
 
-def curve_figure(curve_table: Table, task: str, models: Sequence[str] = ()) -> go.Figure:
+def curve_figure(curve_table: Table, task: str, models: Sequence[str] = ()) -> Figure:
     """Returns the performance curves of one task (paper, figures 3 and 5).
 
     Args:
-        curve_table: what `analysis.curves.curves` returns, with `low` and `high` where intervals were computed.
+        curve_table: what `analysis.curves.curves` returns, with `low`, `high` and `resampled` where intervals were computed.
         task: the task to show.
         models: order of the panels; by default the paper's.
 
     Returns:
         A figure whose traces carry `meta` with model, task, paradigm and kind (`mean` or `band`). A point without any
-        seed breaks the line.
+        seed breaks the line; one with fewer seeds than planned has an open marker.
     """
     table = as_frame(curve_table)
-    table = table[table["task"] == task]
+    table = table[table["task"] == task].sort_values("train_size")
     names = ordered(table["model"], models)
     sizes = sorted(table["train_size"].unique().tolist())
-    figure = panel_figure(names, "model", "training examples", "score")
-    for number, model in enumerate(names):
-        for position, paradigm in enumerate(ordered(table["paradigm"])):
-            points = table[(table["model"] == model) & (table["paradigm"] == paradigm)].sort_values("train_size")
-            if points["mean"].notna().any():
-                for trace in _traces(points, number, paradigm, position):
-                    figure.add_trace(trace)
-    figure.update_xaxes(_size_axis(sizes))
-    figure.update_yaxes(range=_score_range(table), tickformat=".2f")
-    return figure
+    traces = [
+        trace
+        for number, model in enumerate(names)
+        for position, paradigm in enumerate(ordered(table["paradigm"]))
+        for trace in _traces(table[(table["model"] == model) & (table["paradigm"] == paradigm)], number, position)
+    ]
+    y_axis = {"range": _score_range(table), "tickformat": ".2f"}
+    return {"data": traces, "layout": panel_layout(names, "model", size_axis(sizes), y_axis, "score")}
 
 
-def _traces(points: pd.DataFrame, panel: int, paradigm: str, position: int) -> list[go.Scatter]:
+def _traces(points: pd.DataFrame, panel: int, position: int) -> list[dict[str, Any]]:
+    if points["mean"].isna().all():
+        return []
+    model, paradigm, task = (points[name].iloc[0] for name in ("model", "paradigm", "task"))
     style = paradigm_style(paradigm, position)
     x_axis, y_axis = axis_names(panel)
-    meta = {"model": points["model"].iloc[0], "task": points["task"].iloc[0], "paradigm": paradigm}
-    shared = {"xaxis": x_axis, "yaxis": y_axis, "legendgroup": paradigm}
+    shared = {"type": "scatter", "xaxis": x_axis, "yaxis": y_axis, "legendgroup": paradigm}
+    meta = {"model": model, "task": task, "paradigm": paradigm}
     spread = points.dropna(subset=["mean", "std"])
-    outline = [*(spread["mean"] + spread["std"]), *(spread["mean"] - spread["std"])[::-1]]
-    band = go.Scatter(
-        x=[*spread["train_size"], *spread["train_size"][::-1]], y=outline, fill="toself", mode="lines",
-        line={"width": 0}, fillcolor=translucent(style["color"], 0.16), hoverinfo="skip", showlegend=False,
-        meta={**meta, "kind": "band"}, **shared,
-    )  # fmt: skip
-    line = go.Scatter(
-        x=points["train_size"].tolist(), y=[None if pd.isna(value) else value for value in points["mean"]],
-        mode="lines+markers", name=paradigm, showlegend=panel == 0, customdata=_hover_data(points),
-        hovertemplate=HOVER, line={"color": style["color"], "dash": style["dash"], "width": 2},
-        marker={"symbol": style["symbol"], "size": 7}, meta={**meta, "kind": "mean"}, **shared,
-    )  # fmt: skip
+    upper, lower = spread["mean"] + spread["std"], spread["mean"] - spread["std"]
+    band = {
+        **shared, "x": numbers([*spread["train_size"], *spread["train_size"][::-1]]), "y": numbers([*upper, *lower[::-1]]),
+        "fill": "toself", "mode": "lines", "line": {"width": 0}, "fillcolor": translucent(style["color"], 0.16),
+        "hoverinfo": "skip", "showlegend": False, "meta": {**meta, "kind": "band"},
+    }  # fmt: skip
+    short = points["num_seeds"] < points["num_planned"]
+    symbols = [f"{style['symbol'].removesuffix('-open')}-open" if few else style["symbol"] for few in short]
+    line = {
+        **shared, "x": numbers(points["train_size"]), "y": numbers(points["mean"]), "mode": "lines+markers",
+        "name": paradigm, "showlegend": panel == 0, "customdata": _hover_data(points), "hovertemplate": HOVER,
+        "line": {"color": style["color"], "dash": style["dash"], "width": 2}, "marker": {"symbol": symbols, "size": 7},
+        "meta": {**meta, "kind": "mean"},
+    }  # fmt: skip
     return [band, line] if len(spread) > 1 else [line]
 
 
@@ -72,15 +74,10 @@ def _hover_data(points: pd.DataFrame) -> list[list[Any]]:
     for point in points.to_dict("records"):
         std = "not defined" if pd.isna(point["std"]) else f"{point['std']:.3f}"
         low, high = point.get("low"), point.get("high")
-        interval = "" if low is None or pd.isna(low) else f"<br>95% interval {low:.3f} to {high:.3f}"
-        rows.append([std, point["num_seeds"], point["num_planned"], interval])
+        known = low is not None and not pd.isna(low)
+        interval = f"<br>95% interval {low:.3f} to {high:.3f}, over {point['resampled']}" if known else ""
+        rows.append([std, int(point["num_seeds"]), int(point["num_planned"]), interval])
     return rows
-
-
-def _size_axis(sizes: list[int]) -> dict[str, Any]:
-    # Sizes double in a study, so a log axis spaces them evenly; training size 0 has no place on one.
-    axis: dict[str, Any] = {"tickmode": "array", "tickvals": sizes, "ticktext": [str(size) for size in sizes]}
-    return axis if not sizes or sizes[0] <= 0 else {**axis, "type": "log"}
 
 
 def _score_range(table: pd.DataFrame) -> list[float]:
@@ -91,3 +88,33 @@ def _score_range(table: pd.DataFrame) -> list[float]:
         return [0.0, 1.0]
     room = max(0.02, 0.05 * (high - low))
     return [max(0.0, float(low - room)), min(1.0, float(high + room))]
+
+
+def spread_figure(spread_table: Table, models: Sequence[str] = ()) -> Figure:
+    """Returns the mean standard deviation over seeds by size.
+
+    Args:
+        spread_table: what `analysis.efficiency.seed_spread` returns.
+        models: order of the panels; by default the paper's.
+    """
+    table = as_frame(spread_table)
+    names = ordered(table["model"], models)
+    traces = []
+    for number, model in enumerate(names):
+        x_axis, y_axis = axis_names(number)
+        for position, paradigm in enumerate(ordered(table["paradigm"])):
+            points = table[(table["model"] == model) & (table["paradigm"] == paradigm)].sort_values("train_size")
+            style = paradigm_style(paradigm, position)
+            traces.append(
+                {
+                    "type": "scatter", "x": numbers(points["train_size"]), "y": numbers(points["mean_std"]), "name": paradigm,
+                    "mode": "lines+markers", "line": {"color": style["color"], "dash": style["dash"]},
+                    "marker": {"symbol": style["symbol"]}, "legendgroup": paradigm, "showlegend": number == 0,
+                    "xaxis": x_axis, "yaxis": y_axis, "meta": {"model": model, "paradigm": paradigm},
+                    "customdata": numbers(points["num_tasks"]),
+                    "hovertemplate": "%{x} examples: %{y:.3f} over %{customdata} tasks<extra>%{fullData.name}</extra>",
+                }
+            )  # fmt: skip
+    sizes = sorted(table["train_size"].unique().tolist())
+    y = {"range": [0, 1.1 * float(table["mean_std"].max() or 0.1)], "tickformat": ".3f"}
+    return {"data": traces, "layout": panel_layout(names, "model", size_axis(sizes), y, "std over seeds")}

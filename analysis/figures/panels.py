@@ -1,59 +1,56 @@
-"""Small multiples: one panel a name, which the page can hide and rearrange. In: names. Out: an empty figure with panels.
+"""Small multiples: one panel a name, which the page can hide and rearrange. In: names. Out: a layout with panels.
 
 `layout.meta.panels` tells the page which axes and which title belong to a name, so that a filter or a narrow screen can
-lay the panels out anew without this project's code.
+lay the panels out anew.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
-import plotly.graph_objects as go
-
-from analysis.figures.style import finished
+from analysis.figures.style import layout_of, titled
 
 PANEL_HEIGHT = 250
-MARGIN_HEIGHT = 110
+MARGIN_HEIGHT = 116
 MAX_COLUMNS = 4
 GAP_X, GAP_Y = 0.035, 0.16
 
 
-def panel_figure(names: Sequence[str], key: str, x_title: str, y_title: str, top: int = 64) -> go.Figure:
-    """Returns a figure with one titled panel a name; the n-th uses axes `axis_names(n)`.
+def panel_layout(names: Sequence[str], key: str, x: dict[str, Any], y: dict[str, Any], y_title: str) -> dict[str, Any]:
+    """Returns a layout with one titled panel a name; traces of the n-th use the axes `axis_names(n)`.
 
     Args:
         names: what the panels show, such as models.
         key: the filter the names belong to: `model`, `task` or `paradigm`.
-        x_title: title of the x axes.
-        y_title: title of the y axes.
-        top: pixels above the panels, for the legend.
+        x: what all x axes have.
+        y: what all y axes have.
+        y_title: title of the y axes of the first column.
     """
     columns = max(1, min(MAX_COLUMNS, len(names)))
     rows = max(1, math.ceil(len(names) / columns))
-    figure = go.Figure()
-    panels = []
+    axes: dict[str, Any] = {}
+    annotations, panels = [], []
     for number, name in enumerate(names):
         row, column = divmod(number, columns)
         width, height = (1 + GAP_X) / columns, (1 + GAP_Y) / rows
         left, upper = column * width, 1 - row * height
-        x, y = axis_names(number)
-        axes = {"x": _long(x), "y": _long(y)}
-        domain = {axes["x"]: [left, left + width - GAP_X], axes["y"]: [upper - height + GAP_Y, upper]}
-        figure.update_layout(
+        x_name, y_name = axis_names(number)
+        here = {"x": f"xaxis{x_name[1:]}", "y": f"yaxis{y_name[1:]}"}
+        axes[here["x"]] = {**x, "domain": [left, left + width - GAP_X], "anchor": y_name}
+        title = titled(y_title if column == 0 else "")
+        axes[here["y"]] = {**y, **title, "domain": [max(0.0, upper - height + GAP_Y), upper], "anchor": x_name}
+        annotations.append(
             {
-                axes["x"]: {"domain": domain[axes["x"]], "anchor": y, "title": {"text": x_title}},
-                axes["y"]: {"domain": domain[axes["y"]], "anchor": x, "title": {"text": y_title if not column else ""}},
+                "text": f"<b>{name}</b>", "showarrow": False, "xref": "paper", "yref": "paper", "xanchor": "center",
+                "yanchor": "bottom", "x": left + (width - GAP_X) / 2, "y": upper,
             }
-        )
-        figure.add_annotation(
-            text=f"<b>{name}</b>", showarrow=False, xref="paper", yref="paper", xanchor="center", yanchor="bottom",
-            x=left + (width - GAP_X) / 2, y=upper,
         )  # fmt: skip
-        panels.append({"key": key, "name": name, **axes, "annotation": number})
-    finished(figure, MARGIN_HEIGHT + PANEL_HEIGHT * rows, meta={"panels": panels, "y_title": y_title})
-    figure.update_layout(legend={"y": 1, "yref": "container", "yanchor": "top"}, margin={"t": top})
-    return figure
+        panels.append({"key": key, "name": name, **here, "annotation": number})
+    meta = {"panels": panels, "y_title": y_title}
+    margin = {"t": 64}
+    return layout_of(MARGIN_HEIGHT + PANEL_HEIGHT * rows, **axes, annotations=annotations, meta=meta, margin=margin)
 
 
 def axis_names(number: int) -> tuple[str, str]:
@@ -62,5 +59,7 @@ def axis_names(number: int) -> tuple[str, str]:
     return f"x{suffix}", f"y{suffix}"
 
 
-def _long(name: str) -> str:
-    return f"{name[0]}axis{name[1:]}"
+def size_axis(sizes: Sequence[int], title: str = "training examples") -> dict[str, Any]:
+    """Returns an axis of training sizes: logarithmic, because sizes double in a study, unless there is a size of 0."""
+    axis = titled(title, tickmode="array", tickvals=list(sizes), ticktext=[str(size) for size in sizes])
+    return axis if not sizes or sizes[0] <= 0 else {**axis, "type": "log"}

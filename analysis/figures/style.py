@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-import plotly.graph_objects as go
+import pandas as pd
+
+Figure = dict[str, Any]
+"""Plotly's JSON: `data`, a list of traces, and `layout`."""
 
 # Mid-tones with more than 3:1 contrast on white and on near-black; line style and marker repeat what the colour says.
 PARADIGM_STYLE: dict[str, dict[str, Any]] = {
@@ -13,7 +17,9 @@ PARADIGM_STYLE: dict[str, dict[str, Any]] = {
     "instructed": {"color": "#df6f1f", "dash": "solid", "symbol": "diamond"},
 }
 SERIES_COLORS = ("#3b87d0", "#df6f1f", "#3a9d6e", "#b04fb3", "#b8860b", "#8a8f98", "#d0485c", "#1fa3b3")
+SERIES_SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "star", "hexagon")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+AXIS = {"gridcolor": "rgba(128,128,128,0.22)", "zeroline": False, "linecolor": "rgba(128,128,128,0.5)", "automargin": True}
 
 
 def paradigm_style(paradigm: str, position: int = 0) -> dict[str, Any]:
@@ -22,9 +28,13 @@ def paradigm_style(paradigm: str, position: int = 0) -> dict[str, Any]:
     return PARADIGM_STYLE.get(paradigm, other)
 
 
-def series_color(position: int) -> str:
-    """Returns the colour of the n-th series of a figure whose series are not paradigms."""
-    return SERIES_COLORS[position % len(SERIES_COLORS)]
+def series_marker(position: int, size: int = 9) -> dict[str, Any]:
+    """Returns the marker of the n-th series of a figure whose series are not paradigms."""
+    return {
+        "color": SERIES_COLORS[position % len(SERIES_COLORS)],
+        "symbol": SERIES_SYMBOLS[position % len(SERIES_SYMBOLS)],
+        "size": size,
+    }
 
 
 def translucent(color: str, alpha: float) -> str:
@@ -33,20 +43,35 @@ def translucent(color: str, alpha: float) -> str:
     return f"rgba({red},{green},{blue},{alpha})"
 
 
-def finished(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
-    """Returns the figure with the shared look: no background of its own, so that the page's colours show."""
-    figure.update_layout(
-        height=height,
-        font={"family": FONT, "size": 13},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        margin={"l": 56, "r": 16, "t": 36, "b": 48},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        hoverlabel={"align": "left"},
-        modebar={"bgcolor": "rgba(0,0,0,0)", "color": "rgba(128,128,128,0.6)", "activecolor": "#3b87d0"},
-        **layout,
-    )
-    grid = {"gridcolor": "rgba(128,128,128,0.22)", "zeroline": False, "linecolor": "rgba(128,128,128,0.5)"}
-    figure.update_xaxes(**grid)
-    figure.update_yaxes(**grid)
-    return figure
+def numbers(values: Iterable[Any]) -> list[Any]:
+    """Returns plain JSON values; what is missing becomes None, which plotly leaves out."""
+    return [None if pd.isna(value) else getattr(value, "item", lambda value=value: value)() for value in values]
+
+
+def layout_of(height: int, **layout: Any) -> dict[str, Any]:
+    """Returns the shared look: no background of its own, so that the page's colours show.
+
+    Args:
+        height: pixels.
+        layout: what this figure adds; `xaxis` and `yaxis` are merged with the shared look of axes.
+    """
+    base: dict[str, Any] = {
+        "height": height,
+        "font": {"family": FONT, "size": 13},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "margin": {"l": 60, "r": 16, "t": 44, "b": 52},
+        "legend": {"orientation": "h", "y": 1, "yref": "container", "yanchor": "top", "x": 0},
+        "hoverlabel": {"align": "left"},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "rgba(128,128,128,0.6)", "activecolor": "#3b87d0"},
+    }
+    for name, value in layout.items():
+        if name.startswith(("xaxis", "yaxis")):
+            value = {**AXIS, **value}
+        base[name] = {**base[name], **value} if isinstance(base.get(name), dict) else value
+    return base
+
+
+def titled(text: str, **axis: Any) -> dict[str, Any]:
+    """Returns an axis with a title."""
+    return {"title": {"text": text}, **axis}

@@ -1,18 +1,25 @@
-"""The chapter of performance curves: one figure a task."""
+"""The chapter of performance curves: one figure a task, the examples a score needs, and the spread of seeds."""
 
 from __future__ import annotations
 
 from analysis.derive import Derived
-from analysis.figures.curves import curve_figure
+from analysis.display import decimal, plain, shown
+from analysis.figures.curves import curve_figure, spread_figure
+from analysis.figures.study import efficiency_figure
 from analysis.page import Block, Section
 from analysis.schema import ordered
 
 
 def curve_section(derived: Derived, models: list[str], tasks: list[str]) -> Section:
-    """Returns the curves of every task that has a result (paper, figures 3 and 5)."""
+    """Returns the curves of every task that has a result (paper, figures 3 and 5), and what they say of data efficiency."""
     table = derived["curves"]
     present = set(table.loc[table["num_seeds"] > 0, "task"])
-    blocks = [
+    text = [
+        "Mean score over seeds with a band of one sample standard deviation. A line breaks where a point has no seed; an open "
+        "marker has fewer seeds than planned. Hover for the 95% bootstrap interval and what it resamples."
+    ]
+    blocks = [Block(text=text)]
+    blocks += [
         Block(
             title=task,
             figure=curve_figure(table, task, models),
@@ -22,7 +29,25 @@ def curve_section(derived: Derived, models: list[str], tasks: list[str]) -> Sect
         )
         for task in ordered(present, tasks)
     ]
-    intro = Block(
-        text=["Mean score over seeds with a band of one sample standard deviation; a line breaks where a point has no seed."]
-    )
-    return Section("Performance curves", [intro, *blocks], "curves")
+    efficiency = derived["efficiency"]
+    if len(efficiency):
+        blocks.append(
+            Block(
+                title="Data efficiency",
+                text=["Examples that the mean curve needs for the best score of prompting; no marker where it is not reached."],
+                figure=efficiency_figure(efficiency, models, tasks),
+                name="efficiency",
+                csv="efficiency",
+            )
+        )
+        columns = {
+            "model": ("model", plain), "task": ("task", plain), "paradigm": ("paradigm", plain),
+            "target_score": ("score asked for", decimal(3)), "examples_needed": ("examples needed", decimal(1)),
+            "best_score": ("best score", decimal(3)), "largest_size": ("with at most", plain),
+        }  # fmt: skip
+        blocks.append(Block("Data efficiency, as a table", shown=shown(efficiency, columns), csv="efficiency", folded=True))
+    if len(derived["seed_spread"]):
+        figure = spread_figure(derived["seed_spread"], models)
+        text = ["Standard deviation over seeds, mean over tasks."]
+        blocks.append(Block("Spread of seeds", text, figure, "seed-spread", csv="seed_spread"))
+    return Section("Performance curves", blocks, "curves")

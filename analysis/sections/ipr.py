@@ -1,40 +1,105 @@
-"""The chapter of the Integral Performance Ratio: one table a comparison."""
+"""The chapter of the Integral Performance Ratio: one table a comparison, its tests, and figures by model and by overlap."""
 
 from __future__ import annotations
 
 import pandas as pd
 
-from analysis.derive import Derived, Options
+from analysis.derive import Derived
+from analysis.display import interval, mean_std, p_value, plain, shown
+from analysis.figures.ratios import ipr_by_model, ipr_by_overlap_figure
+from analysis.options import Options
 from analysis.page import Block, Section
 from analysis.schema import AVERAGE
 from analysis.terminal import cell_text
 
 
 def ipr_section(derived: Derived, options: Options, models: list[str], tasks: list[str]) -> Section:
-    """Returns the IPR tables of all comparisons that have a value (paper, Table 2)."""
+    """Returns the IPR of all comparisons that have a value (paper, Table 2), with intervals and tests."""
     table = derived["ipr"]
-    blocks = [
+    there = table[table["num_seeds"] > 0]
+    names = list(there["comparison"].drop_duplicates())
+    blocks = [Block(text=[_definition(options)])]
+    blocks += [
         Block(
-            title=comparison.replace("/", " over "),
-            shown=ipr_matrix(table[table["comparison"] == comparison], models, tasks),
+            title=name.replace("/", " over "),
+            shown=ipr_matrix(table[table["comparison"] == name], models, tasks),
             csv="ipr",
         )
-        for comparison in table["comparison"].drop_duplicates()
-        if table.loc[table["comparison"] == comparison, "num_seeds"].sum()
+        for name in names
     ]
-    intro = (
-        "Integral of the first curve over the integral of the second, minus 1, in percentage points: mean ± sample standard "
-        "deviation over seeds; the average pools all values of all tasks. Integrated over the "
-        f"{'logarithm of the ' if options.x_scale == 'log' else ''}training size by "
-        f"{'the trapezoid rule' if options.rule == 'trapezoid' else 'Simpson’s rule'}."
-    )
-    return Section("Integral Performance Ratio", [Block(text=[intro]), *blocks], "ipr")
+    if names:
+        figure = ipr_by_model(table, models)
+        text = ["Pooled over tasks, with the 95% bootstrap interval. A model's marker is missing where it has no value."]
+        blocks.append(Block("By model size", text, figure, "ipr-by-model", csv="ipr"))
+        blocks.append(_tests(there, models))
+    if len(derived["ipr_by_overlap"]):
+        figure = ipr_by_overlap_figure(derived["ipr_by_overlap"], models)
+        text = ["Instructed over prompted, one marker a task: gains on tasks that instruction tuning has seen are no transfer."]
+        blocks.append(Block("By overlap with the instruction mixture", text, figure, "ipr-by-overlap", csv="ipr_by_overlap"))
+    if len(derived["mcnemar"]):
+        blocks.append(_mcnemar(derived["mcnemar"]))
+    return Section("Integral Performance Ratio", blocks, "ipr")
 
 
 def ipr_matrix(part: pd.DataFrame, models: list[str], tasks: list[str]) -> pd.DataFrame:
     """Returns one comparison as text, one row a model and one column a task."""
     cells = {(row["model"], row["task"]): row for row in part.to_dict("records")}
-    names = [model for model in models if (model, AVERAGE) in cells]
     return pd.DataFrame(
-        [{"model": model, **{task: cell_text(cells.get((model, task))) for task in [*tasks, AVERAGE]}} for model in names]
+        [
+            {"model": model, **{task: cell_text(cells.get((model, task))) for task in [*tasks, AVERAGE]}}
+            for model in models
+            if (model, AVERAGE) in cells
+        ]
     )
+
+
+def _definition(options: Options) -> str:
+    return (
+        "Integral of the first performance curve over the integral of the second, minus 1, in percentage points: mean ± sample "
+        "standard deviation over seeds; the average pools all values of all tasks. Integrated over the "
+        f"{'logarithm of the ' if options.x_scale == 'log' else ''}training size by "
+        f"{'the trapezoid rule' if options.rule == 'trapezoid' else 'Simpson’s rule'}, at the sizes that both curves have. "
+        "A cell with fewer values than planned says how many it has."
+    )
+
+
+def _tests(table: pd.DataFrame, models: list[str]) -> Block:
+    pooled = table[table["task"] == AVERAGE]
+    pooled = pooled.sort_values(["comparison", "model"], key=lambda names: names.map({m: i for i, m in enumerate(models)}.get))
+    rows = pd.DataFrame(
+        [
+            {
+                "comparison": row["comparison"].replace("/", " over "),
+                "model": row["model"],
+                "IPR": mean_std(row),
+                "95% interval": interval(row["ci_low"], row["ci_high"]),
+                "p": p_value(row["p"]),
+                "p, Holm": p_value(row["p_holm"]),
+                "values": f"{row['num_seeds']} of {row['num_planned']}",
+                "left out": str(row["num_left_out"]),
+                "bridged": str(row["num_bridged"]),
+                "sizes": f"{row['size_low']:.0f} to {row['size_high']:.0f}",
+            }
+            for row in pooled.to_dict("records")
+        ]
+    )
+    smallest = table.loc[table["task"] != AVERAGE, "p_smallest"].min()
+    text = [
+        "Two-sided paired permutation test (signs flipped within pairs of the same task and seed), Holm-corrected over the "
+        "tests of a comparison. The interval resamples seeds inside each task, so it speaks of these tasks.",
+        f"Single cells have too few seeds to be tested one by one: their p could not be below {smallest:.2g}."
+        if smallest >= 0.05
+        else "Cells with six seeds or more are tested too; see the CSV.",
+        "Left out: seeds whose curves cover another range of sizes than their cell. Bridged: seeds with a gap inside the range.",
+    ]
+    return Block("How sure", text, shown=rows, csv="ipr")
+
+
+def _mcnemar(table: pd.DataFrame) -> Block:
+    text = ["Per pair of trained models at the largest common size, on the same evaluation examples; exact test."]
+    columns = {
+        "comparison": ("comparison", plain), "model": ("model", plain), "task": ("task", plain), "seed": ("seed", plain),
+        "train_size": ("size", plain), "num_examples": ("examples", plain), "only_first_right": ("only first right", plain),
+        "only_second_right": ("only second right", plain), "p": ("p", p_value), "p_holm": ("p, Holm", p_value),
+    }  # fmt: skip
+    return Block("McNemar’s test on single examples", text, shown=shown(table, columns), csv="mcnemar", folded=True)

@@ -1,0 +1,67 @@
+"""Numbers as a reader sees them. In: values and tables. Out: text, with a dash for what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+
+MISSING = "–"
+
+
+def decimal(places: int) -> Callable[[Any], str]:
+    """Returns a formatter with a fixed number of decimals."""
+    return lambda value: MISSING if pd.isna(value) else f"{value:.{places}f}"
+
+
+def p_value(value: Any) -> str:
+    """Returns a p value with two digits that count."""
+    if pd.isna(value):
+        return MISSING
+    return "< 0.0001" if value < 0.0001 else f"{value:.2g}"
+
+
+def percent(value: Any) -> str:
+    """Returns a share as whole per cent."""
+    return MISSING if pd.isna(value) else f"{value:.0%}"
+
+
+def count(value: Any) -> str:
+    """Returns a whole number with thousands separated."""
+    return MISSING if pd.isna(value) else f"{value:,.0f}"
+
+
+def power(value: Any) -> str:
+    """Returns a large number as 1.47 × 10¹⁶; smaller ones as `count` does."""
+    if pd.isna(value) or abs(value) < 1e6:
+        return count(value)
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa} × 10{str(int(exponent)).translate(str.maketrans('0123456789-', '⁰¹²³⁴⁵⁶⁷⁸⁹⁻'))}"
+
+
+def plain(value: Any) -> str:
+    """Returns a value as it is."""
+    return MISSING if pd.isna(value) else str(value)
+
+
+def mean_std(row: Mapping[Any, Any], places: int = 1) -> str:
+    """Returns `mean ± std` of a row, without the spread where there is none."""
+    if pd.isna(row["mean"]):
+        return MISSING
+    return f"{row['mean']:.{places}f}" + ("" if pd.isna(row["std"]) else f" ± {row['std']:.{places}f}")
+
+
+def interval(low: Any, high: Any, places: int = 1) -> str:
+    """Returns `low to high`."""
+    return MISSING if pd.isna(low) or pd.isna(high) else f"{low:.{places}f} to {high:.{places}f}"
+
+
+def shown(table: pd.DataFrame, columns: Mapping[str, tuple[str, Callable[[Any], str]]]) -> pd.DataFrame:
+    """Returns a table of text.
+
+    Args:
+        table: any table.
+        columns: for each column of the table to show, its heading and its formatter.
+    """
+    return pd.DataFrame({heading: table[name].map(text) for name, (heading, text) in columns.items()})

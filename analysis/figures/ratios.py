@@ -1,0 +1,138 @@
+"""Figures of ratios and advantages: by model, by overlap with the mixture, and against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis.figures.style import Figure, layout_of, numbers, series_marker, titled
+from analysis.schema import AVERAGE, Table, as_frame, ordered
+
+ZERO_LINE = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0, "line": {"width": 1, "color": "#888888"}}
+
+
+def ipr_by_model(ipr: Table, models: Sequence[str]) -> Figure:
+    """Returns the pooled IPR of each model with its 95% interval, one series a comparison.
+
+    Args:
+        ipr: the table of `analysis.ipr.ipr_table` with `ci_low` and `ci_high`.
+        models: order of the models, smallest first.
+    """
+    table = as_frame(ipr)
+    table = table[(table["task"] == AVERAGE) & (table["num_seeds"] > 0)]
+    traces = []
+    for position, comparison in enumerate(table["comparison"].drop_duplicates()):
+        shown = True
+        for model in models:
+            row = table[(table["comparison"] == comparison) & (table["model"] == model)]
+            if len(row):
+                traces.append(_interval_trace(row, model, comparison, position, shown))
+                shown = False
+    order = {"categoryorder": "array", "categoryarray": list(models), "type": "category"}
+    layout = layout_of(380, xaxis=titled("model", **order), yaxis=titled("IPR, percentage points"), shapes=[ZERO_LINE])
+    return {"data": traces, "layout": {**layout, "scattermode": "group", "scattergap": 0.6}}
+
+
+def _interval_trace(row: pd.DataFrame, model: str, comparison: str, position: int, shown: bool) -> dict[str, Any]:
+    low, high = row["ci_low"].fillna(row["mean"]), row["ci_high"].fillna(row["mean"])
+    error = {"type": "data", "symmetric": False, "array": numbers(high - row["mean"]), "arrayminus": numbers(row["mean"] - low)}
+    return {
+        "type": "scatter", "mode": "markers", "x": [model], "y": numbers(row["mean"]), "error_y": error,
+        "name": comparison.replace("/", " over "), "legendgroup": comparison, "offsetgroup": comparison, "showlegend": shown,
+        "marker": series_marker(position), "meta": {"model": model},
+        "customdata": [numbers(row.iloc[0][["num_seeds", "num_planned", "ci_low", "ci_high"]])],
+        "hovertemplate": "%{x}: %{y:.1f}, 95% interval %{customdata[2]:.1f} to %{customdata[3]:.1f}<br>"
+        "%{customdata[0]} of %{customdata[1]} values<extra>%{fullData.name}</extra>",
+    }  # fmt: skip
+
+
+def ipr_by_overlap_figure(cells: Table, models: Sequence[str]) -> Figure:
+    """Returns the IPR of instructed over prompted by whether the instruction mixture contains the task.
+
+    Args:
+        cells: what `analysis.overlap.ipr_by_overlap` returns.
+        models: order of the models.
+    """
+    table = as_frame(cells)
+    table = table[table["comparison"] == "instructed/prompted"]
+    traces: list[dict[str, Any]] = []
+    for position, model in enumerate(models):
+        part = table[table["model"] == model]
+        traces.extend(
+            {
+                "type": "scatter", "mode": "markers+text", "x": [row["overlap"]], "y": [row["mean"]], "text": [row["task"]],
+                "textposition": "middle right", "name": model, "legendgroup": model, "offsetgroup": model, "showlegend": i == 0,
+                "marker": series_marker(position), "meta": {"model": model, "task": row["task"]}, "textfont": {"size": 10},
+                "hovertemplate": f"{row['task']}, %{{y:.1f}}<extra>{model}</extra>",
+            }
+            for i, row in enumerate(part.to_dict("records"))
+        )  # fmt: skip
+    order = {"categoryorder": "array", "categoryarray": ["in the mixture", "held out"], "type": "category"}
+    layout = layout_of(400, xaxis=titled("", **order), yaxis=titled("IPR, percentage points"), shapes=[ZERO_LINE])
+    return {"data": traces, "layout": {**layout, "scattermode": "group", "scattergap": 0.3}}
+
+
+def advantage_against_ipr(advantage: Table, ipr: Table, models: Sequence[str]) -> Figure:
+    """Returns the prompt advantage of each cell against its IPR; the colour is the share of the curves outside the band.
+
+    Where the two measures disagree and the colour is strong, the advantage ignores most of the curves: the reason why the
+    paper distrusts it (appendix A).
+
+    Args:
+        advantage: rows of one method of `analysis.advantage.advantage_table`.
+        ipr: what `analysis.ipr.ipr_table` returns.
+        models: order of the models.
+    """
+    keys = ["comparison", "model", "task"]
+    both = as_frame(advantage).merge(as_frame(ipr)[[*keys, "mean"]], on=keys, suffixes=("", "_ipr"))
+    both = both[(both["comparison"] == "instructed/prompted") & (both["task"] != AVERAGE)].dropna(subset=["mean", "mean_ipr"])
+    traces: list[dict[str, Any]] = []
+    for position, model in enumerate(ordered(both["model"], models)):
+        for i, row in enumerate(both[both["model"] == model].to_dict("records")):
+            marker = {
+                **series_marker(position, 11), "color": [row["share_outside"]], "cmin": 0, "cmax": 1,
+                "colorscale": "Cividis", "reversescale": True, "showscale": not traces,
+                "colorbar": {"title": {"text": "share<br>outside"}, "thickness": 10},
+            }  # fmt: skip
+            traces.append(
+                {
+                    "type": "scatter", "mode": "markers", "x": [row["mean_ipr"]], "y": [row["mean"]], "name": model,
+                    "legendgroup": model, "showlegend": i == 0, "marker": marker, "meta": {"model": model, "task": row["task"]},
+                    "hovertemplate": f"{model}, {row['task']}: IPR %{{x:.1f}}, advantage %{{y:.1f}} examples<br>"
+                    f"band {row['y_low']:.3f} to {row['y_high']:.3f}, {row['share_outside']:.0%} outside<extra></extra>",
+                }
+            )  # fmt: skip
+    axes = {"xaxis": titled("IPR, percentage points"), "yaxis": titled("average prompt advantage, examples")}
+    return {"data": traces, "layout": layout_of(400, **axes)}
+
+
+def ours_against_paper(compared: Table, models: Sequence[str]) -> Figure:
+    """Returns our IPR against the paper's Table 2, with both standard deviations and the diagonal.
+
+    Args:
+        compared: what `analysis.paper_comparison.compare_with_paper` returns.
+        models: order of the models.
+    """
+    table = as_frame(compared)
+    table = table[table["source"] == "Table 2"]
+    traces: list[dict[str, Any]] = []
+    for position, model in enumerate(ordered(table["model"], models)):
+        for i, row in enumerate(table[table["model"] == model].to_dict("records")):
+            marker = series_marker(position, 13 if row["task"] == AVERAGE else 8)
+            traces.append(
+                {
+                    "type": "scatter", "mode": "markers", "x": [row["paper"]], "y": [row["ours"]], "name": model,
+                    "legendgroup": model, "showlegend": i == 0, "marker": marker, "meta": {"model": model, "task": row["task"]},
+                    "error_x": {"type": "data", "array": numbers([row["paper_std"]]), "thickness": 0.7, "color": marker["color"]},
+                    "error_y": {"type": "data", "array": numbers([row["ours_std"]]), "thickness": 0.7, "color": marker["color"]},
+                    "hovertemplate": f"{model}, {row['task']}: ours %{{y:.1f}}, paper %{{x:.1f}}<extra></extra>",
+                }
+            )  # fmt: skip
+    both = table[["ours", "paper"]].to_numpy(dtype="float64")
+    low, high = (both.min(), both.max()) if both.size else (0.0, 1.0)
+    dots = {"width": 1, "dash": "dot", "color": "#888888"}
+    diagonal = {"type": "line", "x0": float(low), "x1": float(high), "y0": float(low), "y1": float(high), "line": dots}
+    axes = {"xaxis": titled("paper, percentage points"), "yaxis": titled("ours, percentage points")}
+    return {"data": traces, "layout": layout_of(400, **axes, shapes=[diagonal])}

@@ -1,0 +1,142 @@
+"""Figures of the study itself: what is there, what it cost, what it trained on, and how many examples a score needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.figures.panels import axis_names, panel_layout, size_axis
+from analysis.figures.style import SERIES_COLORS, Figure, layout_of, numbers, paradigm_style, titled
+from analysis.schema import Table, as_frame, ordered
+
+ROW_HEIGHT = 26
+
+
+def completeness_map(cells: Table, models: Sequence[str], tasks: Sequence[str]) -> Figure:
+    """Returns how many seeds of each planned point are there: models and paradigms by tasks and sizes.
+
+    Args:
+        cells: what `analysis.completeness.cell_status` returns.
+        models: order of the models.
+        tasks: order of the tasks.
+    """
+    table = as_frame(cells)
+    table = table.assign(present=table["status"] == "present", failed=table["status"] == "failed")
+    groups = table.groupby(["model", "paradigm", "task", "train_size"])
+    points = groups[["present", "failed"]].sum().assign(planned=groups.size()).reset_index()
+    shares, words = {}, {}
+    for row in points.to_dict("records"):
+        key = (f"{row['model']} {row['paradigm']}", f"{row['task']} {row['train_size']}")
+        shares[key] = row["present"] / row["planned"]
+        words[key] = f"{row['present']} of {row['planned']} seeds" + (f", {row['failed']} failed" if row["failed"] else "")
+    sizes = sorted(table["train_size"].unique())
+    y_names = [f"{m} {p}" for m in models for p in ordered(table["paradigm"])]
+    x_names = [f"{t} {s}" for t in tasks for s in sizes]
+    trace = {
+        "type": "heatmap", "x": x_names, "y": y_names, "z": [[shares.get((y, x)) for x in x_names] for y in y_names],
+        "text": [[words.get((y, x), "not planned") for x in x_names] for y in y_names], "zmin": 0, "zmax": 1,
+        "colorscale": [[0, "#c8433f"], [0.5, "#e0b040"], [1, "#3a9d6e"]], "xgap": 1, "ygap": 1, "showscale": False,
+        "hovertemplate": "%{y}, %{x}: %{text}<extra></extra>",
+    }  # fmt: skip
+    layout = layout_of(
+        110 + 18 * max(4, len(y_names)),
+        xaxis={"type": "category", "tickangle": -90, "tickfont": {"size": 9}},
+        yaxis={"type": "category", "autorange": "reversed", "tickfont": {"size": 10}},
+        margin={"t": 16},
+    )
+    return {"data": [trace], "layout": layout}
+
+
+def hours_figure(hours: Table, models: Sequence[str]) -> Figure:
+    """Returns where the hours went: bars a model, one colour a stage; GPU-hours, or process-hours where no GPU was used.
+
+    Args:
+        hours: what `analysis.compute.device_hours` returns.
+        models: order of the models.
+    """
+    table = as_frame(hours)
+    column, unit = ("gpu_hours", "GPU-hours") if table["gpu_hours"].fillna(0).sum() > 0 else ("process_hours", "process-hours")
+    traces = []
+    for position, stage in enumerate(["instruct", *ordered(set(table["stage"]) - {"instruct"})]):
+        color = SERIES_COLORS[2] if stage == "instruct" else paradigm_style(stage, position)["color"]
+        for i, row in enumerate(table[table["stage"] == stage].dropna(subset=column).to_dict("records")):
+            name = "instruction tuning" if stage == "instruct" else f"fine-tuning, {stage}"
+            traces.append(
+                {
+                    "type": "bar", "orientation": "h", "y": [row["model"]], "x": [row[column]], "name": name,
+                    "legendgroup": stage, "showlegend": i == 0, "marker": {"color": color}, "meta": {"model": row["model"]},
+                    "hovertemplate": f"{row['model']}, {name}: %{{x:.2f}} {unit}<br>"
+                    f"{row['num_timed']} of {row['num_jobs']} jobs timed<extra></extra>",
+                }
+            )  # fmt: skip
+    order = {"categoryorder": "array", "categoryarray": list(reversed(models)), "type": "category"}
+    layout = layout_of(130 + 2 * ROW_HEIGHT * len(models), xaxis=titled(unit), yaxis=order, barmode="stack")
+    return {"data": traces, "layout": layout}
+
+
+def length_figure(histogram: Mapping[str, Any]) -> Figure:
+    """Returns the token-length distribution of the filtered instruction data (paper, figure 2).
+
+    Args:
+        histogram: `edges` (n + 1) in tokens and `counts` (n), as the data's manifest has them.
+    """
+    edges, counts = np.array(histogram["edges"], dtype="float64"), list(histogram["counts"])
+    edges = edges[: len(counts) + 1] if len(edges) > len(counts) else np.append(edges, 2 * edges[-1] - edges[-2])
+    trace = {
+        "type": "bar", "x": ((edges[1:] + edges[:-1]) / 2).tolist(), "y": counts, "width": np.diff(edges).tolist(),
+        "marker": {"color": SERIES_COLORS[0]}, "customdata": np.column_stack([edges[:-1], edges[1:]]).tolist(),
+        "hovertemplate": "%{customdata[0]:.0f} to %{customdata[1]:.0f} tokens: %{y:,}<extra></extra>",
+    }  # fmt: skip
+    return {"data": [trace], "layout": layout_of(320, xaxis=titled("tokens of a sample"), yaxis=titled("samples"), bargap=0)}
+
+
+def target_figure(top_targets: Table) -> Figure:
+    """Returns the most frequent targets of the filtered instruction data (paper, figure 4).
+
+    Args:
+        top_targets: `target` and `count`, most frequent first.
+    """
+    table = as_frame(top_targets)
+    trace = {
+        "type": "bar", "orientation": "h", "x": numbers(table["count"]), "y": [f"“{target}”" for target in table["target"]],
+        "marker": {"color": SERIES_COLORS[0]}, "hovertemplate": "%{y}: %{x:,}<extra></extra>",
+    }  # fmt: skip
+    names = {"type": "category", "autorange": "reversed", "tickfont": {"size": 10}}
+    height = 90 + 17 * max(6, len(table))
+    return {"data": [trace], "layout": layout_of(height, xaxis=titled("samples", type="log"), yaxis=names, margin={"t": 16})}
+
+
+def efficiency_figure(efficiency: Table, models: Sequence[str], tasks: Sequence[str]) -> Figure:
+    """Returns how many examples each paradigm needs for the score that prompting ends at: one panel a model.
+
+    Args:
+        efficiency: what `analysis.efficiency.data_efficiency` returns.
+        models: order of the panels.
+        tasks: order of the tasks.
+    """
+    table = as_frame(efficiency).dropna(subset="examples_needed")
+    names = ordered(table["model"], models)
+    traces, shown = [], set()
+    for number, model in enumerate(names):
+        x_axis, y_axis = axis_names(number)
+        for position, paradigm in enumerate(ordered(table["paradigm"])):
+            for row in table[(table["model"] == model) & (table["paradigm"] == paradigm)].to_dict("records"):
+                style = paradigm_style(paradigm, position)
+                traces.append(
+                    {
+                        "type": "scatter", "mode": "markers", "x": [row["examples_needed"]], "y": [row["task"]], "name": paradigm,
+                        "legendgroup": paradigm, "showlegend": paradigm not in shown, "xaxis": x_axis, "yaxis": y_axis,
+                        "marker": {"color": style["color"], "symbol": style["symbol"], "size": 10},
+                        "meta": {"model": model, "task": row["task"], "paradigm": paradigm},
+                        "hovertemplate": f"{row['task']}: %{{x:.1f}} examples for a score of {row['target_score']:.3f}"
+                        "<extra>%{fullData.name}</extra>",
+                    }
+                )  # fmt: skip
+                shown.add(paradigm)
+    sizes = sorted(pd.Series([1.0, *as_frame(efficiency)["largest_size"]]).astype(int).unique())
+    ticks = [size for size in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024) if size <= sizes[-1]]
+    order = {"type": "category", "categoryorder": "array", "categoryarray": list(reversed(list(tasks)))}
+    return {"data": traces, "layout": panel_layout(names, "model", size_axis(ticks, "examples needed"), order, "")}

@@ -1,0 +1,84 @@
+"""The summary in words. In: derived tables. Out: a few sentences, every one built from numbers in the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis.derive import Derived
+from analysis.display import interval, p_value
+from analysis.schema import AVERAGE
+from analysis.significance import ALPHA
+
+MAIN = "instructed/prompted"
+
+
+def summary(derived: Derived, models: Sequence[str]) -> list[str]:
+    """Returns paragraphs: which model gains, how sure, where most and least, and what is missing."""
+    return [*_gains(derived["ipr"], models), *_extremes(derived["ipr"]), *_paper(derived), _missing(derived)]
+
+
+def _gains(ipr: pd.DataFrame, models: Sequence[str]) -> list[str]:
+    there = ipr[(ipr["task"] == AVERAGE) & (ipr["num_seeds"] > 0)]
+    if there.empty:
+        return []
+    comparison = MAIN if MAIN in set(there["comparison"]) else str(there["comparison"].iloc[0])
+    rows = {row["model"]: row for row in there[there["comparison"] == comparison].to_dict("records")}
+    first, second = comparison.split("/")
+    what = {
+        MAIN: "Instruction tuning changes the integral of the prompted performance curve",
+        "prompted/baseline": "Prompting changes the integral of the baseline's performance curve",
+    }.get(comparison, f"{first} changes the integral of the performance curve of {second}")
+    return [f"{what} by " + "; ".join(_gain(model, rows[model]) for model in models if model in rows) + "."]
+
+
+def _gain(model: str, row: dict[Any, Any]) -> str:
+    sure = f"95% interval {interval(row['ci_low'], row['ci_high'])}" if not pd.isna(row["ci_low"]) else "no interval"
+    p = row["p_holm"]
+    if pd.isna(p):
+        verdict = "too few values to test"
+    else:
+        verdict = f"{'distinguishable from' if p < ALPHA else 'not distinguishable from'} zero, p {_with_sign(p_value(p))}"
+    return f"{row['mean']:+.1f}% for {model} ({sure}, {row['num_seeds']} values, {verdict})"
+
+
+def _with_sign(p: str) -> str:
+    return p if p.startswith("<") else f"= {p}"
+
+
+def _extremes(ipr: pd.DataFrame) -> list[str]:
+    cells = ipr[(ipr["comparison"] == MAIN) & (ipr["task"] != AVERAGE) & (ipr["num_seeds"] > 0)]
+    if len(cells) < 2:
+        return []
+    by_gain = cells.sort_values("mean").to_dict("records")
+    worst, best = by_gain[0], by_gain[-1]
+    return [
+        f"Over single tasks it goes from {worst['mean']:+.1f}% ({worst['model']} on {worst['task']}) to {best['mean']:+.1f}% "
+        f"({best['model']} on {best['task']}); it is positive in {int((cells['mean'] > 0).sum())} of {len(cells)} cells."
+    ]
+
+
+def _paper(derived: Derived) -> list[str]:
+    table = derived["paper_comparison"]
+    averages = table[(table["source"] == "Table 2") & (table["task"] == AVERAGE)]
+    if averages.empty:
+        return []
+    parts = [f"{row['model']} {row['ours']:+.1f} ({row['paper']:+.1f})" for row in averages.to_dict("records")]
+    return ["Beside the paper’s Table 2, ours (theirs): " + ", ".join(parts) + "."]
+
+
+def _missing(derived: Derived) -> str:
+    counts = derived["completeness"][["planned", "present", "failed", "missing"]].sum()
+    if counts["present"] == counts["planned"]:
+        return f"All {counts['planned']:,} planned trials have a result."
+    parts = [f"{counts['present']:,} of {counts['planned']:,} planned trials have a result"]
+    parts += [f"{counts[name]:,} {words}" for name, words in (("failed", "failed"), ("missing", "have not run")) if counts[name]]
+    left_out = len(derived["ipr_per_seed"]) - int(derived["ipr_per_seed"]["used"].sum())
+    tail = (
+        f" {left_out} pairs of curves are left out of the ratios because their sizes differ from their cell's."
+        if left_out
+        else ""
+    )
+    return "; ".join(parts) + "." + tail
