@@ -1,0 +1,154 @@
+"""The fast path against plain transformers: compact vocabulary and label rows only, same loss and gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import FAMILIES, WORDS, make_encoder
+from torch.nn import functional
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.modeling.compact import CompactVocabulary, build_compact, compact_weights, restore_weights
+from xlmr_sweep.modeling.encoder import MaskedLMEncoder
+from xlmr_sweep.modeling.loading import ModelSource, check_model, load_masked_lm, load_tokenizer
+from xlmr_sweep.tasks import CB, RTE
+from xlmr_sweep.template import label_token_ids
+from xlmr_sweep.workbench import set_dropout
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_loss_and_every_gradient_equal_plain_transformers(family: str, tmp_path: Path) -> None:
+    folder = make_encoder(tmp_path, family)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    plain = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32).eval()
+    texts = ["the cat sat near the river <mask> .", "a red bird <mask>", "the old dog slept under a green house so <mask> ran"]
+    encoded = tokenizer(texts, padding=True, return_tensors="pt")
+    ids, mask = encoded["input_ids"], encoded["attention_mask"]
+    rows, columns = (ids == tokenizer.mask_token_id).nonzero(as_tuple=True)
+    label_ids = torch.tensor(label_token_ids(tokenizer, CB))
+    labels = torch.tensor([0, 2, 1])
+    logits = plain(input_ids=ids, attention_mask=mask).logits[rows, columns][:, label_ids]
+    expected = functional.cross_entropy(logits, labels)
+    expected.backward()
+
+    full = {name: tensor.detach().clone() for name, tensor in plain.state_dict().items()}
+    kept = CompactVocabulary.of({*ids.flatten().tolist(), *label_ids.tolist()}, tokenizer.all_special_ids)
+    assert len(kept) < len(WORDS)
+    small = MaskedLMEncoder(build_compact(plain.config, kept))
+    assert small.is_split
+    small.model.load_state_dict(compact_weights(full, plain.config.vocab_size, kept))
+    small.eval()
+    found = small.logits_at(kept.compact(ids), rows, columns, kept.compact(label_ids), mask)
+    torch.testing.assert_close(found, logits, rtol=1e-5, atol=1e-5)
+    loss = functional.cross_entropy(found, labels)
+    loss.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    gradients = {name: p.grad for name, p in plain.named_parameters() if p.grad is not None}
+    num_compared = 0
+    for name, parameter in small.model.named_parameters():
+        if parameter.grad is None:
+            continue
+        wanted = gradients[name]
+        if wanted.shape != parameter.grad.shape:
+            unused = torch.ones(len(wanted), dtype=torch.bool)
+            unused[kept.token_ids] = False
+            assert not wanted[unused].any(), f"{name}: a row that was left out has a gradient"
+            wanted = wanted[kept.token_ids]
+        torch.testing.assert_close(parameter.grad, wanted, rtol=1e-5, atol=1e-5, msg=name)
+        num_compared += 1
+    assert num_compared == len(gradients) > 10
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_whole_vocabulary_logits_equal_plain_transformers(family: str, tmp_path: Path) -> None:
+    folder = make_encoder(tmp_path, family)
+    plain = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ids = torch.randint(4, 30, (3, 11), generator=torch.Generator().manual_seed(0))
+    rows, columns = torch.tensor([0, 2, 2]), torch.tensor([4, 0, 10])
+    with torch.no_grad():
+        expected = plain(input_ids=ids).logits[rows, columns]
+        found = MaskedLMEncoder(plain).logits_at(ids, rows, columns)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_unknown_family_takes_the_plain_way_and_says_so(tmp_path: Path) -> None:
+    folder = make_encoder(tmp_path, "electra")
+    plain = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with pytest.warns(UserWarning, match="electra: no fast path"):
+        encoder = MaskedLMEncoder(plain)
+    ids = torch.tensor([[0, 5, 6, 2]])
+    with torch.no_grad():
+        found = encoder.logits_at(ids, torch.tensor([0]), torch.tensor([1]), torch.tensor([7, 8]))
+        expected = plain(input_ids=ids).logits[0, 1, [7, 8]]
+    torch.testing.assert_close(found[0], expected)
+
+
+def test_a_token_outside_the_compact_vocabulary_is_an_error() -> None:
+    kept = CompactVocabulary.of({9, 4}, [0, 1])
+    assert kept.compact(torch.tensor([[4, 9], [0, 1]])).tolist() == [[2, 3], [0, 1]]
+    for token in (2, 5, 100):
+        with pytest.raises(KeyError, match=f"token id {token} is not in the compact vocabulary"):
+            kept.compact(torch.tensor([4, token]))
+
+
+def test_restored_weights_have_trained_rows_and_starting_rows(tmp_path: Path) -> None:
+    plain = AutoModelForMaskedLM.from_pretrained(make_encoder(tmp_path), dtype=torch.float32)
+    full = plain.state_dict()
+    kept = CompactVocabulary.of({7, 9}, [0, 1, 2, 3])
+    trained = {name: tensor + 1 for name, tensor in compact_weights(full, plain.config.vocab_size, kept).items()}
+    restored = restore_weights(trained, full, kept)
+    name = "roberta.embeddings.word_embeddings.weight"
+    assert torch.equal(restored[name][kept.token_ids], full[name][kept.token_ids] + 1)
+    assert torch.equal(restored[name][8], full[name][8])
+    assert {key: tensor.shape for key, tensor in restored.items()} == {key: tensor.shape for key, tensor in full.items()}
+
+
+def test_every_dropout_of_a_family_is_set(tmp_path: Path) -> None:
+    for family in FAMILIES:
+        model = AutoModelForMaskedLM.from_pretrained(make_encoder(tmp_path / family, family))
+        set_dropout(model.config, 0.0)
+        rebuilt = AutoModelForMaskedLM.from_config(model.config)
+        rates = [module.p for module in rebuilt.modules() if isinstance(module, torch.nn.Dropout)]
+        assert all(rate == 0.0 for rate in rates), family
+
+
+def test_a_model_without_head_is_refused_unless_asked_for(tmp_path: Path) -> None:
+    folder = make_encoder(tmp_path / "headless", "bert", head=False)
+    source = ModelSource("mini", str(folder))
+    for refuse in (lambda: check_model(source, [CB]), lambda: load_masked_lm(source)):
+        with pytest.raises(StudyError, match="model mini: .* has no masked-LM head; set new_head: true"):
+            refuse()
+    asked = ModelSource("mini", str(folder), new_head=True)
+    check_model(asked, [CB])
+    first, second = load_masked_lm(asked).state_dict(), load_masked_lm(asked).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_folder_that_does_not_load_is_one_line(tmp_path: Path) -> None:
+    folder = make_encoder(tmp_path / "whole")
+    cases = {}
+    (tmp_path / "empty").mkdir()
+    cases["empty"] = "no tokenizer loads"
+    for name, said in (("model.safetensors", "holds no weights"), ("config.json", "loads from")):
+        copy = make_encoder(tmp_path / f"without-{name}")
+        (copy / name).unlink()
+        cases[copy.name] = said
+    damaged = make_encoder(tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:500])
+    cases["damaged"] = "is damaged"
+    for name, said in cases.items():
+        with pytest.raises(StudyError, match=f"model m: .*{said}") as error:
+            check_model(ModelSource("m", str(tmp_path / name)), [])
+        assert "\n" not in str(error.value)
+    with pytest.raises(StudyError, match="does not exist"):
+        load_tokenizer(ModelSource("m", str(tmp_path / "nowhere")))
+
+
+def test_a_label_word_of_two_tokens_names_model_task_and_word(tmp_path: Path) -> None:
+    folder = make_encoder(tmp_path)
+    task = RTE.model_copy(update={"label_words": ("yes", "no no")})
+    with pytest.raises(StudyError, match="model m: task rte: label word 'no no' is 2 tokens"):
+        check_model(ModelSource("m", str(folder)), [task])

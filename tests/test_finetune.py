@@ -1,0 +1,184 @@
+"""A trial: against plain transformers code, the same to the last bit warm or cold, and never a made-up score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_encoder
+from sklearn.metrics import f1_score
+from torch.nn import functional
+from transformers import AutoModelForMaskedLM, AutoTokenizer, get_linear_schedule_with_warmup
+
+from xlmr_sweep.data.encoding import evaluation_batches, training_batches
+from xlmr_sweep.data.examples import few_shot, load_task, prepare_task
+from xlmr_sweep.errors import DivergedError
+from xlmr_sweep.finetune import finetune, schedule, stream
+from xlmr_sweep.plan import Trial, expand
+from xlmr_sweep.scoring import score
+from xlmr_sweep.storage import Storage
+from xlmr_sweep.study import Study, load_study
+from xlmr_sweep.tasks import CB, COPA
+from xlmr_sweep.template import ChatTemplate
+from xlmr_sweep.workbench import Workbench
+
+CPU = torch.device("cpu")
+
+
+def prepared(study: Study, storage: Storage) -> Workbench:
+    for task in study.tasks:
+        prepare_task(study, task, storage)
+    return Workbench(study, storage, CPU)
+
+
+def pick(study: Study, paradigm: str, task: str = "copa", size: int = 8, seed: int = 0) -> Trial:
+    wanted = (paradigm, task, size, seed)
+    return next(t for t in expand(study) if (t.paradigm, t.task, t.train_size, t.seed) == wanted)
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    return {"steps": 6, "batch_size": 4, "learning_rate": 1e-3, "max_length": 64, "precision": "fp32", **changes}
+
+
+def test_a_trial_equals_plain_transformers_code(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    """A loop as a user would write it: full vocabulary, all logits, padding, torch's AdamW, transformers' schedule."""
+    study = load_study(str(study_file(finetune=settings(dropout=0.0, steps=12))))
+    storage = Storage(tmp_path / "runs")
+    bench = prepared(study, storage)
+    trial = pick(study, "prompted")
+    outcome = finetune(trial, bench)
+
+    folder = study.models[0].folder
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    model.config.attention_probs_dropout_prob = 0.0
+    for layer in model.roberta.encoder.layer:
+        layer.attention.self.dropout.p = 0.0
+        if hasattr(layer.attention.self, "attention_dropout"):
+            layer.attention.self.attention_dropout = 0.0
+    data = load_task(study, COPA, storage)
+    train = few_shot(data.train, 8, trial.seed)
+    words = torch.tensor([tokenizer.convert_tokens_to_ids(word) for word in COPA.label_words])
+
+    def logits(rows: list[dict[str, Any]]) -> torch.Tensor:
+        texts = [{"input_ids": chat.input_ids} for chat in ChatTemplate(tokenizer, 64).encode_prompts(COPA, rows)]
+        batch = tokenizer.pad(texts, return_tensors="pt")
+        at = batch["input_ids"] == tokenizer.mask_token_id
+        return model(**batch).logits[at][:, words]
+
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}], lr=1e-3)
+    scheduler = get_linear_schedule_with_warmup(optimizer, 2, 12)
+    order = torch.Generator().manual_seed(stream(trial.seed, "order"))
+    model.train()
+    for batch in training_batches(range(8), 4, 12, order):  # type: ignore[arg-type]
+        rows = [train[i] for i in batch]
+        functional.cross_entropy(logits(rows), torch.tensor([row["label"] for row in rows])).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+    model.eval()
+    with torch.no_grad():
+        expected = torch.softmax(logits(data.validation), 1).numpy()
+    found = np.array([outcome.predictions["score_0"], outcome.predictions["score_1"]]).T
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+    assert outcome.predictions["prediction"] == expected.argmax(1).tolist()
+    labels = [row["label"] for row in data.validation]
+    assert outcome.columns["score"] == np.mean(expected.argmax(1) == np.array(labels))
+
+
+@pytest.mark.parametrize("family", ["xlm-roberta", "bert"])
+def test_a_warm_process_gives_the_same_bits_as_a_cold_one(
+    study_file: Callable[..., Path], tmp_path: Path, family: str
+) -> None:
+    folder = make_encoder(tmp_path / family, family)
+    study = load_study(str(study_file(models=[{"name": "m", "folder": str(folder)}], finetune=settings())))
+    storage = Storage(tmp_path / "runs")
+    warm = prepared(study, storage)
+    trials = [pick(study, p, t) for p in ("baseline", "prompted") for t in ("copa", "cb")]
+    first = [finetune(trial, warm) for trial in trials]
+    again = [finetune(trial, warm) for trial in reversed(trials)][::-1]
+    cold = [finetune(trial, Workbench(study, storage, CPU)) for trial in trials]
+    for one, two, three in zip(first, again, cold, strict=True):
+        assert one.predictions == two.predictions == three.predictions
+        assert one.columns["score"] == two.columns["score"] == three.columns["score"]
+        assert one.columns["train_loss"] == two.columns["train_loss"] == three.columns["train_loss"]
+
+
+def test_training_learns_its_examples(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    study = load_study(str(study_file(finetune=settings(steps=80, learning_rate=3e-3))))
+    bench = prepared(study, Storage(tmp_path / "runs"))
+    for paradigm in ("baseline", "prompted"):
+        outcome = finetune(pick(study, paradigm, size=4), bench)
+        assert outcome.columns["train_loss"] < 0.1
+
+
+def test_columns_say_what_ran(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    study = load_study(str(study_file(finetune=settings())))
+    columns = finetune(pick(study, "baseline", "cb"), prepared(study, Storage(tmp_path / "runs"))).columns
+    assert columns["metric"] == "macro_f1"
+    assert columns["score"] == columns["macro_f1"]
+    assert (columns["num_train"], columns["num_eval"], columns["steps"], columns["precision"]) == (8, 9, 6, "fp32")
+    assert 20_000_000 < columns["peak_memory_bytes"] < 8 * 2**30
+    assert columns["total_time_s"] >= columns["train_time_s"] > 0
+
+
+def test_a_diverged_trial_is_an_error_and_no_score(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    study = load_study(str(study_file(finetune=settings(learning_rate=1e30, warmup=0.0))))
+    bench = prepared(study, Storage(tmp_path / "runs"))
+    trial = pick(study, "prompted")
+    with pytest.raises(DivergedError, match="tiny/prompted/copa/n=8/seed=0: the loss is nan at step"):
+        finetune(trial, bench)
+    healthy = study.replaced(finetune=study.finetune.model_copy(update={"learning_rate": 1e-3}))
+    bench.study = healthy
+    after = finetune(trial, bench)
+    assert after.predictions == finetune(trial, Workbench(healthy, bench.storage, CPU)).predictions
+
+
+def test_macro_f1_counts_classes_that_a_set_lacks() -> None:
+    labels, predictions = [0, 0, 1, 1], [0, 0, 1, 1]
+    assert score(CB, labels, predictions)["score"] == pytest.approx(2 / 3)
+    labels, predictions = [0, 1, 2, 0, 1], [0, 1, 0, 2, 1]
+    expected = (0.5 + 1.0 + 0.0) / 3
+    assert score(CB, labels, predictions)["macro_f1"] == pytest.approx(expected)
+    assert f1_score(labels, predictions, average="macro") == pytest.approx(expected)
+    assert score(COPA, [0, 1], [0, 0])["score"] == 0.5
+
+
+def test_learning_rate_rises_and_falls_as_declared() -> None:
+    factors = [schedule(step, 10, 0.2) for step in range(10)]
+    assert factors == [0.0, 0.5, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]
+    assert [schedule(step, 4, 0.0) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
+
+
+def test_every_example_is_seen_equally_often_and_batches_are_full() -> None:
+    batches = list(training_batches(list(range(6)), 4, 9, torch.Generator().manual_seed(0)))  # type: ignore[arg-type]
+    assert [len(batch) for batch in batches] == [4] * 9
+    seen = [item for batch in batches for item in batch]
+    assert sorted(seen) == sorted(list(range(6)) * 6)
+    small = list(training_batches([0, 1], 4, 3, torch.Generator().manual_seed(0)))  # type: ignore[arg-type]
+    assert [sorted(batch) for batch in small] == [[0, 1]] * 3
+
+
+def test_evaluation_takes_every_example_once_within_the_token_budget() -> None:
+    class Example:
+        def __init__(self, length: int) -> None:
+            self.input_ids = torch.zeros(length)
+
+    examples = [Example(length) for length in (5, 3, 9, 3, 7, 20)]
+    batches = list(evaluation_batches(examples, 14))  # type: ignore[arg-type]
+    assert sorted(i for batch in batches for i in batch) == list(range(6))
+    assert batches == [[1, 3], [0, 4], [2], [5]]
+
+
+def test_streams_of_a_seed_differ() -> None:
+    assert len({stream(seed, purpose) for seed in range(3) for purpose in ("head", "order", "dropout")}) == 9
