@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+
+# torch.distributed.fsdp and .tensor take a second to import, which a run of one rank does not need to pay.
 
 GATHERED_PARAMETERS = 2_000_000_000
 """Up to this size a rank keeps gathered weights from forward to backward and whole gradients between micro-batches.
@@ -76,6 +76,9 @@ def shard_model(root: nn.Module, world: World, precision: str) -> None:
         world: the ranks.
         precision: `bf16` gathers and multiplies in bf16; gradients are summed and weights kept in fp32.
     """
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
     policy = MixedPrecisionPolicy(cast_forward_inputs=False)
     if precision == "bf16":
         policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
@@ -90,11 +93,10 @@ def shard_model(root: nn.Module, world: World, precision: str) -> None:
 
 def begin_micro_batch(root: nn.Module, is_last: bool) -> None:
     """Tells a sharded model whether gradients are summed over the ranks after this pass. Does nothing for a whole model."""
-    if isinstance(root, FSDPModule):
-        numel = sum(parameter.numel() for parameter in root.parameters())
-        if numel <= GATHERED_PARAMETERS:
-            root.set_requires_gradient_sync(is_last)
-            root.set_reshard_after_backward(is_last)
+    if _is_sharded(root) and sum(parameter.numel() for parameter in root.parameters()) <= GATHERED_PARAMETERS:
+        sharded: Any = root
+        sharded.set_requires_gradient_sync(is_last)
+        sharded.set_reshard_after_backward(is_last)
 
 
 def transformer_layers(root: nn.Module) -> list[nn.Module]:
@@ -111,10 +113,9 @@ def local_parameters(root: nn.Module) -> dict[str, nn.Parameter]:
 
     An optimiser over these costs a tenth of one over DTensors for small models, whose every operation is dispatched in Python.
     """
-    return {
-        name: nn.Parameter(_local(parameter.detach()), requires_grad=False) if isinstance(parameter, DTensor) else parameter
-        for name, parameter in root.named_parameters()
-    }
+    if not _is_sharded(root):
+        return dict(root.named_parameters())
+    return {name: nn.Parameter(_local(p.detach()), requires_grad=False) for name, p in root.named_parameters()}
 
 
 def local_gradients(root: nn.Module) -> Iterator[tuple[str, Tensor | None]]:
@@ -133,9 +134,7 @@ def whole_weights(model: nn.Module, world: World) -> dict[str, Tensor]:
     for name, parameter in model.named_parameters(remove_duplicate=False):
         first = first_names.setdefault(id(parameter), name)
         if first == name:
-            tensor: Tensor = parameter.detach()
-            if isinstance(tensor, DTensor):
-                tensor = tensor.full_tensor()
+            tensor = _whole(parameter.detach())
             if world.rank == 0:
                 whole[name] = tensor.cpu()
         elif world.rank == 0:
@@ -143,8 +142,19 @@ def whole_weights(model: nn.Module, world: World) -> dict[str, Tensor]:
     return whole
 
 
-def _local(tensor: Tensor | DTensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+def _is_sharded(root: nn.Module) -> bool:
+    # Not by its parameters: between micro-batches they are gathered and look like any other.
+    return hasattr(root, "set_requires_gradient_sync")
+
+
+def _local(tensor: Tensor) -> Tensor:
+    local: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return local
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    whole: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return whole
 
 
 def slice_of(length: int, rank: int, size: int) -> tuple[int, int]:
@@ -157,7 +167,7 @@ def _distribute(module: nn.Module, world: World) -> None:
     """Puts a module's not yet sharded parameters and buffers on the device with rank 0's values."""
     moved: dict[int, nn.Parameter] = {}
     for owner, name, parameter in _entries(module, "_parameters"):
-        if isinstance(parameter, DTensor):
+        if hasattr(parameter, "to_local"):  # A layer's, sharded already.
             continue
         if id(parameter) not in moved:  # Tied weights stay one parameter.
             tensor = _received(parameter.detach(), world)
