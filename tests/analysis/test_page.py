@@ -1,0 +1,225 @@
+"""The page in headless Chromium: silent console, filters that agree with the CSV files, themes, and a phone's width."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from analysis.report import ReportPaths, build_report
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> ReportPaths:
+    rows = []
+    for i, model in enumerate(("base", "large", "xl")):
+        for j, paradigm in enumerate(("baseline", "prompted", "instructed")):
+            for k, task in enumerate(("cb", "rte")):
+                for n, size in enumerate((8, 32, 128)):
+                    for seed in range(3):
+                        noise = ((7 * i + 5 * j + 3 * k + 11 * n + 13 * seed) % 10 - 4.5) / 200
+                        rows.append((model, paradigm, task, size, seed, 0.5 + 0.04 * j * (1 + i) + 0.05 * n + noise))
+    table = pd.DataFrame(rows, columns=["model", "paradigm", "task", "train_size", "seed", "score"])
+    folder = tmp_path_factory.mktemp("page")
+    table.drop(index=[0, 1, 2, 7]).assign(total_time_s=60.0, num_gpus=1.0, num_ranks=1).to_csv(folder / "t.csv", index=False)
+    return build_report(folder / "t.csv", folder / "report")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    chromium = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+    chromedriver = shutil.which("chromedriver")
+    if chromium is None or chromedriver is None:
+        reason = "needs chromium and chromedriver on the PATH"
+        if os.environ.get("XLMR_SWEEP_REQUIRE_BROWSER") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1200,900"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=chromedriver))
+    driver.set_script_timeout(60)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(browser: Any, report: ReportPaths) -> Any:
+    browser.set_window_size(1200, 900)
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.get(report.html.as_uri())
+    draw_all(browser)
+    return browser
+
+
+def draw_all(browser: Any) -> None:
+    browser.execute_async_script("const done = arguments[0]; window.report.draw().then(() => done());")
+
+
+def choose(browser: Any, **unchecked: list[str]) -> None:
+    """Unticks the given boxes as a reader would, and waits until the figures followed."""
+    for key, names in unchecked.items():
+        for name in names:
+            selector = f'#filters input[name="{key}"][value="{name}"]'
+            browser.execute_script("document.querySelector(arguments[0]).click()", selector)
+    draw_all(browser)
+
+
+def mean_traces(browser: Any) -> list[dict[str, Any]]:
+    """The lines that can be seen on the curve figures, as plotly has them after drawing."""
+    return browser.execute_script(  # type: ignore[no-any-return]
+        """
+        return [...document.querySelectorAll('.figure[data-name^="curves-"]')].filter((div) => div.clientWidth > 0)
+          .flatMap((div) => div._fullData.filter((trace) => trace.visible === true && trace.meta.kind === "mean")
+            .map((trace) => ({...trace.meta, x: Array.from(trace.x), y: Array.from(trace.y)})));
+        """
+    )
+
+
+def errors(browser: Any) -> list[str]:
+    return [entry["message"] for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+
+
+def test_the_page_opens_offline_without_a_word_in_the_console(page: Any) -> None:
+    assert errors(page) == []
+    figures = page.execute_script("return [...document.querySelectorAll('.figure')].map((d) => [d.dataset.name, !!d._fullData])")
+    assert dict(figures).keys() >= {
+        "curves-cb",
+        "curves-rte",
+        "ipr-by-model",
+        "efficiency",
+        "seed-spread",
+        "completeness",
+        "hours",
+    }
+    assert all(drawn for _, drawn in figures)
+    loaded = page.execute_script("return performance.getEntriesByType('resource').map((e) => e.name)")
+    assert [name for name in loaded if not name.startswith(("data:", "blob:"))] == []
+
+
+@pytest.mark.parametrize(
+    "unchecked",
+    [
+        {},
+        {"model": ["base"]},
+        {"paradigm": ["baseline", "prompted"]},
+        {"model": ["xl"], "task": ["cb"], "paradigm": ["instructed"]},
+    ],
+)
+def test_after_a_filter_the_visible_traces_equal_the_rows_of_the_csv(
+    page: Any, report: ReportPaths, unchecked: dict[str, list[str]]
+) -> None:
+    choose(page, **unchecked)
+    table = pd.read_csv(report.csv["curves"])
+    for key, names in unchecked.items():
+        table = table[~table[key].isin(names)]
+    lines = table.groupby(["model", "task", "paradigm"])
+    traces = {(trace["model"], trace["task"], trace["paradigm"]): trace for trace in mean_traces(page)}
+    assert set(traces) == {key for key, part in lines if part["mean"].notna().any()}
+    assert len(traces) > 1
+    for key, trace in traces.items():
+        part = lines.get_group(key).sort_values("train_size")
+        assert trace["x"] == part["train_size"].tolist()
+        assert [y is None for y in trace["y"]] == part["mean"].isna().tolist()
+        assert [y for y in trace["y"] if y is not None] == pytest.approx(part["mean"].dropna().tolist())
+    shown = page.execute_script(
+        "return [...document.querySelectorAll('#ipr tbody tr')].filter((r) => r.offsetParent).map((r) => r.dataset.model)"
+    )
+    assert set(shown) == {"base", "large", "xl"} - set(unchecked.get("model", []))
+    assert errors(page) == []
+
+
+def test_show_all_brings_everything_back(page: Any) -> None:
+    before = len(mean_traces(page))
+    choose(page, model=["base", "large"])
+    assert len(mean_traces(page)) < before
+    page.execute_script("document.querySelector('#filters button[type=reset]').click()")
+    page.execute_async_script("setTimeout(arguments[0], 50)")
+    draw_all(page)
+    assert len(mean_traces(page)) == before
+
+
+def test_csv_links_give_the_files_beside_the_page(page: Any, report: ReportPaths) -> None:
+    links = page.execute_script("return [...document.querySelectorAll('a[download]')].map((a) => [a.download, a.href])")
+    assert {name for name, _ in links} >= {"ipr.csv", "curves.csv", "completeness.csv", "prompt_advantage.csv"}
+    for name, href in links:
+        assert href.startswith("data:text/csv")
+        text = base64.b64decode(href.partition("base64,")[2]).decode()
+        assert text == (report.html.parent / name).read_text()
+
+
+def test_the_shown_ipr_table_is_that_of_its_csv(page: Any, report: ReportPaths) -> None:
+    cells = page.execute_script(
+        """
+        const article = [...document.querySelectorAll('#ipr article')].find((a) => a.querySelector('table'));
+        const heads = [...article.querySelectorAll('th')].map((th) => th.textContent);
+        return [...article.querySelectorAll('tbody tr')].map((tr) => Object.fromEntries(
+          [...tr.children].map((td, i) => [heads[i], td.textContent])));
+        """
+    )
+    table = pd.read_csv(report.csv["ipr"])
+    table = table[table["comparison"] == "instructed/prompted"].set_index(["model", "task"])
+    assert len(cells) == 3
+    for row in cells:
+        for task in ("cb", "rte", "average"):
+            assert row[task].startswith(f"{table.loc[(row['model'], task), 'mean']:.1f} ± ")
+
+
+def test_a_click_on_a_heading_sorts_by_number(page: Any) -> None:
+    script = """
+        const table = document.querySelector('#ipr table');
+        table.querySelectorAll('th')[1].click();
+        return [...table.querySelectorAll('tbody tr')].map((tr) => parseFloat(tr.children[1].textContent));
+    """
+    up = page.execute_script(script)
+    down = page.execute_script(script)
+    assert up == sorted(up)
+    assert down == sorted(up, reverse=True)
+
+
+def test_light_and_dark_change_page_and_figures(page: Any) -> None:
+    script = """
+        const text = document.querySelector('.figure .infolayer text, .figure .xtick text');
+        return [getComputedStyle(document.body).backgroundColor, getComputedStyle(text).fill];
+    """
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "light"}]})
+    draw_all(page)
+    light = page.execute_script(script)
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]})
+    draw_all(page)
+    dark = page.execute_script(script)
+    assert light[0] == "rgb(255, 255, 255)"
+    assert dark[0] == "rgb(20, 23, 28)"
+    assert light[1] != dark[1]
+    page.execute_script("document.getElementById('theme').click()")
+    draw_all(page)
+    assert page.execute_script(script) == light
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert errors(page) == []
+
+
+def test_on_a_phone_nothing_is_wider_than_the_screen_and_panels_stack(browser: Any, report: ReportPaths) -> None:
+    phone = {"width": 390, "height": 800, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    browser.get(report.html.as_uri())
+    draw_all(browser)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    domains = browser.execute_script(
+        """
+        const layout = document.querySelector('.figure[data-name="curves-cb"]')._fullLayout;
+        return ["xaxis", "xaxis2", "xaxis3"].map((name) => layout[name].domain);
+        """
+    )
+    assert [domain[0] for domain in domains] == [0, 0, 0]
+    assert errors(browser) == []
