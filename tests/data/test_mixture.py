@@ -1,0 +1,240 @@
+"""The instruction data: counts of every step, errors that name the line, and rows by number."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import parquet
+from tiny_models import write_model
+
+from xlmr_sweep.data import mixture
+from xlmr_sweep.data.mixture import open_mixture, prepare_mixture
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.storage import Storage
+from xlmr_sweep.study import Study
+
+WORDS = ["User", ":", "Assistant", "is", "the", "sky", "blue", "?", "yes", "no", "it", "very", "dark", "green", "today"]
+
+Pair = tuple[str, str]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    write_model(folder, WORDS)
+    return folder
+
+
+def study_of(model: Path, folder: Path | None, **instructions: Any) -> Study:
+    source = {"source": "folder", "folder": folder} if folder else {}
+    return Study.model_validate(
+        {
+            "name": "s",
+            "models": [{"name": "m", "folder": model}],
+            "sizes": [8],
+            "seeds": [0],
+            "instructions": source | instructions,
+        }
+    )
+
+
+def jsonl(path: Path, rows: Iterable[Pair]) -> Path:
+    text = "".join(json.dumps({"inputs": inputs, "targets": targets, "other": 1}) + "\n" for inputs, targets in rows)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+ROWS = [
+    ("is the sky blue ?", "yes"),
+    ("is the sky green ?", "no"),
+    ("is it dark ?", "it is very dark"),  # Four tokens.
+    ("is it blue ?", "very very blue"),  # Three.
+    ("", "yes"),
+    ("is it green ?", " "),
+    ("is it today ?", "no"),
+]
+
+
+def test_counts_histogram_and_rows(model: Path, tmp_path: Path) -> None:
+    study = study_of(model, jsonl(tmp_path / "rows.jsonl", ROWS))
+    storage = Storage(tmp_path / "runs")
+    manifest = prepare_mixture(study, storage)
+    assert manifest["counts"] == {"read": 7, "after exclude": 7, "after empty": 5, "after target filter": 4}
+    assert manifest["num_rows"] == 4
+    # <s> User : {5, 5, 4, 4 tokens} Assistant : {1, 1, 3, 1} </s>
+    assert manifest["num_tokens"] == 4 * 6 + 18 + 6
+    edges, counts = manifest["length_histogram"]["edges"], manifest["length_histogram"]["counts"]
+    assert edges[:2] == [0, 16]
+    assert counts == [4] + [0] * (len(edges) - 2)
+    assert manifest["top_targets"] == [["no", 2], ["yes", 1], ["very very blue", 1]]
+    rows = open_mixture(study, storage)
+    assert list(rows) == [ROWS[0], ROWS[1], ROWS[3], ROWS[6]]
+    with pytest.raises(IndexError):
+        rows[4]
+    (shard,) = manifest["shards"]
+    table = parquet.read_table(storage.local / "data" / manifest["name"] / shard)
+    assert table.column_names == ["inputs", "targets"]
+
+
+def test_second_call_reads_nothing(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = study_of(model, jsonl(tmp_path / "rows.jsonl", ROWS))
+    first = prepare_mixture(study, Storage(tmp_path / "runs"))
+    monkeypatch.setattr(mixture, "read_jsonl", None)
+    assert prepare_mixture(study, Storage(tmp_path / "runs")) == first
+
+
+def test_gzip_and_folder_give_the_same_rows_as_one_file(model: Path, tmp_path: Path) -> None:
+    one = prepare_mixture(study_of(model, jsonl(tmp_path / "rows.jsonl", ROWS)), Storage(tmp_path / "one"))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    jsonl(folder / "a.jsonl.gz", ROWS[:3])
+    jsonl(folder / "b.jsonl", ROWS[3:])
+    (folder / "README.md").write_text("not rows")
+    two = prepare_mixture(study_of(model, folder), Storage(tmp_path / "two"))
+    assert two["fingerprint"] == one["fingerprint"]
+    assert two["counts"] == one["counts"]
+    jsonl(folder / "b.jsonl", [("is it very green ?", "no")])
+    assert prepare_mixture(study_of(model, folder), Storage(tmp_path / "two"))["fingerprint"] != one["fingerprint"]
+
+
+def test_many_shards_are_mapped_and_keep_their_order(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mixture, "SHARD_ROWS", 10)
+    monkeypatch.setattr(mixture, "CHUNK_ROWS", 7)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    pairs = [(f"is it {'very ' * index} dark ?", "no") for index in range(45)]
+    study = study_of(model, jsonl(tmp_path / "rows.jsonl", pairs))
+    manifest = prepare_mixture(study, Storage(tmp_path / "runs"))
+    assert len(manifest["shards"]) == 4
+    assert list(open_mixture(study, Storage(tmp_path / "runs"))) == pairs
+    assert len(list((tmp_path / "cache").rglob("*.arrow"))) == 4
+    assert not list((tmp_path / "cache").rglob("*.tmp"))
+    assert open_mixture(study, Storage(tmp_path / "runs"))[44] == pairs[44]
+
+
+def test_exclude_leaves_files_out_and_counts_them(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    jsonl(folder / "super_glue_wic.jsonl", ROWS[:3])
+    jsonl(folder / "other.jsonl", ROWS[3:])
+    manifest = prepare_mixture(study_of(model, folder, exclude=["*wic*"]), Storage(tmp_path / "runs"))
+    assert manifest["counts"]["read"] == 7
+    assert manifest["counts"]["after exclude"] == 4
+    assert manifest["excluded"] == ["super_glue_wic.jsonl"]
+    with pytest.raises(StudyError, match=r"instructions.exclude: leaves none of 2 files"):
+        prepare_mixture(study_of(model, folder, exclude=["*"]), Storage(tmp_path / "runs"))
+
+
+def test_max_rows_and_longer_targets(model: Path, tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "rows.jsonl", ROWS)
+    manifest = prepare_mixture(study_of(model, path, max_rows=3, max_target_tokens=4), Storage(tmp_path / "runs"))
+    assert manifest["counts"] == {"read": 3, "after exclude": 3, "after empty": 3, "after target filter": 3}
+
+
+def test_long_rows_count_in_the_last_bucket(model: Path, tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "rows.jsonl", [("very " * 2000, "yes")])
+    manifest = prepare_mixture(study_of(model, path), Storage(tmp_path / "runs"))
+    assert manifest["length_histogram"]["counts"][-1] == 1
+    assert manifest["num_tokens"] == 512
+
+
+def test_progress_is_shown(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Shown:
+        calls: list[tuple[float, float | None]] = []  # noqa: RUF012
+
+        def update(self, done: float, total: float | None = None, note: str = "") -> None:
+            self.calls.append((done, total))
+
+    monkeypatch.setattr(mixture, "CHUNK_ROWS", 4)
+    prepare_mixture(study_of(model, jsonl(tmp_path / "rows.jsonl", ROWS)), Storage(tmp_path / "runs"), Shown())
+    assert Shown.calls == [(4, 7), (7, 7)]
+
+
+GOOD = '{"inputs": "is it blue ?", "targets": "no"}\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (GOOD + "{not json\n", r"rows.jsonl: line 2: not JSON"),
+        (GOOD + '["a"]\n', r"rows.jsonl: line 2: not a JSON object"),
+        (GOOD * 2 + '{"inputs": "a"}\n', r"rows.jsonl: line 3: lacks the field 'targets'"),
+        (GOOD + '{"inputs": 3, "targets": "a"}\n', r"rows.jsonl: line 2: field 'inputs' is int, not text"),
+        ("", r"rows.jsonl: is empty"),
+        ("\n\n", r"rows.jsonl: is empty"),
+        ('{"inputs": "a", "targets": "very very very dark"}\n', r"no row of 1 is left with a target of at most 3 tokens"),
+    ],
+)
+def test_bad_files_give_one_line_that_names_the_place(model: Path, tmp_path: Path, text: str, problem: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text)
+    with pytest.raises(StudyError, match=problem) as caught:
+        prepare_mixture(study_of(model, path), Storage(tmp_path / "runs"))
+    assert "\n" not in str(caught.value)
+    assert not Storage(tmp_path / "runs").exists("data") or not list((tmp_path / "runs").rglob("manifest.json"))
+
+
+def test_damaged_gzip_names_the_line(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress((GOOD * 5000).encode())[:-20])
+    with pytest.raises(StudyError, match=r"rows.jsonl.gz: line \d+: cannot be read"):
+        prepare_mixture(study_of(model, path), Storage(tmp_path / "runs"))
+
+
+def test_missing_sources_are_named(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "hollow").mkdir()
+    (tmp_path / "hollow" / "a.txt").write_text("x")
+    with pytest.raises(StudyError, match=r"instructions.folder: .*hollow holds no \*.jsonl"):
+        prepare_mixture(study_of(model, tmp_path / "hollow"), Storage(tmp_path / "runs"))
+    with pytest.raises(StudyError, match=r"instructions.folder: .*nowhere does not exist"):
+        prepare_mixture(study_of(model, tmp_path / "nowhere"), Storage(tmp_path / "runs"))
+    with pytest.raises(StudyError, match=r"not prepared"):
+        open_mixture(study_of(model, jsonl(tmp_path / "r.jsonl", ROWS)), Storage(tmp_path / "runs"))
+
+
+def test_hub_files_are_streamed_at_a_commit(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With local files behind the hub's listing: names, exclusion and rows go the way of a real hub study."""
+    jsonl(tmp_path / "en_a.jsonl", ROWS[:4])
+    jsonl(tmp_path / "en_wic.jsonl", ROWS[4:])
+    files = {f"en/{path.name}": str(path) for path in sorted(tmp_path.glob("*.jsonl"))}
+    monkeypatch.setattr(mixture, "hub_files", lambda spec: (files, {"commit": "c0ffee", "files": list(files)}))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    study = study_of(model, None, source="hub", files="en/*.jsonl", exclude=["*wic*"])
+    manifest = prepare_mixture(study, Storage(tmp_path / "runs"))
+    assert manifest["resolved"]["commit"] == "c0ffee"
+    assert manifest["excluded"] == ["en/en_wic.jsonl"]
+    assert list(open_mixture(study, Storage(tmp_path / "runs"))) == [ROWS[0], ROWS[1], ROWS[3]]
+
+
+def test_hub_files_match_the_glob_and_errors_name_the_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    class Listing:
+        sha = "abc"
+        siblings = [type("File", (), {"rfilename": name}) for name in ("en/merged_en.jsonl", "en/x.jsonl", "xp3.py")]  # noqa: RUF012
+
+    class Hub:
+        def dataset_info(self, name: str, revision: str) -> Any:
+            if name == "gone":
+                raise OSError("no route")
+            return Listing
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    spec = study_of(Path(), None).instructions
+    assert mixture.hub_files(spec)[0] == {"en/merged_en.jsonl": "hf://datasets/bigscience/xP3@abc/en/merged_en.jsonl"}
+    with pytest.raises(StudyError, match=r"instructions.files: .* has no file de/\*"):
+        mixture.hub_files(spec.model_copy(update={"files": "de/*"}))
+    with pytest.raises(StudyError, match=r"instructions.hub: gone@main cannot be read: no route"):
+        mixture.hub_files(spec.model_copy(update={"hub": "gone"}))
+
+
+def test_importing_loads_neither_torch_nor_ray() -> None:
+    import subprocess
+
+    code = "import sys, xlmr_sweep.data.mixture; assert not {'torch', 'ray', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
