@@ -38,7 +38,10 @@ def main(
     status: Annotated[bool, typer.Option("--status", help="show what is done, failed and missing; starts nothing")] = False,
     retry_failed: Annotated[bool, typer.Option(help="run trials again whose last attempt failed")] = True,
 ) -> None:
-    """Runs every trial of a study that has no record yet. Exit status: 0 all have one, 1 some have none, 2 wrong, 130 interrupted."""
+    """Runs every trial of a study that has no record yet.
+
+    Exit status: 0 all have one, 1 some have none, 2 something is wrong and nothing was started, 130 interrupted.
+    """
     request = Request(
         study, storage, names(models), names(tasks), names(paradigms), numbers("--sizes", sizes), numbers("--seeds", seeds)
     )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_encoder
+from builders import make_encoder
 from sklearn.metrics import f1_score
 from torch.nn import functional
 from transformers import AutoModelForMaskedLM, AutoTokenizer, get_linear_schedule_with_warmup
@@ -97,9 +97,7 @@ def test_a_trial_equals_plain_transformers_code(study_file: Callable[..., Path],
 
 
 @pytest.mark.parametrize("family", ["xlm-roberta", "bert"])
-def test_a_warm_process_gives_the_same_bits_as_a_cold_one(
-    study_file: Callable[..., Path], tmp_path: Path, family: str
-) -> None:
+def test_a_warm_process_gives_the_same_bits_as_a_cold_one(study_file: Callable[..., Path], tmp_path: Path, family: str) -> None:
     folder = make_encoder(tmp_path / family, family)
     study = load_study(str(study_file(models=[{"name": "m", "folder": str(folder)}], finetune=settings())))
     storage = Storage(tmp_path / "runs")

@@ -90,7 +90,15 @@ def test_the_five_tasks_are_those_of_superglue() -> None:
 
 @pytest.mark.parametrize(
     ("task", "raw", "label"),
-    [(BOOLQ, True, 1), (BOOLQ, False, 0), (CB, "neutral", 2), (CB, 1, 1), (COPA, 0, 0), (RTE, "not_entailment", 1), (WIC, True, 1)],
+    [
+        (BOOLQ, True, 1),
+        (BOOLQ, False, 0),
+        (CB, "neutral", 2),
+        (CB, 1, 1),
+        (COPA, 0, 0),
+        (RTE, "not_entailment", 1),
+        (WIC, True, 1),
+    ],
 )
 def test_labels_are_read_as_publishers_spell_them(task: TaskSpec, raw: object, label: int) -> None:
     assert task.parse_label(raw) == label

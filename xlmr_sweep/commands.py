@@ -17,8 +17,10 @@ from types import FrameType
 from rich.console import Console
 
 from xlmr_sweep.errors import StudyError
+from xlmr_sweep.identity import recipe_folder_name
 from xlmr_sweep.plan import Trial, expand, select
-from xlmr_sweep.preparation import check_known_sizes
+from xlmr_sweep.preparation import check_known_sizes, models_to_instruct, prepare_examples, prepare_instructions
+from xlmr_sweep.progress import ProgressDisplay
 from xlmr_sweep.records import collect, open_study, set_aside, write_results, write_study
 from xlmr_sweep.status import print_plan, print_status
 from xlmr_sweep.storage import Storage
@@ -83,7 +85,7 @@ def dry_run(request: Request, console: Console) -> int:
     return 0
 
 
-def run(request: Request, address: str, console: Console, *, retry_failed: bool = True, only_instruct: bool = False) -> int:
+def run(request: Request, address: str, console: Console, *, retry_failed: bool = True) -> int:
     """Runs the trials that have no record, and rewrites results.parquet.
 
     Raises:
@@ -107,9 +109,7 @@ def run(request: Request, address: str, console: Console, *, retry_failed: bool 
         if pending:
             from xlmr_sweep.cluster.run import run_pending
 
-            tally = run_pending(whole, storage, pending, address, console, only_instruct=only_instruct)
-            if only_instruct:
-                return 1 if tally.failed else 0
+            run_pending(whole, storage, pending, address, console)
     finally:
         found = collect(storage, whole)
         write_results(storage, found)
@@ -122,6 +122,48 @@ def run(request: Request, address: str, console: Console, *, retry_failed: bool 
     if without:
         console.print(f"Without a record: {_some([trial.cell for trial in without])}; see --status", soft_wrap=True)
     return 1 if without else 0
+
+
+def instruct(request: Request, address: str, console: Console) -> int:
+    """Makes the instruction-tuned weights of the command's models that are missing; runs no trial.
+
+    Raises:
+        StudyError: before anything was started.
+    """
+    opened = open_request(request)
+    opened.storage.check_writable()
+    write_study(opened.storage, opened.whole)
+    missing = models_to_instruct(opened.whole, opened.storage, opened.trials)
+    console.print(f"Study {opened.whole.name}: {len(missing)} models to instruct-tune; storage {opened.storage}", soft_wrap=True)
+    if missing:
+        from xlmr_sweep.cluster.run import run_pending
+
+        run_pending(opened.whole, opened.storage, opened.trials, address, console, only_instruct=True)
+    left = models_to_instruct(opened.whole, opened.storage, opened.trials)
+    for name in sorted({trial.model for trial in opened.trials} - set(left)):
+        model = opened.whole.model(name)
+        where = model.instructed_folder or opened.storage.path(f"instruct/{recipe_folder_name(opened.whole, model)}")
+        console.print(f"{name}: {where}", soft_wrap=True, highlight=False)
+    if left:
+        console.print(f"Without instruction-tuned weights: {', '.join(left)}")
+    return 1 if left else 0
+
+
+def prepare(request: Request, console: Console, *, instructions: bool = True) -> int:
+    """Puts the examples of the command's tasks, and the instruction data, into the storage.
+
+    Raises:
+        StudyError: for data that are missing or malformed.
+    """
+    opened = open_request(request)
+    opened.storage.check_writable()
+    write_study(opened.storage, opened.whole)
+    display = ProgressDisplay(console)
+    prepare_examples(opened.whole, opened.storage, opened.trials, display)
+    if instructions and "instructed" in opened.whole.paradigms:
+        prepare_instructions(opened.whole, opened.storage, display)
+    console.print(f"Data of study {opened.whole.name}: {opened.storage.path('data')}", soft_wrap=True, highlight=False)
+    return 0
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from xlmr_sweep.data.examples import check_sizes, prepare_task
-from xlmr_sweep.identity import mixture_name, recipe_folder_name
+from xlmr_sweep.identity import mixture_name, model_folder_name, recipe_folder_name
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.progress import ProgressDisplay
 from xlmr_sweep.storage import Storage
@@ -30,6 +30,20 @@ def prepare_examples(study: Study, storage: Storage, trials: Sequence[Trial], di
             sizes = sorted({trial.train_size for trial in trials if trial.task == name})
             check_sizes(task, manifest["num_rows"]["train"], sizes)
         step.update(len(names))
+
+
+def prepare_instructions(study: Study, storage: Storage, display: ProgressDisplay) -> None:
+    """Puts the filtered instruction data into the storage, once.
+
+    Raises:
+        StudyError: for data that are missing or malformed (file and line named), or if no row is left.
+    """
+    from xlmr_sweep.data.mixture import prepare_mixture
+
+    if storage.exists(f"data/{mixture_name(study)}/manifest.json"):
+        return
+    with display.step("Instruction data") as step:
+        prepare_mixture(study, storage, step)
 
 
 def check_known_sizes(study: Study, trials: Iterable[Trial]) -> None:
@@ -65,18 +79,12 @@ def check_models(study: Study, storage: Storage, trials: Sequence[Trial]) -> Non
 
 def models_to_pretrain(study: Study, storage: Storage, trials: Sequence[Trial]) -> list[str]:
     """Returns the demo models that the trials need and that are not in the storage yet."""
-    from xlmr_sweep.identity import model_folder_name
-
     needed = [study.model(name) for name in dict.fromkeys(trial.model for trial in trials)]
-    if study.instructions.source == "demo" and models_to_instruct(study, storage, trials):
-        # The mixture is counted with this model's tokenizer.
-        needed.append(study.model(study.instructions.tokenizer or study.models[0].name))
-    missing = [
+    return [
         model.name
         for model in needed
         if model.demo is not None and not storage.exists(f"models/{model_folder_name(study, model)}/manifest.json")
     ]
-    return list(dict.fromkeys(missing))
 
 
 def models_to_instruct(study: Study, storage: Storage, trials: Sequence[Trial]) -> list[str]:
@@ -88,8 +96,3 @@ def models_to_instruct(study: Study, storage: Storage, trials: Sequence[Trial]) 
         if study.model(name).instructed_folder is None
         and not storage.exists(f"instruct/{recipe_folder_name(study, study.model(name))}/manifest.json")
     ]
-
-
-def has_mixture(study: Study, storage: Storage) -> bool:
-    """Tells whether the instruction data are prepared."""
-    return storage.exists(f"data/{mixture_name(study)}/manifest.json")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import FAMILIES, WORDS, make_encoder
+from builders import FAMILIES, WORDS, make_encoder
 from torch.nn import functional
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 

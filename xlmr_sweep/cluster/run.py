@@ -19,10 +19,10 @@ from xlmr_sweep.cluster.trainable import failure_of
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.preparation import (
     check_models,
-    has_mixture,
     models_to_instruct,
     models_to_pretrain,
     prepare_examples,
+    prepare_instructions,
 )
 from xlmr_sweep.progress import ProgressDisplay, Step
 from xlmr_sweep.records import write_failure
@@ -58,9 +58,8 @@ def run_pending(
     if not only_instruct:
         prepare_examples(study, storage, pending, display)
     check_models(study, storage, pending)
-    from_demo = study.model(study.instructions.tokenizer or study.models[0].name).demo is not None
-    if not from_demo:
-        _prepare_mixture(study, storage, pending, display)
+    if models_to_instruct(study, storage, pending):
+        prepare_instructions(study, storage, display)
     with connected(address, study.cluster.cpus) as dashboard:
         cluster = nodes()
         to_instruct = models_to_instruct(study, storage, pending)
@@ -72,7 +71,6 @@ def run_pending(
         to_pretrain = models_to_pretrain(study, storage, pending)
         if to_pretrain:
             pretrain_models(study, storage, to_pretrain, display)
-        _prepare_mixture(study, storage, pending, display)
         has_gpus = any(node.gpus for node in cluster)
         broken = instruct_models(study, storage, to_instruct, display, has_gpus=has_gpus) if to_instruct else {}
         tally = Tally()
@@ -81,14 +79,6 @@ def run_pending(
             widths = {name: trial_width(study.model(name), has_gpus) for name in names}
             _run_trials(study, storage, ready, widths, cluster, display, tally)
     return tally
-
-
-def _prepare_mixture(study: Study, storage: Storage, pending: Sequence[Trial], display: ProgressDisplay) -> None:
-    from xlmr_sweep.data.mixture import prepare_mixture
-
-    if models_to_instruct(study, storage, pending) and not has_mixture(study, storage):
-        with display.step("Instruction data") as step:
-            prepare_mixture(study, storage, step)
 
 
 def _without_weights(

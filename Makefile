@@ -1,0 +1,52 @@
+# make demo: the whole offline study, report included. make test: everything is tested. Both set up what they need.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Absolute, because sub-shells and Ray's workers start elsewhere.
+export PATH := $(abspath $(BIN)):$(PATH)
+export RAY_DISABLE_IMPORT_WARNING := 1
+DEMO_STORAGE ?= runs/demo
+DEMO_OPTIONS ?=
+STORAGE ?= runs/paper
+
+.PHONY: install install-test lint types test demo report clean
+
+install: $(VENV)/.installed
+install-test: $(VENV)/.installed-test
+install-dev: $(VENV)/.installed-dev
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; set PYTHON=python3.x") if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,images]'
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@ $(VENV)/.installed $(VENV)/.installed-test
+
+# The study and its report; the time is without the installation.
+demo: install
+	$(BIN)/python experiments/demo.py --storage $(DEMO_STORAGE) $(DEMO_OPTIONS)
+
+test: install-test
+	$(BIN)/python -m pytest
+
+lint: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install-dev
+	$(BIN)/mypy
+
+report: install
+	$(BIN)/python -m analysis.report --results $(STORAGE)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,42 @@
+"""The offline demo from nothing to its report: `make demo`, or `python experiments/demo.py --sizes 8 --seeds 0` for a part."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from run_grid import numbers
+
+from xlmr_sweep import commands
+from xlmr_sweep.commands import Request
+
+
+def main(
+    storage: Annotated[str, typer.Option(help="path or URI")] = "runs/demo",
+    sizes: Annotated[str | None, typer.Option(help="these training sizes instead")] = None,
+    seeds: Annotated[str | None, typer.Option(help="these seeds instead")] = None,
+) -> None:
+    """Runs the study `demo` on a Ray of its own, writes its report and says how long that took."""
+    request = Request("demo", storage, sizes=numbers("--sizes", sizes), seeds=numbers("--seeds", seeds))
+
+    def command(console: Console) -> int:
+        began = time.monotonic()
+        ended = commands.run(request, "local", console)
+        # Imported late: a study that is wrong should say so before pandas and plotly are read.
+        from analysis.report import build_report
+        from analysis.terminal import print_ipr
+
+        paths = build_report(storage)
+        print_ipr(console if console.is_terminal else Console(width=160), paths.ipr)
+        seconds = time.monotonic() - began
+        console.print(f"Report: {paths.html.resolve()}", soft_wrap=True, highlight=False)
+        console.print(f"Demo: {seconds:.0f} s ({seconds / 60:.1f} min) from start to report", highlight=False)
+        return ended
+
+    commands.leave(commands.main(command))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,26 @@
+"""Puts a study's data into its storage, so that a cluster need not touch the hub: `python experiments/prepare_data.py`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from run_grid import names
+
+from xlmr_sweep import commands
+from xlmr_sweep.commands import Request
+
+
+def main(
+    study: Annotated[str, typer.Option(help="paper, demo, or the path of a YAML file")] = "paper",
+    storage: Annotated[str | None, typer.Option(help="path or URI; default runs/<the study's name>")] = None,
+    tasks: Annotated[str | None, typer.Option(help="only these tasks of the study, as a,b")] = None,
+    instructions: Annotated[bool, typer.Option(help="also the instruction data")] = True,
+) -> None:
+    """Reads, checks and keeps the tasks' examples and the filtered instruction data. Exit status: 0 or 2 (130 interrupted)."""
+    request = Request(study, storage, tasks=names(tasks))
+    commands.leave(commands.main(lambda console: commands.prepare(request, console, instructions=instructions)))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,102 @@
+"""Makes the small things that tests need: encoders of each family in folders, SuperGLUE-like folders, instructions."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+WORDS = """
+the a cat dog bird river house red green old new sat ran slept near under because so yes no maybe is was it that this question
+does imply first second choice sentence have same meaning in both sentences more likely cause effect or user assistant : . , ? !
+""".split()  # noqa: SIM905
+SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+FAMILIES = ("xlm-roberta", "xlm-roberta-xl", "bert", "modernbert")
+
+
+def make_encoder(folder: Path, family: str = "xlm-roberta", *, head: bool = True, seed: int = 0) -> Path:
+    """Writes a two-layer encoder with a word-level tokenizer."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedTokenizerFast
+
+    vocabulary = {word: i for i, word in enumerate([*SPECIAL[:4], *WORDS, SPECIAL[4]])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B:1 </s>:1", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    inputs = ["input_ids", "attention_mask"] + (["token_type_ids"] if family == "bert" else [])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        cls_token="<s>",
+        eos_token="</s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+        model_input_names=inputs,
+        model_max_length=128,
+    ).save_pretrained(folder)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    options: dict[str, Any] = {"vocab_size": len(vocabulary), "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    if family == "modernbert":
+        options |= {"cls_token_id": 0, "sep_token_id": 2, "max_position_embeddings": 128}
+    else:
+        options |= {"max_position_embeddings": 130, "type_vocab_size": 2 if family == "bert" else 1}
+    config = AutoConfig.for_model(family, **shape, **options)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = (AutoModelForMaskedLM if head else AutoModel).from_config(config)
+    model.save_pretrained(folder)
+    return folder
+
+
+def make_superglue(folder: Path, tasks: tuple[str, ...] = ("cb", "copa"), num_train: int = 24, num_val: int = 9) -> Path:
+    """Writes tasks in the layout and spelling of the official archive."""
+    rng = random.Random(0)
+
+    def sentence() -> str:
+        return " ".join(rng.choice(WORDS[:16]) for _ in range(rng.randint(3, 9)))
+
+    def row(task: str, i: int) -> dict[str, Any]:
+        if task == "cb":
+            label = ("entailment", "contradiction", "neutral")[i % 3]
+            return {"premise": sentence(), "hypothesis": sentence(), "label": label, "idx": i}
+        if task == "rte":
+            label = ("entailment", "not_entailment")[i % 2]
+            return {"premise": sentence(), "hypothesis": sentence(), "label": label, "idx": i}
+        if task == "boolq":
+            return {"passage": sentence(), "question": sentence(), "label": bool(i % 2), "idx": i}
+        if task == "wic":
+            texts = {"word": "cat", "sentence1": sentence(), "sentence2": sentence()}
+            return {**texts, "label": bool(i % 2), "idx": i}
+        texts = {"premise": sentence(), "choice1": sentence(), "choice2": sentence()}
+        return {**texts, "question": ("cause", "effect")[i % 2], "label": i % 2, "idx": i}
+
+    names = {"boolq": "BoolQ", "cb": "CB", "copa": "COPA", "rte": "RTE", "wic": "WiC"}
+    for task in tasks:
+        (folder / names[task]).mkdir(parents=True, exist_ok=True)
+        for split, number in (("train", num_train), ("val", num_val)):
+            lines = [json.dumps(row(task, i)) + "\n" for i in range(number)]
+            (folder / names[task] / f"{split}.jsonl").write_text("".join(lines))
+    return folder
+
+
+def make_instructions(path: Path, num_rows: int = 60) -> Path:
+    """Writes instruction rows in xP3's form."""
+    rng = random.Random(1)
+    targets = ["yes", "no", "maybe", "red"]
+    rows = [
+        {
+            "inputs": " ".join(rng.choice(WORDS[:16]) for _ in range(8)) + " ?",
+            "targets": rng.choice(targets),
+        }
+        for _ in range(num_rows)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

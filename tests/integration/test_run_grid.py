@@ -1,0 +1,227 @@
+"""`run_grid.py` as a user meets it: a whole small study, the same command again, more seeds, faults, signals, kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from builders import make_encoder, make_instructions, make_superglue
+
+GRID = "experiments/run_grid.py"
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def write_study(folder: Path, **changes: Any) -> Path:
+    make_superglue(folder / "superglue")
+    make_instructions(folder / "instructions.jsonl")
+    make_encoder(folder / "encoder")
+    study = {
+        "name": "small",
+        "models": [{"name": "tiny", "folder": "encoder", "instruct_ranks": 2}],
+        "tasks": ["cb", "copa"],
+        "sizes": [4, 8],
+        "seeds": [0, 1],
+        "data": {"source": "folder", "folder": "superglue"},
+        "instructions": {"source": "folder", "folder": "instructions.jsonl"},
+        "instruct": {"max_steps": 3, "global_batch_size": 16, "max_length": 64, "precision": "fp32"},
+        "finetune": {"steps": 4, "batch_size": 4, "learning_rate": 1e-3, "max_length": 64, "precision": "fp32"},
+        "cluster": {"cpus": 2},
+    }
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump({**study, **changes}))
+    return path
+
+
+def scores(storage: Path) -> dict[str, float]:
+    table = pd.read_parquet(storage / "results.parquet")
+    return dict(zip(table["trial_id"], table["score"], strict=True))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, start: Callable[..., Any]) -> tuple[Path, Path, str]:
+    """A whole study, run once: study file, storage, output."""
+    folder = tmp_path_factory.mktemp("whole")
+    study = write_study(folder)
+    storage = folder / "runs"
+    command = start(GRID, "--study", str(study), "--storage", str(storage))
+    assert command.end(400) == 0, command.output
+    assert not command.left_behind(), "processes outlived the command"
+    return study, storage, command.output
+
+
+def test_every_trial_has_a_record_predictions_and_a_log(finished: tuple[Path, Path, str]) -> None:
+    _, storage, output = finished
+    table = pd.read_parquet(storage / "results.parquet")
+    assert len(table) == 24
+    assert table["score"].between(0, 1).all()
+    assert set(table["paradigm"]) == {"baseline", "prompted", "instructed"}
+    for trial_id, score in scores(storage).items():
+        record = json.loads((storage / "records" / f"{trial_id}.json").read_text())
+        assert record["score"] == score
+        assert record["spec"]["finetune"]["steps"] == 4
+        assert record["resolved"]["data"]
+        predictions = pd.read_parquet(storage / "predictions" / f"{trial_id}.parquet")
+        assert {"example_id", "label", "prediction", "score_0", "score_1"} <= set(predictions.columns)
+        assert len(predictions) == 9
+        accuracy = (predictions["label"] == predictions["prediction"]).mean()
+        assert accuracy == pytest.approx(record["accuracy"])
+        log = (storage / "logs" / f"{trial_id}.log").read_text()
+        assert "score" in log
+    instructed = [json.loads(p.read_text()) for p in (storage / "records").glob("*.json")]
+    manifest = json.loads(next((storage / "instruct").glob("tiny-*/manifest.json")).read_text())
+    weights = {r["resolved"]["weights"] for r in instructed if r["paradigm"] == "instructed"}
+    assert weights == {manifest["weights"]}
+    assert "24 of 24 trials have a record" in output
+
+
+def test_tunes_own_folder_holds_the_same_table(finished: tuple[Path, Path, str]) -> None:
+    from analysis.tables import load
+
+    _, storage, _ = finished
+    ours = load(str(storage)).rows
+    tunes = load(str(storage / "tune")).rows
+    columns = ["trial_id", "model", "paradigm", "task", "train_size", "seed", "score", "accuracy", "train_loss", "num_eval"]
+    order = ["trial_id"]
+    left = ours[columns].sort_values(order).reset_index(drop=True)
+    right = tunes[columns].sort_values(order).reset_index(drop=True)
+    pd.testing.assert_frame_equal(left, right, check_dtype=False)
+
+
+def test_the_same_command_again_starts_nothing(finished: tuple[Path, Path, str], run: Callable[..., tuple[int, str]]) -> None:
+    study, storage, _ = finished
+    before = {p.name: p.stat().st_mtime_ns for p in (storage / "records").iterdir()}
+    runs = sorted(p.name for p in (storage / "tune").iterdir())
+    began = time.monotonic()
+    status, output = run(GRID, "--study", str(study), "--storage", str(storage))
+    assert status == 0, output
+    assert "24 trials, 0 to run" in output
+    assert "Ray dashboard" not in output
+    assert time.monotonic() - began < 60
+    assert {p.name: p.stat().st_mtime_ns for p in (storage / "records").iterdir()} == before
+    assert sorted(p.name for p in (storage / "tune").iterdir()) == runs
+
+
+def test_status_and_dry_run_start_nothing_and_count(
+    finished: tuple[Path, Path, str], run: Callable[..., tuple[int, str]]
+) -> None:
+    study, storage, _ = finished
+    status, output = run(GRID, "--study", str(study), "--storage", str(storage), "--status")
+    assert status == 0
+    assert "24 of 24 trials done, 0 failed, 0 missing" in output
+    status, output = run(
+        GRID, "--study", str(study), "--storage", f"file://{storage}", "--dry-run", "--seeds", "0,5", "--tasks", "cb"
+    )
+    assert status == 0
+    assert "12 trials: 6 done, 6 to run" in output
+    assert "5" not in json.loads((storage / "study.json").read_text())["seeds"]
+
+
+def test_a_new_seed_a_corrupt_record_and_a_lost_one_run_and_nothing_else(
+    finished: tuple[Path, Path, str], run: Callable[..., tuple[int, str]]
+) -> None:
+    study, storage, _ = finished
+    before = scores(storage)
+    copa = pd.read_parquet(storage / "results.parquet").query("task == 'copa' and train_size == 4 and paradigm == 'prompted'")
+    lost, corrupt = copa["trial_id"].tolist()
+    times = {p.name: p.stat().st_mtime_ns for p in (storage / "records").glob("*.json")}
+    (storage / "records" / f"{lost}.json").unlink()
+    (storage / "records" / f"{corrupt}.json").write_text('{"trial_id":')
+    options = ["--tasks", "copa", "--sizes", "4", "--seeds", "0,1,2", "--paradigms", "prompted"]
+    status, output = run(GRID, "--study", str(study), "--storage", f"file://{storage}", *options)
+    assert status == 0, output
+    assert f"Set aside records/corrupt/{corrupt}.json" in output
+    assert "3 trials, 3 to run" in output
+    after = scores(storage)
+    assert {key: after[key] for key in before} == before
+    assert len(after) == 25
+    now = {p.name: p.stat().st_mtime_ns for p in (storage / "records").glob("*.json")}
+    assert {name for name in times if now[name] != times[name]} == {f"{lost}.json", f"{corrupt}.json"}
+    assert json.loads((storage / "study.json").read_text())["seeds"] == [0, 1, 2]
+    status, output = run(GRID, "--study", str(study), "--storage", str(storage), "--status")
+    assert "25 of 36 trials done, 0 failed, 11 missing" in output
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
+def test_an_ended_run_keeps_what_is_done_and_the_same_command_finishes(
+    finished: tuple[Path, Path, str],
+    tmp_path: Path,
+    start: Callable[..., Any],
+    run: Callable[..., tuple[int, str]],
+    number: signal.Signals,
+    status: int,
+) -> None:
+    study, undisturbed, _ = finished
+    storage = tmp_path / "runs"
+    arguments = [GRID, "--study", str(study), "--storage", str(storage), "--paradigms", "baseline,prompted"]
+    command = start(*arguments)
+    records = storage / "records"
+    command.wait_for(lambda: records.is_dir() and len(list(records.glob("*.json"))) >= 2)
+    command.send(number)
+    assert command.end(60) == status, command.output
+    assert not command.left_behind(), "processes outlived the command"
+    kept = {p.name: p.stat().st_mtime_ns for p in records.glob("*.json")}
+    assert 2 <= len(kept) < 16
+    ended, output = run(*arguments)
+    assert ended == 0, output
+    assert f"16 trials, {16 - len(kept)} to run" in output
+    assert {p.name: p.stat().st_mtime_ns for p in records.glob("*.json") if p.name in kept} == kept
+    assert len(list(records.glob("*.json"))) == 16
+    wanted = scores(undisturbed)
+    assert all(wanted[trial_id] == score for trial_id, score in scores(storage).items())
+
+
+def test_a_failed_trial_is_recorded_and_costs_no_other_trial(tmp_path: Path, run: Callable[..., tuple[int, str]]) -> None:
+    study = write_study(tmp_path, finetune={"steps": 4, "batch_size": 4, "learning_rate": 1e30, "warmup": 0.0, "max_length": 64})
+    storage = tmp_path / "runs"
+    arguments = [
+        GRID,
+        "--study",
+        str(study),
+        "--storage",
+        str(storage),
+        "--paradigms",
+        "prompted",
+        "--sizes",
+        "4",
+        "--seeds",
+        "0",
+    ]
+    status, output = run(*arguments)
+    assert status == 1, output
+    assert "Failed tiny/prompted/cb/n=4/seed=0: DivergedError" in output
+    failures = [json.loads(path.read_text()) for path in (storage / "failures").glob("*.json")]
+    assert {(f["task"], f["error_class"], f["attempt"]) for f in failures} == {
+        ("cb", "DivergedError", 1),
+        ("copa", "DivergedError", 1),
+    }
+    assert all("the loss is" in f["message"] and "Traceback" in f["traceback"] and f["host"] for f in failures)
+    assert len(pd.read_parquet(storage / "results.parquet")) == 0
+    status, output = run(*arguments, "--no-retry-failed")
+    assert status == 1
+    assert "2 trials, 0 to run" in output
+
+
+def test_a_killed_worker_is_replaced_and_its_trial_runs_again(
+    finished: tuple[Path, Path, str], tmp_path: Path, start: Callable[..., Any]
+) -> None:
+    study, undisturbed, _ = finished
+    storage = tmp_path / "runs"
+    command = start(GRID, "--study", str(study), "--storage", str(storage), "--paradigms", "baseline,prompted")
+    records = storage / "records"
+    command.wait_for(lambda: records.is_dir() and len(list(records.glob("*.json"))) >= 2)
+    workers = command.processes(b"TrialRunner") + command.processes(b"ResourceTrainable")
+    assert workers
+    os.kill(max(workers), signal.SIGKILL)
+    assert command.end() == 0, command.output
+    found = scores(storage)
+    assert len(found) == 16
+    wanted = scores(undisturbed)
+    assert all(wanted[trial_id] == score for trial_id, score in found.items())
