@@ -11,8 +11,8 @@ MISSING = "–"
 
 
 def decimal(places: int) -> Callable[[Any], str]:
-    """Returns a formatter with a fixed number of decimals."""
-    return lambda value: MISSING if pd.isna(value) else f"{value:.{places}f}"
+    """Returns a formatter with a fixed number of decimals; what rounds to zero has no sign."""
+    return lambda value: MISSING if pd.isna(value) else f"{round(value, places) + 0.0:.{places}f}"
 
 
 def p_value(value: Any) -> str:
@@ -49,12 +49,14 @@ def mean_std(row: Mapping[Any, Any], places: int = 1) -> str:
     """Returns `mean ± std` of a row, without the spread where there is none."""
     if pd.isna(row["mean"]):
         return MISSING
-    return f"{row['mean']:.{places}f}" + ("" if pd.isna(row["std"]) else f" ± {row['std']:.{places}f}")
+    text = decimal(places)
+    return text(row["mean"]) + ("" if pd.isna(row["std"]) else f" ± {text(row['std'])}")
 
 
 def interval(low: Any, high: Any, places: int = 1) -> str:
     """Returns `low to high`."""
-    return MISSING if pd.isna(low) or pd.isna(high) else f"{low:.{places}f} to {high:.{places}f}"
+    text = decimal(places)
+    return MISSING if pd.isna(low) or pd.isna(high) else f"{text(low)} to {text(high)}"
 
 
 def shown(table: pd.DataFrame, columns: Mapping[str, tuple[str, Callable[[Any], str]]]) -> pd.DataFrame:

@@ -83,6 +83,7 @@ def render(page: Page, csv_texts: dict[str, str]) -> str:
         links=links,
         column_scope=lambda column: values.get(column, ""),
         figure_json=_figure_json,
+        is_text=_is_text,
         style=Markup((folder / "page.css").read_text(encoding="utf-8")),
         script=Markup((folder / "page.js").read_text(encoding="utf-8")),
         plotly=Markup(get_plotlyjs()),
@@ -94,6 +95,11 @@ def _csv_link(name: str, text: str) -> str:
     if len(data) > MAX_EMBEDDED_BYTES:
         return f"{name}.csv"
     return "data:text/csv;charset=utf-8;base64," + base64.b64encode(data).decode("ascii")
+
+
+def _is_text(column: pd.Series) -> bool:
+    """Whether a column of shown text holds words, which are read from the left, rather than numbers."""
+    return any(str(value)[:1].isalpha() or str(value)[:1] in "/[(“" for value in column.head(3))
 
 
 def _figure_json(figure: Figure) -> Markup:

@@ -16,7 +16,6 @@ from typing import Annotated
 
 import pandas as pd
 import typer
-from rich.console import Console
 
 from analysis.artifacts import artifacts
 from analysis.assemble import assemble
@@ -27,6 +26,7 @@ from analysis.page import render
 from analysis.schema import TableError
 from analysis.tables import Results, load
 from analysis.terminal import print_ipr
+from analysis.wide_console import wide_console
 
 __all__ = ["ReportPaths", "build_report", "main", "print_ipr"]
 
@@ -122,8 +122,7 @@ def main(
         raise typer.Exit(2) from error
     for note in paths.notes:
         typer.echo(f"note: {note}", err=True)
-    console = Console()
-    print_ipr(console if console.is_terminal else Console(width=160), paths.ipr)
+    print_ipr(wide_console(), paths.ipr)
     typer.echo(f"Report: {paths.html.resolve()}")
 
 

@@ -31,7 +31,7 @@ def _gains(ipr: pd.DataFrame, models: Sequence[str]) -> list[str]:
         MAIN: "Instruction tuning changes the integral of the prompted performance curve",
         "prompted/baseline": "Prompting changes the integral of the baseline's performance curve",
     }.get(comparison, f"{first} changes the integral of the performance curve of {second}")
-    return [f"{what} by " + "; ".join(_gain(model, rows[model]) for model in models if model in rows) + "."]
+    return [f"{what} by:", *(_gain(model, rows[model]) for model in models if model in rows)]
 
 
 def _gain(model: str, row: dict[Any, Any]) -> str:
@@ -41,7 +41,7 @@ def _gain(model: str, row: dict[Any, Any]) -> str:
         verdict = "too few values to test"
     else:
         verdict = f"{'distinguishable from' if p < ALPHA else 'not distinguishable from'} zero, p {_with_sign(p_value(p))}"
-    return f"{row['mean']:+.1f}% for {model} ({sure}, {row['num_seeds']} values, {verdict})"
+    return f"{model}: {row['mean']:+.1f}% ({sure}, {row['num_seeds']} values, {verdict})"
 
 
 def _with_sign(p: str) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from analysis.display import MISSING, mean_std
 from analysis.schema import AVERAGE, Table, as_frame, ordered
 
 
@@ -43,7 +44,6 @@ def _rich_table(part: pd.DataFrame, comparison: str) -> RichTable:
 def cell_text(row: dict[Hashable, Any] | None) -> str:
     """Returns a cell as `mean ± std`, with `(n of planned)` where values are missing, or a dash where all are."""
     if row is None or not row["num_seeds"]:
-        return "–"
-    std = "" if pd.isna(row["std"]) else f" ± {row['std']:.1f}"
+        return MISSING
     short = f" ({row['num_seeds']} of {row['num_planned']})" if row["num_seeds"] != row["num_planned"] else ""
-    return f"{row['mean']:.1f}{std}{short}"
+    return mean_std(row) + short

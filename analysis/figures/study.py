@@ -27,27 +27,37 @@ def completeness_map(cells: Table, models: Sequence[str], tasks: Sequence[str]) 
     table = table.assign(present=table["status"] == "present", failed=table["status"] == "failed")
     groups = table.groupby(["model", "paradigm", "task", "train_size"])
     points = groups[["present", "failed"]].sum().assign(planned=groups.size()).reset_index()
-    shares, words = {}, {}
-    for row in points.to_dict("records"):
-        key = (f"{row['model']} {row['paradigm']}", f"{row['task']} {row['train_size']}")
-        shares[key] = row["present"] / row["planned"]
-        words[key] = f"{row['present']} of {row['planned']} seeds" + (f", {row['failed']} failed" if row["failed"] else "")
-    sizes = sorted(table["train_size"].unique())
-    y_names = [f"{m} {p}" for m in models for p in ordered(table["paradigm"])]
-    x_names = [f"{t} {s}" for t in tasks for s in sizes]
-    trace = {
-        "type": "heatmap", "x": x_names, "y": y_names, "z": [[shares.get((y, x)) for x in x_names] for y in y_names],
-        "text": [[words.get((y, x), "not planned") for x in x_names] for y in y_names], "zmin": 0, "zmax": 1,
-        "colorscale": [[0, "#c8433f"], [0.5, "#e0b040"], [1, "#3a9d6e"]], "xgap": 1, "ygap": 1, "showscale": False,
-        "hovertemplate": "%{y}, %{x}: %{text}<extra></extra>",
-    }  # fmt: skip
+    traces = [
+        _point_squares(part, str(model), str(paradigm), str(task))
+        for (model, paradigm, task), part in points.groupby(["model", "paradigm", "task"])
+    ]
+    rows = [f"{model} {paradigm}" for model in models for paradigm in ordered(table["paradigm"])]
+    columns = [f"{task} {size}" for task in tasks for size in sorted(table["train_size"].unique())]
+    category = {"type": "category", "categoryorder": "array", "showgrid": False}
     layout = layout_of(
-        110 + 18 * max(4, len(y_names)),
-        xaxis={"type": "category", "tickangle": -90, "tickfont": {"size": 9}},
-        yaxis={"type": "category", "autorange": "reversed", "tickfont": {"size": 10}},
-        margin={"t": 16},
+        120 + 20 * max(4, len(rows)),
+        xaxis={**category, "categoryarray": columns, "tickangle": -90, "tickfont": {"size": 9}},
+        yaxis={**category, "categoryarray": rows[::-1], "tickfont": {"size": 10}},
+        margin={"t": 30},
+        showlegend=False,
     )
-    return {"data": [trace], "layout": layout}
+    return {"data": traces, "layout": layout}
+
+
+def _point_squares(points: pd.DataFrame, model: str, paradigm: str, task: str) -> dict[str, Any]:
+    words = [
+        f"{row['present']} of {row['planned']} seeds" + (f", {row['failed']} failed" if row["failed"] else "")
+        for row in points.to_dict("records")
+    ]
+    marker = {
+        "symbol": "square", "size": 13, "color": numbers(points["present"] / points["planned"]), "cmin": 0, "cmax": 1,
+        "colorscale": [[0, "#c8433f"], [0.5, "#e0b040"], [1, "#3a9d6e"]],
+    }  # fmt: skip
+    return {
+        "type": "scatter", "mode": "markers", "x": [f"{task} {size}" for size in points["train_size"]],
+        "y": [f"{model} {paradigm}"] * len(points), "text": words, "marker": marker,
+        "meta": {"model": model, "paradigm": paradigm, "task": task}, "hovertemplate": "%{y}, %{x}: %{text}<extra></extra>",
+    }  # fmt: skip
 
 
 def hours_figure(hours: Table, models: Sequence[str]) -> Figure:

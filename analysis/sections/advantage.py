@@ -29,8 +29,8 @@ def advantage_section(derived: Derived, models: list[str], tasks: list[str]) -> 
     text = [
         "How many training examples fewer the first paradigm needs for the same score, on average over the scores that both "
         "reach. Positive where the first needs fewer.",
-        "The paper distrusts this measure because it looks only at that band of scores: a model that improves beyond the other's "
-        "best gains nothing by it. So each cell shows the share of the two curves' range that lies outside the band.",
+        "The paper distrusts this measure because it looks only at that band of scores: a model that improves beyond the other’s "
+        "best gains nothing by it. So each cell shows, in brackets, the share of the two curves’ range outside the band.",
     ]
     blocks = [Block(text=text)]
     for method, words in WORDS.items():
@@ -63,7 +63,7 @@ def _matrix(part: pd.DataFrame, models: list[str], tasks: list[str]) -> pd.DataF
 def _cell(row: dict[Hashable, Any] | None) -> str:
     if row is None or pd.isna(row["share_outside"]):
         return "–"
-    return f"{mean_std(row)} ({percent(row['share_outside'])} outside)"
+    return f"{mean_std(row)} ({percent(row['share_outside'])})"
 
 
 def _bands(table: pd.DataFrame, models: list[str]) -> Block:

@@ -1,0 +1,114 @@
+"""Compares two runs, or a run with any other table of results.
+
+    python -m analysis.compare runs/paper runs/paper-again
+    python -m analysis.compare a.csv b.parquet --out differences
+
+In: two sources as `analysis.report` reads them. Out: a table of what moved in the terminal, and with `--out` the tables as
+CSV. Exit status 0; 2 where an input is wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from analysis.comparison import SAME, cell_differences, moved_groups, only_in_one
+from analysis.display import decimal, p_value, percent
+from analysis.ipr import ipr_per_seed, ipr_table
+from analysis.schema import TableError, checked
+from analysis.tables import load
+from analysis.wide_console import wide_console
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs compared: cells both have, cells only one has, groups with their verdicts, and both IPR tables joined."""
+
+    cells: pd.DataFrame
+    lone: pd.DataFrame
+    groups: pd.DataFrame
+    ipr: pd.DataFrame
+
+
+def compare_runs(a: Path | str, b: Path | str) -> Comparison:
+    """Returns how the second run differs from the first.
+
+    Args:
+        a: path or URI of the first run, as `analysis.tables.load` takes.
+        b: the second.
+
+    Raises:
+        TableError: where one cannot be used, or they have no cell in common.
+    """
+    first, second = load(a).rows, load(b).rows
+    cells = cell_differences(first, second)
+    if cells.empty:
+        raise TableError(f"{a} and {b} have no cell in common")
+    keys = ["comparison", "model", "task"]
+    tables = [ipr_table(ipr_per_seed(checked(rows)))[[*keys, "mean", "std", "num_seeds"]] for rows in (first, second)]
+    ipr = tables[0].merge(tables[1], on=keys, how="outer", suffixes=("_a", "_b"))
+    return Comparison(
+        cells, only_in_one(first, second), moved_groups(cells), ipr.assign(difference=ipr["mean_b"] - ipr["mean_a"])
+    )
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    a: Annotated[str, typer.Argument(help="The first run: storage, .parquet, .csv, or Ray Tune's folder.")],
+    b: Annotated[str, typer.Argument(help="The second run.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables as CSV.")] = None,
+) -> None:
+    """Says which scores moved between two runs, which cells only one has, and whether the difference is noise."""
+    try:
+        found = compare_runs(a, b)
+        if out is not None:
+            _write(found, out)
+    except TableError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    console = wide_console()
+    _print_groups(console, found.groups)
+    moved = int((found.cells["difference"].abs() > SAME).sum())
+    counts = found.lone["only_in"].value_counts()
+    typer.echo(f"{moved} of {len(found.cells)} common cells moved.")
+    typer.echo(f"Only in the first run: {counts.get('a', 0)} cells; only in the second: {counts.get('b', 0)}.")
+    if out is not None:
+        typer.echo(f"Tables: {out.resolve()}")
+
+
+def _write(found: Comparison, out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in ("cells", "lone", "groups", "ipr"):
+            getattr(found, name).to_csv(out / f"{name}.csv", index=False)
+    except OSError as error:
+        raise TableError(f"{out}: cannot be written: {error.strerror or error}") from error
+
+
+def _print_groups(console: Console, groups: pd.DataFrame) -> None:
+    table = RichTable(title="Second run minus first", title_justify="left")
+    for name in ("model", "paradigm", "task"):
+        table.add_column(name)
+    for name in ("cells", "moved", "mean", "largest", "p, Holm", "within noise"):
+        table.add_column(name, justify="right")
+    table.add_column("verdict")
+    for row in groups.to_dict("records"):
+        table.add_row(
+            row["model"], row["paradigm"], row["task"], str(row["num_cells"]), str(row["num_moved"]),
+            decimal(4)(row["mean_difference"]), decimal(4)(row["largest_difference"]), p_value(row["p_holm"]),
+            percent(row["share_within_noise"]), row["verdict"],
+        )  # fmt: skip
+    console.print(table)
+
+
+if __name__ == "__main__":
+    app()

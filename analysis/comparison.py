@@ -1,0 +1,101 @@
+"""Two runs against each other. In: two tables of results. Out: which scores moved, and whether that is noise."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.schema import AVERAGE, CELL, Table, as_frame, checked
+from analysis.significance import ALPHA, holm, sign_flip_test, smallest_p
+
+CELL_COLUMNS = [*CELL, "score_a", "score_b", "difference", "noise"]
+GROUP_COLUMNS = [
+    "model", "paradigm", "task", "num_cells", "num_moved", "mean_difference", "largest_difference", "num_pairs", "p_smallest",
+    "p", "p_holm", "share_within_noise", "verdict",
+]  # fmt: skip
+# Scores are shares of whole numbers of examples; less than this is rounding.
+SAME = 1e-9
+Z_95 = 1.959963984540054
+
+
+def cell_differences(a: Table, b: Table) -> pd.DataFrame:
+    """Returns the cells that both runs have, with `score_a`, `score_b`, `difference` (b minus a) and `noise`.
+
+    `noise` is the half-width of the 95% interval of a difference of two independent accuracies on `num_eval` examples; NaN
+    where the number of examples or the metric is not known, or the metric is not accuracy.
+    """
+    first, second = checked(a), checked(b)
+    keep = [*CELL, "score", *(name for name in ("num_eval", "metric") if name in first.columns)]
+    both = first[keep].merge(second[[*CELL, "score"]], on=CELL, suffixes=("_a", "_b"))
+    both["difference"] = both["score_b"] - both["score_a"]
+    both["noise"] = np.nan
+    if "num_eval" in both.columns:
+        share = (both["score_a"] + both["score_b"]) / 2
+        noise = Z_95 * np.sqrt(2 * share * (1 - share) / both["num_eval"].astype("float64"))
+        both["noise"] = noise.where(both["metric"] == "accuracy") if "metric" in both.columns else noise
+    return both[CELL_COLUMNS]
+
+
+def only_in_one(a: Table, b: Table) -> pd.DataFrame:
+    """Returns the cells that one run has and the other has not, with the column `only_in` (a or b)."""
+    both = checked(a)[CELL].merge(checked(b)[CELL], on=CELL, how="outer", indicator=True)
+    lone = both[both["_merge"] != "both"]
+    side = lone["_merge"].astype(str).map({"left_only": "a", "right_only": "b"})
+    return lone[CELL].assign(only_in=side).reset_index(drop=True)
+
+
+def moved_groups(cells: Table) -> pd.DataFrame:
+    """Returns what moved a model, paradigm and task, and pooled over tasks, with a paired permutation test.
+
+    Sizes of one seed are nested draws and not independent, so the test pairs the mean difference of each task and seed. The
+    verdict is `identical`, `moved` (p after Holm's correction below 0.05), `noise` (tested, and not below), or `too few to
+    tell` where so few pairs cannot give a p below 0.05 after the correction.
+
+    Args:
+        cells: what `cell_differences` returns.
+
+    Returns:
+        `GROUP_COLUMNS`; rows of task `average` pool the tasks of a model and paradigm.
+    """
+    frame = as_frame(cells)
+    rows = []
+    for (model, paradigm), part in frame.groupby(["model", "paradigm"]):
+        rows += [_group(group, model, paradigm, task) for task, group in part.groupby("task")]
+        rows.append(_group(part, model, paradigm, AVERAGE))
+    table = pd.DataFrame(rows, columns=GROUP_COLUMNS)
+    if len(table):
+        table["p_holm"] = holm(table["p"].to_numpy(dtype="float64"))
+        num_tests = int(table["p"].notna().sum())
+        table["verdict"] = [_verdict(row, num_tests) for row in table.to_dict("records")]
+    return table
+
+
+def _group(cells: pd.DataFrame, model: object, paradigm: object, task: object) -> dict[str, object]:
+    pairs = cells.groupby(["task", "seed"])["difference"].mean().to_numpy()
+    known = cells.dropna(subset="noise")
+    within = (known["difference"].abs() <= known["noise"]).mean() if len(known) else np.nan
+    testable = smallest_p(len(pairs)) < ALPHA
+    return {
+        "model": model,
+        "paradigm": paradigm,
+        "task": task,
+        "num_cells": len(cells),
+        "num_moved": int((cells["difference"].abs() > SAME).sum()),
+        "mean_difference": cells["difference"].mean(),
+        "largest_difference": cells["difference"].abs().max(),
+        "num_pairs": len(pairs),
+        "p_smallest": smallest_p(len(pairs)),
+        "p": sign_flip_test(pairs) if testable else np.nan,
+        "share_within_noise": within,
+    }
+
+
+def _verdict(row: dict[Hashable, Any], num_tests: int) -> str:
+    if row["num_moved"] == 0:
+        return "identical"
+    if row["p_holm"] < ALPHA:
+        return "moved"
+    return "noise" if row["p_smallest"] * num_tests < ALPHA else "too few to tell"
