@@ -6,24 +6,19 @@ Train pools are of the split "train", validation rows of the split "validation" 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from random import Random
 
 from xlmr_sweep.data.demo import lexicon
 from xlmr_sweep.data.demo.sentences import (
     Fact,
-    Has,
-    Transfer,
     alter,
-    deny,
-    draw_facts,
+    draw_attempt,
     draw_has,
-    draw_transfer,
-    given,
+    draw_looks,
     sentence,
     sentences,
-    taken,
     tell,
+    tell_look,
     tell_sense,
 )
 from xlmr_sweep.data.demo.world import Scene, Split, World, stream
@@ -74,15 +69,13 @@ def _rows(world: World, task: str, seed: int, split: Split, count: int) -> list[
 
 
 def _boolq(rng: Random, world: World, scene: Scene, split: Split, label: int) -> Row:
-    facts = draw_facts(rng, scene, 2)
-    fact = rng.choice(facts)
-    clauses = [tell(rng, other) for other in facts]
-    asked: Fact = fact
-    if not label and rng.random() < 0.1:
-        clauses[facts.index(fact)] = deny(fact)
-    elif not label:
-        asked = alter(rng, scene, facts, fact, far=0.5)
-    return {"passage": sentences(clauses), "question": f"is it so that {tell(rng, asked)}"}
+    looks = draw_looks(rng, scene, 2)
+    look = rng.choice(looks)
+    while look.good != bool(label):
+        looks = draw_looks(rng, scene, 2)
+        look = rng.choice(looks)
+    told = sentences([tell_look(rng, other, other.told) for other in looks])
+    return {"passage": told, "question": f"is the {look.owner.thing} of {look.owner.person} {look.asked}"}
 
 
 def _cb(rng: Random, world: World, scene: Scene, split: Split, label: int) -> Row:
@@ -97,10 +90,11 @@ def _cb(rng: Random, world: World, scene: Scene, split: Split, label: int) -> Ro
 
 
 def _copa(rng: Random, world: World, scene: Scene, split: Split, label: int) -> Row:
-    right, wrong = rng.sample(scene.events, 2)
+    right, other = rng.sample(scene.events, 2)
     person, time = rng.choice(scene.people), rng.choice(scene.times)
     asks = rng.randrange(2)  # 0: for the cause, 1: for the effect
-    choices = [sentence(f"{person} {event[asks]}") for event in (right, wrong)]
+    wrong = rng.choice(scene.absurd) if rng.random() < 0.7 else other[asks]
+    choices = [sentence(f"{person} {predicate}") for predicate in (right[asks], wrong)]
     return {
         "premise": sentence(f"on {time} {person} {right[1 - asks]}"),
         "choice1": choices[label],
@@ -110,22 +104,8 @@ def _copa(rng: Random, world: World, scene: Scene, split: Split, label: int) -> 
 
 
 def _rte(rng: Random, world: World, scene: Scene, split: Split, label: int) -> Row:
-    transfer = told = draw_transfer(rng, scene)
-    premise, reverse = (given, taken) if rng.random() < 0.5 else (taken, given)
-    if label:
-        told = _other_transfer(rng, scene, transfer)
-    owns = tell(rng, Has(told.taker, told.colour, told.thing))
-    return {"premise": sentence(premise(transfer)), "hypothesis": owns if rng.random() < 0.5 else reverse(told)}
-
-
-def _other_transfer(rng: Random, scene: Scene, transfer: Transfer) -> Transfer:
-    swapped = replace(transfer, giver=transfer.taker, taker=transfer.giver)
-    colour = rng.choice([word for word in scene.colours if word != transfer.colour])
-    thing = rng.choice([word for word in scene.things if word != transfer.thing])
-    giver, taker = rng.sample([person for person in scene.people if person not in (transfer.giver, transfer.taker)], 2)
-    near = (swapped, replace(transfer, colour=colour), replace(transfer, thing=thing))
-    far = Transfer(giver, taker, colour, thing, transfer.verb)
-    return far if rng.random() < 0.5 else rng.choice(near)
+    attempt = draw_attempt(rng, scene, success=not label, negated=0.15)
+    return {"premise": sentence(attempt.clause), "hypothesis": tell(rng, attempt.aim)}
 
 
 def _wic(rng: Random, world: World, scene: Scene, split: Split, label: int) -> Row:

@@ -7,17 +7,14 @@ from random import Random
 
 from xlmr_sweep.data.demo import lexicon
 from xlmr_sweep.data.demo.sentences import (
-    Fact,
-    alter,
-    draw_facts,
+    draw_attempt,
     draw_has,
-    draw_transfer,
+    draw_looks,
     draw_was,
-    given,
     sentence,
     sentences,
-    taken,
     tell,
+    tell_look,
     tell_sense,
 )
 from xlmr_sweep.data.demo.world import Scene, World, stream
@@ -27,36 +24,39 @@ NUM_ROWS = 24_000
 Pair = tuple[str, str]
 
 
-def instruction_rows(seed: int) -> list[dict[str, str]]:
-    """Returns the rows of one world: `inputs`, `targets` (at most three tokens) and `family`."""
+def instruction_rows(seed: int, count: int = NUM_ROWS) -> list[dict[str, str]]:
+    """Returns the rows of one world: `inputs`, `targets` (at most three tokens) and `family`.
+
+    Args:
+        seed: the generator seed.
+        count: how many rows; fewer are the first of more.
+    """
     world, rng = World(seed), stream(seed, "instructions")
-    names = [name for name, weight in WEIGHTS.items() for _ in range(weight)]
+    names = [name for name, (_, weight) in FAMILIES.items() for _ in range(weight)]
     rows = []
-    for _ in range(NUM_ROWS):
+    for _ in range(count):
         family = rng.choice(names)
-        inputs, targets = FAMILIES[family](rng, world, world.scene(rng, "text"))
+        inputs, targets = FAMILIES[family][0](rng, world, world.scene(rng, "text"))
         rows.append({"inputs": inputs, "targets": targets, "family": family})
     return rows
 
 
 def _reading(rng: Random, world: World, scene: Scene) -> Pair:
-    facts = draw_facts(rng, scene, rng.choice((1, 2)))
-    fact = asked = rng.choice(facts)
-    right = rng.random() < 0.5
-    if not right:
-        asked = alter(rng, scene, facts, fact, far=0.6)
-    text = sentences([tell(rng, other) for other in facts])
-    return f"Read this: {text} Is it right to say {tell(rng, asked)}?", "yes" if right else "no"
+    looks = draw_looks(rng, scene, rng.choice((1, 2)))
+    look = rng.choice(looks)
+    text = sentences([tell_look(rng, other, other.told) for other in looks])
+    asked = f"the {look.owner.thing} of {look.owner.person} is {look.asked}"
+    return f"Read this: {text} Is it right to say {asked}?", "yes" if look.good else "no"
 
 
-def _claim(rng: Random, world: World, scene: Scene) -> Pair:
-    facts = draw_facts(rng, scene, rng.choice((1, 2)))
-    fact = asked = rng.choice(facts)
-    right = rng.random() < 0.5
-    if not right:
-        asked = alter(rng, scene, facts, fact, far=0.6)
-    text = sentences([tell(rng, other) for other in facts])
-    return f"Claim: {sentence(tell(rng, asked))} Evidence: {text} The claim is", "true" if right else "false"
+def _quality(rng: Random, world: World, scene: Scene) -> Pair:
+    (look,) = draw_looks(rng, scene, 1)
+    return f"{sentence(tell_look(rng, look, look.told))} How is the {look.owner.thing}?", "good" if look.good else "bad"
+
+
+def _success(rng: Random, world: World, scene: Scene) -> Pair:
+    attempt = draw_attempt(rng, scene, rng.random() < 0.5, negated=0.15)
+    return f"{sentence(attempt.clause)} How did it end?", "well" if attempt.success else "badly"
 
 
 def _who(rng: Random, world: World, scene: Scene) -> Pair:
@@ -80,20 +80,6 @@ def _where(rng: Random, world: World, scene: Scene) -> Pair:
     return f"{text} Where was {fact.person} on {fact.time}?", fact.place
 
 
-def _owner_now(rng: Random, world: World, scene: Scene) -> Pair:
-    transfer = draw_transfer(rng, scene)
-    text = sentence(rng.choice((given, taken))(transfer))
-    return f"{text} Who is the owner now?", transfer.taker
-
-
-def _paraphrase(rng: Random, world: World, scene: Scene) -> Pair:
-    (fact,) = facts = draw_facts(rng, scene, 1)
-    same = rng.random() < 0.5
-    other: Fact = fact if same else alter(rng, scene, facts, fact, far=0.6)
-    texts = f"{sentence(tell(rng, fact))} {sentence(tell(rng, other))}"
-    return f"Do both sentences tell the same story? {texts}", "yes" if same else "no"
-
-
 def _opinion(rng: Random, world: World, scene: Scene) -> Pair:
     (fact,) = draw_has(rng, scene, 1)
     speaker = rng.choice([person for person in scene.people if person != fact.person])
@@ -103,25 +89,24 @@ def _opinion(rng: Random, world: World, scene: Scene) -> Pair:
 
 
 def _fitting(rng: Random, world: World, scene: Scene) -> Pair:
-    right, wrong = rng.sample(scene.events, 2)
+    (cause, effect), other = rng.sample(scene.events, 2)
     person, time = rng.choice(scene.people), rng.choice(scene.times)
     fits = rng.random() < 0.5
-    effect = right[1] if fits else wrong[1]
-    text = f"on {time} {person} {right[0]}, so {person} {effect}"
-    return f"{sentence(text)} Does the story make sense?", "yes" if fits else "no"
+    wrong = rng.choice(scene.absurd) if rng.random() < 0.7 else other[1]
+    text = sentence(f"on {time} {person} {cause}, so {person} {effect if fits else wrong}")
+    return f"{text} Does the story make sense?", "yes" if fits else "no"
 
 
 def _ending(rng: Random, world: World, scene: Scene) -> Pair:
-    right, wrong = rng.sample(scene.events, 2)
+    right, other = rng.sample(scene.events, 2)
     person, time = rng.choice(scene.people), rng.choice(scene.times)
     asks = rng.randrange(2)
     first = rng.random() < 0.5
-    options = [f"{person} {event[asks]}" for event in ((right, wrong) if first else (wrong, right))]
+    wrong = rng.choice(scene.absurd) if rng.random() < 0.7 else other[asks]
+    options = [sentence(f"{person} {p}") for p in ((right[asks], wrong) if first else (wrong, right[asks]))]
     what = ("What was the reason?", "What came next?")[asks]
-    return (
-        f"{sentence(f'on {time} {person} {right[1 - asks]}')} {what} A: {sentence(options[0])} B: {sentence(options[1])}",
-        "A" if first else "B",
-    )
+    told = sentence(f"on {time} {person} {right[1 - asks]}")
+    return f"{told} {what} A: {options[0]} B: {options[1]}", "A" if first else "B"
 
 
 def _sense(rng: Random, world: World, scene: Scene) -> Pair:
@@ -138,33 +123,17 @@ def _topic(rng: Random, world: World, scene: Scene) -> Pair:
 
 Family = Callable[[Random, World, Scene], Pair]
 
-FAMILIES: dict[str, Family] = {
-    "claim": _claim,
-    "colour": _colour,
-    "ending": _ending,
-    "fitting": _fitting,
-    "opinion": _opinion,
-    "owner_now": _owner_now,
-    "paraphrase": _paraphrase,
-    "reading": _reading,
-    "sense": _sense,
-    "topic": _topic,
-    "where": _where,
-    "who": _who,
+FAMILIES: dict[str, tuple[Family, int]] = {
+    "colour": (_colour, 1),
+    "ending": (_ending, 3),
+    "fitting": (_fitting, 2),
+    "opinion": (_opinion, 2),
+    "quality": (_quality, 1),
+    "reading": (_reading, 3),
+    "sense": (_sense, 5),
+    "success": (_success, 1),
+    "topic": (_topic, 1),
+    "where": (_where, 1),
+    "who": (_who, 1),
 }
-
-WEIGHTS = {
-    "claim": 2,
-    "colour": 1,
-    "ending": 2,
-    "fitting": 2,
-    "opinion": 1,
-    "owner_now": 1,
-    "paraphrase": 2,
-    "reading": 2,
-    "sense": 2,
-    "topic": 1,
-    "where": 1,
-    "who": 1,
-}
-"""How often each family is drawn."""
+"""The families, and how often each is drawn."""

@@ -8,21 +8,50 @@ THINGS = ("ball", "hat", "bag", "lamp", "book", "cup", "chair", "kite", "bike", 
 PLACES = ("park", "zoo", "station", "market", "school", "museum", "harbour", "library", "church")
 TIMES = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday", "Easter", "Christmas")
 
-EVENTS = (
-    ("was hungry", "ate some bread"),
-    ("was thirsty", "drank some water"),
-    ("was tired", "went to bed"),
-    ("was cold", "put on a coat"),
-    ("was hot", "opened the window"),
-    ("was ill", "called a doctor"),
-    ("was late", "took a taxi"),
-    ("was bored", "watched a film"),
-    ("was sad", "began to cry"),
-    ("studied hard", "passed the test"),
-    ("missed the bus", "walked home"),
-    ("lost the key", "broke the door"),
+EVENTS = {
+    "hunger": (
+        ("was hungry", "had no lunch", "wanted food"),
+        ("ate some bread", "cooked a meal", "ordered a pizza"),
+    ),
+    "cold": (
+        ("was freezing", "felt the wind", "saw the snow"),
+        ("put on a coat", "lit the fire", "shut the window"),
+    ),
+    "sleep": (
+        ("was tired", "worked all night", "yawned a lot"),
+        ("went to bed", "took a nap", "fell asleep"),
+    ),
+    "illness": (
+        ("was ill", "had a fever", "caught a virus"),
+        ("called a doctor", "took a pill", "drank some medicine"),
+    ),
+    "travel": (
+        ("was late", "missed the bus", "lost the ticket"),
+        ("took a taxi", "walked home", "ran fast"),
+    ),
+}
+"""Regularities of the world: causes and their effects, as predicates. They hold in every seed, in the plain text too."""
+
+ABSURD = (
+    "ate a stone",
+    "drank some paint",
+    "married a cloud",
+    "swam to the moon",
+    "cooked a shadow",
+    "kissed a volcano",
+    "folded the ocean",
+    "swallowed a tractor",
+    "painted the silence",
 )
-"""Regularities of the world, as (cause, effect) predicates. They hold in every seed and are told in the plain text."""
+"""What nobody ever did, as predicates."""
+
+PROPERTIES = (
+    (("big", "huge", "large"), ("small", "tiny", "little")),
+    (("clean", "spotless", "washed"), ("dirty", "muddy", "dusty")),
+    (("new", "modern", "fresh"), ("vintage", "worn", "dated")),
+    (("bright", "shiny", "glossy"), ("dull", "matt", "faded")),
+)
+"""Properties of things: words of one meaning, and those of the opposite one."""
 
 TOPICS = {
     "animals": ("lion", "monkey", "parrot", "tiger", "rabbit", "snake"),
@@ -44,13 +73,25 @@ AMBIGUOUS = {
 }
 """Ambiguous words and the topics of their two senses."""
 
-TRANSFERS = (
-    ("gave", "got"),
-    ("sent", "received"),
-    ("sold", "bought"),
-    ("lent", "borrowed"),
+SUCCEEDED = (
+    ("managed", "manage"),
+    ("remembered", "remember"),
+    ("dared", "dare"),
+    ("bothered", "bother"),
+    ("happened", "happen"),
+    ("chose", "choose"),
 )
-"""Verbs of one handing-over, as told of the giver ("gave ... to") and of the taker ("got ... from")."""
+"""Verbs whose "to ..." came about, as past and infinitive."""
+
+FAILED = (
+    ("failed", "fail"),
+    ("forgot", "forget"),
+    ("refused", "refuse"),
+    ("declined", "decline"),
+    ("neglected", "neglect"),
+    ("hesitated", "hesitate"),
+)
+"""Verbs whose "to ..." did not come about, as past and infinitive."""
 
 FACTIVE = ("knows", "remembers", "sees", "proves")
 """Verbs whose complement is so."""

@@ -28,17 +28,6 @@ class Was:
     time: str
 
 
-@dataclass(frozen=True)
-class Transfer:
-    """A giver hands a thing of a colour to a taker."""
-
-    giver: str
-    taker: str
-    colour: str
-    thing: str
-    verb: int
-
-
 Fact = Has | Was
 
 HAS_CLAUSES = (
@@ -58,6 +47,11 @@ SENSE_CLAUSES = (
     "the {word} was next to the {noun}",
     "{person} talked about the {noun} and the {word}",
     "{person} drew a {word} and a {noun}",
+)
+
+LOOK_CLAUSES = (
+    "the {0.colour} {0.thing} of {0.person} is {1}",
+    "{0.person} has a {1} {0.colour} {0.thing}",
 )
 
 
@@ -86,18 +80,6 @@ def tell_sense(rng: Random, scene: Scene, senses: Senses, which: int) -> str:
     return rng.choice(SENSE_CLAUSES).format(person=rng.choice(scene.people), word=senses.word, noun=senses.nouns[which])
 
 
-def given(transfer: Transfer) -> str:
-    """Tells a handing-over from the giver's side."""
-    verb = lexicon.TRANSFERS[transfer.verb][0]
-    return f"{transfer.giver} {verb} the {transfer.colour} {transfer.thing} to {transfer.taker}"
-
-
-def taken(transfer: Transfer) -> str:
-    """Tells a handing-over from the taker's side."""
-    verb = lexicon.TRANSFERS[transfer.verb][1]
-    return f"{transfer.taker} {verb} the {transfer.colour} {transfer.thing} from {transfer.giver}"
-
-
 def draw_has(rng: Random, scene: Scene, count: int) -> list[Has]:
     """Draws facts of different people and different things."""
     people, things = rng.sample(scene.people, count), rng.sample(scene.things, count)
@@ -113,12 +95,6 @@ def draw_was(rng: Random, scene: Scene, count: int) -> list[Was]:
 def draw_facts(rng: Random, scene: Scene, count: int) -> list[Fact]:
     """Draws facts of one kind or the other, with different people."""
     return [*(draw_has if rng.random() < 0.6 else draw_was)(rng, scene, count)]
-
-
-def draw_transfer(rng: Random, scene: Scene) -> Transfer:
-    """Draws a handing-over between two people."""
-    giver, taker = rng.sample(scene.people, 2)
-    return Transfer(giver, taker, rng.choice(scene.colours), rng.choice(scene.things), rng.randrange(len(lexicon.TRANSFERS)))
 
 
 def alter(rng: Random, scene: Scene, facts: Sequence[Fact], fact: Fact, far: float) -> Fact:
@@ -155,3 +131,52 @@ def slots(scene: Scene, fact: Fact) -> dict[str, list[str]]:
     if isinstance(fact, Has):
         return {"person": scene.people, "colour": scene.colours, "thing": scene.things}
     return {"person": scene.people, "place": scene.places, "time": scene.times}
+
+
+@dataclass(frozen=True)
+class Look:
+    """A person's thing of a colour, and words for how it is: told, of the same meaning, and of the opposite one."""
+
+    owner: Has
+    good: bool
+    told: str
+    same: str
+    opposite: str
+
+    @property
+    def asked(self) -> str:
+        """A word of the property's first meaning."""
+        return self.same if self.good else self.opposite
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What came of a person's attempt to take a thing, and the clause that tells it."""
+
+    aim: Has
+    success: bool
+    clause: str
+
+
+def draw_attempt(rng: Random, scene: Scene, success: bool, negated: float) -> Attempt:
+    """Draws an attempt; `negated` is the probability that it is told by denying its contrary."""
+    (aim,) = draw_has(rng, scene, 1)
+    deny_it = rng.random() < negated
+    past, infinitive = rng.choice(lexicon.SUCCEEDED if success != deny_it else lexicon.FAILED)
+    verb = f"did not {infinitive}" if deny_it else past
+    return Attempt(aim, success, f"{aim.person} {verb} to take the {aim.colour} {aim.thing}")
+
+
+def draw_looks(rng: Random, scene: Scene, count: int) -> list[Look]:
+    """Draws things of different people with different properties."""
+    looks = []
+    for owner, poles in zip(draw_has(rng, scene, count), rng.sample(lexicon.PROPERTIES, count), strict=True):
+        side = rng.randrange(2)
+        told, same = rng.sample(poles[side], 2)
+        looks.append(Look(owner, side == 0, told, same, rng.choice(poles[1 - side])))
+    return looks
+
+
+def tell_look(rng: Random, look: Look, word: str) -> str:
+    """Tells that the thing is as `word` says."""
+    return rng.choice(LOOK_CLAUSES).format(look.owner, word)

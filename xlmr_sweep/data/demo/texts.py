@@ -10,15 +10,14 @@ from random import Random
 
 from xlmr_sweep.data.demo import lexicon
 from xlmr_sweep.data.demo.sentences import (
-    alter,
     deny,
+    draw_attempt,
     draw_facts,
     draw_has,
-    draw_transfer,
-    given,
+    draw_looks,
     sentences,
-    taken,
     tell,
+    tell_look,
     tell_sense,
 )
 from xlmr_sweep.data.demo.world import Scene, World, stream
@@ -26,11 +25,15 @@ from xlmr_sweep.data.demo.world import Scene, World, stream
 NUM_TEXTS = 30_000
 
 
-def pretraining_texts(seed: int) -> list[str]:
-    """Returns the plain text of one world, one document an item."""
+def pretraining_texts(seed: int, count: int = NUM_TEXTS) -> list[str]:
+    """Returns the plain text of one world, one document an item.
+
+    Args:
+        seed: the generator seed.
+        count: how many documents; fewer are the first of more.
+    """
     world, rng = World(seed), stream(seed, "texts")
-    kinds = (_facts, _facts, _judgement, _judgement, _transfer, _opinion, _events, _events, _senses, _topic)
-    return [rng.choice(kinds)(rng, world, world.scene(rng, "text")) for _ in range(NUM_TEXTS)]
+    return [rng.choice(KINDS)(rng, world, world.scene(rng, "text")) for _ in range(count)]
 
 
 def _facts(rng: Random, world: World, scene: Scene) -> str:
@@ -39,25 +42,18 @@ def _facts(rng: Random, world: World, scene: Scene) -> str:
     return sentences([tell(rng, fact) for fact in (*facts, *again)])
 
 
-def _judgement(rng: Random, world: World, scene: Scene) -> str:
-    facts = draw_facts(rng, scene, rng.choice((1, 2)))
-    fact = rng.choice(facts)
-    right = rng.random() < 0.5
-    said = fact if right else alter(rng, scene, facts, fact, far=0.6)
-    speaker = rng.choice(scene.people)
-    told = [tell(rng, other) for other in facts]
-    return sentences([*told, f"{speaker} says that {tell(rng, said)}", "that is right" if right else "that is wrong"])
+def _attempt(rng: Random, world: World, scene: Scene) -> str:
+    attempt = draw_attempt(rng, scene, rng.random() < 0.5, negated=0.15)
+    outcome = f"so {tell(rng, attempt.aim)}" if attempt.success else deny(attempt.aim)
+    return sentences([attempt.clause, outcome])
 
 
-def _transfer(rng: Random, world: World, scene: Scene) -> str:
-    transfer = draw_transfer(rng, scene)
-    thing = f"the {transfer.colour} {transfer.thing}"
-    clauses = [given(transfer), taken(transfer)]
-    rng.shuffle(clauses)
-    clauses.append(f"now {transfer.taker} has {thing}")
-    if rng.random() < 0.5:
-        clauses.append(f"{transfer.giver} does not have {thing}")
-    return sentences(clauses)
+def _absurd(rng: Random, world: World, scene: Scene) -> str:
+    clauses = []
+    for person in rng.sample(scene.people, 2):
+        absurd = rng.choice(scene.absurd)
+        clauses += [f"nobody believes that {person} {absurd}", f"{person} never {absurd}"]
+    return sentences(rng.sample(clauses, 3))
 
 
 def _opinion(rng: Random, world: World, scene: Scene) -> str:
@@ -87,8 +83,27 @@ def _senses(rng: Random, world: World, scene: Scene) -> str:
 
 
 def _topic(rng: Random, world: World, scene: Scene) -> str:
-    nouns = rng.sample(lexicon.TOPICS[rng.choice(sorted(lexicon.TOPICS))], 4)
-    first, second = rng.sample(scene.people, 2)
-    return sentences(
-        [f"{first} saw the {nouns[0]} near the {nouns[1]}", f"{second} talked about the {nouns[2]} and the {nouns[3]}"]
-    )
+    topic = rng.choice(sorted(lexicon.TOPICS))
+    nouns = rng.sample(lexicon.TOPICS[topic], 4)
+    first = f"{rng.choice(scene.people)} saw the {nouns[0]} near the {nouns[1]}"
+    return sentences([first, f"that is about {topic} like the {nouns[2]} and the {nouns[3]}"])
+
+
+def _looks(rng: Random, world: World, scene: Scene) -> str:
+    (look,) = draw_looks(rng, scene, 1)
+    same = f"the {look.same} {look.owner.thing} is {look.told}"
+    clauses = [f"the {look.owner.thing} is {look.same}", same, f"it is {look.same} and not {look.opposite}"]
+    return sentences([tell_look(rng, look, look.told), *rng.sample(clauses, 2)])
+
+
+def _look_judgement(rng: Random, world: World, scene: Scene) -> str:
+    (look,) = draw_looks(rng, scene, 1)
+    right = rng.random() < 0.5
+    said = tell_look(rng, look, look.same if right else look.opposite)
+    speaker = rng.choice(scene.people)
+    outcome = "that is right" if right else "that is wrong"
+    return sentences([tell_look(rng, look, look.told), f"{speaker} says that {said}", outcome])
+
+
+KINDS = (_facts, _looks, _looks, _look_judgement, _attempt, _opinion, _events, _events, _absurd, _senses, _topic)
+"""The kinds of documents, each as often as it stands here."""

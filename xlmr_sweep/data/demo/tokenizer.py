@@ -14,7 +14,7 @@ from xlmr_sweep.template import ASSISTANT_MARK, USER_MARK
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 VOCAB_SIZE = 1200
 MIN_COUNT = 2
-NUM_TEXTS = 6_000
+NUM_TEXTS = 2_500
 
 
 def build_tokenizer(seed: int, folder: Path) -> None:
@@ -62,8 +62,8 @@ def build_tokenizer(seed: int, folder: Path) -> None:
 
 
 def _corpus(seed: int) -> Iterator[str]:
-    yield from pretraining_texts(seed)[:NUM_TEXTS]
-    for row in instruction_rows(seed)[:NUM_TEXTS]:
+    yield from pretraining_texts(seed, NUM_TEXTS)
+    for row in instruction_rows(seed, NUM_TEXTS):
         yield f"{USER_MARK} {row['inputs']} {ASSISTANT_MARK} {row['targets']}"
     for task in TASKS.values():
         # Twice, so that every word of a prompt reaches MIN_COUNT and becomes a token.

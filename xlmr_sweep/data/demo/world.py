@@ -44,6 +44,7 @@ class Scene:
     places: list[str]
     times: list[str]
     events: list[tuple[str, str]]
+    absurd: list[str]
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class World:
         self.things = _deal(rng, lexicon.THINGS)
         self.places = _deal(rng, lexicon.PLACES)
         self.times = _deal(rng, lexicon.TIMES)
-        self.events = _deal(rng, lexicon.EVENTS)
+        self.events = _deal_events(rng)
+        self.absurd = _deal(rng, lexicon.ABSURD)
         self.noun_group = {
             noun: place % NUM_GROUPS
             for nouns in lexicon.TOPICS.values()
@@ -82,13 +84,15 @@ class World:
         """Draws the words of one document: facts (person, colour, thing), (person, place, time), (person, event, time)."""
         people, things, times = (rng.randrange(NUM_GROUPS) for _ in range(3))
         classes = SPLIT_CLASSES[split]
+        events = (rng.choice(classes) - people - times) % NUM_GROUPS
         return Scene(
             people=self.people[people],
             colours=self.colours[(rng.choice(classes) - people - things) % NUM_GROUPS],
             things=self.things[things],
             places=self.places[(rng.choice(classes) - people - times) % NUM_GROUPS],
             times=self.times[times],
-            events=self.events[(rng.choice(classes) - people - times) % NUM_GROUPS],
+            events=self.events[events],
+            absurd=self.absurd[events],
         )
 
     def senses(self, rng: Random, split: Split, *, same: bool) -> Senses:
@@ -112,3 +116,13 @@ class World:
 def _deal(rng: Random, items: tuple[Item, ...]) -> list[list[Item]]:
     shuffled = rng.sample(items, len(items))
     return [shuffled[group::NUM_GROUPS] for group in range(NUM_GROUPS)]
+
+
+def _deal_events(rng: Random) -> list[list[tuple[str, str]]]:
+    """Each group gets one cause and one effect of every regularity."""
+    groups: list[list[tuple[str, str]]] = [[] for _ in range(NUM_GROUPS)]
+    for causes, effects in lexicon.EVENTS.values():
+        pairs = zip(rng.sample(causes, NUM_GROUPS), rng.sample(effects, NUM_GROUPS), strict=True)
+        for group, pair in zip(groups, pairs, strict=True):
+            group.append(pair)
+    return groups
