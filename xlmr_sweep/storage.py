@@ -66,12 +66,15 @@ class Storage:
         """Returns a JSON file's value, or None where there is no such file.
 
         Raises:
-            StudyError: if the file is not JSON.
+            StudyError: if the file cannot be read or is not JSON.
         """
         try:
             return json.loads(self.read(name))
         except FileNotFoundError:
             return None
+        except OSError as error:
+            problem = " ".join(str(error).split())
+            raise StudyError(f"--storage {self.uri}: {name} cannot be read: {problem}") from None
         except ValueError as error:
             raise StudyError(f"{self.path(name)}: not JSON: {error}; restore or delete it") from None
 

@@ -1,0 +1,182 @@
+"""Wrong input: one clear line, exit status 2, nothing started, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import make_encoder
+from rich.console import Console
+
+from xlmr_sweep import commands
+from xlmr_sweep.cluster.connect import probe
+from xlmr_sweep.cluster.resources import Node, Width, check_fits, num_fitting, trial_width
+from xlmr_sweep.commands import Request
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.study import load_study
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    def started(*arguments: object) -> None:
+        raise AssertionError("Ray would have been started")
+
+    monkeypatch.setattr("xlmr_sweep.cluster.run.connected", started)
+
+
+def complaint(path: Path, storage: Path, **request: Any) -> str:
+    """Returns the one line that a run of this study ends with."""
+    with pytest.raises(StudyError) as error:
+        commands.run(Request(str(path), str(storage), **request), "local", Console(quiet=True))
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+def test_unknown_names_are_said_with_the_known_ones(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    path, storage = study_file(), tmp_path / "runs"
+    assert "--models: 'huge' is not in the study; it has tiny" in complaint(path, storage, models=("huge",))
+    assert "--tasks: 'rte' is not in the study; it has cb, copa" in complaint(path, storage, tasks=("rte",))
+    assert "--paradigms: 'zero' is not in the study" in complaint(path, storage, paradigms=("zero",))
+    assert "sizes: 0 is not a training size" in complaint(path, storage, sizes=(0,))
+    assert "sizes: 256 is above max_train_size 128" in complaint(path, storage, sizes=(256,))
+    assert not storage.exists()
+
+
+def test_a_size_above_the_training_set_is_refused(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    assert "sizes: 25 is above the 24 training examples" in complaint(study_file(), tmp_path / "runs", sizes=(25,))
+
+
+def test_a_size_above_a_hub_training_set_needs_no_network(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    path = study_file(data={"source": "hub"}, max_train_size=500, sizes=[300])
+    assert "sizes: 300 is above the 250 training examples of task cb" in complaint(path, tmp_path / "runs")
+
+
+def test_a_label_word_of_two_tokens_is_refused(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    task = {
+        "name": "cb",
+        "labels": ["entailment", "contradiction", "neutral"],
+        "label_words": ["yes", "no", "not sure"],
+        "prompt": "{premise} {hypothesis}",
+        "baseline": ["{premise}", "{hypothesis}"],
+        "long_field": "premise",
+        "folder": "CB",
+    }
+    said = complaint(study_file(tasks=[task]), tmp_path / "runs")
+    assert "model tiny: task cb: label word 'not sure' is" in said
+
+
+def test_bad_data_are_named_by_file_and_line(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    path = study_file()
+    file = tmp_path / "superglue" / "COPA" / "val.jsonl"
+    whole = file.read_text()
+    file.write_text(whole + "{oops\n")
+    assert "COPA/val.jsonl: line 10: not JSON" in complaint(path, tmp_path / "runs")
+    file.write_text("")
+    assert "COPA/val.jsonl: holds no example" in complaint(path, tmp_path / "runs")
+    file.write_text(whole.replace("choice2", "choice3"))
+    assert "line 1: lacks the field 'choice2' of task copa" in complaint(path, tmp_path / "runs")
+    file.unlink()
+    assert "val.jsonl cannot be read: No such file" in complaint(path, tmp_path / "runs")
+
+
+def test_bad_instructions_are_named_by_file_and_line(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    path = study_file()
+    file = tmp_path / "instructions.jsonl"
+    whole = file.read_text()
+    file.write_text(whole + '{"inputs": "a"}\n')
+    assert "instructions.jsonl: line 61:" in complaint(path, tmp_path / "runs")
+    file.write_text("")
+    assert "instructions.jsonl" in complaint(path, tmp_path / "runs")
+
+
+def test_a_model_that_does_not_serve_is_refused(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    headless = make_encoder(tmp_path / "headless", "bert", head=False)
+    path = study_file(models=[{"name": "h", "folder": str(headless)}])
+    assert "has no masked-LM head; set new_head: true" in complaint(path, tmp_path / "runs")
+    path = study_file(models=[{"name": "h", "folder": str(tmp_path / "gone")}])
+    assert "model h: folder:" in complaint(path, tmp_path / "runs")
+    path = study_file(models=[{"name": "h", "demo": "giant"}])
+    assert "no demo model 'giant'" in complaint(path, tmp_path / "runs")
+
+
+def test_a_storage_of_another_study_or_one_that_cannot_be_written(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    path, storage = study_file(), tmp_path / "runs"
+    storage.mkdir()
+    (storage / "study.json").write_text(json.dumps({"name": "other"}))
+    assert "study.json: not a study" in complaint(path, storage)
+    (tmp_path / "file").write_text("")
+    assert "file/x: study.json cannot be read" in complaint(path, tmp_path / "file" / "x")
+
+
+def test_nothing_of_an_earlier_run_is_lost_by_bad_input(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    path, storage = study_file(), tmp_path / "runs"
+    (storage / "records").mkdir(parents=True)
+    (storage / "records" / "0123.json").write_text('{"trial_id": "0123"}')
+    complaint(path, storage, tasks=("rte",))
+    assert (storage / "records" / "0123.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        (["--study", "nope"], 2, "no such study"),
+        (["--sizes", "8,x"], 2, "--sizes"),
+        (["--no-such-option"], 2, "No such option"),
+        (["--dry-run"], 0, "1260 trials: 0 done, 1260 to run"),
+        (["--help"], 0, "--retry-failed"),
+    ],
+)
+def test_exit_statuses_of_the_command(options: list[str], status: int, said: str, tmp_path: Path) -> None:
+    arguments = [sys.executable, "experiments/run_grid.py", "--storage", str(tmp_path / "runs"), *options]
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT, env={"PATH": "/usr/bin:/bin", "COLUMNS": "200"})
+    assert done.returncode == status
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_nobody_at_an_address_is_said_within_seconds() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        began = time.monotonic()
+        with pytest.raises(StudyError, match=f"--address 127.0.0.1:{port}: nobody answers"):
+            probe(f"127.0.0.1:{port}")
+        assert time.monotonic() - began < 10
+    for address in ("somewhere", "host:port", ""):
+        with pytest.raises(StudyError, match="not of the form auto, local or HOST:PORT"):
+            probe(address)
+
+
+def test_a_cluster_that_is_too_small_is_refused_with_what_is_missing() -> None:
+    paper = load_study("paper")
+    names = [model.name for model in paper.models]
+    check_fits(paper, names, [Node(cpus=64, gpus=8)], instruct=names)
+    with pytest.raises(StudyError, match=r"model xlmr-xxl: a fine-tuning trial needs 8 x \(1 CPUs and 1 GPUs\)"):
+        check_fits(paper, names, [Node(cpus=64, gpus=4)])
+    with pytest.raises(StudyError, match="expects 8 GPUs and the cluster has none"):
+        check_fits(paper, names, [Node(cpus=64, gpus=0)])
+    with pytest.raises(StudyError, match=r"model xlmr-xl: instruction tuning needs 8 x"):
+        check_fits(paper, ["xlmr-base"], [Node(cpus=64, gpus=2)], instruct=["xlmr-xl"])
+    with pytest.raises(StudyError, match="the cluster has 0.5 CPUs and 8 GPUs on 1 nodes"):
+        check_fits(paper, ["xlmr-base"], [Node(cpus=0.5, gpus=8)])
+
+
+def test_widths_follow_the_declared_share() -> None:
+    paper = load_study("paper")
+    widths = {model.name: trial_width(model, has_gpus=True) for model in paper.models}
+    assert widths["xlmr-base"] == Width(1, 0.25, 1)
+    assert widths["xlmr-xxl"].bundles() == [{"CPU": 1, "GPU": 1}] * 8
+    assert num_fitting(widths["xlmr-base"], [Node(64, 8)]) == 32
+    assert num_fitting(widths["xlmr-base"], [Node(8, 8)]) == 8
+    assert trial_width(paper.models[3], has_gpus=False) == Width(1, 0, 1)
