@@ -66,6 +66,12 @@ class Page:
     """What can be filtered by: `model`, `task`, `paradigm`, each with its values in order."""
     sections: Sequence[Section]
 
+    @property
+    def figures(self) -> dict[str, Figure]:
+        """The figures of the page by name."""
+        blocks = [block for section in self.sections for block in section.blocks]
+        return {block.name: block.figure for block in blocks if block.figure is not None}
+
 
 def render(page: Page, csv_texts: dict[str, str]) -> str:
     """Returns the page as HTML.

@@ -10,6 +10,7 @@ incomplete studies; 2 where the input is wrong.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +21,9 @@ import typer
 from analysis.artifacts import artifacts
 from analysis.assemble import assemble
 from analysis.derive import derive
+from analysis.images import write_images
 from analysis.ipr import RULES, Rule, XScale
+from analysis.latex import latex_tables, write_latex
 from analysis.options import Options
 from analysis.page import render
 from analysis.schema import TableError
@@ -54,6 +57,9 @@ def build_report(
     x_scale: XScale = "linear",
     columns: dict[str, str] | None = None,
     paradigms: dict[str, str] | None = None,
+    mixture_tasks: Sequence[str] | None = None,
+    images: bool = False,
+    latex: bool = False,
 ) -> ReportPaths:
     """Reads results and writes the report.
 
@@ -64,16 +70,20 @@ def build_report(
         x_scale: integrate over the training size or its logarithm.
         columns: this project's column names to the file's.
         paradigms: this project's paradigm names to the file's.
+        mixture_tasks: tasks that the instruction mixture contains, where the study cannot tell.
+        images: write a PNG and an SVG of every figure to `images/`.
+        latex: write the tables as LaTeX to `latex/`.
 
     Raises:
         TableError: where the results cannot be used, or the folder cannot be written; one line.
     """
     loaded = results if isinstance(results, Results) else load(results, columns, paradigms)
-    options = Options(rule, x_scale)
+    options = Options(rule, x_scale, None if mixture_tasks is None else tuple(mixture_tasks))
     found = artifacts(loaded)
     derived = derive(loaded, found, options)
     texts = {name: table.to_csv(index=False) for name, table in derived.tables.items()}
-    html = render(assemble(loaded, found, derived, options), texts)
+    page = assemble(loaded, found, derived, options)
+    html = render(page, texts)
     folder = out or default_folder(loaded)
     csv_paths = {name: folder / f"{name}.csv" for name in texts}
     try:
@@ -81,9 +91,12 @@ def build_report(
         for name, path in csv_paths.items():
             path.write_text(texts[name], encoding="utf-8")
         (folder / "index.html").write_text(html, encoding="utf-8")
+        names = page.filters
+        tex = write_latex(latex_tables(derived, names["model"], names["task"]), folder / "latex") if latex else []
+        drawn = write_images(page.figures, folder / "images") if images else []
     except OSError as error:
         raise TableError(f"{folder}: the report cannot be written: {error.strerror or error}") from error
-    return ReportPaths(folder / "index.html", csv_paths, derived["ipr"], tuple(derived.notes))
+    return ReportPaths(folder / "index.html", csv_paths, derived["ipr"], tuple(derived.notes), drawn, tex)
 
 
 def default_folder(results: Results) -> Path:
@@ -106,6 +119,11 @@ def main(
         list[str] | None, typer.Option(help="OURS=THEIRS: read the table's column THEIRS as OURS. Repeatable.")
     ] = None,
     paradigm: Annotated[list[str] | None, typer.Option(help="OURS=THEIRS: read the paradigm THEIRS as OURS. Repeatable.")] = None,
+    mixture_tasks: Annotated[
+        str | None, typer.Option(help="Tasks in the instruction mixture, as a,b; others are held out. Default: the study's.")
+    ] = None,
+    images: Annotated[bool, typer.Option("--images", help="Also write PNG and SVG of every figure (needs Chromium).")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="Also write the tables as LaTeX.")] = False,
 ) -> None:
     """Writes the report on a study or on any table of results."""
     try:
@@ -116,6 +134,9 @@ def main(
             x_scale=_one_of("--x-scale", x_scale, ("linear", "log")),  # type: ignore[arg-type]
             columns=_pairs("--column", column),
             paradigms=_pairs("--paradigm", paradigm),
+            mixture_tasks=None if mixture_tasks is None else [name for name in mixture_tasks.split(",") if name],
+            images=images,
+            latex=latex,
         )
     except TableError as error:
         typer.echo(f"error: {error}", err=True)

@@ -1,0 +1,52 @@
+"""Figures as image files. In: figures. Out: a PNG and an SVG of each, drawn by kaleido with the Chromium at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from analysis.figures.style import Figure
+from analysis.schema import TableError
+
+WIDTH = 1100
+PNG_SCALE = 2
+PAPER, INK = "#ffffff", "#1d2330"
+
+
+def write_images(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
+    """Writes `<name>.png` and `<name>.svg` of every figure, on white, at the report's proportions.
+
+    Args:
+        figures: figures by name.
+        folder: where to write; made if needed.
+
+    Raises:
+        TableError: where kaleido or a Chromium is missing, saying how to get it.
+    """
+    try:
+        import kaleido  # noqa: F401  (plotly imports it late, and then says less clearly that it is missing)
+    except ImportError as error:
+        raise TableError("--images needs kaleido: pip install 'xlmr_sweep[images]'") from error
+    from choreographer.errors import BrowserFailedError, ChromeNotFoundError
+    from plotly import io
+
+    folder.mkdir(parents=True, exist_ok=True)
+    shown: list[dict[str, Any]] = [_on_paper(figure) for figure in figures.values()]
+    paths = [folder / f"{name}.{kind}" for kind in ("png", "svg") for name in figures]
+    scales = [PNG_SCALE] * len(shown) + [1] * len(shown)
+    try:
+        io.write_images(shown * 2, paths, scale=scales, width=WIDTH, validate=False)
+    except (ChromeNotFoundError, BrowserFailedError) as error:
+        raise TableError("--images needs Chromium or Chrome: install one, or name it in BROWSER_PATH") from error
+    except RuntimeError as error:
+        # plotly wraps a browser that it cannot find in a RuntimeError of its own.
+        if "chrome" not in str(error).lower():
+            raise
+        raise TableError("--images needs Chromium or Chrome: install one, or name it in BROWSER_PATH") from error
+    return paths
+
+
+def _on_paper(figure: Figure) -> Figure:
+    layout = {**figure["layout"], "paper_bgcolor": PAPER, "plot_bgcolor": PAPER}
+    return {"data": figure["data"], "layout": {**layout, "font": {**layout["font"], "color": INK}}}

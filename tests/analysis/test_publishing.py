@@ -1,0 +1,115 @@
+"""Images and LaTeX of a report, and that every figure is valid plotly."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from analysis.artifacts import Artifacts
+from analysis.assemble import assemble
+from analysis.derive import derive
+from analysis.images import write_images
+from analysis.latex import escaped, latex_tables, write_latex
+from analysis.options import Options
+from analysis.page import Page
+from analysis.schema import TableError
+from analysis.tables import from_table
+
+MIXTURE = {
+    "name": "demo",
+    "counts": {"read": 10, "after target filter": 7},
+    "length_histogram": {"edges": [0, 16, 32, 64], "counts": [3, 3, 1]},
+    "top_targets": [["yes", 4], ["no", 3]],
+}
+JOB = {"steps": 10, "tokens": 1000, "loss_curve": [[1, 5.0], [10, 2.0]], "num_ranks": 2, "num_gpus": 0, "wall_time_s": 60.0}
+
+
+@pytest.fixture
+def page(study_table: pd.DataFrame) -> Page:
+    results = from_table(study_table.assign(total_time_s=10.0, num_gpus=0.5, num_ranks=1))
+    found = Artifacts(mixture=MIXTURE, instructed={"base": JOB})
+    options = Options(mixture_tasks=("rte",))
+    return assemble(results, found, derive(results, found, options), options)
+
+
+def test_every_figure_is_valid_plotly_and_has_a_table(page: Page) -> None:
+    expected = {
+        "curves-cb", "curves-rte", "ipr-by-model", "ipr-by-overlap", "efficiency", "seed-spread", "ours-against-paper",
+        "advantage-against-ipr", "hours", "mixture-lengths", "mixture-targets", "completeness",
+    }  # fmt: skip
+    assert set(page.figures) == expected
+    for figure in page.figures.values():
+        go.Figure(figure)
+    blocks = [block for section in page.sections for block in section.blocks if block.figure is not None]
+    assert all(block.csv and block.title for block in blocks)
+
+
+def test_figure_values_are_those_of_the_tables(study_table: pd.DataFrame, page: Page) -> None:
+    results = from_table(study_table)
+    derived = derive(results, Artifacts(), Options())
+    pooled = derived["ipr"].query("task == 'average'").set_index(["comparison", "model"])
+    traces = page.figures["ipr-by-model"]["data"]
+    assert len(traces) == len(pooled) == 6
+    for trace in traces:
+        row = pooled.loc[(trace["legendgroup"], trace["x"][0])]
+        assert trace["y"] == pytest.approx([row["mean"]])
+        assert trace["y"][0] + trace["error_y"]["array"][0] == pytest.approx(row["ci_high"])
+    assert page.figures["mixture-lengths"]["data"][0]["y"] == [3, 3, 1]
+    assert page.figures["mixture-targets"]["data"][0]["x"] == [4, 3]
+
+
+def test_latex_escapes_what_has_a_meaning_and_sets_powers_of_ten() -> None:
+    assert escaped("a_b & 50% ± 1") == r"a\_b \& 50\% $\pm$ 1"
+    assert escaped("1.47 × 10¹⁶") == r"1.47 $\times$ 10$^{16}$"
+    assert escaped("–") == "--"
+
+
+def test_latex_tables_hold_the_numbers_and_compile(study_table: pd.DataFrame, tmp_path: Path) -> None:
+    results = from_table(study_table.replace({"model": {"large": "my_model"}}))
+    derived = derive(results, Artifacts(), Options())
+    texts = latex_tables(derived, ["base", "my_model"], ["cb", "rte"])
+    row = derived["ipr"].query("comparison == 'instructed/prompted' and model == 'base' and task == 'cb'").iloc[0]
+    assert rf"base & {row['mean']:.1f} $\pm$ {row['std']:.1f} & " in texts["ipr_instructed_over_prompted"]
+    assert r"my\_model" in texts["ipr_instructed_over_prompted"]
+    paths = write_latex(texts, tmp_path)
+    assert len(paths) == len(texts)
+    assert all(texts["tables"].count(rf"\input{{{name}}}") == 1 for name in texts if name != "tables")
+    for text in texts.values():
+        assert text.count(r"\begin{") == text.count(r"\end{")
+        assert text.isascii()
+    if shutil.which("pdflatex"):
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-2000:]
+        assert (tmp_path / "tables.pdf").stat().st_size > 1000
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_images_are_a_png_and_an_svg_of_each_figure(page: Page, tmp_path: Path) -> None:
+    if shutil.which("chromium") is None and "BROWSER_PATH" not in os.environ:
+        reason = "needs chromium on the PATH"
+        if os.environ.get("XLMR_SWEEP_REQUIRE_BROWSER") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    figures = {name: page.figures[name] for name in ("curves-cb", "hours")}
+    paths = write_images(figures, tmp_path / "images")
+    assert sorted(path.name for path in paths) == ["curves-cb.png", "curves-cb.svg", "hours.png", "hours.svg"]
+    assert (tmp_path / "images" / "hours.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "images" / "hours.svg").read_text()[:200]
+
+
+def test_without_a_browser_images_are_refused_in_one_clear_line(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("kaleido")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "no-browser"))
+    with pytest.raises(TableError, match=r"^--images needs Chromium or Chrome: install one, or name it in BROWSER_PATH$"):
+        write_images({"hours": page.figures["hours"]}, tmp_path)
