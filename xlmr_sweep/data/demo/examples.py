@@ -104,8 +104,10 @@ def _copa(rng: Random, world: World, scene: Scene, split: Split, label: int) -> 
 
 
 def _rte(rng: Random, world: World, scene: Scene, split: Split, label: int) -> Row:
-    attempt = draw_attempt(rng, scene, success=not label, negated=0.15)
-    return {"premise": sentence(attempt.clause), "hypothesis": tell(rng, attempt.aim)}
+    another = bool(label) and rng.random() < 0.15
+    attempt = draw_attempt(rng, scene, success=not label or another, negated=0.2)
+    aim: Fact = alter(rng, scene, [attempt.aim], attempt.aim, far=0.5) if another else attempt.aim
+    return {"premise": sentence(attempt.clause), "hypothesis": tell(rng, aim)}
 
 
 def _wic(rng: Random, world: World, scene: Scene, split: Split, label: int) -> Row:

@@ -1,4 +1,15 @@
-"""Instruction rows of many families in xP3's form. Wordings differ from the five prompts of `xlmr_sweep.tasks`."""
+"""Instruction rows of many families in xP3's form. Wordings differ from the five prompts of `xlmr_sweep.tasks`.
+
+What each evaluation task finds here, as xP3 holds relatives of some SuperGLUE tasks and not of others:
+
+    boolq  `reading` asks yes or no of a passage (a near relative); `quality` asks for good or bad
+    wic    `sense` asks yes or no (a near relative); `topic` names the topic of one sentence
+    cb     `opinion` asks whether a report can be relied on (yes, no, maybe), without a hypothesis
+    rte    held out: `success` asks how an attempt ended (well, badly); no family answers yes or no on entailment
+    copa   held out in form: `ending` picks A or B, `fitting` judges one ending; none asks about a first choice
+
+`colour`, `where` and `who` are extractive questions that no task asks.
+"""
 
 from __future__ import annotations
 

@@ -61,17 +61,11 @@ TOPICS = {
 }
 """Nouns that tell the sense of an ambiguous word beside them, by topic."""
 
-AMBIGUOUS = {
-    "bat": ("animals", "sport"),
-    "seal": ("animals", "money"),
-    "bill": ("animals", "money"),
-    "horn": ("animals", "music"),
-    "share": ("sport", "money"),
-    "pitch": ("sport", "music"),
-    "record": ("sport", "music"),
-    "note": ("money", "music"),
-}
-"""Ambiguous words and the topics of their two senses."""
+AMBIGUOUS = ("record", "pitch", "score", "bar", "band", "set")
+"""Words with one sense in each of `SENSES`."""
+
+SENSES = ("music", "sport")
+"""The topics of the two senses."""
 
 SUCCEEDED = (
     ("managed", "manage"),

@@ -78,8 +78,10 @@ def _events(rng: Random, world: World, scene: Scene) -> str:
 
 
 def _senses(rng: Random, world: World, scene: Scene) -> str:
-    senses = world.senses(rng, "text", same=True)
-    return sentences([tell_sense(rng, scene, senses, which) for which in (0, 1)])
+    senses = world.senses(rng, "text", same=rng.random() < 0.5)
+    first, second = senses.topics
+    verdict = f"both are about {first}" if senses.same else f"one is about {first} and one is about {second}"
+    return sentences([*(tell_sense(rng, scene, senses, which) for which in (0, 1)), verdict])
 
 
 def _topic(rng: Random, world: World, scene: Scene) -> str:

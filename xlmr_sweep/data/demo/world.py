@@ -102,8 +102,8 @@ class World:
 
     def _all_senses(self) -> dict[tuple[Split, bool], list[Senses]]:
         table: dict[tuple[Split, bool], list[Senses]] = {(s, same): [] for s in SPLIT_CLASSES for same in (False, True)}
-        for word, topics in lexicon.AMBIGUOUS.items():
-            nouns = [(noun, topic) for topic in topics for noun in lexicon.TOPICS[topic]]
+        nouns = [(noun, topic) for topic in lexicon.SENSES for noun in lexicon.TOPICS[topic]]
+        for word in lexicon.AMBIGUOUS:
             for i, (first, topic_1) in enumerate(nouns):
                 for second, topic_2 in nouns[i + 1 :]:
                     kind = (self.noun_group[first] + self.noun_group[second]) % NUM_GROUPS
