@@ -23,6 +23,7 @@ from xlmr_sweep.checkpoint import load_checkpoint, save_checkpoint
 from xlmr_sweep.errors import DivergedError
 from xlmr_sweep.masking import Masked, mask_text, step_draws
 from xlmr_sweep.mlm import MaskedLMLoss, Run, TrainSettings, learning_rate
+from xlmr_sweep.modeling import fsdp
 from xlmr_sweep.modeling.export import config_text, empty_model, weights_hash, write_weights
 from xlmr_sweep.modeling.fsdp import World, local_gradients, shard_model, transformer_layers, whole_weights
 
@@ -267,7 +268,7 @@ def test_weights_folder_loads_in_transformers_and_its_hash_ignores_the_split(tmp
     assert weights_hash(tmp_path / "other") != digest
 
 
-def _rank(rank: int, size: int, folder: Path, options: dict[str, Any]) -> None:
+def _rank(rank: int, size: int, folder: Path, most_in_one_group: int, options: dict[str, Any]) -> None:
     """One rank: trains, and leaves whole weights, its counts and its share of memory behind."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store-{size}", rank=rank, world_size=size)
@@ -275,6 +276,7 @@ def _rank(rank: int, size: int, folder: Path, options: dict[str, Any]) -> None:
     config = json.loads((folder / "config.json").read_text())
     model = tiny(**options) if rank == 0 else empty_model(config)
     root = MaskedLMLoss(model)
+    fsdp.ONE_GROUP_PARAMETERS = most_in_one_group
     shard_model(root, world, "fp32")
     run = Run(root, Rows(), replace(SETTINGS, clip=0.5, max_tokens=80), world)
     if (folder / "resume").is_dir():
@@ -295,13 +297,15 @@ def _rank(rank: int, size: int, folder: Path, options: dict[str, Any]) -> None:
     dist.destroy_process_group()
 
 
-def train_on_ranks(size: int, folder: Path, **options: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def train_on_ranks(
+    size: int, folder: Path, most_in_one_group: int = 0, **options: Any
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Trains on so many gloo ranks; a fork server imports once for all."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["transformers", "xlmr_sweep.checkpoint", "torch.distributed.fsdp", "test_mlm"])
     (folder / "config.json").write_text(json.dumps(config_text(tiny(**options))))
     (folder / f"store-{size}").unlink(missing_ok=True)
-    ranks = [context.Process(target=_rank, args=(rank, size, folder, options)) for rank in range(size)]
+    ranks = [context.Process(target=_rank, args=(rank, size, folder, most_in_one_group, options)) for rank in range(size)]
     for process in ranks:
         process.start()
     for process in ranks:
@@ -313,11 +317,14 @@ def train_on_ranks(size: int, folder: Path, **options: Any) -> tuple[dict[str, T
 
 @pytest.mark.ranks
 @pytest.mark.slow
-@pytest.mark.parametrize(("size", "family"), [(2, "xlm-roberta"), (8, "xlm-roberta"), (2, "modernbert")])
-def test_fsdp_equals_one_process(size: int, family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("size", "family", "most_in_one_group"),
+    [(2, "xlm-roberta", 0), (2, "xlm-roberta", 10**6), (8, "xlm-roberta", 0), (2, "modernbert", 0)],
+)
+def test_fsdp_equals_one_process(size: int, family: str, most_in_one_group: int, tmp_path: Path) -> None:
     model = tiny(family)
     alone = run_of(model, clip=0.5).train()
-    weights, counts = train_on_ranks(size, tmp_path, family=family)
+    weights, counts = train_on_ranks(size, tmp_path, most_in_one_group, family=family)
     assert counts["tokens"] == alone.tokens
     assert [loss for _, loss in counts["curve"]] == pytest.approx([loss for _, loss in alone.loss_curve], rel=1e-5)
     expected = dict(model.named_parameters(remove_duplicate=False))

@@ -32,7 +32,7 @@ from xlmr_sweep.identity import mixture_name, recipe_folder_name, recipe_id, rec
 from xlmr_sweep.masking import Masked, mask_chat, step_draws
 from xlmr_sweep.mlm import MaskedLMLoss, Run, TrainSettings
 from xlmr_sweep.modeling.device import pick_device, resolve_precision
-from xlmr_sweep.modeling.export import config_text, empty_model, write_weights
+from xlmr_sweep.modeling.export import config_text, empty_model, publish, write_weights
 from xlmr_sweep.modeling.fsdp import World, shard_model, whole_weights
 from xlmr_sweep.modeling.loading import ModelSource, load_masked_lm, load_tokenizer, resolve_source
 from xlmr_sweep.pretrain import versions
@@ -144,9 +144,15 @@ def run_instruct(
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
     )
-    with follow_progress(storage, {} if step is None else {folder: step}):
-        outcome = trainer.fit().return_value
+    log = JobLog(storage, name)
+    try:
+        with follow_progress(storage, {} if step is None else {folder: step}):
+            outcome = trainer.fit().return_value
+    except ray.train.TrainingFailedError as error:
+        log.write(str(error))
+        raise
     if outcome:
+        log.write(f"{outcome['error_class']}: {outcome['message']}")
         raise {"StudyError": StudyError, "DivergedError": DivergedError}[outcome["error_class"]](outcome["message"])
     manifest: dict[str, Any] = storage.read_json(f"{folder}/manifest.json")
     storage.delete(f"train/{name}")
@@ -157,6 +163,9 @@ def _shorten_waits() -> None:
     """Sets what Ray Train reads from the environment of the driver, unless the user did."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+    if len(ray.nodes()) == 1:
+        # It tells of nodes about to be taken away, costs a process of two CPU seconds, and here all would go at once.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 
 def train_settings(recipe: InstructSpec, model: ModelSpec, precision: str) -> TrainSettings:
@@ -209,7 +218,7 @@ class _Job:
         self.study, self.spec, self.storage, self.world = study, spec, storage, world
         self.name = recipe_folder_name(study, spec)
         self._progress = ProgressFile(storage, f"instruct/{self.name}")
-        self._log = storage.read(f"logs/instruct-{self.name}.log").decode() if self._has_log() else ""
+        self._log = JobLog(storage, self.name)
         recipe = study.instruct
         self.precision = resolve_precision(recipe.precision, world.device)
         self.warnings: list[str] = []
@@ -273,10 +282,9 @@ class _Job:
             return
         with tempfile.TemporaryDirectory() as folder:
             weights = write_weights(self.config, whole, self.tokenizer, Path(folder))
-            self.storage.upload(Path(folder), f"instruct/{self.name}")
-        self._progress.update(self.run.source.num_steps, self.run.source.num_steps)
+            manifest = self._manifest(weights)
+            publish(self.storage, f"instruct/{self.name}", Path(folder), manifest, self.run.source.num_steps)
         self.log(f"done in {self.run.progress.elapsed_s:.1f} s")
-        self.storage.write_json(f"instruct/{self.name}/manifest.json", self._manifest(weights))
 
     def _manifest(self, weights: str) -> dict[str, Any]:
         progress, world = self.run.progress, self.world
@@ -308,11 +316,20 @@ class _Job:
     def log(self, text: str) -> None:
         """Adds a line to the job's log file."""
         if self.world.rank == 0:
-            self._log += f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n"
-            self.storage.write(f"logs/instruct-{self.name}.log", self._log.encode())
+            self._log.write(text)
 
-    def _has_log(self) -> bool:
-        return self.world.rank == 0 and self.storage.exists(f"logs/instruct-{self.name}.log")
+
+class JobLog:
+    """The job's log file; written whole each time, because object stores do not append."""
+
+    def __init__(self, storage: Storage, name: str) -> None:
+        self._storage, self._file = storage, f"logs/instruct-{name}.log"
+
+    def write(self, text: str) -> None:
+        """Adds a line with the time in front."""
+        before = self._storage.read(self._file) if self._storage.exists(self._file) else b""
+        line = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n"
+        self._storage.write(self._file, before + line.encode())
 
 
 def _device_name(device: torch.device) -> str:

@@ -22,7 +22,7 @@ from xlmr_sweep.errors import StudyError
 from xlmr_sweep.identity import model_folder_name, model_identity
 from xlmr_sweep.masking import Masked, mask_text, step_draws
 from xlmr_sweep.mlm import MaskedLMLoss, Run, TrainSettings
-from xlmr_sweep.modeling.export import config_text, write_weights
+from xlmr_sweep.modeling.export import config_text, publish, write_weights
 from xlmr_sweep.modeling.fsdp import World, whole_weights
 from xlmr_sweep.modeling.loading import ModelSource, load_tokenizer
 from xlmr_sweep.progress import ProgressFile
@@ -113,8 +113,7 @@ def pretrain_demo_model(study: Study, model_name: str, storage: Storage) -> dict
             "host": platform.node(),
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        storage.upload(folder, f"models/{name}")
-    storage.write_json(f"models/{name}/manifest.json", manifest)
+        publish(storage, f"models/{name}", folder, manifest, order.num_steps)
     storage.delete(f"models/{name}.partial")
     return manifest
 

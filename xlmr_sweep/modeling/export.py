@@ -14,6 +14,9 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForMaskedLM
 
+from xlmr_sweep.progress import ProgressFile
+from xlmr_sweep.storage import Storage
+
 
 def config_text(model: Any) -> str:
     """Returns a model's configuration as JSON, enough to build the same shape elsewhere."""
@@ -49,6 +52,21 @@ def write_weights(config: str, weights: Mapping[str, Tensor], tokenizer: Any, fo
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return weights_hash(folder)
+
+
+def publish(storage: Storage, name: str, folder: Path, manifest: Mapping[str, Any], num_steps: int) -> None:
+    """Puts a written folder into the storage; the manifest goes last, so that a folder with one is whole.
+
+    Args:
+        storage: the study's folder.
+        name: of the weights' folder in it.
+        folder: from `write_weights`.
+        manifest: what to say about the weights.
+        num_steps: of the run, shown as done.
+    """
+    storage.upload(folder, name)
+    ProgressFile(storage, name).update(num_steps, num_steps)
+    storage.write_json(f"{name}/manifest.json", dict(manifest))
 
 
 def weights_hash(folder: Path) -> str:

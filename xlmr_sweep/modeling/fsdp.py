@@ -23,6 +23,9 @@ That costs 8 bytes a parameter for the length of a step (in bf16: 16 GB for 2 G)
 """
 
 
+ONE_GROUP_PARAMETERS = 20_000_000
+"""A model up to this size is one group: fewer messages count more than memory (tiny models on gloo: half the overhead)."""
+
 CPU = torch.device("cpu")
 
 
@@ -67,6 +70,8 @@ class World:
 def shard_model(root: nn.Module, world: World, precision: str) -> None:
     """Spreads a model over the ranks in place: one group a transformer layer, one for the rest (with tied embeddings).
 
+    A small model is a single group.
+
     Layer by layer, rank 0 sends the weights to the others' devices and each keeps its slice, so that the host holds one copy
     (43 GB for XXL) and a device one whole layer beside the slices.
 
@@ -83,8 +88,10 @@ def shard_model(root: nn.Module, world: World, precision: str) -> None:
     if precision == "bf16":
         policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
     mesh = DeviceMesh(world.device.type, list(range(world.size)))
-    keep_gathered = sum(parameter.numel() for parameter in root.parameters()) <= GATHERED_PARAMETERS
-    for module in [*transformer_layers(root), root]:
+    num_parameters = sum(parameter.numel() for parameter in root.parameters())
+    keep_gathered = num_parameters <= GATHERED_PARAMETERS
+    layers = transformer_layers(root) if num_parameters > ONE_GROUP_PARAMETERS else []
+    for module in [*layers, root]:
         _distribute(module, world)
         # The root's weights (embeddings and head) are needed again at once.
         reshard = not keep_gathered and module is not root

@@ -1,0 +1,256 @@
+"""Instruction tuning as real Ray Train jobs on two gloo ranks: weights, manifest, and kills in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import write_model
+
+from xlmr_sweep.data.mixture import prepare_mixture
+from xlmr_sweep.errors import DivergedError, StudyError
+from xlmr_sweep.identity import recipe_folder_name
+from xlmr_sweep.modeling.export import weights_hash
+from xlmr_sweep.storage import Storage
+from xlmr_sweep.study import Study
+
+pytestmark = [pytest.mark.ray, pytest.mark.ranks, pytest.mark.slow]
+
+WORDS = ["User", ":", "Assistant", "is", "the", "sky", "sea", "grass", "blue", "green", "red", "?", "yes", "no"]
+NUM_STEPS = 30
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    write_model(folder / "model", WORDS)
+    things, colours = ("sky", "sea", "grass"), ("blue", "green", "red")
+    rows = [
+        {"inputs": f"is the {things[i % 3]} {colours[i // 3 % 3]} ? " * (1 + i % 5), "targets": "yes" if i % 2 else "no"}
+        for i in range(200)
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def study_of(inputs: Path, **recipe: Any) -> Study:
+    return Study.model_validate(
+        {
+            "name": "s",
+            "models": [{"name": "m", "folder": inputs / "model", "instruct_micro_batch": 1}],
+            "sizes": [8],
+            "seeds": [0],
+            "instructions": {"source": "folder", "folder": inputs / "rows.jsonl"},
+            "instruct": {
+                "epochs": 50,
+                "max_steps": NUM_STEPS,
+                "global_batch_size": 16,
+                "max_length": 64,
+                "learning_rate": 3e-3,
+                "checkpoint_every": 5,
+                **recipe,
+            },
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    import ray
+
+    ray.init(num_cpus=2, num_gpus=0, object_store_memory=100 * 2**20, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def instruct(study: Study, storage: Storage) -> dict[str, Any]:
+    from xlmr_sweep.instruct import run_instruct
+
+    prepare_mixture(study, storage)
+    return run_instruct(study, "m", storage, num_ranks=2, use_gpu=False)
+
+
+@pytest.fixture(scope="module")
+def straight(inputs: Path, cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, dict[str, Any]]:
+    storage = Storage(tmp_path_factory.mktemp("runs") / "straight")
+    return storage, instruct(study_of(inputs), storage)
+
+
+def descendants(root: int) -> dict[int, str]:
+    """Returns the command line of every process below one, by id (read from /proc)."""
+    parents, commands = {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                commands[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except (OSError, ValueError):
+                continue
+    below = {root}
+    while more := {pid for pid, parent in parents.items() if parent in below} - below:
+        below |= more
+    return {pid: commands[pid] for pid in below - {root} if pid in commands}
+
+
+def processes(name: str) -> list[int]:
+    """Returns this test's own Ray processes of that kind."""
+    return [pid for pid, command in descendants(os.getpid()).items() if command.startswith("ray::") and name in command]
+
+
+def wait_for(what: Callable[[], Any], timeout_s: float = 120) -> Any:
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        value = what()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError("did not happen in time")
+
+
+def checkpoints(study: Study, storage: Storage) -> list[Path]:
+    """Returns the checkpoints that Train has taken note of."""
+    folder = Path(storage.path(f"train/{recipe_folder_name(study, study.model('m'))}"))
+    noted = folder / "checkpoint_manager_snapshot.json"
+    return sorted(folder.glob("checkpoint_*/state.json")) if noted.exists() else []
+
+
+def test_writes_weights_that_transformers_loads_and_a_whole_manifest(
+    inputs: Path, straight: tuple[Storage, dict[str, Any]]
+) -> None:
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    storage, manifest = straight
+    study = study_of(inputs)
+    name = recipe_folder_name(study, study.model("m"))
+    folder = Path(storage.path(f"instruct/{name}"))
+    assert json.loads((folder / "manifest.json").read_text()) == manifest
+    assert weights_hash(folder) == manifest["weights"]
+    model, info = AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert AutoTokenizer.from_pretrained(folder).mask_token == "<mask>"
+    assert manifest["steps"] == NUM_STEPS
+    assert len(manifest["loss_curve"]) == NUM_STEPS
+    assert manifest["loss_curve"][-1][1] < manifest["loss_curve"][0][1] - 0.4
+    assert manifest["num_ranks"] == 2
+    assert (manifest["device"], manifest["num_gpus"]) == ("cpu", 0)
+    assert manifest["data"] == prepare_mixture(study, storage)["fingerprint"]
+    assert 0.15 < manifest["masked_tokens"] / manifest["tokens"] < 0.35
+    log = storage.read(f"logs/instruct-{name}.log").decode()
+    assert "2 ranks on cpu, fp32, 30 steps" in log
+    assert not storage.exists(f"train/{name}")
+
+
+def test_leaves_no_process_of_train_behind(straight: tuple[Storage, dict[str, Any]]) -> None:
+    names = ("PlacementGroupCleaner", "TrainController", "RayTrainWorker", "SynchronizationActor", "Preemption")
+    wait_for(lambda: not any(processes(name) for name in names), 20)
+
+
+def test_finished_job_is_not_started_again(
+    inputs: Path, straight: tuple[Storage, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from xlmr_sweep import instruct as module
+
+    monkeypatch.setattr(module, "TorchTrainer", None)
+    storage, manifest = straight
+    assert instruct(study_of(inputs), storage) == manifest
+
+
+def test_killed_worker_resumes_and_ends_with_the_same_bits(
+    inputs: Path, straight: tuple[Storage, dict[str, Any]], tmp_path: Path
+) -> None:
+    study, storage = study_of(inputs), Storage(tmp_path / "runs")
+    killed: list[int] = []
+
+    def kill() -> None:
+        wait_for(lambda: len(checkpoints(study, storage)) > 0)
+        victim = processes("RayTrainWorker")[-1]
+        os.kill(victim, signal.SIGKILL)
+        killed.append(victim)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    manifest = instruct(study, storage)
+    killer.join()
+    assert killed
+    log = storage.read(f"logs/instruct-{recipe_folder_name(study, study.model('m'))}.log").decode()
+    assert "goes on after step" in log
+    assert manifest["weights"] == straight[1]["weights"]
+    assert manifest["loss_curve"] == straight[1]["loss_curve"]
+    assert manifest["tokens"] == straight[1]["tokens"]
+
+
+DRIVER = """
+import sys
+import ray
+from xlmr_sweep.instruct import run_instruct
+from xlmr_sweep.storage import Storage
+from xlmr_sweep.study import Study
+
+ray.init(num_cpus=2, num_gpus=0, object_store_memory=100 * 2**20, include_dashboard=False, log_to_driver=False)
+study = Study.model_validate_json(sys.stdin.read())
+run_instruct(study, "m", Storage(sys.argv[1]), num_ranks=2, use_gpu=False)
+ray.shutdown()
+"""
+
+
+def test_killed_driver_and_the_same_call_again_end_with_the_same_bits(
+    inputs: Path, straight: tuple[Storage, dict[str, Any]], tmp_path: Path
+) -> None:
+    study, storage = study_of(inputs), Storage(tmp_path / "runs")
+    prepare_mixture(study, storage)
+    with subprocess.Popen([sys.executable, "-c", DRIVER, storage.uri], stdin=subprocess.PIPE, text=True) as driver:
+        assert driver.stdin is not None
+        driver.stdin.write(study.model_dump_json())
+        driver.stdin.close()
+        wait_for(lambda: len(checkpoints(study, storage)) > 0)
+        started = set(descendants(driver.pid))
+        driver.kill()
+    # Ray's processes end by themselves when their driver is gone.
+    assert started
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started), 60)
+    folder = f"instruct/{recipe_folder_name(study, study.model('m'))}"
+    assert not storage.exists(f"{folder}/manifest.json")
+    manifest = instruct(study, storage)
+    assert "goes on after step" in storage.read(f"logs/{folder.replace('/', '-')}.log").decode()
+    assert manifest["weights"] == straight[1]["weights"]
+
+
+def test_diverged_job_names_the_step_and_is_not_tried_again(inputs: Path, cluster: None, tmp_path: Path) -> None:
+    study, storage = study_of(inputs, learning_rate=1e38, clip=1e38), Storage(tmp_path / "runs")
+    with pytest.raises(DivergedError, match=r"step \d+: loss nan"):
+        instruct(study, storage)
+    folder = f"instruct/{recipe_folder_name(study, study.model('m'))}"
+    assert not storage.exists(f"{folder}/manifest.json")
+    log = storage.read(f"logs/{folder.replace('/', '-')}.log").decode()
+    assert log.count("2 ranks on cpu") == 1
+    assert "DivergedError" in log
+
+
+def test_model_that_does_not_load_is_one_clear_error(inputs: Path, cluster: None, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(inputs, tmp_path / "inputs")
+    study, storage = study_of(tmp_path / "inputs"), Storage(tmp_path / "runs")
+    prepare_mixture(study, storage)
+    weights = tmp_path / "inputs" / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    broken = study_of(tmp_path / "inputs")
+    with pytest.raises(StudyError, match=r"model m: "):
+        instruct(broken, storage)
+
+
+def test_missing_mixture_is_said_before_anything_starts(inputs: Path, tmp_path: Path) -> None:
+    from xlmr_sweep.instruct import run_instruct
+
+    with pytest.raises(StudyError, match="the mixture is not prepared"):
+        run_instruct(study_of(inputs), "m", Storage(tmp_path), num_ranks=2, use_gpu=False)

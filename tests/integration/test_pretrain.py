@@ -1,0 +1,118 @@
+"""Pre-training of a demo model: a folder that transformers loads, and the same bits after a kill at any step."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import write_tokenizer
+
+from xlmr_sweep import pretrain
+from xlmr_sweep.data import demo
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.identity import model_folder_name
+from xlmr_sweep.modeling.export import weights_hash
+from xlmr_sweep.storage import Storage
+from xlmr_sweep.study import Study
+
+STUDY = Study.model_validate(
+    {"name": "s", "models": [{"name": "m", "demo": "probe"}], "sizes": [8], "seeds": [0], "data": {"source": "demo"}}
+)
+WORDS = ["a", "cat", "dog", "sat", "ran", "here", "there", "now"]
+
+
+def patch_demo(interval_s: float = 0.0) -> None:
+    """Puts a model of 60 steps over eight words in the demo's place, with a checkpoint after every step."""
+    recipe = demo.Pretraining(steps=60, batch_size=8, learning_rate=3e-3, max_length=24)
+    demo.DEMO_MODELS["probe"] = demo.DemoModel(layers=2, hidden=16, heads=2, ffn=32, pretrain=recipe, dropout=0.1)
+    texts = [" ".join(WORDS[(i * k + k) % len(WORDS)] for k in range(3 + i % 9)) for i in range(100)]
+    demo.pretraining_texts = lambda seed: texts
+    demo.build_tokenizer = lambda seed, folder: write_tokenizer(folder, WORDS)
+    pretrain.CHECKPOINT_INTERVAL_S = interval_s
+
+
+@pytest.fixture(autouse=True)
+def _probe(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for module, name in ((demo, "pretraining_texts"), (demo, "build_tokenizer"), (pretrain, "CHECKPOINT_INTERVAL_S")):
+        monkeypatch.setattr(module, name, getattr(module, name))
+    patch_demo(interval_s=1e9)
+    yield
+    del demo.DEMO_MODELS["probe"]
+
+
+def train(storage: Storage) -> dict[str, Any]:
+    return pretrain.pretrain_demo_model(STUDY, "m", storage)
+
+
+def test_writes_a_folder_that_transformers_loads_and_a_manifest(tmp_path: Path) -> None:
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    storage = Storage(tmp_path)
+    manifest = train(storage)
+    folder = tmp_path / "models" / model_folder_name(STUDY, STUDY.model("m"))
+    assert json.loads((folder / "manifest.json").read_text()) == json.loads(json.dumps(manifest))
+    model, info = AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert len(AutoTokenizer.from_pretrained(folder)) == model.config.vocab_size
+    assert weights_hash(folder) == manifest["weights"]
+    assert manifest["steps"] == 60
+    assert manifest["loss_curve"][-1][1] < manifest["loss_curve"][0][1] - 0.3
+    assert manifest["tokens"] > manifest["masked_tokens"] >= 60 * 8
+    assert storage.read_json(f"models/{folder.name}/progress.json")["done"] == 60
+    assert not storage.exists(f"models/{folder.name}.partial")
+
+
+def test_finished_model_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = train(Storage(tmp_path))
+    monkeypatch.setattr(pretrain, "Run", None)
+    assert train(Storage(tmp_path)) == json.loads(json.dumps(first))
+
+
+def test_two_runs_give_the_same_bits(tmp_path: Path) -> None:
+    assert train(Storage(tmp_path / "a"))["weights"] == train(Storage(tmp_path / "b"))["weights"]
+
+
+def test_only_demo_models_are_pre_trained(tmp_path: Path) -> None:
+    study = STUDY.replaced(models=[{"name": "m", "hub": "FacebookAI/xlm-roberta-base"}])
+    with pytest.raises(StudyError, match="only models with `demo`"):
+        pretrain.pretrain_demo_model(study, "m", Storage(tmp_path))
+
+
+SCRIPT = """
+import sys
+sys.path[:0] = sys.argv[2:]
+import test_pretrain
+from xlmr_sweep.storage import Storage
+
+test_pretrain.patch_demo()
+test_pretrain.train(Storage(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_several_steps_ends_with_the_same_bits(tmp_path: Path) -> None:
+    straight = train(Storage(tmp_path / "straight"))
+    storage = Storage(tmp_path / "killed")
+    latest = f"models/{model_folder_name(STUDY, STUDY.model('m'))}.partial/latest.json"
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    seen = []
+    for stop in (3, 25):
+        process = subprocess.Popen([sys.executable, "-c", SCRIPT, storage.uri, *paths])
+        while process.poll() is None:
+            state = storage.read_json(latest)
+            if state and int(state["folder"].removeprefix("step-")) >= stop:
+                process.kill()
+                process.wait()
+                seen.append(storage.read_json(latest)["folder"])
+            time.sleep(0.002)
+    assert len(set(seen)) == 2, "a run ended before it was killed"
+    manifest = train(storage)
+    assert manifest["weights"] == straight["weights"]
+    assert manifest["loss_curve"] == straight["loss_curve"]
+    assert manifest["tokens"] == straight["tokens"]
