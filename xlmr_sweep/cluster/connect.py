@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -37,8 +39,12 @@ def connected(address: str, num_cpus: float | None = None) -> Iterator[str]:
     # Workers take a study's own thread count; Ray's variable would set it from the CPUs of the actor.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         context = _start_local(num_cpus) if address == "local" else _join(address)
+        # Ray puts a handler of its own in place that ends the process with another status and keeps nothing.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
         yield str(context.dashboard_url or "")
     finally:
         ray.shutdown()
