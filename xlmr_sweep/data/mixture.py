@@ -14,12 +14,13 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from importlib import metadata
-from itertools import islice
+from itertools import compress, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pyarrow import parquet
 
 from xlmr_sweep.data.jsonl import count_lines, jsonl_files, read_jsonl
@@ -68,14 +69,18 @@ def prepare_mixture(study: Study, storage: Storage, step: Step | None = None) ->
     counted_by = study.model(spec.tokenizer or study.models[0].name)
     tokenizer = _counting_tokenizer(study, storage, counted_by)
     source = _Source(study)
-    kept = _Kept(storage, folder, ChatTemplate(tokenizer, LENGTH_EDGES[-1]))
+    counter = _Counter(tokenizer)
+    kept = _Kept(storage, folder)
     num_in, num_filled = 0, 0
     rows = islice(source.rows(), spec.max_rows)
     while chunk := list(islice(rows, CHUNK_ROWS)):
         num_in += len(chunk)
         filled = [row for row in chunk if row[0].strip() and row[1].strip()]
         num_filled += len(filled)
-        kept.add(_short_targets(filled, tokenizer, spec.max_target_tokens))
+        num_targets = counter.tokens([row[1] for row in filled])
+        short = num_targets <= spec.max_target_tokens
+        rows_kept = list(compress(filled, short))
+        kept.add(rows_kept, counter.filled(rows_kept, num_targets[short]))
         if step is not None:
             step.update(num_in, source.total)
     kept.close()
@@ -257,19 +262,32 @@ def _counting_tokenizer(study: Study, storage: Storage, model: ModelSpec) -> Any
         return load_tokenizer(ModelSource(model.name, folder))
 
 
-def _short_targets(rows: list[Row], tokenizer: Any, most: int) -> list[Row]:
-    if not rows:
-        return []
-    texts = [" " + target for _, target in rows]
-    ids = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-    return [row for row, target in zip(rows, ids, strict=True) if len(target) <= most]
+class _Counter:
+    """Counts model tokens of many texts at once, on all cores, without making Python lists of them (a third less time)."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._num_frame = ChatTemplate(tokenizer, LENGTH_EDGES[-1]).num_frame_tokens
+
+    def tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Returns the number of tokens of each text as a part of the template."""
+        spaced = [" " + text for text in texts]
+        encoded = self._backend.encode_batch_fast(spaced, add_special_tokens=False) if spaced else []
+        return np.array([len(encoding) for encoding in encoded], dtype=np.int64)
+
+    def filled(self, rows: Sequence[Row], num_targets: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the number of tokens of each row in the whole template, which cuts long user parts."""
+        counts: NDArray[np.int64] = self.tokens([row[0] for row in rows]) + num_targets + self._num_frame
+        return counts.clip(max=LENGTH_EDGES[-1])
 
 
 class _Kept:
     """Writes kept rows in shards and sums them up."""
 
-    def __init__(self, storage: Storage, folder: str, template: ChatTemplate) -> None:
-        self._storage, self._folder, self._template = storage, folder, template
+    def __init__(self, storage: Storage, folder: str) -> None:
+        self._storage, self._folder = storage, folder
         self._hash = hashlib.sha256()
         self._targets: Counter[str] = Counter()
         self._lengths = np.zeros(len(LENGTH_EDGES) - 1, dtype=np.int64)
@@ -279,13 +297,12 @@ class _Kept:
         self._open()
         self.num_rows = 0
 
-    def add(self, rows: list[Row]) -> None:
+    def add(self, rows: list[Row], lengths: NDArray[np.int64]) -> None:
         if not rows:
             return
         inputs, targets = [row[0] for row in rows], [row[1] for row in rows]
-        lengths = [len(chat.input_ids) for chat in self._template.encode_pairs(inputs, targets)]
         self._lengths += np.histogram(lengths, LENGTH_EDGES)[0]
-        self._num_tokens += sum(lengths)
+        self._num_tokens += int(lengths.sum())
         self._targets.update(targets)
         if len(self._targets) > MOST_TARGETS:  # The frequent ones are far above the ones that this forgets.
             self._targets = Counter(dict(self._targets.most_common(MOST_TARGETS // 2)))
