@@ -7,15 +7,15 @@ says which band that was, and what share of the curves lies outside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
 from analysis.best_of_seeds import best_of_seeds
 from analysis.crossings import BAND, average_advantage
-from analysis.pairs import COMPARISONS, PairedCurves, pair_curves
+from analysis.pairs import COMPARISONS, PairedCurves, paired_curves
 from analysis.pooling import in_order, pooled
-from analysis.schema import AVERAGE, Table, as_frame, checked
+from analysis.schema import AVERAGE, Table, as_frame
 
 PER_SEED, BEST_OF_SEEDS = "per_seed", "best_of_seeds"
 
@@ -29,11 +29,14 @@ def advantage_per_seed(table: Table, comparisons: Iterable[str] = COMPARISONS) -
 
     Returns:
         One row a pair: `comparison`, `model`, `task`, `seed`, `advantage`, the band, and `used` (False for an empty band
-        and for the pairs that `pair_curves` does not use).
+        and for the pairs that `paired_curves` does not use).
     """
-    rows = checked(table)
-    parts = [_seeds_of(pair_curves(rows, comparison), comparison) for comparison in comparisons]
-    return pd.concat(parts, ignore_index=True)
+    return advantage_of_pairs(paired_curves(table, comparisons))
+
+
+def advantage_of_pairs(pairs: Mapping[str, PairedCurves]) -> pd.DataFrame:
+    """Returns what `advantage_per_seed` does, from curves that are paired already."""
+    return pd.concat([_seeds_of(curves, comparison) for comparison, curves in pairs.items()], ignore_index=True)
 
 
 def _seeds_of(pairs: PairedCurves, comparison: str) -> pd.DataFrame:
@@ -58,12 +61,11 @@ def advantage_table(table: Table, planned: Table | None = None, per_seed: Table 
         `comparison`, `model`, `task`, `mean`, `std`, `num_seeds`, `y_low`, `y_high`, `share_outside`, `method`, and the
         counts of `analysis.pooling.pooled`.
     """
-    rows = checked(table)
-    values = advantage_per_seed(rows) if per_seed is None else as_frame(per_seed)
+    values = advantage_per_seed(table) if per_seed is None else as_frame(per_seed)
     cells = pooled(values, "advantage", planned)
     bands = _bands(values)
     cells = cells.merge(bands, on=["comparison", "model", "task"], how="left").assign(method=PER_SEED)
-    best = best_of_seeds(rows).assign(method=BEST_OF_SEEDS)
+    best = best_of_seeds(table).assign(method=BEST_OF_SEEDS)
     first = ["comparison", "model", "task", "mean", "std", "num_seeds", *BAND, "method"]
     both = in_order(pd.concat([cells, best], ignore_index=True))
     counts = dict.fromkeys(("num_planned", "num_left_out", "num_bridged", "size_low", "size_high"), "Int64")

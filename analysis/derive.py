@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from analysis import paper
-from analysis.advantage import PER_SEED, advantage_per_seed, advantage_table
+from analysis.advantage import PER_SEED, advantage_of_pairs, advantage_table
 from analysis.architecture import KNOWN
 from analysis.artifacts import Artifacts
 from analysis.completeness import cell_status, completeness
@@ -16,11 +16,12 @@ from analysis.curves import curves
 from analysis.efficiency import data_efficiency, seed_spread
 from analysis.example_bootstrap import with_curve_intervals
 from analysis.intervals import with_intervals
-from analysis.ipr import ipr_per_seed, ipr_table
+from analysis.ipr import ipr_of_pairs, ipr_table
 from analysis.mcnemar import mcnemar_table
 from analysis.mixture import mixture_tables
 from analysis.options import Options
 from analysis.overlap import ipr_by_overlap, mixture_overlap
+from analysis.pairs import paired_curves
 from analysis.paper_comparison import compare_with_paper
 from analysis.predictions import read_predictions
 from analysis.provenance import provenance
@@ -77,9 +78,10 @@ def derive(results: Results, found: Artifacts, options: Options) -> Derived:
 
 def _comparisons(results: Results, options: Options) -> dict[str, pd.DataFrame]:
     rows, planned = results.rows, results.planned
-    per_seed = ipr_per_seed(rows, options.rule, options.x_scale)
+    pairs = paired_curves(rows)
+    per_seed = ipr_of_pairs(pairs, options.rule, options.x_scale)
     ipr = with_tests(with_intervals(ipr_table(per_seed, planned), per_seed, "ipr"), per_seed, "ipr")
-    advantages = advantage_per_seed(rows)
+    advantages = advantage_of_pairs(pairs)
     both = advantage_table(rows, planned, advantages)
     pooled = both[both["method"] == PER_SEED]
     tested = with_tests(with_intervals(pooled, advantages, "advantage"), advantages, "advantage")

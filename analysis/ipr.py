@@ -7,16 +7,16 @@ is mean and sample standard deviation over all values of all tasks. Rule and sca
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 from scipy import integrate
 
-from analysis.pairs import COMPARISONS, PairedCurves, pair_curves, same_sizes
+from analysis.pairs import COMPARISONS, PairedCurves, paired_curves, same_sizes
 from analysis.pooling import pooled
-from analysis.schema import Table, TableError, checked
+from analysis.schema import Table, TableError
 
 Rule = Literal["trapezoid", "simpson"]
 XScale = Literal["linear", "log"]
@@ -66,8 +66,12 @@ def ipr_per_seed(
     Raises:
         TableError: for the log scale with a training size of 0.
     """
-    rows = checked(table)
-    parts = [_seeds_of(pair_curves(rows, comparison), comparison, rule, x_scale) for comparison in comparisons]
+    return ipr_of_pairs(paired_curves(table, comparisons), rule, x_scale)
+
+
+def ipr_of_pairs(pairs: Mapping[str, PairedCurves], rule: Rule = "trapezoid", x_scale: XScale = "linear") -> pd.DataFrame:
+    """Returns what `ipr_per_seed` does, from curves that are paired already."""
+    parts = [_seeds_of(curves, comparison, rule, x_scale) for comparison, curves in pairs.items()]
     return pd.concat(parts, ignore_index=True)[SEED_COLUMNS]
 
 

@@ -93,7 +93,10 @@
     }
     apply(layout, panelLayout(layout, chosen, div.clientWidth));
     div.style.height = `${layout.height}px`;
-    return Plotly.react(div, spec.data, layout, CONFIG).then(() => { div.dataset.drawn = "yes"; });
+    return Plotly.react(div, spec.data, layout, CONFIG).then(() => {
+      div.dataset.drawn = "yes";
+      performance.mark(`drawn ${div.dataset.name}`);
+    });
   }
 
   function update() {
@@ -154,4 +157,5 @@
   for (const div of document.querySelectorAll(".figure")) watcher.observe(div);
   window.report = { draw: () => Promise.all([...document.querySelectorAll(".figure")].filter((d) => d.clientWidth > 0).map(draw)) };
   root.dataset.ready = "yes";
+  performance.mark("ready");
 })();

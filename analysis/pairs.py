@@ -6,7 +6,7 @@ integrals and the prompt advantage both start from here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,8 +39,8 @@ class PairedCurves:
     (sizes inside the range that the cell has elsewhere and this pair has not), and `used` (bool)."""
 
 
-def pair_curves(table: Table, comparison: str) -> PairedCurves:
-    """Returns the paired curves of a comparison.
+def paired_curves(table: Table, comparisons: Iterable[str] = COMPARISONS) -> dict[str, PairedCurves]:
+    """Returns the paired curves of each comparison.
 
     The common range of a pair goes from its smallest to its largest common size. A cell's range (model and task) is the
     one that most of its seeds have, on a tie the wider; a seed with another range, or with fewer than two common sizes,
@@ -48,9 +48,13 @@ def pair_curves(table: Table, comparison: str) -> PairedCurves:
 
     Args:
         table: results, as in `analysis.schema.checked`.
-        comparison: a key of `COMPARISONS`.
+        comparisons: keys of `COMPARISONS`.
     """
     rows = checked(table)
+    return {comparison: _pair_curves(rows, comparison) for comparison in comparisons}
+
+
+def _pair_curves(rows: pd.DataFrame, comparison: str) -> PairedCurves:
     names = COMPARISONS[comparison]
     rows = rows[rows["paradigm"].isin(names)]
     grids = [_grid(rows[rows["paradigm"] == name]) for name in names]

@@ -8,9 +8,10 @@ So cells are tested only where p < 0.05 can be reached, and the pooled rows of s
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
 from analysis.schema import AVERAGE, Table, as_frame
 
@@ -39,8 +40,7 @@ def sign_flip_test(values: np.ndarray, seed: int = 0) -> float:
     # Sums that are equal but for the order of additions must count as equal.
     observed = abs(values.sum()) - 1e-9 * np.abs(values).sum()
     if n <= MAX_EXACT:
-        patterns = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
-        return float(np.mean(np.abs((1 - 2 * patterns) @ values) >= observed))
+        return float(np.mean(np.abs(_all_signs(n) @ values) >= observed))
     rng = np.random.default_rng(seed)
     extreme, left = 1, NUM_FLIPS
     while left:
@@ -51,6 +51,12 @@ def sign_flip_test(values: np.ndarray, seed: int = 0) -> float:
     return extreme / (NUM_FLIPS + 1)
 
 
+@lru_cache(maxsize=4)
+def _all_signs(n: int) -> np.ndarray:
+    """Every pattern of signs, (2^n, n); 8 MB at most."""
+    return 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+
+
 def smallest_p(n: int) -> float:
     """Returns the smallest p value that `sign_flip_test` can give for n pairs."""
     return 2.0 / 2**n if n <= MAX_EXACT else 1.0 / (NUM_FLIPS + 1)
@@ -59,9 +65,9 @@ def smallest_p(n: int) -> float:
 def holm(p_values: np.ndarray) -> np.ndarray:
     """Returns p values after Holm's correction over those that are not NaN."""
     corrected = np.full(len(p_values), np.nan)
-    tested = ~np.isnan(p_values)
-    if tested.any():
-        corrected[tested] = multipletests(p_values[tested], method="holm")[1]
+    ascending = np.argsort(p_values)[: np.sum(~np.isnan(p_values))]
+    num_left = np.arange(len(ascending), 0, -1)
+    corrected[ascending] = np.minimum(1.0, np.maximum.accumulate(num_left * p_values[ascending]))
     return corrected
 
 

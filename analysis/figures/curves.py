@@ -70,13 +70,13 @@ def _traces(points: pd.DataFrame, panel: int, position: int) -> list[dict[str, A
 
 
 def _hover_data(points: pd.DataFrame) -> list[list[Any]]:
+    blank = [None] * len(points)
+    names = ("std", "num_seeds", "num_planned", "low", "high", "resampled")
+    columns = [numbers(points[name]) if name in points else blank for name in names]
     rows = []
-    for point in points.to_dict("records"):
-        std = "not defined" if pd.isna(point["std"]) else f"{point['std']:.3f}"
-        low, high = point.get("low"), point.get("high")
-        known = low is not None and not pd.isna(low)
-        interval = f"<br>95% interval {low:.3f} to {high:.3f}, over {point['resampled']}" if known else ""
-        rows.append([std, int(point["num_seeds"]), int(point["num_planned"]), interval])
+    for std, num_seeds, num_planned, low, high, resampled in zip(*columns, strict=True):
+        interval = "" if low is None else f"<br>95% interval {low:.3f} to {high:.3f}, over {resampled}"
+        rows.append(["not defined" if std is None else f"{std:.3f}", num_seeds, num_planned, interval])
     return rows
 
 

@@ -46,8 +46,8 @@ def completeness_map(cells: Table, models: Sequence[str], tasks: Sequence[str]) 
 
 def _point_squares(points: pd.DataFrame, model: str, paradigm: str, task: str) -> dict[str, Any]:
     words = [
-        f"{row['present']} of {row['planned']} seeds" + (f", {row['failed']} failed" if row["failed"] else "")
-        for row in points.to_dict("records")
+        f"{present} of {planned} seeds" + (f", {failed} failed" if failed else "")
+        for present, planned, failed in zip(points["present"], points["planned"], points["failed"], strict=True)
     ]
     marker = {
         "symbol": "square", "size": 13, "color": numbers(points["present"] / points["planned"]), "cmin": 0, "cmax": 1,

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from analysis.intervals import resampled_means, with_intervals
 from analysis.pooling import pooled
@@ -96,6 +97,12 @@ def test_three_seeds_cannot_reach_significance_and_are_not_tested() -> None:
 def test_the_tested_statistic_changes_only_its_sign_when_curves_are_swapped(ipr: float) -> None:
     swapped = 100 * (1 / (1 + ipr / 100) - 1)
     assert antisymmetric(np.array([swapped]))[0] == pytest.approx(-antisymmetric(np.array([ipr]))[0], abs=1e-9)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_holm_equals_statsmodels(p_values: list[float]) -> None:
+    expected = multipletests(p_values, method="holm")[1]
+    assert holm(np.array(p_values)) == pytest.approx(list(expected), abs=1e-12)
 
 
 def test_holm_by_hand_leaves_untested_rows_alone() -> None:
