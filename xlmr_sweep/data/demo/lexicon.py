@@ -65,7 +65,7 @@ AMBIGUOUS = ("record", "pitch", "score", "bar", "band", "set")
 """Words with one sense in each of `SENSES`."""
 
 SENSES = ("music", "sport")
-"""The topics of the two senses."""
+"""The topics of the two senses, the usual one first."""
 
 SUCCEEDED = (
     ("managed", "manage"),

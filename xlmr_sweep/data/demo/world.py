@@ -24,6 +24,9 @@ NUM_GROUPS = 3
 
 Item = TypeVar("Item")
 
+USUAL = 0.8
+"""Share of the pairs of one sense that show a word's usual sense."""
+
 Split = Literal["validation", "train", "text"]
 
 SPLIT_CLASSES: dict[Split, tuple[int, ...]] = {"validation": (0,), "train": (1,), "text": (2,)}
@@ -96,12 +99,19 @@ class World:
         )
 
     def senses(self, rng: Random, split: Split, *, same: bool) -> Senses:
-        """Draws an ambiguous word and two nouns whose combination is of the split."""
-        drawn = rng.choice(self._senses[split, same])
+        """Draws an ambiguous word and two nouns whose combination is of the split.
+
+        Two nouns of the same sense show the word's usual one, which is the first of `lexicon.SENSES`, in `USUAL` of the
+        draws: words have a usual sense, and a small model can learn that before it learns to compare.
+        """
+        usual, other = lexicon.SENSES
+        second = other if not same or rng.random() >= USUAL else usual
+        first = second if same else usual
+        drawn = rng.choice(self._senses[split, (first, second)])
         return drawn if rng.random() < 0.5 else Senses(drawn.word, drawn.nouns[::-1], drawn.topics[::-1])
 
-    def _all_senses(self) -> dict[tuple[Split, bool], list[Senses]]:
-        table: dict[tuple[Split, bool], list[Senses]] = {(s, same): [] for s in SPLIT_CLASSES for same in (False, True)}
+    def _all_senses(self) -> dict[tuple[Split, tuple[str, str]], list[Senses]]:
+        table: dict[tuple[Split, tuple[str, str]], list[Senses]] = {}
         nouns = [(noun, topic) for topic in lexicon.SENSES for noun in lexicon.TOPICS[topic]]
         for word in lexicon.AMBIGUOUS:
             for i, (first, topic_1) in enumerate(nouns):
@@ -109,7 +119,7 @@ class World:
                     kind = (self.noun_group[first] + self.noun_group[second]) % NUM_GROUPS
                     split = next(s for s, classes in SPLIT_CLASSES.items() if kind in classes)
                     drawn = Senses(word, (first, second), (topic_1, topic_2))
-                    table[split, drawn.same].append(drawn)
+                    table.setdefault((split, drawn.topics), []).append(drawn)
         return table
 
 
