@@ -18,6 +18,7 @@ from xlmr_sweep.data.encoding import evaluation_batches, training_batches
 from xlmr_sweep.data.examples import few_shot, load_task, prepare_task
 from xlmr_sweep.errors import DivergedError
 from xlmr_sweep.finetune import finetune, schedule, stream
+from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.plan import Trial, expand
 from xlmr_sweep.scoring import score
 from xlmr_sweep.storage import Storage
@@ -26,13 +27,13 @@ from xlmr_sweep.tasks import CB, COPA
 from xlmr_sweep.template import ChatTemplate
 from xlmr_sweep.workbench import Workbench
 
-CPU = torch.device("cpu")
+ALONE = World()
 
 
 def prepared(study: Study, storage: Storage) -> Workbench:
     for task in study.tasks:
         prepare_task(study, task, storage)
-    return Workbench(study, storage, CPU)
+    return Workbench(study, storage, ALONE)
 
 
 def pick(study: Study, paradigm: str, task: str = "copa", size: int = 8, seed: int = 0) -> Trial:
@@ -105,7 +106,7 @@ def test_a_warm_process_gives_the_same_bits_as_a_cold_one(study_file: Callable[.
     trials = [pick(study, p, t) for p in ("baseline", "prompted") for t in ("copa", "cb")]
     first = [finetune(trial, warm) for trial in trials]
     again = [finetune(trial, warm) for trial in reversed(trials)][::-1]
-    cold = [finetune(trial, Workbench(study, storage, CPU)) for trial in trials]
+    cold = [finetune(trial, Workbench(study, storage, ALONE)) for trial in trials]
     for one, two, three in zip(first, again, cold, strict=True):
         assert one.predictions == two.predictions == three.predictions
         assert one.columns["score"] == two.columns["score"] == three.columns["score"]
@@ -139,7 +140,7 @@ def test_a_diverged_trial_is_an_error_and_no_score(study_file: Callable[..., Pat
     healthy = study.replaced(finetune=study.finetune.model_copy(update={"learning_rate": 1e-3}))
     bench.study = healthy
     after = finetune(trial, bench)
-    assert after.predictions == finetune(trial, Workbench(healthy, bench.storage, CPU)).predictions
+    assert after.predictions == finetune(trial, Workbench(healthy, bench.storage, ALONE)).predictions
 
 
 def test_macro_f1_counts_classes_that_a_set_lacks() -> None:

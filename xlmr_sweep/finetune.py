@@ -12,7 +12,7 @@ import logging
 import math
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,8 @@ from torch.nn import functional
 from xlmr_sweep.data.encoding import collate, evaluation_batches, training_batches
 from xlmr_sweep.errors import DivergedError
 from xlmr_sweep.modeling.device import resolve_precision
+from xlmr_sweep.modeling.fsdp import World, local_parameters
+from xlmr_sweep.modeling.gang import step_sharded
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.scoring import score
 from xlmr_sweep.study import FinetuneSpec
@@ -61,19 +63,18 @@ def finetune(trial: Trial, bench: Workbench, on_step: Callable[[int], None] | No
         DivergedError: if the loss or a logit is not finite.
         StudyError: if data or weights are not there.
     """
-    spec, device = bench.study.finetune, bench.device
+    spec, world = bench.study.finetune, bench.world
+    device = world.device
     began = time.monotonic()
     _prepare_process(spec, device)
     inputs = bench.inputs(trial)
-    model = bench.model(trial)
-    torch.manual_seed(stream(trial.seed, "dropout"))
-    if model.head is not None:
-        model.head.reset(torch.Generator().manual_seed(stream(trial.seed, "head")))
+    model = bench.model(trial, torch.Generator().manual_seed(stream(trial.seed, "head")))
+    torch.manual_seed(stream(trial.seed, f"dropout of rank {world.rank}"))
     precision = resolve_precision(spec.precision, device)
     ready = time.monotonic()
     losses = _train(trial, bench, model, inputs, precision, on_step)
     trained = time.monotonic()
-    logits = _evaluate(model, inputs, spec, precision, device)
+    logits = _evaluate(model, inputs, spec, precision, world)
     labels = [example.label for example in inputs.validation]
     predicted = logits.argmax(dim=1).tolist()
     scores = score(bench.study.task(trial.task), labels, predicted)
@@ -125,28 +126,34 @@ def _train(
     precision: str,
     on_step: Callable[[int], None] | None,
 ) -> list[float]:
-    spec, device = bench.study.finetune, bench.device
+    spec, world = bench.study.finetune, bench.world
     model.train()
-    optimizer = make_optimizer(model, spec)
+    parameters = local_parameters(model)
+    optimizer = make_optimizer(model, parameters, spec)
     order = torch.Generator().manual_seed(stream(trial.seed, "order"))
     batches = training_batches(bench.few_shot(trial), spec.batch_size, spec.steps, order)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     losses: list[Tensor] = []
     for step, examples in enumerate(batches):
         for group in optimizer.param_groups:
             group["lr"] = spec.learning_rate * schedule(step, spec.steps, spec.warmup)
-        batch = collate(examples, inputs.pad_id).to(device)
-        with autocast(precision, device):
+        # A rank without an example computes one all the same, at no weight, because FSDP's ranks must keep step.
+        mine = examples[world.rank :: world.size]
+        batch = collate(mine or examples[:1], inputs.pad_id).to(world.device)
+        with autocast(precision, world.device):
             logits = model(batch)
-        loss = functional.cross_entropy(logits.float(), batch.labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(parameters, spec.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        loss = functional.cross_entropy(logits.float(), batch.labels, reduction="sum") * (len(mine) > 0) / len(examples)
+        # FSDP averages gradients over the ranks; the loss is a sum over them.
+        (loss * world.size).backward()  # type: ignore[no-untyped-call]
+        if world.size == 1:
+            nn.utils.clip_grad_norm_(parameters.values(), spec.clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        else:
+            step_sharded(model, parameters, optimizer, spec.clip, world)
         losses.append(loss.detach())
         if on_step is not None:
             on_step(step + 1)
-    return _checked(trial, torch.stack(losses).cpu())
+    return _checked(trial, torch.tensor(world.add(torch.stack(losses).tolist())))
 
 
 def _checked(trial: Trial, losses: Tensor) -> list[float]:
@@ -158,11 +165,19 @@ def _checked(trial: Trial, losses: Tensor) -> list[float]:
     return [float(loss) for loss in losses.tolist()]
 
 
-def make_optimizer(model: nn.Module, spec: FinetuneSpec) -> torch.optim.AdamW:
-    """Returns AdamW with bias correction; biases and norms do not decay, as in transformers' Trainer."""
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": spec.weight_decay}, {"params": others, "weight_decay": 0.0}]
+def make_optimizer(model: nn.Module, parameters: Mapping[str, nn.Parameter], spec: FinetuneSpec) -> torch.optim.AdamW:
+    """Returns AdamW with bias correction; biases and norms do not decay, as in transformers' Trainer.
+
+    Args:
+        model: tells which parameters are matrices; a rank's slice alone does not say how many dimensions the whole has.
+        parameters: this rank's slices by name.
+        spec: the settings.
+    """
+    matrices = {name for name, p in model.named_parameters() if p.ndim >= 2}
+    groups = [
+        {"params": [p for name, p in parameters.items() if name in matrices], "weight_decay": spec.weight_decay},
+        {"params": [p for name, p in parameters.items() if name not in matrices], "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=spec.learning_rate, betas=(0.9, 0.999), eps=1e-8, fused=True)
 
 
@@ -174,18 +189,27 @@ def schedule(step: int, steps: int, warmup: float) -> float:
     return (steps - step) / max(1, steps - num_warmup)
 
 
-@torch.inference_mode()
-def _evaluate(model: TrialModel, inputs: TaskInputs, spec: FinetuneSpec, precision: str, device: torch.device) -> Tensor:
-    """Returns the logits (num_eval, num_labels) of the evaluation set, fp32 on the host."""
+@torch.no_grad()
+def _evaluate(model: TrialModel, inputs: TaskInputs, spec: FinetuneSpec, precision: str, world: World) -> Tensor:
+    """Returns the logits (num_eval, num_labels) of the evaluation set, fp32 on the host, the same on every rank."""
     model.eval()
-    rows: list[tuple[list[int], Tensor]] = []
-    for positions in evaluation_batches(inputs.validation, spec.eval_tokens):
-        batch = collate([inputs.validation[i] for i in positions], inputs.pad_id).to(device)
-        with autocast(precision, device):
-            rows.append((positions, model(batch).float()))
-    logits = torch.empty(len(inputs.validation), rows[0][1].shape[1])
-    for positions, values in rows:
-        logits[positions] = values.cpu()
+    batches = list(evaluation_batches(inputs.validation, spec.eval_tokens))
+    done: list[tuple[list[int], Tensor]] = []
+    for first in range(0, len(batches), world.size):
+        # Ranks take a batch each; one that is left over computes the last again, because FSDP's ranks must keep step.
+        positions = batches[min(first + world.rank, len(batches) - 1)]
+        batch = collate([inputs.validation[i] for i in positions], inputs.pad_id).to(world.device)
+        with autocast(precision, world.device):
+            done.append((positions, model(batch).float()))
+    logits = torch.zeros(len(inputs.validation), done[0][1].shape[1])
+    times = torch.zeros(len(inputs.validation), 1)
+    for positions, values in done:
+        logits[positions] += values.cpu()
+        times[positions] += 1
+    if world.size > 1:
+        torch.distributed.all_reduce(logits)
+        torch.distributed.all_reduce(times)
+        logits /= times
     if not bool(torch.isfinite(logits).all()):
         raise DivergedError("a logit of the evaluation set is not finite")
     return logits

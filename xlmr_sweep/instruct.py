@@ -11,9 +11,11 @@ import json
 import os
 import platform
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -147,7 +149,7 @@ def run_instruct(
     log = JobLog(storage, name)
     try:
         with follow_progress(storage, {} if step is None else {folder: step}):
-            outcome = trainer.fit().return_value
+            outcome = _fit(trainer).return_value
     except ray.train.TrainingFailedError as error:
         log.write(str(error))
         raise
@@ -157,6 +159,24 @@ def run_instruct(
     manifest: dict[str, Any] = storage.read_json(f"{folder}/manifest.json")
     storage.delete(f"train/{name}")
     return manifest
+
+
+def _fit(trainer: TorchTrainer) -> Any:
+    """Runs a job outside the main thread.
+
+    On the main thread Train takes over Ctrl-C for good, ends the process with status 0 on it, and its handler keeps the
+    controller's process alive after the job.
+    """
+    result: Future[Any] = Future()
+
+    def fit() -> None:
+        try:
+            result.set_result(trainer.fit())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=fit, daemon=True, name="instruct").start()
+    return result.result()
 
 
 def _shorten_waits() -> None:

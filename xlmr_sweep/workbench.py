@@ -1,7 +1,7 @@
 """What outlives a trial in a warm process: tokenised data, host copies of starting weights, built modules. Nothing trained.
 
-In: a study, its storage, a device. Out, for a trial: tokenised examples, and a module whose every weight was just copied from the
-starting weights, so that a warm trial equals a cold one to the last bit.
+In: a study, its storage, the ranks. Out, for a trial: tokenised examples, and a module whose every weight was just copied from
+the starting weights, so that a warm trial equals a cold one to the last bit.
 """
 
 from __future__ import annotations
@@ -18,8 +18,18 @@ from torch import Tensor, nn
 from xlmr_sweep.data.encoding import Batch, Encoded, encode_task
 from xlmr_sweep.data.examples import few_shot, load_task
 from xlmr_sweep.modeling.compact import CompactVocabulary, build_compact, compact_weights
+from xlmr_sweep.modeling.device import resolve_precision
 from xlmr_sweep.modeling.encoder import ClassificationHead, MaskedLMEncoder
-from xlmr_sweep.modeling.loading import ModelSource, base_source, instructed_source, load_masked_lm, load_tokenizer
+from xlmr_sweep.modeling.fsdp import World, shard_model
+from xlmr_sweep.modeling.gang import fill_sharded
+from xlmr_sweep.modeling.loading import (
+    ModelSource,
+    base_source,
+    instructed_source,
+    load_config,
+    load_masked_lm,
+    load_tokenizer,
+)
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.records import current_resolution
 from xlmr_sweep.storage import Storage
@@ -50,7 +60,6 @@ class StartingWeights:
 
     tensors: dict[str, Tensor]
     config: Any
-    commit: str | None
 
 
 class TrialModel(nn.Module):
@@ -95,12 +104,12 @@ class Kept(Generic[T]):
 
 
 class Workbench:
-    """The warm state of one process for one study."""
+    """The warm state of one process (one rank, where a trial has several) for one study."""
 
-    def __init__(self, study: Study, storage: Storage, device: torch.device) -> None:
+    def __init__(self, study: Study, storage: Storage, world: World) -> None:
         self.study = study
         self.storage = storage
-        self.device = device
+        self.world = world
         self._inputs: Kept[TaskInputs] = Kept()
         self._weights: Kept[StartingWeights] = Kept()
         self._modules: Kept[TrialModel] = Kept()
@@ -137,22 +146,35 @@ class Workbench:
         source = self.source(trial)
         return self._weights.get(source, lambda: _host_weights(source), size)
 
-    def model(self, trial: Trial) -> TrialModel:
-        """Returns the trial's module on the device, its encoder's weights just copied from the starting weights.
+    def model(self, trial: Trial, head_generator: torch.Generator) -> TrialModel:
+        """Returns the trial's module on the device, every weight just copied from the starting weights.
 
-        The classification head is for the caller to reset, from the trial's own seed.
+        With several ranks the module is spread over them by FSDP2, and rank 0 sends each its slices.
+
+        Args:
+            trial: the trial.
+            head_generator: draws the classification head of `baseline`.
         """
-        inputs, weights = self.inputs(trial), self.starting_weights(trial)
-        prompted = trial.paradigm != "baseline"
-        key = (trial.model, trial.task, prompted)
+        inputs = self.inputs(trial)
+        key = (trial.model, trial.task, trial.paradigm != "baseline")
 
         def size(module: TrialModel) -> int:
             return sum(p.nbytes for p in module.parameters())
 
-        module = self._modules.get(key, lambda: self._build(trial, weights, inputs), size)
-        start = compact_weights(weights.tensors, weights.config.vocab_size, inputs.kept)
-        module.encoder.model.load_state_dict(start)
+        module = self._modules.get(key, lambda: self._build(trial, inputs), size)
+        head = {} if module.head is None else module.head.draw(head_generator)
+        start = {} if self.world.rank else self._start(trial, inputs)
+        start |= {f"head.{name}": tensor for name, tensor in head.items()}
+        if self.world.size == 1:
+            module.load_state_dict(start)
+        else:
+            fill_sharded(module, start, self.world)
         return module
+
+    def _start(self, trial: Trial, inputs: TaskInputs) -> dict[str, Tensor]:
+        weights = self.starting_weights(trial)
+        compact = compact_weights(weights.tensors, weights.config.vocab_size, inputs.kept)
+        return {f"encoder.model.{name}": tensor for name, tensor in compact.items()}
 
     def resolved(self, trial: Trial) -> dict[str, Any]:
         """Returns what the trial was made from, for its record: fingerprints of data and weights, hub commit, row counts."""
@@ -164,7 +186,7 @@ class Workbench:
             "num_train_pool": len(inputs.train),
             "num_validation": len(inputs.validation),
             "weights": present.get(f"{kind}/{trial.model}"),
-            "commit": self.starting_weights(trial).commit,
+            "commit": getattr(load_config(self.source(trial)), "_commit_hash", None),
             "vocabulary_kept": len(inputs.kept),
         }
 
@@ -185,17 +207,24 @@ class Workbench:
         pools = [[replace(e, input_ids=kept.compact(e.input_ids)) for e in pool] for pool in (train, validation)]
         return TaskInputs(pools[0], pools[1], kept, label_ids, pad_id, data.fingerprint)
 
-    def _build(self, trial: Trial, weights: StartingWeights, inputs: TaskInputs) -> TrialModel:
-        config = copy.deepcopy(weights.config)
-        if self.study.finetune.dropout is not None:
-            set_dropout(config, self.study.finetune.dropout)
-        encoder = MaskedLMEncoder(build_compact(config, inputs.kept))
-        head = None
-        if trial.paradigm == "baseline":
-            dropout = dropout_of(config)
-            num_labels = len(self.study.task(trial.task).labels)
-            head = ClassificationHead(encoder.hidden_size, num_labels, dropout, getattr(config, "initializer_range", 0.02))
-        return TrialModel(encoder, head, inputs.label_ids).to(self.device)
+    def _build(self, trial: Trial, inputs: TaskInputs) -> TrialModel:
+        config = copy.deepcopy(load_config(self.source(trial)))
+        finetune = self.study.finetune
+        if finetune.dropout is not None:
+            set_dropout(config, finetune.dropout)
+        # Other ranks get their slices from rank 0, so that a host never holds a whole model a rank.
+        with torch.device("meta" if self.world.rank else "cpu"):
+            encoder = MaskedLMEncoder(build_compact(config, inputs.kept))
+            head = None
+            if trial.paradigm == "baseline":
+                num_labels = len(self.study.task(trial.task).labels)
+                std = getattr(config, "initializer_range", 0.02)
+                head = ClassificationHead(encoder.hidden_size, num_labels, dropout_of(config), std)
+        module = TrialModel(encoder, head, inputs.label_ids)
+        if self.world.size == 1:
+            return module.to(self.world.device)
+        shard_model(module, self.world, resolve_precision(finetune.precision, self.world.device))
+        return module
 
 
 def set_dropout(config: Any, probability: float) -> None:
@@ -217,4 +246,4 @@ def dropout_of(config: Any) -> float:
 def _host_weights(source: ModelSource) -> StartingWeights:
     model = load_masked_lm(source)
     tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    return StartingWeights(tensors, model.config, getattr(model.config, "_commit_hash", None))
+    return StartingWeights(tensors, model.config)

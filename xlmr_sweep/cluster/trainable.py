@@ -22,6 +22,7 @@ from pyarrow import parquet
 from ray import tune
 
 from xlmr_sweep import provenance
+from xlmr_sweep.cluster.gang import Gang
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.records import COLUMNS, write_failure, write_record
 from xlmr_sweep.storage import Storage
@@ -46,6 +47,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         """
         self._study, self._home, self._widths, self._git_commit = study, storage, widths, git_commit
         self._workbench: Any = None
+        self._gang = Gang(study, storage)
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -68,6 +70,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
                 # Kept here, where class, host and traceback are known. Not raised: Tune would count it like a lost worker.
                 log.exception("trial %s failed", trial.cell)
                 self._workbench = None
+                self._gang.end()
                 failure = failure_of(error, self._attempt())
                 write_failure(storage, trial, failure)
                 row = {**trial.as_dict(), "failed": True, **{k: failure[k] for k in ("error_class", "message", "host")}}
@@ -76,7 +79,9 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
     def _run(self, trial: Trial, started: str) -> dict[str, Any]:
         from xlmr_sweep.finetune import finetune
 
-        outcome = finetune(trial, self._bench(), on_step=self._time_limit())
+        bench = self._bench()
+        with self._gang.at_work(trial):
+            outcome = finetune(trial, bench, on_step=self._time_limit())
         width = self._widths[trial.model]
         row = {
             **trial.as_dict(),
@@ -104,10 +109,17 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
     def _bench(self) -> Any:
         if self._workbench is None:
             from xlmr_sweep.modeling.device import pick_device
+            from xlmr_sweep.modeling.fsdp import World
             from xlmr_sweep.workbench import Workbench
 
-            self._workbench = Workbench(self._study, self._home, pick_device())
+            num_ranks = self._widths[self._cell.model].num_bundles
+            world = World(device=pick_device()) if num_ranks == 1 else self._gang.join(num_ranks)
+            self._workbench = Workbench(self._study, self._home, world)
         return self._workbench
+
+    def cleanup(self) -> None:
+        """Ends the other ranks with this one."""
+        self._gang.end()
 
     def _attempt(self) -> int:
         """Counts from 1: one more than the attempts that the last failure of this trial had."""

@@ -89,7 +89,7 @@ def build_compact(config: Any, kept: CompactVocabulary) -> nn.Module:
     small = copy.deepcopy(config)
     small.vocab_size = len(kept)
     if config.pad_token_id is not None:
-        pad = int(kept.compact(torch.tensor([config.pad_token_id]))[0])
+        pad = int(kept.compact(torch.tensor([config.pad_token_id], device="cpu"))[0])
         if pad != config.pad_token_id and "roberta" in config.model_type:
             raise ValueError(f"{config.model_type}: the padding token would move from {config.pad_token_id} to {pad}")
         small.pad_token_id = pad

@@ -105,12 +105,12 @@ class ClassificationHead(nn.Module):
         self.out_proj = nn.Linear(hidden_size, num_labels)
         self._std = std
 
-    def reset(self, generator: torch.Generator) -> None:
-        """Draws new weights, normal with the model's initializer range; biases are zero."""
-        with torch.no_grad():
-            for layer in (self.dense, self.out_proj):
-                layer.weight.copy_(torch.empty(layer.weight.shape).normal_(0.0, self._std, generator=generator))
-                layer.bias.zero_()
+    def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Returns new weights by name, normal with the model's initializer range; biases are zero."""
+        return {
+            name: torch.empty(p.shape).normal_(0.0, self._std, generator=generator) if p.ndim == 2 else torch.zeros(p.shape)
+            for name, p in self.named_parameters()
+        }
 
     def forward(self, first: Tensor) -> Tensor:
         """Returns the logits (B, num_labels) of the first token's states (B, H)."""

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,20 @@ def load_tokenizer(source: ModelSource) -> Any:
     return tokenizer
 
 
+@lru_cache(maxsize=16)
+def load_config(source: ModelSource) -> Any:
+    """Returns the source's transformers configuration; not to be changed in place.
+
+    Raises:
+        StudyError: if it does not load.
+    """
+    with _quiet():
+        try:
+            return AutoConfig.from_pretrained(source.location, revision=source.revision or "main")
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise StudyError(_cannot_load(source, "configuration", error)) from None
+
+
 def load_masked_lm(source: ModelSource) -> Any:
     """Returns the source's masked-LM model in fp32, in evaluation mode.
 
@@ -137,9 +152,8 @@ def check_model(source: ModelSource, tasks: Iterable[TaskSpec]) -> None:
             raise StudyError(f"model {source.name}: {error}") from None
     with _quiet():
         try:
-            config = AutoConfig.from_pretrained(source.location, revision=source.revision or "main")
             with torch.device("meta"):
-                model = AutoModelForMaskedLM.from_config(config)
+                model = AutoModelForMaskedLM.from_config(load_config(source))
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise StudyError(_cannot_load(source, "masked-LM model", error)) from None
     keys = _weight_names(source)

@@ -1,0 +1,64 @@
+"""A trial of several ranks (FSDP2 over gloo) gives what one process gives, up to the order of sums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch.multiprocessing as mp
+
+from xlmr_sweep.data.examples import prepare_task
+from xlmr_sweep.modeling.fsdp import World
+from xlmr_sweep.plan import Trial, expand
+from xlmr_sweep.storage import Storage
+from xlmr_sweep.study import Study, load_study
+
+pytestmark = [pytest.mark.ranks, pytest.mark.slow]
+
+
+def run_rank(rank: int, size: int, rendezvous: str, study: Study, storage: Storage, trials: list[Trial], out: str) -> None:
+    import torch
+    import torch.distributed as dist
+
+    from xlmr_sweep.finetune import finetune
+    from xlmr_sweep.workbench import Workbench
+
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=size)
+    bench = Workbench(study, storage, World(rank, size))
+    outcomes = [finetune(trial, bench) for trial in trials]
+    torch.save({"predictions": [o.predictions for o in outcomes], "columns": [o.columns for o in outcomes]}, f"{out}.{rank}")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_gang_equals_one_process(study_file: Callable[..., Path], tmp_path: Path, size: int) -> None:
+    """Batches of 4 on 3 ranks are uneven, and a training set of 2 leaves a rank without an example."""
+    import torch
+
+    from xlmr_sweep.finetune import finetune
+    from xlmr_sweep.workbench import Workbench
+
+    settings: dict[str, Any] = {"steps": 6, "batch_size": 4, "learning_rate": 1e-3, "max_length": 64, "precision": "fp32"}
+    settings |= {"dropout": 0.0, "eval_tokens": 64}
+    study = load_study(str(study_file(finetune=settings, sizes=[2, 8])))
+    storage = Storage(tmp_path / "runs")
+    for task in study.tasks:
+        prepare_task(study, task, storage)
+    cells = [("prompted", "copa", 8), ("baseline", "cb", 8), ("prompted", "copa", 2), ("prompted", "copa", 8)]
+    trials = [next(t for t in expand(study) if (t.paradigm, t.task, t.train_size) == cell) for cell in cells]
+    alone = Workbench(study, storage, World())
+    expected = [finetune(trial, alone) for trial in trials]
+    rendezvous = f"file://{tmp_path}/rendezvous"
+    mp.spawn(run_rank, (size, rendezvous, study, storage, trials, str(tmp_path / "out")), nprocs=size)
+    ranks = [torch.load(tmp_path / f"out.{rank}", weights_only=True) for rank in range(size)]
+    for found in ranks:
+        for wanted, predictions, columns in zip(expected, found["predictions"], found["columns"], strict=True):
+            assert columns["train_loss"] == pytest.approx(wanted.columns["train_loss"], abs=1e-5)
+            assert predictions["prediction"] == wanted.predictions["prediction"]
+            np.testing.assert_allclose(predictions["score_0"], wanted.predictions["score_0"], atol=1e-4)
+        # The same trial again in the warm gang, after others: the same bits.
+        assert found["predictions"][0] == found["predictions"][3]
+    assert ranks[0]["predictions"] == ranks[1]["predictions"]
