@@ -8,6 +8,7 @@ So cells are tested only where p < 0.05 can be reached, and the pooled rows of s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -22,33 +23,52 @@ ALPHA = 0.05
 BATCH_VALUES = 8_000_000
 
 
-def sign_flip_test(values: np.ndarray, seed: int = 0) -> float:
-    """Returns the two-sided p value of the mean of paired differences under random signs.
+def sign_flip_test(values: np.ndarray) -> float:
+    """Returns the two-sided p value of the mean of paired differences under random signs; see `sign_flip_tests`."""
+    return float(sign_flip_tests([values])[0])
 
-    All 2^n sign patterns are counted up to n = 16; beyond, 9,999 random ones and the one observed.
+
+def sign_flip_tests(samples: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the two-sided p values of the means of paired differences under random signs.
+
+    All 2^n sign patterns are counted up to n = 16; beyond, 9,999 random ones and the one observed. Samples of like length
+    share their patterns: filled up with zeros their sums stay what they are, and a million rows take seconds.
 
     Args:
-        values: (n,) differences that change sign when a pair is swapped.
-        seed: of the random patterns.
+        samples: (n,) differences each, that change sign when a pair is swapped.
 
     Returns:
-        p, or NaN for an empty sample.
+        (num_samples,); NaN for an empty sample.
     """
-    n = len(values)
-    if not n:
-        return float("nan")
+    p_values = np.full(len(samples), np.nan)
+    lengths = np.array([len(sample) for sample in samples])
+    shared = np.where(lengths <= MAX_EXACT, lengths, 2 ** np.ceil(np.log2(np.maximum(lengths, 1)))).astype("int64")
+    for length in np.unique(shared[lengths > 0]):
+        chosen = np.flatnonzero(shared == length)
+        per_batch = max(1, BATCH_VALUES // 2 ** min(length, MAX_EXACT))
+        for batch in np.split(chosen, range(per_batch, len(chosen), per_batch)):
+            filled = np.zeros((length, len(batch)))
+            for column, number in enumerate(batch):
+                filled[: lengths[number], column] = samples[number]
+            p_values[batch] = _share_as_extreme(filled)
+    return p_values
+
+
+def _share_as_extreme(samples: np.ndarray) -> np.ndarray:
+    """Share of sign patterns whose sums are as far from 0 as those observed; samples are columns, (n, num_samples)."""
     # Sums that are equal but for the order of additions must count as equal.
-    observed = abs(values.sum()) - 1e-9 * np.abs(values).sum()
+    observed = np.abs(samples.sum(axis=0)) - 1e-9 * np.abs(samples).sum(axis=0)
+    n = len(samples)
     if n <= MAX_EXACT:
-        return float(np.mean(np.abs(_all_signs(n) @ values) >= observed))
-    rng = np.random.default_rng(seed)
-    extreme, left = 1, NUM_FLIPS
+        return np.asarray(np.mean(np.abs(_all_signs(n) @ samples) >= observed, axis=0))
+    rng = np.random.default_rng(n)
+    extreme, left = np.ones(samples.shape[1]), NUM_FLIPS
     while left:
-        size = min(left, max(1, BATCH_VALUES // n))
+        size = min(left, max(1, BATCH_VALUES // max(samples.shape)))
         signs = 1.0 - 2.0 * rng.integers(0, 2, (size, n), dtype="int8")
-        extreme += int(np.sum(np.abs(signs @ values) >= observed))
+        extreme += np.sum(np.abs(signs @ samples) >= observed, axis=0)
         left -= size
-    return extreme / (NUM_FLIPS + 1)
+    return np.asarray(extreme / (NUM_FLIPS + 1))
 
 
 @lru_cache(maxsize=4)
@@ -98,9 +118,9 @@ def with_tests(table: Table, per_seed: Table, value: str) -> pd.DataFrame:
     keys = list(zip(frame["comparison"], frame["model"], frame["task"], strict=True))
     sizes = [len(samples.get(key, ())) for key in keys]
     reachable = np.array([smallest_p(n) if n else np.nan for n in sizes])
-    p_values = [
-        sign_flip_test(samples[key]) if smallest < ALPHA else np.nan for key, smallest in zip(keys, reachable, strict=True)
-    ]
-    tested = frame.assign(p_smallest=reachable, p=np.array(p_values, dtype="float64"))
+    testable = np.flatnonzero(reachable < ALPHA)
+    p_values = np.full(len(keys), np.nan)
+    p_values[testable] = sign_flip_tests([samples[keys[number]] for number in testable])
+    tested = frame.assign(p_smallest=reachable, p=p_values)
     corrected = tested.groupby("comparison")["p"].transform(lambda p: holm(p.to_numpy()))
     return tested.assign(p_holm=corrected.astype("float64"))

@@ -99,6 +99,7 @@ def test_the_tested_statistic_changes_only_its_sign_when_curves_are_swapped(ipr:
     assert antisymmetric(np.array([swapped]))[0] == pytest.approx(-antisymmetric(np.array([ipr]))[0], abs=1e-9)
 
 
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_holm_equals_statsmodels(p_values: list[float]) -> None:
     expected = multipletests(p_values, method="holm")[1]
