@@ -123,8 +123,8 @@ def _ending(rng: Random, world: World, scene: Scene) -> Pair:
 def _sense(rng: Random, world: World, scene: Scene) -> Pair:
     same = rng.random() < 0.5
     senses = world.senses(rng, "text", same=same)
-    texts = " ".join(sentence(tell_sense(rng, scene, senses, which)) for which in (0, 1))
-    return f"{texts} Is {senses.word} used in one sense here?", "yes" if same else "no"
+    one, two = (sentence(tell_sense(rng, scene, senses, which)) for which in (0, 1))
+    return f"One: {one} Two: {two} Is {senses.word} used in one sense here?", "yes" if same else "no"
 
 
 def _topic(rng: Random, world: World, scene: Scene) -> Pair:
@@ -141,7 +141,7 @@ FAMILIES: dict[str, tuple[Family, int]] = {
     "opinion": (_opinion, 2),
     "quality": (_quality, 2),
     "reading": (_reading, 4),
-    "sense": (_sense, 3),
+    "sense": (_sense, 5),
     "success": (_success, 2),
     "topic": (_topic, 1),
     "where": (_where, 1),

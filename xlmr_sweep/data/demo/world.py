@@ -24,7 +24,7 @@ NUM_GROUPS = 3
 
 Item = TypeVar("Item")
 
-USUAL = 0.8
+USUAL = 0.9
 """Share of the pairs of one sense that show a word's usual sense."""
 
 Split = Literal["validation", "train", "text"]
