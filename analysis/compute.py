@@ -122,7 +122,8 @@ def compute_table(pretraining_table: Table, hours: Table) -> pd.DataFrame:
     costs = as_frame(hours)
     kinds = {"instruct": costs[costs["stage"] == "instruct"], "finetune": costs[costs["stage"] != "instruct"]}
     table = as_frame(pretraining_table)[["model", "num_parameters", "tokens_seen", "pretraining_flops"]]
-    table = pd.DataFrame({"model": list(dict.fromkeys([*table["model"], *costs["model"]]))}).merge(table, how="left")
+    names = pd.Series(list(dict.fromkeys([*table["model"], *costs["model"]])), dtype="str", name="model")
+    table = names.to_frame().merge(table.astype({"model": "str"}), how="left")
     for kind, part in kinds.items():
         sums = part.groupby("model")[["gpu_hours", "process_hours"]].sum(min_count=1)
         table = table.merge(sums.add_prefix(f"{kind}_"), left_on="model", right_index=True, how="left")

@@ -1,0 +1,94 @@
+"""Data efficiency, seed spread, overlap with the mixture, and the summary in words: all by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.artifacts import Artifacts
+from analysis.curves import curves
+from analysis.derive import derive
+from analysis.display import decimal, interval, p_value, power
+from analysis.efficiency import data_efficiency, seed_spread
+from analysis.options import Options
+from analysis.overlap import ipr_by_overlap, mixture_overlap
+from analysis.summary import summary
+from analysis.tables import from_table
+from xlmr_sweep.study import Study
+
+
+def test_examples_needed_are_interpolated_on_the_monotone_curve(table_of: Callable[..., pd.DataFrame]) -> None:
+    table = table_of(
+        {
+            ("m", "prompted", "t"): {8: [0.5], 16: [0.6], 32: [0.58]},
+            ("m", "instructed", "t"): {8: [0.55], 16: [0.65], 32: [0.7]},
+            ("m", "baseline", "t"): {8: [0.4], 16: [0.45], 32: [0.5]},
+        }
+    )
+    found = data_efficiency(curves(table)).set_index("paradigm")
+    assert found["target_score"].tolist() == [0.6] * 3
+    assert found.loc["prompted", "examples_needed"] == 16
+    assert found.loc["instructed", "examples_needed"] == pytest.approx(12)
+    assert np.isnan(found.loc["baseline", "examples_needed"])
+
+
+def test_a_score_that_the_smallest_size_reaches_needs_no_more(table_of: Callable[..., pd.DataFrame]) -> None:
+    table = table_of({("m", "prompted", "t"): {8: [0.5], 16: [0.6]}, ("m", "instructed", "t"): {8: [0.9], 16: [0.9]}})
+    found = data_efficiency(curves(table)).set_index("paradigm")
+    assert found.loc["instructed", "examples_needed"] == 8
+
+
+def test_spread_is_the_mean_standard_deviation_over_tasks(table_of: Callable[..., pd.DataFrame]) -> None:
+    table = table_of(
+        {("m", "prompted", "a"): {8: [0.5, 0.6]}, ("m", "prompted", "b"): {8: [0.5, 0.8]}, ("m", "prompted", "c"): {8: [0.5]}}
+    )
+    row = seed_spread(curves(table)).iloc[0]
+    assert row["mean_std"] == pytest.approx((0.1 + 0.3) / 2 / np.sqrt(2))
+    assert (row["max_std"], row["num_tasks"]) == (pytest.approx(0.3 / np.sqrt(2)), 2)
+
+
+def test_overlap_is_known_for_xp3_and_else_only_from_the_reader() -> None:
+    tasks = ["cb", "wic"]
+    study = Study.model_validate({"name": "s", "models": [{"name": "m", "hub": "h/m"}], "sizes": [8], "seeds": [0]})
+    assert mixture_overlap(tasks, study)["overlap"].tolist() == ["held out", "in the mixture"]
+    without = study.replaced(instructions=study.instructions.model_copy(update={"exclude": ("*wic*",)}))
+    assert mixture_overlap(tasks, without)["overlap"].tolist() == ["held out", "not known"]
+    assert mixture_overlap(tasks)["overlap"].tolist() == ["not known"] * 2
+    assert mixture_overlap(tasks, None, ["cb"])["overlap"].tolist() == ["in the mixture", "held out"]
+
+
+def test_only_tasks_of_known_overlap_are_compared(study_table: pd.DataFrame) -> None:
+    derived = derive(from_table(study_table), Artifacts(), Options())
+    assert derived["ipr_by_overlap"].empty
+    cells = ipr_by_overlap(derived["ipr"], mixture_overlap(["cb", "rte"], None, ["cb"]))
+    assert cells.groupby("overlap").size().to_dict() == {"held out": 6, "in the mixture": 6}
+
+
+def test_the_summary_says_who_gains_how_sure_and_what_is_missing(study_table: pd.DataFrame) -> None:
+    results = from_table(study_table.drop(index=[0, 1]))
+    derived = derive(results, Artifacts(), Options())
+    text = summary(derived, ["base", "large"])
+    row = derived["ipr"].query("comparison == 'instructed/prompted' and task == 'average' and model == 'large'").iloc[0]
+    line = next(line for line in text if line.startswith("large: "))
+    assert line.startswith(f"large: {row['mean']:+.1f}% (95% interval {row['ci_low']:.1f} to {row['ci_high']:.1f}, 6 values")
+    assert ("not distinguishable" in line) == (row["p_holm"] >= 0.05)
+    assert text[-1].startswith("106 of 108 planned trials have a result; 2 have not run.")
+    assert any("Table 2" in line and "large" in line for line in text)
+
+
+def test_a_summary_of_nothing_says_only_what_is_missing(study_table: pd.DataFrame) -> None:
+    results = from_table(study_table[study_table["paradigm"] == "prompted"])
+    assert summary(derive(results, Artifacts(), Options()), ["base"]) == ["All 36 planned trials have a result."]
+
+
+def test_numbers_are_shown_without_a_sign_on_zero_and_missing_ones_as_a_dash() -> None:
+    assert decimal(1)(-0.04) == "0.0"
+    assert decimal(1)(float("nan")) == "–"
+    assert interval(-0.01, 2.345) == "0.0 to 2.3"
+    assert power(1.47e16) == "1.47 × 10¹⁶"
+    assert power(8192) == "8,192"
+    assert p_value(0.00001) == "< 0.0001"
+    assert p_value(0.0312) == "0.031"

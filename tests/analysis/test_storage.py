@@ -1,0 +1,167 @@
+"""The report on a real storage folder: records, failures, predictions and manifests as the library writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+from typer.testing import CliRunner
+
+from analysis.artifacts import artifacts
+from analysis.provenance import deviations
+from analysis.report import app, build_report
+from analysis.tables import load
+from xlmr_sweep.identity import mixture_name, recipe_folder_name
+from xlmr_sweep.plan import expand
+from xlmr_sweep.records import write_failure, write_record, write_study
+from xlmr_sweep.storage import Storage
+from xlmr_sweep.study import Study
+
+NUM_EVAL = 56
+
+
+@pytest.fixture
+def study() -> Study:
+    return Study.model_validate(
+        {
+            "name": "small",
+            "models": [{"name": "base", "hub": "FacebookAI/xlm-roberta-base"}],
+            "tasks": ["cb", "wic"],
+            "sizes": [8, 32],
+            "seeds": [0, 1, 2],
+        }
+    )
+
+
+@pytest.fixture
+def storage(study: Study, tmp_path: Path) -> Storage:
+    """36 planned trials: one failed, one never ran, 34 have records and predictions."""
+    storage = Storage(tmp_path / "runs")
+    write_study(storage, study)
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 2, NUM_EVAL)
+    for number, trial in enumerate(expand(study)):
+        if number == 5:
+            error: dict[str, Any] = {"error_class": "DivergedError", "message": "loss is nan", "traceback": "…", "host": "a"}
+            write_failure(storage, trial, {**error, "attempt": 1, "time": "2026-01-01"})
+        if number in (5, 6):
+            continue
+        right = rng.random(NUM_EVAL) < 0.6
+        record = {
+            **trial.as_dict(),
+            "score": float(right.mean()),
+            "metric": "accuracy",
+            "num_eval": NUM_EVAL,
+            "total_time_s": 36.0,
+        }
+        record |= {"num_gpus": 1.0, "num_ranks": 1, "device": "cuda", "version_torch": "2.13.0", "git_commit": "abc"}
+        write_record(storage, {**record, "spec": {}, "resolved": {}})
+        columns = {
+            "example_id": [str(i) for i in range(NUM_EVAL)],
+            "label": label,
+            "prediction": np.where(right, label, 1 - label),
+            "score_0": rng.random(NUM_EVAL),
+        }
+        sink = pa.BufferOutputStream()
+        parquet.write_table(pa.table(columns), sink)
+        storage.write(f"predictions/{trial.trial_id}.parquet", sink.getvalue().to_pybytes())
+    return storage
+
+
+def test_present_failed_and_missing_cells_are_those_of_the_storage(storage: Storage, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["--results", str(tmp_path / "runs")])
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    assert result.stdout.splitlines()[-1] == f"Report: {tmp_path / 'runs' / 'report' / 'index.html'}"
+    counts = pd.read_csv(tmp_path / "runs" / "report" / "completeness.csv")
+    assert counts[["planned", "present", "failed", "missing"]].sum().tolist() == [36, 34, 1, 1]
+    failures = pd.read_csv(tmp_path / "runs" / "report" / "failures.csv")
+    assert failures["error_class"].tolist() == ["DivergedError"]
+    page = (tmp_path / "runs" / "report" / "index.html").read_text()
+    assert "34 of 36 planned trials have a result; 1 failed; 1 have not run." in page
+
+
+def test_predictions_widen_intervals_and_allow_mcnemar(storage: Storage, tmp_path: Path) -> None:
+    paths = build_report(tmp_path / "runs")
+    points = pd.read_csv(paths.csv["curves"])
+    whole = points[points["num_seeds"] == 3]
+    assert set(whole["resampled"]) == {"seeds and examples"}
+    tests = pd.read_csv(paths.csv["mcnemar"])
+    assert set(tests["train_size"]) <= {8, 32}
+    assert len(tests) == 3 * 2 * 3
+    # A prediction file that tells of another score than the record is not used, and the reader is told.
+    trial = load(tmp_path / "runs").rows["trial_id"].iloc[0]
+    name = f"predictions/{trial}.parquet"
+    table = parquet.read_table(pa.BufferReader(storage.read(name))).to_pandas()
+    sink = pa.BufferOutputStream()
+    parquet.write_table(pa.Table.from_pandas(table.assign(prediction=1 - table["prediction"])), sink)
+    storage.write(name, sink.getvalue().to_pybytes())
+    assert build_report(tmp_path / "runs").notes == (
+        "predictions of 1 trials do not give their recorded score or examples and are not used",
+    )
+
+
+def test_a_storage_with_no_result_yet_still_gives_a_report(study: Study, tmp_path: Path) -> None:
+    write_study(Storage(tmp_path / "runs"), study)
+    result = CliRunner().invoke(app, ["--results", str(tmp_path / "runs")])
+    assert result.exit_code == 0
+    assert result.stderr == "note: no trial of 36 planned ones has a result yet\n"
+    ipr = pd.read_csv(tmp_path / "runs" / "report" / "ipr.csv")
+    assert ipr["num_seeds"].sum() == 0
+    assert ipr["mean"].isna().all()
+
+
+def test_damaged_files_are_named(study: Study, storage: Storage, tmp_path: Path) -> None:
+    storage.write("records/0000.json", b"{")
+    notes = build_report(tmp_path / "runs").notes
+    assert notes == ("1 corrupt records are left out: 0000.json",)
+    storage.write("study.json", b"{")
+    result = CliRunner().invoke(app, ["--results", str(tmp_path / "runs")])
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert "study.json: not JSON" in result.stderr
+
+
+def test_manifests_become_figures_hours_and_provenance(study: Study, storage: Storage, tmp_path: Path) -> None:
+    mixture = {"name": "xp3", "fingerprint": "f1f2", "counts": {"read": 9, "after target filter": 7}}
+    mixture |= {"length_histogram": {"edges": [0, 32, 64], "counts": [3, 4]}, "top_targets": [["yes", 5], ["no", 2]]}
+    storage.write_json(f"data/{mixture_name(study)}/manifest.json", mixture)
+    job = {"model": "base", "steps": 10, "tokens": 1e6, "wall_time_s": 1800.0, "num_gpus": 2, "num_ranks": 2, "weights": "w1"}
+    storage.write_json(f"instruct/{recipe_folder_name(study, study.models[0])}/manifest.json", {**job, "loss_curve": [[1, 3.0]]})
+    paths = build_report(tmp_path / "runs")
+    assert pd.read_csv(paths.csv["mixture_targets"])["count"].tolist() == [5, 2]
+    assert pd.read_csv(paths.csv["mixture_lengths"])["samples"].tolist() == [3, 4]
+    hours = pd.read_csv(paths.csv["hours"]).set_index("stage")
+    assert hours.loc["instruct", "gpu_hours"] == pytest.approx(1.0)
+    assert hours.loc["prompted", "gpu_hours"] == pytest.approx(12 * 36 / 3600)
+    facts = pd.read_csv(paths.csv["provenance"]).set_index("what")["value"]
+    assert facts["instruction data"] == "xp3 f1f2"
+    assert facts["instruction-tuned weights of base"] == "w1"
+    assert facts["version of torch"] == "2.13.0"
+
+
+def test_a_damaged_manifest_counts_as_absent(study: Study, storage: Storage, tmp_path: Path) -> None:
+    storage.write(f"data/{mixture_name(study)}/manifest.json", b"not json")
+    assert artifacts(load(tmp_path / "runs")).mixture is None
+    assert build_report(tmp_path / "runs").html.exists()
+
+
+def test_a_storage_is_read_by_uri_too(storage: Storage, tmp_path: Path) -> None:
+    expected = build_report(tmp_path / "runs", tmp_path / "a").csv["ipr"].read_text()
+    found = build_report((tmp_path / "runs").as_uri(), tmp_path / "b").csv["ipr"].read_text()
+    assert found == expected
+
+
+def test_deviations_from_the_paper_are_named(study: Study) -> None:
+    found = deviations(study)
+    assert "Tasks: cb, wic; the paper has boolq, cb, copa, rte, wic." in found
+    assert "Training sizes: 8, 32; the paper has 2, 4, 8, 16, 32, 64, 128." in found
+    assert not any("finetune" in line for line in found)
+    changed = study.replaced(finetune=study.finetune.model_copy(update={"learning_rate": 5e-5, "steps": 100}))
+    assert "finetune.learning_rate: 5e-05; the paper has 1e-05." in deviations(changed)
+    assert "finetune.steps: 100; the paper has more than 300." in deviations(changed)
