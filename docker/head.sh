@@ -1,11 +1,17 @@
 #!/usr/bin/env bash
-# Starts the head of the cluster, waits for the other nodes, and runs the study on it.
+# Starts the head of the cluster, waits for the other nodes, and runs the study on it; ends the head with the study.
 #   NUM_NODES      nodes to wait for, the head among them (default 1)
 #   STUDY_OPTIONS  options of experiments/run_grid.py
 #   RAY_OPTIONS    further options of `ray start`, such as --num-cpus 4
 set -euo pipefail
 cd "$(dirname "$0")/.."
-ray start --head --port "${RAY_PORT:-6379}" --dashboard-host "${DASHBOARD_HOST:-127.0.0.1}" --disable-usage-stats ${RAY_OPTIONS:-}
-trap 'ray stop --grace-period 10 > /dev/null' EXIT
+port="${RAY_PORT:-6379}"
+export RAY_ADDRESS="127.0.0.1:$port"
+ray start --head --port "$port" --dashboard-host "${DASHBOARD_HOST:-127.0.0.1}" --disable-usage-stats --block ${RAY_OPTIONS:-} &
+head=$!
+# --block ends the head's own processes with it; `ray stop` would end every Ray on the machine.
+trap 'kill "$head" 2> /dev/null; wait "$head" || true' EXIT
 python docker/wait_for_nodes.py "${NUM_NODES:-1}"
-python experiments/run_grid.py --address auto ${STUDY_OPTIONS:-}
+status=0
+python experiments/run_grid.py --address auto ${STUDY_OPTIONS:-} || status=$?
+exit "$status"

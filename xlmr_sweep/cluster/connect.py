@@ -54,6 +54,8 @@ def _start_local(num_cpus: float | None) -> ray.RayContext:
     cpus = num_cpus if num_cpus is not None else len(os.sched_getaffinity(0))
     os.environ.pop("RAY_ADDRESS", None)
     return ray.init(
+        # Without an address Ray would join a cluster that happens to run here.
+        address="local",
         num_cpus=int(cpus) if cpus >= 1 else 1,
         include_dashboard=True,
         dashboard_host="127.0.0.1",
@@ -84,6 +86,8 @@ def find_cluster() -> str:
     """
     from ray._private.services import canonicalize_bootstrap_address
 
+    if os.environ.get("RAY_ADDRESS"):
+        return os.environ["RAY_ADDRESS"]
     try:
         found = canonicalize_bootstrap_address("auto")
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -1,0 +1,140 @@
+"""A cluster of two nodes by docker/'s own commands, with a token and logical GPUs: fractions, gangs, `--address auto`."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from builders import make_encoder, make_superglue
+
+ROOT = Path(__file__).parents[2]
+GRID = "experiments/run_grid.py"
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def write_study(folder: Path) -> Path:
+    make_superglue(folder / "superglue", ("copa",))
+    make_encoder(folder / "encoder")
+    make_encoder(folder / "other", seed=1)
+    study = {
+        "name": "gangs",
+        "models": [
+            {"name": "shared", "folder": "encoder", "gpus": "1/2", "cpus": 0.5},
+            {"name": "wide", "folder": "other", "gpus": 2, "cpus": 0.5},
+        ],
+        "paradigms": ["baseline", "prompted"],
+        "tasks": ["copa"],
+        "sizes": [4],
+        "seeds": [0, 1],
+        "data": {"source": "folder", "folder": "superglue"},
+        "finetune": {"steps": 4, "batch_size": 4, "learning_rate": 1e-3, "max_length": 64, "precision": "fp32"},
+        "cluster": {"gpus": 2},
+    }
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
+    return path
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+    return port
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts a shell file of docker/ with its own environment; ends its process group after the test."""
+    token = tmp_path / "token"
+    token.write_text(secrets.token_hex(32))
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(name: str, **variables: str) -> subprocess.Popen[str]:
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+        environment = {**os.environ, "PATH": path, "COLUMNS": "200", **auth, **variables}
+        log = (tmp_path / f"{name}.log").open("w")
+        started.append(
+            subprocess.Popen(
+                ["bash", f"docker/{name}"], cwd=ROOT, stdout=log, stderr=log, env=environment, start_new_session=True, text=True
+            )
+        )
+        return started[-1]
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+    for process in started:
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_the_containers_commands_run_a_study_of_fractions_and_gangs(
+    tmp_path: Path, shell: Callable[..., subprocess.Popen[str]], run: Callable[..., tuple[int, str]]
+) -> None:
+    study = write_study(tmp_path)
+    port = free_port()
+    storage = tmp_path / "runs"
+    head = shell(
+        "head.sh",
+        RAY_PORT=str(port),
+        NUM_NODES="2",
+        RAY_OPTIONS="--num-cpus 2 --num-gpus 2 --include-dashboard false",
+        STUDY_OPTIONS=f"--study {study} --storage {storage}",
+    )
+    time.sleep(8)
+    shell("worker.sh", HEAD_ADDRESS=f"127.0.0.1:{port}", RAY_OPTIONS="--num-cpus 1 --num-gpus 1", ATTEMPTS="30")
+
+    # While the cluster is up: a driver without the token is told so.
+    wrong = tmp_path / "wrong"
+    wrong.write_text("0" * 64)
+    deadline = time.monotonic() + 200
+    while not (storage / "records").is_dir() and head.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.5)
+    options = ["--study", str(study), "--storage", str(tmp_path / "elsewhere"), "--address", f"127.0.0.1:{port}"]
+    if head.poll() is None:
+        status, output = run(GRID, *options, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(wrong), timeout=120)
+        assert status == 2, output
+        assert "Error: --address" in output
+        assert "token" in output
+        assert not (tmp_path / "elsewhere" / "records").exists()
+
+    assert head.wait(300) == 0, (tmp_path / "head.sh.log").read_text()
+    table: Any = pd.read_parquet(storage / "results.parquet").set_index(["model", "paradigm", "seed"])
+    assert len(table) == 8
+    assert set(table.loc["wide"]["num_ranks"]) == {2}
+    assert set(table.loc["wide"]["num_gpus"]) == {2.0}
+    assert set(table.loc["shared"]["num_gpus"]) == {0.5}
+    assert "8 of 8 trials have a record" in (tmp_path / "head.sh.log").read_text()
+
+
+def test_an_address_where_nobody_answers_is_said_within_seconds(tmp_path: Path, run: Callable[..., tuple[int, str]]) -> None:
+    study = write_study(tmp_path)
+    port = free_port()
+    began = time.monotonic()
+    status, output = run(GRID, "--study", str(study), "--storage", str(tmp_path / "runs"), "--address", f"127.0.0.1:{port}")
+    assert status == 2
+    assert f"Error: --address 127.0.0.1:{port}: nobody answers" in output
+    assert time.monotonic() - began < 90
+
+
+def test_a_ray_without_the_gpus_of_the_study_is_refused(tmp_path: Path, run: Callable[..., tuple[int, str]]) -> None:
+    study = write_study(tmp_path)
+    status, output = run(GRID, "--study", str(study), "--storage", str(tmp_path / "runs"))
+    assert status == 2, output
+    assert "cluster.gpus: study gangs expects 2 GPUs and the cluster has none" in output
+    assert not (tmp_path / "runs" / "records").exists()
