@@ -47,10 +47,13 @@ class ProgressDisplay:
         self._lock = threading.Lock()
         self._bars: Progress | None = None
         self._num_open = 0
+        self.durations_s: dict[str, float] = {}
+        """How long each step took that has ended, in the order of their ends."""
 
     @contextmanager
     def step(self, name: str, total: float | None = None) -> Iterator[Step]:
         """Shows one step for as long as the block runs."""
+        began = time.monotonic()
         if self.console.is_terminal:
             with self._bar(name, total) as bar:
                 yield bar
@@ -58,6 +61,7 @@ class ProgressDisplay:
             line = _Lines(self.console, name, total)
             yield line
             line.close()
+        self.durations_s[name] = time.monotonic() - began
 
     @contextmanager
     def _bar(self, name: str, total: float | None) -> Iterator[Step]:

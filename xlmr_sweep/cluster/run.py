@@ -5,6 +5,7 @@ In: a study, its storage, the trials of this command, an address. Out: records, 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,12 +61,14 @@ def run_pending(
     check_models(study, storage, pending)
     if models_to_instruct(study, storage, pending):
         prepare_instructions(study, storage, display)
+    began = time.monotonic()
     with connected(address, study.cluster.cpus) as dashboard:
         cluster = nodes()
         to_instruct = models_to_instruct(study, storage, pending)
         names = list(dict.fromkeys(trial.model for trial in pending))
         check_fits(study, [] if only_instruct else names, cluster, instruct=to_instruct)
         check_storage_on_nodes(storage)
+        started = time.monotonic()
         if dashboard:
             console.print(f"Ray dashboard: http://{dashboard}", highlight=False)
         to_pretrain = models_to_pretrain(study, storage, pending)
@@ -73,11 +76,14 @@ def run_pending(
             pretrain_models(study, storage, to_pretrain, display)
         has_gpus = any(node.gpus for node in cluster)
         broken = instruct_models(study, storage, to_instruct, display, has_gpus=has_gpus) if to_instruct else {}
+        display.durations_s["starting Ray"] = started - began
         tally = Tally()
         ready = _without_weights(storage, pending, broken, tally, console)
         if not only_instruct and ready:
             widths = {name: trial_width(study.model(name), has_gpus) for name in names}
             _run_trials(study, storage, ready, widths, cluster, display, tally)
+    spent = ", ".join(f"{name.lower()} {seconds:.0f} s" for name, seconds in display.durations_s.items() if seconds >= 0.5)
+    console.print(f"Where the time went: {spent}", soft_wrap=True, highlight=False)
     return tally
 
 
