@@ -180,3 +180,15 @@ def test_widths_follow_the_declared_share() -> None:
     assert num_fitting(widths["xlmr-base"], [Node(64, 8)]) == 32
     assert num_fitting(widths["xlmr-base"], [Node(8, 8)]) == 8
     assert trial_width(paper.models[3], has_gpus=False) == Width(1, 0, 1)
+
+
+def test_a_node_that_cannot_write_or_does_not_see_the_storage_says_so(tmp_path: Path) -> None:
+    from xlmr_sweep.cluster.jobs import _check_node
+
+    check = _check_node._function
+    (tmp_path / "file").write_text("")
+    assert "cannot be written on" in check(str(tmp_path / "file" / "x"), "tmp/seen")
+    assert "does not hold what the driver wrote; use a folder or URI that all nodes share" in check(str(tmp_path), "tmp/seen")
+    (tmp_path / "tmp").mkdir(exist_ok=True)
+    (tmp_path / "tmp" / "seen").write_text("driver")
+    assert check(str(tmp_path), "tmp/seen") == ""

@@ -1,0 +1,67 @@
+"""Progress: quiet on a pipe, bars on a terminal, the end always said."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from xlmr_sweep.progress import ProgressDisplay, ProgressFile, follow_progress
+from xlmr_sweep.storage import Storage
+
+
+def pipe() -> tuple[Console, io.StringIO]:
+    stream = io.StringIO()
+    return Console(file=stream, width=200), stream
+
+
+def test_on_a_pipe_a_step_says_one_line_at_its_end() -> None:
+    console, stream = pipe()
+    with ProgressDisplay(console).step("Trials", 300) as step:
+        for done in range(301):
+            step.update(done)
+    assert stream.getvalue().startswith("Trials: 300 of 300 in 0.")
+    assert stream.getvalue().count("\n") == 1
+
+
+def test_a_long_step_says_where_it_is_and_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    console, stream = pipe()
+    now = [100.0]
+    monkeypatch.setattr("xlmr_sweep.progress.time.monotonic", lambda: now[0])
+    with ProgressDisplay(console).step("Trials", 40) as step:
+        for done in (10, 20):
+            now[0] += 61
+            step.update(done)
+    assert stream.getvalue().splitlines()[:2] == ["Trials: 10 of 40 , about 183 s left", "Trials: 20 of 40 , about 122 s left"]
+
+
+def test_on_a_terminal_there_is_a_bar() -> None:
+    stream = io.StringIO()
+    display = ProgressDisplay(Console(file=stream, force_terminal=True, width=120))
+    with display.step("Trials", 3) as step, display.step("Weights", 2) as other:
+        step.update(2, note="a trial")
+        other.update(1)
+    assert "2/3" in stream.getvalue()
+    assert "1/2" in stream.getvalue()
+    assert list(display.durations_s) == ["Weights", "Trials"]
+
+
+def test_the_driver_follows_a_job_on_another_node(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    seen: list[tuple[float, float | None]] = []
+
+    class Step:
+        def update(self, done: float, total: float | None = None, note: str = "") -> None:
+            seen.append((done, total))
+
+    with follow_progress(storage, {"instruct/a": Step()}):
+        job = ProgressFile(storage, "instruct/a")
+        job.update(1, 50)
+        job.update(2, 50)
+        time.sleep(1.3)
+        job.update(50, 50)
+    assert seen[0] == (1, 50)
+    assert seen[-1] == (50, 50)
