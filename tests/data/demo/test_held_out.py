@@ -62,7 +62,7 @@ def test_the_check_would_see_a_leak() -> None:
     leaked = "Kim says that Anna has the red ball. Tom was hungry on Monday."
     assert ("Anna", "red", "ball") in facts_of(leaked)
     assert ("Tom", "was hungry", "Monday") in facts_of(leaked)
-    assert ("bat", "lion", "team") in facts_of("The bat was next to the team. Tom drew a bat and a lion.")
+    assert ("band", "song", "team") in facts_of("The band was next to the team. Tom drew a band and a song.")
 
 
 def test_the_world_differs_between_seeds_and_its_words_do_not() -> None:
