@@ -28,6 +28,8 @@ from xlmr_sweep.modeling.export import config_text, empty_model, weights_hash, w
 from xlmr_sweep.modeling.fsdp import World, local_gradients, shard_model, transformer_layers, whole_weights
 
 PAD, MASK, VOCABULARY = 1, 4, 83
+LIKE_TINY, LIKE_BASE, LIKE_XL = (10**6, 10**6), (0, 10**6), (0, 0)
+"""Limits that make the tiny model one group, groups that stay gathered, or groups that are given back after each pass."""
 SETTINGS = TrainSettings(1e-3, 0.01, 0.2, "linear", 1.0, "fp32", 0, 1, max_tokens=4096)
 
 
@@ -268,7 +270,7 @@ def test_weights_folder_loads_in_transformers_and_its_hash_ignores_the_split(tmp
     assert weights_hash(tmp_path / "other") != digest
 
 
-def _rank(rank: int, size: int, folder: Path, most_in_one_group: int, options: dict[str, Any]) -> None:
+def _rank(rank: int, size: int, folder: Path, limits: tuple[int, int], options: dict[str, Any]) -> None:
     """One rank: trains, and leaves whole weights, its counts and its share of memory behind."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store-{size}", rank=rank, world_size=size)
@@ -276,7 +278,7 @@ def _rank(rank: int, size: int, folder: Path, most_in_one_group: int, options: d
     config = json.loads((folder / "config.json").read_text())
     model = tiny(**options) if rank == 0 else empty_model(config)
     root = MaskedLMLoss(model)
-    fsdp.ONE_GROUP_PARAMETERS = most_in_one_group
+    fsdp.ONE_GROUP_PARAMETERS, fsdp.GATHERED_PARAMETERS = limits
     shard_model(root, world, "fp32")
     run = Run(root, Rows(), replace(SETTINGS, clip=0.5, max_tokens=80), world)
     if (folder / "resume").is_dir():
@@ -305,7 +307,7 @@ def train_on_ranks(
     context.set_forkserver_preload(["transformers", "xlmr_sweep.checkpoint", "torch.distributed.fsdp", "test_mlm"])
     (folder / "config.json").write_text(json.dumps(config_text(tiny(**options))))
     (folder / f"store-{size}").unlink(missing_ok=True)
-    ranks = [context.Process(target=_rank, args=(rank, size, folder, most_in_one_group, options)) for rank in range(size)]
+    ranks = [context.Process(target=_rank, args=(rank, size, folder, limits, options)) for rank in range(size)]
     for process in ranks:
         process.start()
     for process in ranks:
@@ -318,13 +320,18 @@ def train_on_ranks(
 @pytest.mark.ranks
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("size", "family", "most_in_one_group"),
-    [(2, "xlm-roberta", 0), (2, "xlm-roberta", 10**6), (8, "xlm-roberta", 0), (2, "modernbert", 0)],
+    ("size", "family", "limits"),
+    [
+        (2, "xlm-roberta", LIKE_TINY),
+        (2, "xlm-roberta-xl", LIKE_XL),
+        (8, "xlm-roberta", LIKE_BASE),
+        (2, "modernbert", LIKE_BASE),
+    ],
 )
-def test_fsdp_equals_one_process(size: int, family: str, most_in_one_group: int, tmp_path: Path) -> None:
+def test_fsdp_equals_one_process(size: int, family: str, limits: tuple[int, int], tmp_path: Path) -> None:
     model = tiny(family)
     alone = run_of(model, clip=0.5).train()
-    weights, counts = train_on_ranks(size, tmp_path, most_in_one_group, family=family)
+    weights, counts = train_on_ranks(size, tmp_path, limits, family=family)
     assert counts["tokens"] == alone.tokens
     assert [loss for _, loss in counts["curve"]] == pytest.approx([loss for _, loss in alone.loss_curve], rel=1e-5)
     expected = dict(model.named_parameters(remove_duplicate=False))

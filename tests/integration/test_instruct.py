@@ -67,16 +67,16 @@ def study_of(inputs: Path, **recipe: Any) -> Study:
 def cluster() -> Iterator[None]:
     import ray
 
-    ray.init(num_cpus=2, num_gpus=0, object_store_memory=100 * 2**20, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, num_gpus=0, object_store_memory=100 * 2**20, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
 
-def instruct(study: Study, storage: Storage) -> dict[str, Any]:
+def instruct(study: Study, storage: Storage, num_ranks: int = 2) -> dict[str, Any]:
     from xlmr_sweep.instruct import run_instruct
 
     prepare_mixture(study, storage)
-    return run_instruct(study, "m", storage, num_ranks=2, use_gpu=False)
+    return run_instruct(study, "m", storage, num_ranks=num_ranks, use_gpu=False)
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +206,7 @@ from xlmr_sweep.instruct import run_instruct
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study
 
-ray.init(num_cpus=2, num_gpus=0, object_store_memory=100 * 2**20, include_dashboard=False, log_to_driver=False)
+ray.init("local", num_cpus=2, num_gpus=0, object_store_memory=100 * 2**20, include_dashboard=False, log_to_driver=False)
 study = Study.model_validate_json(sys.stdin.read())
 run_instruct(study, "m", Storage(sys.argv[1]), num_ranks=2, use_gpu=False)
 ray.shutdown()
@@ -238,11 +238,11 @@ def test_killed_driver_and_the_same_call_again_end_with_the_same_bits(
 def test_diverged_job_names_the_step_and_is_not_tried_again(inputs: Path, cluster: None, tmp_path: Path) -> None:
     study, storage = study_of(inputs, learning_rate=1e38, clip=1e38), Storage(tmp_path / "runs")
     with pytest.raises(DivergedError, match=r"step \d+: loss nan"):
-        instruct(study, storage)
+        instruct(study, storage, num_ranks=1)
     folder = f"instruct/{recipe_folder_name(study, study.model('m'))}"
     assert not storage.exists(f"{folder}/manifest.json")
     log = storage.read(f"logs/{folder.replace('/', '-')}.log").decode()
-    assert log.count("2 ranks on cpu") == 1
+    assert log.count("1 ranks on cpu") == 1
     assert "DivergedError" in log
 
 
@@ -256,7 +256,7 @@ def test_model_that_does_not_load_is_one_clear_error(inputs: Path, cluster: None
     weights.write_bytes(weights.read_bytes()[:-100])
     broken = study_of(tmp_path / "inputs")
     with pytest.raises(StudyError, match=r"model m: "):
-        instruct(broken, storage)
+        instruct(broken, storage, num_ranks=1)
 
 
 def test_missing_mixture_is_said_before_anything_starts(inputs: Path, tmp_path: Path) -> None:
