@@ -100,12 +100,16 @@ def instruct_models(
             for name in names
         }
         stack.enter_context(follow_progress(storage, steps))
-        with ThreadPoolExecutor(max(1, len(names))) as pool:
-            jobs = {name: pool.submit(job, name) for name in names}
+        pool = ThreadPoolExecutor(max(1, len(names)))
+        jobs = {name: pool.submit(job, name) for name in names}
+        try:
             for name, future in jobs.items():
                 try:
                     future.result()
                 except Exception as error:
                     # One model's failure must not cost the other models their trials.
                     failed[name] = error
+        finally:
+            # Not waited for: after Ctrl-C a job's thread still polls a Ray that is about to end.
+            pool.shutdown(wait=False, cancel_futures=True)
     return failed
