@@ -119,7 +119,20 @@ def test_a_seed_with_another_range_than_its_cell_is_left_out_and_counted() -> No
     assert (odd["num_seeds"], odd["num_left_out"], odd["size_high"]) == (2, 1, 16)
 
 
+def test_the_range_of_most_seeds_is_the_cells() -> None:
+    odd = cell(two_seeds({("prompted", 1): (16,), ("prompted", 2): (16,)}))
+    assert (odd["num_seeds"], odd["num_left_out"], odd["size_high"]) == (2, 1, 8)
+
+
+def test_seeds_with_one_common_size_have_no_say_in_the_cells_range() -> None:
+    odd = cell(two_seeds({("prompted", 1): (4, 8, 16), ("prompted", 2): (4, 8, 16)}))
+    assert (odd["num_seeds"], odd["num_left_out"], odd["size_low"], odd["size_high"]) == (1, 2, 2, 16)
+
+
 def test_on_a_tie_the_wider_range_is_the_cells() -> None:
+    at_the_start = two_seeds({("prompted", 2): (2,)})
+    start = cell(at_the_start[at_the_start["seed"] != 0])
+    assert (start["num_seeds"], start["num_left_out"], start["size_low"]) == (1, 1, 2)
     table = two_seeds({("prompted", 2): (16,)})
     table = table[table["seed"] != 0]
     assert (cell(table)["num_seeds"], cell(table)["num_left_out"], cell(table)["size_high"]) == (1, 1, 16)

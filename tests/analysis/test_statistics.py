@@ -52,7 +52,8 @@ def test_a_pooled_interval_resamples_seeds_inside_each_task() -> None:
 
 
 def test_an_interval_of_a_cell_does_not_depend_on_other_cells() -> None:
-    small, large = values_of({"a": [1.0, 2.0, 4.0]}), values_of({"a": [1.0, 2.0, 4.0], "b": [5.0, 5.5, 9.0]})
+    sample = [1.0, 2.0, 4.0, 4.5, 5.1, 7.3, 8.8, 9.9]
+    small, large = values_of({"a": sample}), values_of({"A": [5.0, 5.5, 9.0], "a": sample})
     intervals = [with_intervals(pooled(v, "ipr"), v, "ipr").set_index("task").loc["a", "ci_low"] for v in (small, large)]
     assert intervals[0] == intervals[1]
 
