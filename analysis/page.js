@@ -26,6 +26,8 @@
   }
 
   function passes(chosen, labels) {
+    const both = labels && labels.paradigms ? labels.paradigms.split(" ") : [];
+    if (!both.every((name) => passes(chosen, { paradigm: name }))) return false;
     return KEYS.every((key) => {
       const value = labels ? labels[key] : undefined;
       return value === undefined || !chosen[`${key}Known`].has(value) || chosen[key].has(value);
@@ -101,7 +103,7 @@
 
   function update() {
     const chosen = selected();
-    for (const node of document.querySelectorAll("main [data-model], main [data-task], main [data-paradigm]")) {
+    for (const node of document.querySelectorAll("main :is([data-model], [data-task], [data-paradigm], [data-paradigms])")) {
       node.classList.toggle("filtered", !passes(chosen, node.dataset));
     }
     const drawn = [...document.querySelectorAll(".figure[data-drawn]")];

@@ -34,10 +34,10 @@ class Block:
     name: str = ""
     """Name of the figure's image files, unique on the page."""
     scope: dict[str, str] = field(default_factory=dict)
-    """What the whole block shows one of, for the filters: such as {"task": "cb"}."""
+    """What the whole block shows one of, for the filters: such as {"task": "cb"}; `paradigms` holds two, by a space."""
     shown: pd.DataFrame | None = None
-    """A table of text as it is displayed. Columns `model`, `task` and `paradigm` make its rows filterable, and columns
-    named like a task or model follow that filter."""
+    """A table of text as it is displayed. Columns `model`, `task`, `paradigm` and `comparison` make its rows filterable, and
+    columns named like a task or model follow that filter."""
     csv: str = ""
     """Name of the table, without `.csv`, that the figure or table shows."""
     folded: bool = False
@@ -82,7 +82,8 @@ def render(page: Page, csv_texts: dict[str, str]) -> str:
     """
     folder = Path(__file__).parent
     environment = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    links = {name: _csv_link(name, text) for name, text in csv_texts.items()}
+    linked = {block.csv for section in page.sections for block in section.blocks if block.csv}
+    links = {name: _csv_link(name, csv_texts[name]) for name in linked}
     values = {value: key for key, names in page.filters.items() for value in names}
     return environment.get_template("page.html.jinja").render(
         page=page,

@@ -41,7 +41,7 @@ def _interval_trace(row: pd.DataFrame, model: str, comparison: str, position: in
     return {
         "type": "scatter", "mode": "markers", "x": [model], "y": numbers(row["mean"]), "error_y": error,
         "name": comparison.replace("/", " over "), "legendgroup": comparison, "offsetgroup": comparison, "showlegend": shown,
-        "marker": series_marker(position), "meta": {"model": model},
+        "marker": series_marker(position), "meta": {"model": model, "paradigms": comparison.replace("/", " ")},
         "customdata": [numbers(row.iloc[0][["num_seeds", "num_planned", "ci_low", "ci_high"]])],
         "hovertemplate": "%{x}: %{y:.1f}, 95% interval %{customdata[2]:.1f} to %{customdata[3]:.1f}<br>"
         "%{customdata[0]} of %{customdata[1]} values<extra>%{fullData.name}</extra>",

@@ -39,7 +39,8 @@ def advantage_section(derived: Derived, models: list[str], tasks: list[str]) -> 
             if len(part):
                 title = f"{comparison.replace('/', ' over ')}, {words}"
                 folded = comparison != "instructed/prompted"
-                blocks.append(Block(title, shown=_matrix(part, models, tasks), csv="prompt_advantage", folded=folded))
+                shown, scope = _matrix(part, models, tasks), {"paradigms": comparison.replace("/", " ")}
+                blocks.append(Block(title, scope=scope, shown=shown, csv="prompt_advantage", folded=folded))
     per_seed = there[there["method"] == PER_SEED]
     both = per_seed[(per_seed["comparison"] == "instructed/prompted") & (per_seed["task"] != AVERAGE)]
     if both["mean"].notna().any():

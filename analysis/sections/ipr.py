@@ -23,6 +23,7 @@ def ipr_section(derived: Derived, options: Options, models: list[str], tasks: li
         Block(
             title=name.replace("/", " over "),
             shown=ipr_matrix(table[table["comparison"] == name], models, tasks),
+            scope={"paradigms": name.replace("/", " ")},
             csv="ipr",
         )
         for name in names
