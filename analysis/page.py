@@ -90,7 +90,7 @@ def render(page: Page, csv_texts: dict[str, str]) -> str:
         links=links,
         column_scope=lambda column: values.get(column, ""),
         figure_json=_figure_json,
-        is_text=_is_text,
+        word_columns=_word_columns,
         style=Markup((folder / "page.css").read_text(encoding="utf-8")),
         script=Markup((folder / "page.js").read_text(encoding="utf-8")),
         plotly=Markup(get_plotlyjs()),
@@ -104,9 +104,10 @@ def _csv_link(name: str, text: str) -> str:
     return "data:text/csv;charset=utf-8;base64," + base64.b64encode(data).decode("ascii")
 
 
-def _is_text(column: pd.Series) -> bool:
-    """Whether a column of shown text holds words, which are read from the left, rather than numbers."""
-    return any(str(value)[:1].isalpha() or str(value)[:1] in "/[(“" for value in column.head(3))
+def _word_columns(table: pd.DataFrame) -> set[str]:
+    """Columns of shown text that hold words, which are read from the left, rather than numbers."""
+    first = {str(name): table[name].head(3).astype(str).str[:1] for name in table.columns}
+    return {name for name, letters in first.items() if any(letter.isalpha() or letter in tuple("/[(“") for letter in letters)}
 
 
 def _figure_json(figure: Figure) -> Markup:

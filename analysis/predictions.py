@@ -7,9 +7,9 @@ is computed from predictions must speak of the same scores as the tables.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,8 @@ from analysis.tables import Results
 COLUMNS = ["example_id", "label", "prediction"]
 SCORE_TOLERANCE = 1e-6
 METRICS = ("accuracy", "macro_f1")
+# Of one trial: `example_id`, an array of Arrow or numpy, and `label` and `prediction`, numpy arrays.
+Columns = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -69,15 +71,17 @@ def read_predictions(results: Results) -> tuple[dict[str, TaskPredictions], int]
     return found, left_out
 
 
-def _read(data: bytes) -> Mapping[str, np.ndarray] | None:
+def _read(data: bytes) -> Columns | None:
     try:
-        table = parquet.ParquetFile(io.BytesIO(data)).read(columns=COLUMNS, use_threads=False)
-        return {name: table.column(name).to_numpy() for name in COLUMNS}
+        table = parquet.ParquetFile(pa.BufferReader(data)).read(columns=COLUMNS, use_threads=False)
+        # Ids stay Arrow's: turned into Python strings, those of 1,260 trials would take longer than all else here.
+        columns = {name: table.column(name).to_numpy() for name in COLUMNS[1:]}
+        return {**columns, "example_id": table.column("example_id").combine_chunks()}
     except (pa.ArrowException, KeyError, ValueError):
         return None
 
 
-def task_predictions(trials: pd.DataFrame, tables: Iterable[Mapping[str, np.ndarray] | None]) -> TaskPredictions | None:
+def task_predictions(trials: pd.DataFrame, tables: Iterable[Columns | None]) -> TaskPredictions | None:
     """Returns the aligned predictions of the trials of one task, or None if none can be used.
 
     Args:
@@ -104,22 +108,24 @@ def task_predictions(trials: pd.DataFrame, tables: Iterable[Mapping[str, np.ndar
     return TaskPredictions(used.task, metric, used.trials.loc[right, CELL], labels, matrix[right], num_classes)
 
 
-def _aligned(tables: Iterable[Mapping[str, np.ndarray] | None]) -> Iterator[tuple[int, Mapping[str, np.ndarray]]]:
+def _aligned(tables: Iterable[Columns | None]) -> Iterator[tuple[int, Columns]]:
     """Brings every table into the order of the first one's examples; those with other examples are passed over."""
-    reference: np.ndarray | None = None
+    reference: pa.Array | None = None
     order = np.array([], dtype="int64")
     for position, table in enumerate(tables):
         if table is None or not len(table["label"]):
             continue
-        ids = table["example_id"]
+        ids = pa.array(table["example_id"])
         if reference is None:
-            reference, order = ids, np.argsort(ids)
-        if np.array_equal(ids, reference):
+            reference, order = ids, np.argsort(ids.to_numpy(zero_copy_only=False))
+        if ids.equals(reference):
             yield position, table
-        elif len(ids) == len(reference) and np.array_equal(np.sort(ids), reference[order]):
+        elif len(ids) == len(reference):
+            names, wanted = ids.to_numpy(zero_copy_only=False), reference.to_numpy(zero_copy_only=False)
             place = np.empty(len(ids), dtype="int64")
-            place[order] = np.argsort(ids)
-            yield position, {name: column[place] for name, column in table.items()}
+            place[order] = np.argsort(names)
+            if np.array_equal(names[place], wanted):
+                yield position, {name: table[name][place] for name in COLUMNS[1:]}
 
 
 def scores_of(data: TaskPredictions, weights: np.ndarray | None = None) -> np.ndarray:
