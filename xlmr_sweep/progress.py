@@ -118,7 +118,8 @@ class _Lines:
     def _say(self, note: str) -> None:
         total = f" of {self._total:g}" if self._total is not None else ""
         left = ""
-        if self._total and 0 < self._done < self._total:
+        # The first moments tell of start-up, not of speed.
+        if self._total and 0.02 * self._total <= self._done < self._total:
             seconds = (time.monotonic() - self._start) * (self._total / self._done - 1)
             left = f", about {seconds:.0f} s left"
         self._console.print(f"{self._name}: {self._done:g}{total} {note}{left}", soft_wrap=True, highlight=False)

@@ -5,15 +5,15 @@ In: a study, its storage, a connected Ray. Out: weights in the storage.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from typing import Any
+from contextlib import ExitStack, contextmanager
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from xlmr_sweep.cluster.resources import instruct_width
+from xlmr_sweep.cluster.resources import Node, Width, instruct_width
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.identity import model_folder_name, recipe_folder_name
 from xlmr_sweep.progress import ProgressDisplay, follow_progress
@@ -74,22 +74,52 @@ def _pretrain(study: Study, name: str, storage: Storage) -> None:
     pretrain_demo_model(study, name, storage)
 
 
+class _Room:
+    """What instruction jobs of this command may take of the cluster at the same time."""
+
+    def __init__(self, cluster: Sequence[Node]) -> None:
+        self._cpus = sum(node.cpus for node in cluster)
+        self._gpus = sum(node.gpus for node in cluster)
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, width: Width) -> Iterator[None]:
+        """Waits for room, and gives it back after the block."""
+        with self._changed:
+            self._changed.wait_for(lambda: width.total_cpus <= self._cpus and width.total_gpus <= self._gpus)
+            self._add(width, -1)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._add(width, 1)
+                self._changed.notify_all()
+
+    def _add(self, width: Width, sign: int) -> None:
+        self._cpus += sign * width.total_cpus
+        self._gpus += sign * width.total_gpus
+
+
 def instruct_models(
-    study: Study, storage: Storage, names: Sequence[str], display: ProgressDisplay, *, has_gpus: bool
+    study: Study, storage: Storage, names: Sequence[str], display: ProgressDisplay, cluster: Sequence[Node]
 ) -> dict[str, Exception]:
     """Instruction-tunes models, one `TorchTrainer` job a model.
 
-    Jobs wait for their ranks' resources in the order Ray grants them; each reserves all of its ranks at once, so two jobs
-    never hold half of what they need.
+    As many run at once as the cluster has room for, in the order given. Ray Train gives up on a job whose ranks get no resources
+    within a minute, so a job starts only when its ranks have room.
 
     Returns:
         What failed, by model; the other models' weights are there.
     """
     from xlmr_sweep.instruct import run_instruct
 
-    def job(name: str) -> Any:
+    has_gpus = any(node.gpus for node in cluster)
+    room = _Room(cluster)
+
+    def job(name: str) -> None:
         width = instruct_width(study.model(name), has_gpus)
-        return run_instruct(study, name, storage, num_ranks=width.num_bundles, use_gpu=has_gpus, cpus_per_rank=width.cpus)
+        with room.taken(width):
+            run_instruct(study, name, storage, num_ranks=width.num_bundles, use_gpu=has_gpus, cpus_per_rank=width.cpus)
 
     failed: dict[str, Exception] = {}
     with ExitStack() as stack:

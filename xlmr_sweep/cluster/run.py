@@ -75,7 +75,7 @@ def run_pending(
         if to_pretrain:
             pretrain_models(study, storage, to_pretrain, display)
         has_gpus = any(node.gpus for node in cluster)
-        broken = instruct_models(study, storage, to_instruct, display, has_gpus=has_gpus) if to_instruct else {}
+        broken = instruct_models(study, storage, to_instruct, display, cluster) if to_instruct else {}
         display.durations_s["starting Ray"] = started - began
         tally = Tally()
         ready = _without_weights(storage, pending, broken, tally, console)
