@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from rich.console import Console
+
 from xlmr_sweep.data.examples import check_sizes, prepare_task
 from xlmr_sweep.identity import mixture_name, model_folder_name, recipe_folder_name
 from xlmr_sweep.plan import Trial
@@ -59,8 +61,10 @@ def check_known_sizes(study: Study, trials: Iterable[Trial]) -> None:
                 check_sizes(task, task.num_train, [size])
 
 
-def check_models(study: Study, storage: Storage, trials: Sequence[Trial]) -> None:
+def check_models(study: Study, storage: Storage, trials: Sequence[Trial], console: Console) -> None:
     """Checks that the trials' models load and can say the label words. Models of the demo are made later and always can.
+
+    A masked-LM head that will be made new is said once.
 
     Raises:
         StudyError: naming the model and what is wrong.
@@ -72,7 +76,8 @@ def check_models(study: Study, storage: Storage, trials: Sequence[Trial]) -> Non
         if model.demo is not None:
             continue
         prompted = {trial.task for trial in trials if trial.model == name and trial.paradigm != "baseline"}
-        check_model(base_source(storage, study, model), [study.task(task) for task in sorted(prompted)])
+        if check_model(base_source(storage, study, model), [study.task(task) for task in sorted(prompted)]):
+            console.print(f"Warning: model {name} has no masked-LM head; a new one is made (new_head: true)", highlight=False)
         if model.instructed_folder is not None:
             check_model(ModelSource(name, str(model.instructed_folder)), [])
 

@@ -74,7 +74,8 @@ class ModelSpec(Declared):
     """Runtime. Ranks of the instruction job, each with one GPU where there are GPUs."""
 
     instruct_micro_batch: int = Field(default=16, ge=1)
-    """Runtime. Greatest number of sequences a rank puts through the model at once; the rest is accumulated."""
+    """Runtime. Times `instruct.max_length` it is the greatest number of padded tokens that a rank puts through the model at
+    once, so more short sequences fit than long ones; the rest is accumulated."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -58,7 +58,7 @@ def run_pending(
     display = ProgressDisplay(console)
     if not only_instruct:
         prepare_examples(study, storage, pending, display)
-    check_models(study, storage, pending)
+    check_models(study, storage, pending, console)
     if models_to_instruct(study, storage, pending):
         prepare_instructions(study, storage, display)
     began = time.monotonic()

@@ -7,6 +7,7 @@ run, and `.bin` weights are read weights-only (transformers' own rule).
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -137,8 +138,11 @@ def load_masked_lm(source: ModelSource) -> Any:
     return model.eval()
 
 
-def check_model(source: ModelSource, tasks: Iterable[TaskSpec]) -> None:
+def check_model(source: ModelSource, tasks: Iterable[TaskSpec]) -> bool:
     """Checks, without reading the weights of a folder, that a model can serve a study.
+
+    Returns:
+        Whether a masked-LM head will be made new.
 
     Raises:
         StudyError: if its tokenizer or configuration does not load, a label word is not one token, or the folder's weights
@@ -157,10 +161,11 @@ def check_model(source: ModelSource, tasks: Iterable[TaskSpec]) -> None:
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise StudyError(_cannot_load(source, "masked-LM model", error)) from None
     keys = _weight_names(source)
-    if keys is not None and not source.new_head:
-        heads = tuple(f"{name}." for name, _ in model.named_children() if name != model.base_model_prefix)
-        if not any(key.startswith(heads) for key in keys):
-            raise StudyError(_no_head(source))
+    heads = tuple(f"{name}." for name, _ in model.named_children() if name != model.base_model_prefix)
+    has_head = keys is None or any(key.startswith(heads) for key in keys)
+    if not has_head and not source.new_head:
+        raise StudyError(_no_head(source))
+    return not has_head
 
 
 def _weight_names(source: ModelSource) -> list[str] | None:
@@ -189,6 +194,8 @@ def _check_missing(source: ModelSource, model: Any, missing: Iterable[str]) -> N
         raise StudyError(f"model {source.name}: {source.location} lacks weights of the encoder: {', '.join(encoder[:3])}")
     if set(missing) and not source.new_head:
         raise StudyError(_no_head(source))
+    if set(missing):
+        warnings.warn(f"model {source.name}: {source.location} has no masked-LM head; a new one was made", stacklevel=3)
 
 
 def _no_head(source: ModelSource) -> str:
