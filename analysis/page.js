@@ -78,6 +78,19 @@
     }
   }
 
+  let plotly = null;
+
+  /* Runs the drawing library, once, when the first figure needs it or the browser has nothing else to do. */
+  function loadPlotly() {
+    if (!plotly) {
+      const script = document.createElement("script");
+      script.textContent = document.getElementById("plotly").textContent;
+      document.head.append(script);
+      plotly = Promise.resolve(window.Plotly);
+    }
+    return plotly;
+  }
+
   /* Brings one figure up to date: which traces show, where panels are, which colours text has. */
   function draw(div) {
     const spec = specs.get(div.dataset.name);
@@ -95,7 +108,7 @@
     }
     apply(layout, panelLayout(layout, chosen, div.clientWidth));
     div.style.height = `${layout.height}px`;
-    return Plotly.react(div, spec.data, layout, CONFIG).then(() => {
+    return loadPlotly().then((Plotly) => Plotly.react(div, spec.data, layout, CONFIG)).then(() => {
       div.dataset.drawn = "yes";
       performance.mark(`drawn ${div.dataset.name}`);
     });
@@ -158,6 +171,7 @@
   }, { rootMargin: "300px" });
   for (const div of document.querySelectorAll(".figure")) watcher.observe(div);
   window.report = { draw: () => Promise.all([...document.querySelectorAll(".figure")].filter((d) => d.clientWidth > 0).map(draw)) };
+  (window.requestIdleCallback || window.setTimeout)(loadPlotly);
   root.dataset.ready = "yes";
   performance.mark("ready");
 })();

@@ -26,13 +26,16 @@ def test_examples_needed_are_interpolated_on_the_monotone_curve(table_of: Callab
             ("m", "prompted", "t"): {8: [0.5], 16: [0.6], 32: [0.58]},
             ("m", "instructed", "t"): {8: [0.55], 16: [0.65], 32: [0.7]},
             ("m", "baseline", "t"): {8: [0.4], 16: [0.45], 32: [0.5]},
+            ("m", "dipping", "t"): {8: [0.5], 16: [0.4], 32: [0.7]},
         }
     )
     found = data_efficiency(curves(table)).set_index("paradigm")
-    assert found["target_score"].tolist() == [0.6] * 3
+    assert found["target_score"].tolist() == [0.6] * 4
     assert found.loc["prompted", "examples_needed"] == 16
     assert found.loc["instructed", "examples_needed"] == pytest.approx(12)
     assert np.isnan(found.loc["baseline", "examples_needed"])
+    # Its best so far is 0.5 up to 16 examples, then rises to 0.7 at 32.
+    assert found.loc["dipping", "examples_needed"] == pytest.approx(24)
 
 
 def test_a_score_that_the_smallest_size_reaches_needs_no_more(table_of: Callable[..., pd.DataFrame]) -> None:

@@ -116,13 +116,13 @@ def test_mcnemar_by_hand_at_the_largest_common_size() -> None:
     first[19] = 1  # only the second on 1.
     trials = pd.DataFrame(
         {
-            "model": "m", "paradigm": ["instructed", "prompted", "instructed"], "task": "t", "train_size": [8, 8, 32],
-            "seed": 0,
+            "model": "m", "paradigm": ["instructed", "prompted", "instructed", "prompted", "instructed"], "task": "t",
+            "train_size": [32, 32, 8, 8, 128], "seed": 0,
         }
     )  # fmt: skip
-    data = TaskPredictions("t", "accuracy", trials, labels, np.stack([first, second, labels]), 2)
-    row = mcnemar_table({"t": data}).iloc[0]
-    assert (row["comparison"], row["train_size"]) == ("instructed/prompted", 8)
+    predictions = np.stack([first, second, labels, labels, labels])
+    row = mcnemar_table({"t": TaskPredictions("t", "accuracy", trials, labels, predictions, 2)}).iloc[0]
+    assert (row["comparison"], row["train_size"]) == ("instructed/prompted", 32)
     assert (row["only_first_right"], row["only_second_right"]) == (9, 1)
     assert row["p"] == pytest.approx(stats.binomtest(1, 10).pvalue)
     assert row["p_holm"] == row["p"]
