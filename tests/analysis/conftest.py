@@ -6,6 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 import pytest
+from hypothesis import settings
+
+# How long one example takes says how busy the machine is, and nothing of the code.
+settings.register_profile("unhurried", deadline=None, max_examples=50)
+settings.load_profile("unhurried")
 
 Curves = Mapping[tuple[str, str, str], Mapping[int, Sequence[float]]]
 
