@@ -7,6 +7,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 WORDS = """
 the a cat dog bird river house red green old new sat ran slept near under because so yes no maybe is was it that this question
 does imply first second choice sentence have same meaning in both sentences more likely cause effect or user assistant : . , ? !
@@ -99,4 +101,25 @@ def make_instructions(path: Path, num_rows: int = 60) -> Path:
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def make_study(folder: Path, encoder: Path, **changes: Any) -> Path:
+    """Writes a study of an encoder on CB and COPA with its data; keywords replace or add keys of the file."""
+    make_superglue(folder / "superglue")
+    make_instructions(folder / "instructions.jsonl")
+    study = {
+        "name": "small",
+        "models": [{"name": "tiny", "folder": str(encoder), "instruct_ranks": 2}],
+        "tasks": ["cb", "copa"],
+        "sizes": [4, 8],
+        "seeds": [0, 1],
+        "data": {"source": "folder", "folder": "superglue"},
+        "instructions": {"source": "folder", "folder": "instructions.jsonl"},
+        "instruct": {"max_steps": 3, "global_batch_size": 16, "max_length": 64, "precision": "fp32"},
+        "finetune": {"steps": 4, "batch_size": 4, "learning_rate": 1e-3, "max_length": 64, "precision": "fp32"},
+        "cluster": {"cpus": 2},
+    }
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump({**study, **changes}))
     return path

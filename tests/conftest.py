@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from builders import make_encoder, make_instructions, make_superglue
+from builders import make_encoder, make_study
 
 
 @pytest.fixture(autouse=True)
@@ -27,21 +26,6 @@ def study_file(tmp_path: Path, encoder_folder: Path) -> Callable[..., Path]:
     """Writes a study of the tiny encoder on CB and COPA; keywords replace or add keys of the file."""
 
     def write(**changes: Any) -> Path:
-        make_superglue(tmp_path / "superglue")
-        make_instructions(tmp_path / "instructions.jsonl")
-        study = {
-            "name": "small",
-            "models": [{"name": "tiny", "folder": str(encoder_folder), "instruct_ranks": 2}],
-            "tasks": ["cb", "copa"],
-            "sizes": [4, 8],
-            "seeds": [0, 1],
-            "data": {"source": "folder", "folder": "superglue"},
-            "instructions": {"source": "folder", "folder": "instructions.jsonl"},
-            "instruct": {"max_steps": 3, "global_batch_size": 16, "max_length": 64, "precision": "fp32"},
-            "finetune": {"steps": 4, "batch_size": 4, "learning_rate": 1e-3, "max_length": 64, "precision": "fp32"},
-        }
-        path = tmp_path / "study.yaml"
-        path.write_text(yaml.safe_dump({**study, **changes}))
-        return path
+        return make_study(tmp_path, encoder_folder, **changes)
 
     return write

@@ -23,6 +23,7 @@ class Command:
     def __init__(self, arguments: list[str], log: Path, environment: dict[str, str]) -> None:
         self.log = log
         self.name = uuid.uuid4().hex
+        self._seen: set[tuple[int, str]] = set()
         with log.open("w") as file:
             self.process = subprocess.Popen(
                 [sys.executable, *arguments],
@@ -38,8 +39,13 @@ class Command:
         return self.log.read_text()
 
     def end(self, timeout: float = 300) -> int:
-        """Waits for the exit status."""
-        return self.process.wait(timeout)
+        """Waits for the exit status, and notes which processes the command has meanwhile."""
+        deadline = time.monotonic() + timeout
+        while (status := self.process.poll()) is None:
+            assert time.monotonic() < deadline, f"did not end:\n{self.output}"
+            self.processes()
+            time.sleep(0.3)
+        return status
 
     def wait_for(self, condition: Callable[[], bool], timeout: float = 240) -> None:
         """Waits until something is so while the command runs."""
@@ -50,20 +56,32 @@ class Command:
             time.sleep(0.1)
 
     def processes(self, holding: bytes = b"") -> list[int]:
-        """Returns the ids of all live processes that the command started, directly or not, whose command line holds a text."""
-        found = []
+        """Returns the ids of all live processes that the command started, directly or not, whose command line holds a text.
+
+        Marked by a variable of their environment, or children of such; a process title overwrites the former, and the death of
+        a parent loses the latter, so what was seen once is remembered by its start time.
+        """
+        table = {}
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
                 continue
             try:
-                state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
-                ours = f"{MARK}={self.name}".encode() in (entry / "environ").read_bytes()
+                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+                environment = (entry / "environ").read_bytes()
                 line = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if ours and state != "Z" and holding in line:
-                found.append(int(entry.name))
-        return found
+            if fields[0] != "Z":
+                marked = f"{MARK}={self.name}".encode() in environment
+                table[int(entry.name)] = (int(fields[1]), fields[19], marked, line)
+        grown = True
+        while grown:
+            grown = False
+            for pid, (parent, began, marked, _) in table.items():
+                if (pid, began) not in self._seen and (marked or (parent in table and (parent, table[parent][1]) in self._seen)):
+                    self._seen.add((pid, began))
+                    grown = True
+        return [pid for pid, (_, began, _, line) in table.items() if (pid, began) in self._seen and holding in line]
 
     def left_behind(self, timeout: float = 30) -> list[int]:
         """Returns the processes that are still there some seconds after the command ended."""
@@ -74,6 +92,7 @@ class Command:
 
     def send(self, number: signal.Signals) -> None:
         """Sends a signal to the command alone."""
+        self.processes()
         os.kill(self.process.pid, number)
 
 

@@ -12,32 +12,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
-from builders import make_encoder, make_instructions, make_superglue
+from builders import make_encoder, make_study
 
 GRID = "experiments/run_grid.py"
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-
-def write_study(folder: Path, **changes: Any) -> Path:
-    make_superglue(folder / "superglue")
-    make_instructions(folder / "instructions.jsonl")
-    make_encoder(folder / "encoder")
-    study = {
-        "name": "small",
-        "models": [{"name": "tiny", "folder": "encoder", "instruct_ranks": 2}],
-        "tasks": ["cb", "copa"],
-        "sizes": [4, 8],
-        "seeds": [0, 1],
-        "data": {"source": "folder", "folder": "superglue"},
-        "instructions": {"source": "folder", "folder": "instructions.jsonl"},
-        "instruct": {"max_steps": 3, "global_batch_size": 16, "max_length": 64, "precision": "fp32"},
-        "finetune": {"steps": 4, "batch_size": 4, "learning_rate": 1e-3, "max_length": 64, "precision": "fp32"},
-        "cluster": {"cpus": 2},
-    }
-    path = folder / "study.yaml"
-    path.write_text(yaml.safe_dump({**study, **changes}))
-    return path
 
 
 def scores(storage: Path) -> dict[str, float]:
@@ -49,7 +27,7 @@ def scores(storage: Path) -> dict[str, float]:
 def finished(tmp_path_factory: pytest.TempPathFactory, start: Callable[..., Any]) -> tuple[Path, Path, str]:
     """A whole study, run once: study file, storage, output."""
     folder = tmp_path_factory.mktemp("whole")
-    study = write_study(folder)
+    study = make_study(folder, make_encoder(folder / "encoder"))
     storage = folder / "runs"
     command = start(GRID, "--study", str(study), "--storage", str(storage))
     assert command.end(400) == 0, command.output
@@ -179,21 +157,11 @@ def test_an_ended_run_keeps_what_is_done_and_the_same_command_finishes(
 
 
 def test_a_failed_trial_is_recorded_and_costs_no_other_trial(tmp_path: Path, run: Callable[..., tuple[int, str]]) -> None:
-    study = write_study(tmp_path, finetune={"steps": 4, "batch_size": 4, "learning_rate": 1e30, "warmup": 0.0, "max_length": 64})
+    bad = {"steps": 4, "batch_size": 4, "learning_rate": 1e30, "warmup": 0.0, "max_length": 64}
+    study = make_study(tmp_path, make_encoder(tmp_path / "encoder"), finetune=bad)
     storage = tmp_path / "runs"
-    arguments = [
-        GRID,
-        "--study",
-        str(study),
-        "--storage",
-        str(storage),
-        "--paradigms",
-        "prompted",
-        "--sizes",
-        "4",
-        "--seeds",
-        "0",
-    ]
+    cells = ["--paradigms", "prompted", "--sizes", "4", "--seeds", "0"]
+    arguments = [GRID, "--study", str(study), "--storage", str(storage), *cells]
     status, output = run(*arguments)
     assert status == 1, output
     assert "Failed tiny/prompted/cb/n=4/seed=0: DivergedError" in output
@@ -217,7 +185,7 @@ def test_a_killed_worker_is_replaced_and_its_trial_runs_again(
     command = start(GRID, "--study", str(study), "--storage", str(storage), "--paradigms", "baseline,prompted")
     records = storage / "records"
     command.wait_for(lambda: records.is_dir() and len(list(records.glob("*.json"))) >= 2)
-    workers = command.processes(b"TrialRunner") + command.processes(b"ResourceTrainable")
+    workers = command.processes(b"ray::ResourceTrainable")
     assert workers
     os.kill(max(workers), signal.SIGKILL)
     assert command.end() == 0, command.output
