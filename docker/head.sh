@@ -12,6 +12,13 @@ head=$!
 # --block ends the head's own processes with it; `ray stop` would end every Ray on the machine.
 trap 'kill "$head" 2> /dev/null; wait "$head" || true' EXIT
 python docker/wait_for_nodes.py "${NUM_NODES:-1}"
+python experiments/run_grid.py --address auto ${STUDY_OPTIONS:-} &
+driver=$!
+# bash as a container's first process passes no signal on by itself: SIGTERM ends the driver cleanly, and then the head.
+trap 'kill -TERM "$driver" 2> /dev/null' TERM INT
 status=0
-python experiments/run_grid.py --address auto ${STUDY_OPTIONS:-} || status=$?
+wait "$driver" || status=$?
+if kill -0 "$driver" 2> /dev/null; then
+  wait "$driver" || status=$?
+fi
 exit "$status"

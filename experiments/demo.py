@@ -11,6 +11,8 @@ from run_grid import numbers
 
 from xlmr_sweep import commands
 from xlmr_sweep.commands import Request
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.storage import Storage
 
 
 def main(
@@ -26,9 +28,14 @@ def main(
         ended = commands.run(request, "local", console)
         # Imported late: a study that is wrong should say so before pandas and plotly are read.
         from analysis.report import build_report
+        from analysis.schema import TableError
         from analysis.terminal import print_ipr
 
-        paths = build_report(storage)
+        local = Storage(storage).local
+        try:
+            paths = build_report(storage, None if local is None else local / "report")
+        except TableError as error:
+            raise StudyError(str(error)) from None
         print_ipr(console if console.is_terminal else Console(width=160), paths.ipr)
         seconds = time.monotonic() - began
         console.print(f"Report: {paths.html.resolve()}", soft_wrap=True, highlight=False)

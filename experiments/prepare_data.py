@@ -1,4 +1,4 @@
-"""Puts a study's data into its storage, so that a cluster need not touch the hub: `python experiments/prepare_data.py`."""
+"""Puts a study's data into its storage, so that a cluster need not touch the hub for them: `prepare_data.py --study paper`."""
 
 from __future__ import annotations
 

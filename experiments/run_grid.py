@@ -13,7 +13,12 @@ from xlmr_sweep.commands import Request
 
 def names(text: str | None) -> tuple[str, ...] | None:
     """Splits `a,b`."""
-    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+    if text is None:
+        return None
+    parts = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not parts:
+        raise typer.BadParameter(f"{text!r} names nothing; leave the option out to mean all")
+    return parts
 
 
 def numbers(option: str, text: str | None) -> tuple[int, ...] | None:

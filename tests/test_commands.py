@@ -54,6 +54,7 @@ def test_unknown_names_are_said_with_the_known_ones(study_file: Callable[..., Pa
 
 def test_a_size_above_the_training_set_is_refused(study_file: Callable[..., Path], tmp_path: Path) -> None:
     assert "sizes: 25 is above the 24 training examples" in complaint(study_file(), tmp_path / "runs", sizes=(25,))
+    assert not (tmp_path / "runs" / "study.json").exists(), "a refused size must not be remembered"
 
 
 def test_a_size_above_a_hub_training_set_needs_no_network(study_file: Callable[..., Path], tmp_path: Path) -> None:
@@ -131,6 +132,7 @@ def test_nothing_of_an_earlier_run_is_lost_by_bad_input(study_file: Callable[...
     [
         (["--study", "nope"], 2, "no such study"),
         (["--sizes", "8,x"], 2, "--sizes"),
+        (["--models", ","], 2, "names nothing"),
         (["--no-such-option"], 2, "No such option"),
         (["--dry-run"], 0, "1260 trials: 0 done, 1260 to run"),
         (["--help"], 0, "--retry-failed"),

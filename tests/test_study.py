@@ -51,6 +51,8 @@ def test_demo_is_360_trials_of_two_models() -> None:
         ({"models": [{"name": "a"}]}, "exactly one of hub, folder and demo"),
         ({"models": [{"name": "a", "hub": "x/y", "gpus": 0.3}]}, "gpus 0.3 is not 1/n"),
         ({"models": [{"name": "a", "hub": "x/y", "gpus": 1.5}]}, "gpus 1.5 is neither"),
+        ({"models": [{"name": "a", "hub": "x/y", "gpus": "1/0"}]}, "divides by zero"),
+        ({"finetune": {"learning_rate": float("inf")}}, "finetune.learning_rate"),
         ({"data": {"source": "folder"}}, "data.folder goes with data.source: folder"),
         ({"instructions": {"source": "demo", "tokenizer": "huge"}}, "no model 'huge'"),
     ],

@@ -95,7 +95,6 @@ def run(request: Request, address: str, console: Console, *, retry_failed: bool 
     opened = open_request(request)
     storage, whole = opened.storage, opened.whole
     storage.check_writable()
-    write_study(storage, whole)
     found = collect(storage, whole)
     for name, problem in found.corrupt.items():
         console.print(f"Set aside records/corrupt/{name}: {problem}", highlight=False, soft_wrap=True)
@@ -110,6 +109,8 @@ def run(request: Request, address: str, console: Console, *, retry_failed: bool 
             from xlmr_sweep.cluster.run import run_pending
 
             run_pending(whole, storage, pending, address, console)
+        else:
+            write_study(storage, whole)
     finally:
         found = collect(storage, whole)
         write_results(storage, found)
@@ -132,7 +133,6 @@ def instruct(request: Request, address: str, console: Console) -> int:
     """
     opened = open_request(request)
     opened.storage.check_writable()
-    write_study(opened.storage, opened.whole)
     missing = models_to_instruct(opened.whole, opened.storage, opened.trials)
     console.print(f"Study {opened.whole.name}: {len(missing)} models to instruct-tune; storage {opened.storage}", soft_wrap=True)
     if missing:
@@ -157,11 +157,11 @@ def prepare(request: Request, console: Console, *, instructions: bool = True) ->
     """
     opened = open_request(request)
     opened.storage.check_writable()
-    write_study(opened.storage, opened.whole)
     display = ProgressDisplay(console)
     prepare_examples(opened.whole, opened.storage, opened.trials, display)
     if instructions and "instructed" in opened.whole.paradigms:
         prepare_instructions(opened.whole, opened.storage, display)
+    write_study(opened.storage, opened.whole)
     console.print(f"Data of study {opened.whole.name}: {opened.storage.path('data')}", soft_wrap=True, highlight=False)
     return 0
 

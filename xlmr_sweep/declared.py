@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 class Declared(BaseModel):
     """A frozen declaration that refuses unknown keys, so that a misspelt setting is an error and never a default."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def canonical_json(value: Any) -> str:

@@ -141,7 +141,7 @@ def run_instruct(
         ),
         run_config=ray.train.RunConfig(
             name=name,
-            storage_path=storage.path("train"),
+            **storage.for_ray("train"),
             failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),

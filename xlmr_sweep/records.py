@@ -223,8 +223,11 @@ def current_resolution(storage: Storage, study: Study) -> dict[str, str]:
     present = {}
     for key, (folder, column) in names.items():
         manifest = storage.read_json(f"{folder}/manifest.json")
-        if manifest is not None:
-            present[key] = manifest[column]
+        if manifest is None:
+            continue
+        if not isinstance(manifest, Mapping) or column not in manifest:
+            raise StudyError(f"{storage.path(f'{folder}/manifest.json')}: lacks {column!r}; delete {folder} to make it anew")
+        present[key] = manifest[column]
     return present
 
 

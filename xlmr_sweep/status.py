@@ -48,6 +48,8 @@ def print_status(console: Console, found: Collected) -> None:
     for number, text in notes:
         if number:
             console.print(f"{number} {text}")
+    for trial_id, changed in found.stale.items():
+        console.print(f"stale: records/{trial_id}.json: {changed}", highlight=False, soft_wrap=True)
     for name, problem in found.corrupt.items():
         console.print(f"corrupt: records/{name}: {problem}", highlight=False, soft_wrap=True)
 
@@ -76,7 +78,7 @@ def print_plan(console: Console, study: Study, storage: Storage, trials: Sequenc
     num_done = sum(trial.trial_id in done for trial in trials)
     console.print(f"{len(trials)} trials: {num_done} done, {len(trials) - num_done} to run; storage {storage}", soft_wrap=True)
     _print_hours(console, study, hours)
-    _print_label_words(console, study)
+    _print_label_words(console, study, trials)
 
 
 def _print_instruction(
@@ -116,18 +118,22 @@ def _trial_gpu_hours(model: ModelSpec) -> float | None:
     return PAPER_COSTS[model.hub][0] / 3600 if model.hub in PAPER_COSTS else None
 
 
-def _print_label_words(console: Console, study: Study) -> None:
+def _print_label_words(console: Console, study: Study, trials: Sequence[Trial]) -> None:
     """Checks label words against tokenizers that lie in a folder; says which could not be checked."""
     from tokenizers import Tokenizer
 
     unchecked = []
-    for model in study.models:
+    prompted = [trial for trial in trials if trial.paradigm != "baseline"]
+    for model in (study.model(name) for name in dict.fromkeys(trial.model for trial in prompted)):
         path = model.folder / "tokenizer.json" if model.folder is not None else None
         if path is None or not path.is_file():
             unchecked.append(model.name)
             continue
-        tokenizer = Tokenizer.from_file(str(path))
-        for task in study.tasks:
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # The library raises the bare class.
+            raise StudyError(f"model {model.name}: {path} is no tokenizer: {error}") from None
+        for task in (study.task(name) for name in dict.fromkeys(trial.task for trial in prompted)):
             for word in task.label_words:
                 ids = tokenizer.encode(f" {word}", add_special_tokens=False).ids
                 if len(ids) != 1:

@@ -46,7 +46,16 @@ class Storage:
 
     def path(self, name: str) -> str:
         """Returns where `name` is, as a path or URI to show or to give to Ray."""
-        return f"{self.uri}/{name}" if name else self.uri
+        if not name:
+            return self.uri
+        location, mark, query = self.uri.partition("?")
+        return f"{location.rstrip('/')}/{name}{mark}{query}"
+
+    def for_ray(self, name: str) -> dict[str, Any]:
+        """Returns `storage_path` and `storage_filesystem` of a Ray run configuration, for any URI that we can open."""
+        if self.local is not None:
+            return {"storage_path": str(self.local / name)}
+        return {"storage_path": self._at(name), "storage_filesystem": self._fs}
 
     def exists(self, name: str) -> bool:
         """Tells whether a file or folder of that name is there."""
@@ -116,15 +125,20 @@ class Storage:
 
     def names(self, folder: str, suffix: str = "") -> list[str]:
         """Returns the sorted names of the files right in a folder, without hidden and half-written ones."""
-        selector = fs.FileSelector(self._at(folder), allow_not_found=True)
-        files = (info for info in self._fs.get_file_info(selector) if info.type == fs.FileType.File)
-        return sorted(i.base_name for i in files if i.base_name.endswith(suffix) and not i.base_name.startswith("."))
+        found = (name for name, kind in self._list(folder) if kind == fs.FileType.File)
+        return sorted(name for name in found if name.endswith(suffix) and not name.startswith("."))
 
     def folders(self, folder: str) -> list[str]:
         """Returns the sorted names of the folders right in a folder."""
-        selector = fs.FileSelector(self._at(folder), allow_not_found=True)
-        found = self._fs.get_file_info(selector)
-        return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
+        return sorted(name for name, kind in self._list(folder) if kind == fs.FileType.Directory)
+
+    def _list(self, folder: str) -> list[tuple[str, fs.FileType]]:
+        try:
+            found = self._fs.get_file_info(fs.FileSelector(self._at(folder), allow_not_found=True))
+        except OSError as error:
+            problem = " ".join(str(error).split())
+            raise StudyError(f"--storage {self.uri}: {folder} cannot be listed: {problem}") from None
+        return [(info.base_name, info.type) for info in found]
 
     def read_many(self, names: Iterable[str]) -> list[bytes]:
         """Reads files; from far away, many at a time."""

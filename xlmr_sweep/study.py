@@ -26,7 +26,10 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 def _fraction(value: Any) -> Any:
     """Reads a share as a user writes it: 2, 0.25 or "1/4"."""
-    return float(Fraction(value)) if isinstance(value, str) else value
+    try:
+        return float(Fraction(value)) if isinstance(value, str) else value
+    except ZeroDivisionError:
+        raise ValueError(f"{value!r} divides by zero") from None
 
 
 def _task(value: Any) -> Any:
@@ -237,10 +240,10 @@ class ClusterSpec(Declared):
     """Runtime. What the study expects of the cluster, and its limits. Nothing here changes a score."""
 
     gpus: float = Field(default=0, ge=0)
-    """GPUs that a dry run assumes; a run uses what the cluster has."""
+    """GPUs that a dry run assumes. A run uses what the cluster has; a Ray of the command's own has none where this is 0."""
 
-    cpus: float | None = Field(default=None, gt=0)
-    """CPUs of a Ray that the command starts itself. Default: the machine's."""
+    cpus: int | None = Field(default=None, ge=1)
+    """CPUs of a Ray that the command starts itself. Default: the machine's, or what an instruction job needs if that is more."""
 
     trial_timeout_s: float = Field(default=6 * 3600, gt=0)
     """A trial that takes longer fails."""

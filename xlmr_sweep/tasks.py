@@ -62,6 +62,10 @@ class TaskSpec(Declared):
             raise ValueError(f"task {self.name}: label_words has {len(self.label_words)} words for {len(self.labels)} labels")
         if len(set(self.label_words)) != len(self.label_words):
             raise ValueError(f"task {self.name}: label_words must differ from one another")
+        if self.name == "average":
+            raise ValueError("task average: the name is that of the pooled row of every table; choose another")
+        if not self.fields:
+            raise ValueError(f"task {self.name}: its prompt and baseline texts name no field")
         if self.long_field not in placeholders(self.prompt):
             raise ValueError(f"task {self.name}: long_field {self.long_field!r} is not a field of its prompt")
         return self

@@ -189,6 +189,8 @@ def test_a_killed_worker_is_replaced_and_its_trial_runs_again(
     assert workers
     os.kill(max(workers), signal.SIGKILL)
     assert command.end() == 0, command.output
+    attempts = [json.loads(path.read_text())["attempt"] for path in records.glob("*.json")]
+    assert sorted(set(attempts)) in ([1], [1, 2])  # Between two trials there is nothing to try again.
     found = scores(storage)
     assert len(found) == 16
     wanted = scores(undisturbed)

@@ -142,6 +142,9 @@ def test_a_folder_that_does_not_load_is_one_line(tmp_path: Path) -> None:
     damaged = make_encoder(tmp_path / "damaged")
     (damaged / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:500])
     cases["damaged"] = "is damaged"
+    scrambled = make_encoder(tmp_path / "scrambled")
+    (scrambled / "tokenizer.json").write_text('{"version": 1}')
+    cases["scrambled"] = "no tokenizer loads"
     for name, said in cases.items():
         with pytest.raises(StudyError, match=f"model m: .*{said}") as error:
             check_model(ModelSource("m", str(tmp_path / name)), [])

@@ -23,12 +23,13 @@ PROBE_TIMEOUT_S = 5.0
 
 
 @contextmanager
-def connected(address: str, num_cpus: float | None = None) -> Iterator[str]:
+def connected(address: str, num_cpus: int | None = None, num_gpus: int | None = None) -> Iterator[str]:
     """Connects for the length of the block and disconnects whatever happens; ends a Ray that it started.
 
     Args:
         address: `local` (start a Ray for this command), `auto` (the cluster that runs on this machine), or HOST:PORT.
         num_cpus: CPUs of a local Ray; None for the machine's.
+        num_gpus: GPUs of a local Ray; None for the machine's.
 
     Yields:
         The dashboard's address, or an empty string where there is none.
@@ -41,7 +42,7 @@ def connected(address: str, num_cpus: float | None = None) -> Iterator[str]:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        context = _start_local(num_cpus) if address == "local" else _join(address)
+        context = _start_local(num_cpus, num_gpus) if address == "local" else _join(address)
         # Ray puts a handler of its own in place that ends the process with another status and keeps nothing.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
@@ -50,18 +51,22 @@ def connected(address: str, num_cpus: float | None = None) -> Iterator[str]:
         ray.shutdown()
 
 
-def _start_local(num_cpus: float | None) -> ray.RayContext:
-    cpus = num_cpus if num_cpus is not None else len(os.sched_getaffinity(0))
+def machine_cpus() -> int:
+    """Returns the CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start_local(num_cpus: int | None, num_gpus: int | None) -> ray.RayContext:
     os.environ.pop("RAY_ADDRESS", None)
     return ray.init(
         # Without an address Ray would join a cluster that happens to run here.
         address="local",
-        num_cpus=int(cpus) if cpus >= 1 else 1,
+        num_cpus=machine_cpus() if num_cpus is None else num_cpus,
+        num_gpus=num_gpus,
         include_dashboard=True,
         dashboard_host="127.0.0.1",
         log_to_driver=False,
         logging_level=logging.ERROR,
-        configure_logging=True,
     )
 
 

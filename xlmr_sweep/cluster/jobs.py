@@ -36,16 +36,22 @@ def check_storage_on_nodes(storage: Storage) -> None:
         )
         for node in nodes
     ]
-    for node, problem in zip(nodes, ray.get(checks), strict=True):
-        if problem:
-            raise StudyError(f"node {node['NodeManagerHostname']} ({node['NodeManagerAddress']}): {problem}")
-    storage.delete(marker)
+    try:
+        for node, check in zip(nodes, checks, strict=True):
+            try:
+                problem = ray.get(check)
+            except ray.exceptions.RayError as error:
+                problem = f"cannot check the storage: {str(error).strip().splitlines()[-1]}; is the project installed there?"
+            if problem:
+                raise StudyError(f"node {node['NodeManagerHostname']} ({node['NodeManagerAddress']}): {problem}")
+    finally:
+        storage.delete(marker)
 
 
 @ray.remote(num_cpus=0, max_retries=1)  # type: ignore[untyped-decorator]
 def _check_node(uri: str, marker: str) -> str:
-    storage = Storage(uri)
     try:
+        storage = Storage(uri)
         storage.check_writable()
     except StudyError as error:
         return str(error)

@@ -12,11 +12,11 @@ from typing import Any
 
 from rich.console import Console
 
-from xlmr_sweep.cluster.connect import connected
+from xlmr_sweep.cluster.connect import connected, find_cluster, machine_cpus, probe
 from xlmr_sweep.cluster.jobs import check_storage_on_nodes, instruct_models, pretrain_models
 from xlmr_sweep.cluster.resources import Node, Width, check_fits, nodes, trial_width
 from xlmr_sweep.cluster.sweep import run_trials
-from xlmr_sweep.cluster.trainable import failure_of
+from xlmr_sweep.cluster.trainable import failure_of, next_attempt
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.preparation import (
     check_models,
@@ -26,7 +26,7 @@ from xlmr_sweep.preparation import (
     prepare_instructions,
 )
 from xlmr_sweep.progress import ProgressDisplay, Step
-from xlmr_sweep.records import write_failure
+from xlmr_sweep.records import write_failure, write_study
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study
 
@@ -56,21 +56,29 @@ def run_pending(
         StudyError: if data, models, cluster or storage are wrong, before anything is started.
     """
     display = ProgressDisplay(console)
+    if address != "local":
+        # Before anything long: an address where nobody answers is said within seconds.
+        probe(find_cluster() if address == "auto" else address)
     if not only_instruct:
         prepare_examples(study, storage, pending, display)
     check_models(study, storage, pending, console)
-    if models_to_instruct(study, storage, pending):
+    to_instruct = models_to_instruct(study, storage, pending)
+    names = list(dict.fromkeys(trial.model for trial in pending))
+    if to_instruct and study.instructions.source != "hub":
+        # The hub's 37 GB take hours, so they wait until the cluster has been looked at; files that are here are checked first.
         prepare_instructions(study, storage, display)
     began = time.monotonic()
-    with connected(address, study.cluster.cpus) as dashboard:
+    with connected(address, *_local_size(study, to_instruct)) as dashboard:
         cluster = nodes()
-        to_instruct = models_to_instruct(study, storage, pending)
-        names = list(dict.fromkeys(trial.model for trial in pending))
         check_fits(study, [] if only_instruct else names, cluster, instruct=to_instruct)
         check_storage_on_nodes(storage)
         started = time.monotonic()
         if dashboard:
             console.print(f"Ray dashboard: http://{dashboard}", highlight=False)
+        if to_instruct:
+            prepare_instructions(study, storage, display)
+        # All that could be wrong has been looked at: from here on the storage remembers this command's sizes and seeds.
+        write_study(storage, study)
         to_pretrain = models_to_pretrain(study, storage, pending)
         if to_pretrain:
             pretrain_models(study, storage, to_pretrain, display)
@@ -78,7 +86,7 @@ def run_pending(
         broken = instruct_models(study, storage, to_instruct, display, cluster) if to_instruct else {}
         display.durations_s["starting Ray"] = started - began
         tally = Tally()
-        ready = _without_weights(storage, pending, broken, tally, console)
+        ready = _without_weights(None if only_instruct else storage, pending, broken, tally, console)
         if not only_instruct and ready:
             widths = {name: trial_width(study.model(name), has_gpus) for name in names}
             _run_trials(study, storage, ready, widths, cluster, display, tally)
@@ -87,16 +95,23 @@ def run_pending(
     return tally
 
 
+def _local_size(study: Study, to_instruct: Sequence[str]) -> tuple[int, int | None]:
+    """Returns the CPUs and GPUs of a Ray of this command's own: logical CPUs enough for an instruction job's ranks."""
+    ranks = [study.model(name).instruct_ranks for name in to_instruct]
+    return study.cluster.cpus or max([machine_cpus(), *ranks]), None if study.cluster.gpus else 0
+
+
 def _without_weights(
-    storage: Storage, pending: Sequence[Trial], broken: Mapping[str, Exception], tally: Tally, console: Console
+    storage: Storage | None, pending: Sequence[Trial], broken: Mapping[str, Exception], tally: Tally, console: Console
 ) -> list[Trial]:
-    """Records the failure of trials whose instruction job failed; returns the others."""
+    """Records the failure of trials whose instruction job failed (not without a storage); returns the others."""
     for name, error in broken.items():
         console.print(f"Instruction tuning of {name} failed: {type(error).__name__}: {error}", highlight=False, markup=False)
     ready = []
     for trial in pending:
         if trial.paradigm == "instructed" and trial.model in broken:
-            write_failure(storage, trial, failure_of(broken[trial.model], 1))
+            if storage is not None:
+                write_failure(storage, trial, failure_of(broken[trial.model], next_attempt(storage, trial)))
             tally.failed.append(f"{trial.cell}: no instruction-tuned weights")
         else:
             ready.append(trial)

@@ -17,7 +17,7 @@ from ray.tune.logger import JsonLoggerCallback
 from xlmr_sweep import provenance
 from xlmr_sweep.cluster.admission import Admission
 from xlmr_sweep.cluster.resources import Node, Width
-from xlmr_sweep.cluster.trainable import TrialRunner, failure_of
+from xlmr_sweep.cluster.trainable import TrialRunner, failure_of, next_attempt
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.records import write_failure
 from xlmr_sweep.storage import Storage
@@ -60,7 +60,7 @@ class _Watch(tune.Callback):  # type: ignore[misc]
             self._on_end(ours, kept)
             return
         error = trial.get_error() or RuntimeError("Tune gave no reason")
-        failure = failure_of(error, trial.num_failures)
+        failure = failure_of(error, next_attempt(self._storage, ours) - 1)
         if isinstance(error, RayActorError):
             failure |= {"error_class": "WorkerDiedError", "message": "the trial's process or node died"}
         failure["host"] = getattr(trial, "node_ip", "") or failure["host"]
@@ -94,7 +94,7 @@ def run_trials(
         ),
         run_config=tune.RunConfig(
             name=time.strftime("run-%Y%m%d-%H%M%S") + f"-{os.getpid()}",
-            storage_path=storage.path("tune"),
+            **storage.for_ray("tune"),
             callbacks=[JsonLoggerCallback(), _Watch(storage, on_end)],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,

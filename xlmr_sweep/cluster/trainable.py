@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 import time
 import traceback
@@ -29,6 +30,10 @@ from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study
 
 log = logging.getLogger("xlmr_sweep.trial")
+
+
+ATTEMPT = "attempt"
+"""What a trial's log says at each start."""
 
 
 class TrialTimeoutError(Exception):
@@ -62,7 +67,9 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         if kept is not None:
             # An earlier attempt wrote its record and died before Tune heard of it.
             return {**{column: kept[column] for column in COLUMNS if column in kept}, "done": True}
+        self._attempt = next_attempt(storage, trial)
         with trial_log(storage, trial.trial_id):
+            log.info("%s %d: %s on %s, process %d", ATTEMPT, self._attempt, trial.cell, provenance.host(), os.getpid())
             started = provenance.now()
             try:
                 row = self._run(trial, started)
@@ -71,7 +78,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
                 log.exception("trial %s failed", trial.cell)
                 self._workbench = None
                 self._gang.end()
-                failure = failure_of(error, self._attempt())
+                failure = failure_of(error, self._attempt)
                 write_failure(storage, trial, failure)
                 row = {**trial.as_dict(), "failed": True, **{k: failure[k] for k in ("error_class", "message", "host")}}
         return {**row, "done": True}
@@ -90,7 +97,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
             "num_cpus": width.total_cpus,
             "num_ranks": width.num_bundles,
             "host": provenance.host(),
-            "attempt": self._attempt(),
+            "attempt": self._attempt,
             "started_at": started,
             "finished_at": provenance.now(),
             **provenance.versions(),
@@ -121,11 +128,6 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         """Ends the other ranks with this one."""
         self._gang.end()
 
-    def _attempt(self) -> int:
-        """Counts from 1: one more than the attempts that the last failure of this trial had."""
-        last = self._home.read_json(f"failures/{self._cell.trial_id}.json") or {}
-        return int(last.get("attempt", 0)) + 1
-
     def _time_limit(self) -> Any:
         limit = self._study.cluster.trial_timeout_s
         began = time.monotonic()
@@ -135,6 +137,16 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
                 raise TrialTimeoutError(f"more than cluster.trial_timeout_s = {limit:g} s, at step {step}")
 
         return on_step
+
+
+def next_attempt(storage: Storage, trial: Trial) -> int:
+    """Returns the number of the trial's next attempt, from 1: after those that its last failure or its log tell of."""
+    failure = storage.read_json(f"failures/{trial.trial_id}.json") or {}
+    name = f"logs/{trial.trial_id}.log"
+    text = storage.read(name).decode(errors="replace") if storage.exists(name) else ""
+    # A process that was killed left no failure, only its log.
+    started = [int(number) for number in re.findall(rf" {ATTEMPT} (\d+): ", text)]
+    return max([0, int(failure.get("attempt", 0)), *started]) + 1
 
 
 def failure_of(error: BaseException, attempt: int) -> dict[str, Any]:
@@ -166,7 +178,6 @@ def trial_log(storage: Storage, trial_id: str) -> Iterator[None]:
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").addHandler(handler)
     warnings.simplefilter("default")
-    log.info("trial %s on %s, process %d", trial_id, provenance.host(), os.getpid())
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -48,7 +49,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, str]]:
                     continue
                 yield _pair(path, number, line)
                 num_rows += 1
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise StudyError(f"{path}: line {number + 1}: cannot be read: {error}; copy the file again") from None
     if num_rows == 0:
         raise StudyError(f"{path}: is empty; give a file with one JSON object a line")
@@ -66,7 +67,7 @@ def count_lines(path: Path) -> int:
             while block := file.read(2**20):
                 number += block.count(b"\n")
                 last = block[-1:]
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise StudyError(f"{path}: line {number + 1}: cannot be read: {error}; copy the file again") from None
     return number + (last != b"\n")
 

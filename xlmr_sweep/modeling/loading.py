@@ -92,7 +92,7 @@ def load_tokenizer(source: ModelSource) -> Any:
     with _quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(source.location, revision=source.revision or "main", use_fast=True)
-        except (OSError, ValueError, KeyError, ImportError) as error:
+        except Exception as error:  # tokenizers raises the bare class for a damaged file.
             raise StudyError(_cannot_load(source, "tokenizer", error)) from None
     if not tokenizer.is_fast:
         raise StudyError(f"model {source.name}: {source.location} has no fast tokenizer (tokenizer.json)")
