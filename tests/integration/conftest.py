@@ -30,7 +30,7 @@ class Command:
                 cwd=ROOT,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env=environment | {MARK: self.name},
                 start_new_session=True,
             )
 
