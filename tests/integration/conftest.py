@@ -84,11 +84,20 @@ class Command:
         return [pid for pid, (_, began, _, line) in table.items() if (pid, began) in self._seen and holding in line]
 
     def left_behind(self, timeout: float = 30) -> list[int]:
-        """Returns the processes that are still there some seconds after the command ended."""
+        """Returns the processes that are still there some seconds after the command ended.
+
+        Ray's two agents of a node notice the death of their raylet only at their next look, a minute or so later; they are not
+        waited for.
+        """
         deadline = time.monotonic() + timeout
-        while (left := self.processes()) and time.monotonic() < deadline:
+
+        def left() -> list[int]:
+            agents = self.processes(b"ray::DashboardAgent") + self.processes(b"ray::RuntimeEnvAgent")
+            return sorted(set(self.processes()) - set(agents))
+
+        while left() and time.monotonic() < deadline:
             time.sleep(0.2)
-        return left
+        return left()
 
     def send(self, number: signal.Signals) -> None:
         """Sends a signal to the command alone."""

@@ -147,6 +147,8 @@ def test_an_ended_run_keeps_what_is_done_and_the_same_command_finishes(
     assert not command.left_behind(), "processes outlived the command"
     kept = {p.name: p.stat().st_mtime_ns for p in records.glob("*.json")}
     assert 2 <= len(kept) < 16
+    if number == signal.SIGINT:
+        return  # Ends as SIGTERM does; one of the two is enough for the second half.
     ended, output = run(*arguments)
     assert ended == 0, output
     assert f"16 trials, {16 - len(kept)} to run" in output
