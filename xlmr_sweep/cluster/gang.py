@@ -81,7 +81,7 @@ class Gang:
             ).remote(self._study, self._storage)
             for rank in range(1, size)
         ]
-        # The port is free now and bound a moment later; should another process take it, the trial fails and is tried again.
+        # The port is free now and bound a moment later; should another process take it, the trial's failure is recorded.
         address = f"tcp://{ray.util.get_node_ip_address()}:{_free_port()}"
         joining = [rank.join.remote(i, size, address) for i, rank in enumerate(self._ranks, 1)]
         with self._watched(joining):
