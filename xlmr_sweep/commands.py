@@ -18,6 +18,7 @@ from rich.console import Console
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.identity import recipe_folder_name
+from xlmr_sweep.lock import only_driver
 from xlmr_sweep.plan import Trial, expand, select
 from xlmr_sweep.preparation import check_known_sizes, models_to_instruct, prepare_examples, prepare_instructions
 from xlmr_sweep.progress import ProgressDisplay
@@ -91,10 +92,16 @@ def run(request: Request, address: str, console: Console, *, retry_failed: bool 
     Raises:
         StudyError: before anything was started.
     """
-    began = time.monotonic()
     opened = open_request(request)
+    opened.storage.check_writable()
+    with only_driver(opened.storage):
+        # Read again: another driver may have added sizes or seeds until a moment ago.
+        return _run(open_request(request), address, console, retry_failed)
+
+
+def _run(opened: Opened, address: str, console: Console, retry_failed: bool) -> int:
+    began = time.monotonic()
     storage, whole = opened.storage, opened.whole
-    storage.check_writable()
     found = collect(storage, whole)
     for name, problem in found.corrupt.items():
         console.print(f"Set aside records/corrupt/{name}: {problem}", highlight=False, soft_wrap=True)
@@ -133,6 +140,11 @@ def instruct(request: Request, address: str, console: Console) -> int:
     """
     opened = open_request(request)
     opened.storage.check_writable()
+    with only_driver(opened.storage):
+        return _instruct(open_request(request), address, console)
+
+
+def _instruct(opened: Opened, address: str, console: Console) -> int:
     missing = models_to_instruct(opened.whole, opened.storage, opened.trials)
     console.print(f"Study {opened.whole.name}: {len(missing)} models to instruct-tune; storage {opened.storage}", soft_wrap=True)
     if missing:
