@@ -124,16 +124,20 @@ def elsewhere_beats(storage: Storage, name: str) -> None:
     storage.write_json(f"driver/{name}", {**claim, "beat": claim["beat"] + 1})
 
 
-def test_a_driver_that_slept_until_another_took_over_ends(tmp_path: Path) -> None:
-    storage = Storage(tmp_path)
-    began = time.monotonic()
-    with pytest.raises(StudyError, match="process 99 on far .* took this study over"), only_driver(storage, heartbeat_s=0.05):
+def sleep_while_another_takes_over(storage: Storage) -> None:
+    with only_driver(storage, heartbeat_s=0.05):
         ((name, claim),) = claims(storage).items()
         taker = {**claim, "host": "far", "pid": 99, "void": [name.removesuffix(".json")]}
         storage.write_json("driver/taker.json", taker)
         time.sleep(30)
+
+
+def test_a_driver_that_slept_until_another_took_over_ends(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(StudyError, match=r"process 99 on far .* took this study over"):
+        sleep_while_another_takes_over(Storage(tmp_path))
     assert time.monotonic() - began < 5
-    assert list(claims(storage)) == ["taker.json"]
+    assert list(claims(Storage(tmp_path))) == ["taker.json"]
 
 
 def test_of_many_at_once_at_most_one_holds_it(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ class _Claim:
 def _is_dead(claim: Mapping[str, Any], host: str, silent_s: float, read: Callable[[], Mapping[str, Any] | None]) -> bool:
     """Tells whether a claim's process is gone. Waits only where two machines' clocks cannot both be right."""
     if claim["host"] == host and claim["machine"] == _machine():
-        return _process_start(claim["pid"]) != claim["process_started"]
+        return bool(_process_start(claim["pid"]) != claim["process_started"])
     age = time.time() - claim["beat_at"]
     if 0 <= age < silent_s:
         return False
@@ -178,7 +178,7 @@ def _machine() -> str:
     """Returns what tells machines and containers apart within which a process id means one process."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return "unknown"
 
