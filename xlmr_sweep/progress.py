@@ -1,4 +1,4 @@
-"""Bars on a terminal, rare plain lines on a pipe: done, total and estimated end of every long step.
+"""Bars and one live table on a terminal, plain lines on a pipe: done, total and estimated end of every long step.
 
 Imports neither torch nor ray. A job that runs elsewhere writes `progress.json` into its storage folder (`report_progress`) and
 the driver follows it (`follow_progress`).
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -46,6 +47,8 @@ class ProgressDisplay:
         self.console = console
         self._lock = threading.Lock()
         self._bars: Progress | None = None
+        self._panels: list[Callable[[], RenderableType]] = []
+        self._live: Live | None = None
         self._num_open = 0
         self.durations_s: dict[str, float] = {}
         """How long each step took that has ended, in the order of their ends."""
@@ -64,30 +67,60 @@ class ProgressDisplay:
         self.durations_s[name] = time.monotonic() - began
 
     @contextmanager
+    def panel(self, render: Callable[[], RenderableType]) -> Iterator[None]:
+        """Shows on a terminal what `render` returns, always as it is now, above the bars; nothing on a pipe."""
+        if not self.console.is_terminal:
+            yield
+            return
+        with self._shown():
+            self._panels.append(render)
+            try:
+                yield
+            finally:
+                # Its last state stays on the screen.
+                self._panels.remove(render)
+                self.console.print(render())
+
+    @contextmanager
     def _bar(self, name: str, total: float | None) -> Iterator[Step]:
-        with self._lock:
-            if self._bars is None:
-                self._bars = Progress(
-                    TextColumn("{task.description}"),
-                    BarColumn(),
-                    MofNCompleteColumn(),
-                    TimeElapsedColumn(),
-                    TimeRemainingColumn(),
-                    TextColumn("{task.fields[note]}"),
-                    console=self.console,
-                )
-                self._bars.start()
-            bars = self._bars
-            self._num_open += 1
-            task = bars.add_task(name, total=total, note="")
-        try:
+        with self._shown():
+            with self._lock:
+                if self._bars is None:
+                    self._bars = Progress(
+                        TextColumn("{task.description}"),
+                        BarColumn(),
+                        MofNCompleteColumn(),
+                        TimeElapsedColumn(),
+                        TimeRemainingColumn(),
+                        TextColumn("{task.fields[note]}"),
+                        console=self.console,
+                        auto_refresh=False,
+                    )
+                bars = self._bars
+                task = bars.add_task(name, total=total, note="")
             yield _Bar(bars, task)
+
+    @contextmanager
+    def _shown(self) -> Iterator[None]:
+        """Keeps the one live display up: a console can have only one, and steps overlap."""
+        with self._lock:
+            if self._live is None:
+                self._live = Live(console=self.console, get_renderable=self._render, refresh_per_second=4)
+                self._live.start()
+            self._num_open += 1
+        try:
+            yield
         finally:
             with self._lock:
                 self._num_open -= 1
                 if self._num_open == 0:
-                    bars.stop()
+                    live, self._live = self._live, None
+                    live.stop()
                     self._bars = None
+
+    def _render(self) -> RenderableType:
+        bars = [self._bars] if self._bars is not None else []
+        return Group(*(render() for render in self._panels), *bars)
 
 
 class _Bar:
