@@ -16,7 +16,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from xlmr_sweep.errors import StudyError
+from xlmr_sweep.errors import StorageError, StudyError
 from xlmr_sweep.identity import recipe_folder_name
 from xlmr_sweep.lock import only_driver
 from xlmr_sweep.plan import Trial, expand, select
@@ -101,7 +101,8 @@ def run(request: Request, address: str, console: Console, *, retry_failed: bool 
 
 def _run(opened: Opened, address: str, console: Console, retry_failed: bool) -> int:
     began = time.monotonic()
-    storage, whole = opened.storage, opened.whole
+    whole = opened.whole
+    storage = opened.storage.patient(whole.cluster.storage_patience_s)
     found = collect(storage, whole)
     for name, problem in found.corrupt.items():
         console.print(f"Set aside records/corrupt/{name}: {problem}", highlight=False, soft_wrap=True)
@@ -193,6 +194,11 @@ def main(command: Callable[[Console], int]) -> int:
     except StudyError as error:
         errors.print(f"Error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         return 2
+    except StorageError as error:
+        errors.print(
+            f"Error: {error}. What is done is kept; the same command goes on.", style="red", highlight=False, markup=False
+        )
+        return 1
     except KeyboardInterrupt:
         errors.print("Interrupted. What is done is kept; the same command goes on.", highlight=False)
         return INTERRUPTED

@@ -1,4 +1,4 @@
-"""The two kinds of trouble that end a command or a trial with one clear line instead of a traceback."""
+"""The kinds of trouble that end a command or a trial with one clear line instead of a traceback."""
 
 from __future__ import annotations
 
@@ -12,3 +12,7 @@ class StudyError(Exception):
 
 class DivergedError(Exception):
     """A training run produced a loss or a score that is not finite. Recorded as a failure, never as a score."""
+
+
+class StorageError(OSError):
+    """The storage failed for longer than `cluster.storage_patience_s`. What was written before is kept."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
@@ -24,6 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage import Storage
 
 PLAIN_INTERVAL_S = 60.0
@@ -170,7 +171,9 @@ class ProgressFile:
         now = time.monotonic()
         if now - self._written >= WRITE_INTERVAL_S or done == total:
             self._written = now
-            self._storage.write_json(self._name, {"done": done, "total": total, "note": note})
+            # A storage that fails for a moment must not end the job over its progress.
+            with suppress(OSError):
+                self._storage.write_json(self._name, {"done": done, "total": total, "note": note})
 
 
 @contextmanager
@@ -189,7 +192,10 @@ def follow_progress(storage: Storage, steps: Mapping[str, Step]) -> Iterator[Non
 
     def show() -> None:
         for folder, step in steps.items():
-            state = storage.read_json(f"{folder}/progress.json")
+            try:
+                state = storage.read_json(f"{folder}/progress.json")
+            except (OSError, StudyError):
+                continue
             if state:
                 step.update(state["done"], state["total"], state["note"])
 

@@ -6,18 +6,27 @@ Names are relative to it, with `/`. Every write is whole or absent: a reader nev
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import socket
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlparse
 
 from pyarrow import fs
 
-from xlmr_sweep.errors import StudyError
+from xlmr_sweep.errors import StorageError, StudyError
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+"""Pauses between two tries of what failed; each is twice the one before."""
+
+T = TypeVar("T")
 
 
 class Storage:
@@ -25,9 +34,12 @@ class Storage:
 
     Args:
         location: a path or a URI, such as `runs/paper`, `file:///data/paper` or `s3://bucket/paper`.
+        patience_s: how long reads, writes and deletions that fail are tried again, for a disk that is full or read-only for a
+            while.
     """
 
-    def __init__(self, location: str | Path) -> None:
+    def __init__(self, location: str | Path, patience_s: float = 0.0) -> None:
+        self.patience_s = patience_s
         text = str(location)
         parsed = urlparse(text)
         self.local: Path | None = None
@@ -38,8 +50,12 @@ class Storage:
         self.uri = str(self.local) if self.local is not None else text.rstrip("/")
         self._fs, self._root = _filesystem(self.uri, self.local)
 
-    def __reduce__(self) -> tuple[type[Storage], tuple[str]]:
-        return (Storage, (self.uri,))
+    def __reduce__(self) -> tuple[type[Storage], tuple[str, float]]:
+        return (type(self), (self.uri, self.patience_s))
+
+    def patient(self, patience_s: float) -> Storage:
+        """Returns the same storage with another patience; what still fails then raises `StorageError`."""
+        return type(self)(self.uri, patience_s)
 
     def __str__(self) -> str:
         return self.uri
@@ -67,6 +83,9 @@ class Storage:
         Raises:
             FileNotFoundError: if there is none.
         """
+        return self._patiently(name, lambda: self._read(name))
+
+    def _read(self, name: str) -> bytes:
         with self._fs.open_input_stream(self._at(name)) as stream:
             data: bytes = stream.read()
         return data
@@ -81,6 +100,8 @@ class Storage:
             return json.loads(self.read(name))
         except FileNotFoundError:
             return None
+        except StorageError:
+            raise
         except OSError as error:
             problem = " ".join(str(error).split())
             raise StudyError(f"--storage {self.uri}: {name} cannot be read: {problem}") from None
@@ -89,6 +110,9 @@ class Storage:
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a file so that it is there whole or not at all, also after a power cut (local) or a kill."""
+        self._patiently(name, lambda: self._write(name, data))
+
+    def _write(self, name: str, data: bytes) -> None:
         if self.local is None:
             self._fs.create_dir(self._at(name).rpartition("/")[0], recursive=True)
             with self._fs.open_output_stream(self._at(name)) as stream:
@@ -112,11 +136,32 @@ class Storage:
 
     def delete(self, name: str) -> None:
         """Removes a file or a folder with all it holds; nothing happens where there is none."""
+        self._patiently(name, lambda: self._delete(name))
+
+    def _delete(self, name: str) -> None:
         info = self._fs.get_file_info(self._at(name))
         if info.type == fs.FileType.Directory:
             self._fs.delete_dir(self._at(name))
         elif info.type == fs.FileType.File:
             self._fs.delete_file(self._at(name))
+
+    def _patiently(self, name: str, action: Callable[[], T]) -> T:
+        """Does something with a file, again and again within the patience, each time after a longer pause."""
+        deadline, pause_s = time.monotonic() + self.patience_s, FIRST_PAUSE_S
+        while True:
+            try:
+                return action()
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                if not self.patience_s:
+                    raise
+                if time.monotonic() + pause_s > deadline:
+                    problem = " ".join(str(error).split())
+                    raise StorageError(f"{self.path(name)}: {problem}; tried for {self.patience_s:g} s") from error
+                log.warning("%s: %s; tried again in %.1f s", self.path(name), error, pause_s)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     def move(self, name: str, to: str) -> None:
         """Moves a file within the storage, over one that is there."""

@@ -246,10 +246,25 @@ class ClusterSpec(Declared):
     """CPUs of a Ray that the command starts itself. Default: the machine's, or what an instruction job needs if that is more."""
 
     trial_timeout_s: float = Field(default=6 * 3600, gt=0)
-    """A trial that takes longer fails."""
+    """A trial that takes longer is killed and runs again, `max_hang_retries` times."""
+
+    trial_stall_s: float = Field(default=1800, gt=0)
+    """A trial that finishes no step for so long (loading and evaluation count as one) is killed and runs again likewise."""
+
+    max_hang_retries: int = Field(default=1, ge=0)
+    """How often a trial starts again that was killed for taking too long or making no progress."""
 
     max_worker_retries: int = Field(default=2, ge=0)
-    """How often a trial starts again after its worker or node died."""
+    """How often a trial starts again after its worker or node died. Preemption does not count."""
+
+    max_node_failures: int = Field(default=3, ge=1)
+    """After so many trials in a row that died on a node nothing more is started there, as long as there is another node."""
+
+    max_same_failures: int = Field(default=5, ge=1)
+    """After so many trials in a row with the same traceback their model or task is stopped; the rest of the study goes on."""
+
+    storage_patience_s: float = Field(default=600, ge=0)
+    """How long writes to a storage that fails (full, read-only) are tried again before the trial fails."""
 
 
 class Study(Declared):
