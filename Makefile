@@ -36,7 +36,7 @@ demo: install
 	$(BIN)/python experiments/demo.py --storage $(DEMO_STORAGE) $(DEMO_OPTIONS)
 
 test: install-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: install-dev
 	$(BIN)/ruff check .

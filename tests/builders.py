@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,12 @@ SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 FAMILIES = ("xlm-roberta", "xlm-roberta-xl", "bert", "modernbert")
 
 
-def make_encoder(folder: Path, family: str = "xlm-roberta", *, head: bool = True, seed: int = 0) -> Path:
-    """Writes a two-layer encoder with a word-level tokenizer."""
-    import torch
+def write_tokenizer(folder: Path, words: Iterable[str] = WORDS, family: str = "xlm-roberta") -> Any:
+    """Writes a fast tokenizer of whole lower-case words with XLM-R's special tokens; unknown words become <unk>."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {word: i for i, word in enumerate([*SPECIAL[:4], *WORDS, SPECIAL[4]])}
+    vocabulary = {word: i for i, word in enumerate([*SPECIAL[:4], *dict.fromkeys(words), SPECIAL[4]])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -31,7 +31,7 @@ def make_encoder(folder: Path, family: str = "xlm-roberta", *, head: bool = True
         single="<s> $A </s>", pair="<s> $A </s> $B:1 </s>:1", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
     inputs = ["input_ids", "attention_mask"] + (["token_type_ids"] if family == "bert" else [])
-    PreTrainedTokenizerFast(
+    wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",
         cls_token="<s>",
@@ -42,7 +42,19 @@ def make_encoder(folder: Path, family: str = "xlm-roberta", *, head: bool = True
         mask_token="<mask>",
         model_input_names=inputs,
         model_max_length=128,
-    ).save_pretrained(folder)
+    )
+    wrapped.save_pretrained(folder)
+    return wrapped
+
+
+def make_encoder(
+    folder: Path, family: str = "xlm-roberta", *, words: Iterable[str] = WORDS, head: bool = True, seed: int = 0
+) -> Path:
+    """Writes a two-layer encoder with a word-level tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
+
+    vocabulary = write_tokenizer(folder, words, family)
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     options: dict[str, Any] = {"vocab_size": len(vocabulary), "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
     if family == "modernbert":

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import make_encoder
 from pyarrow import parquet
-from tiny_models import write_model
 
 from xlmr_sweep.data import mixture
 from xlmr_sweep.data.mixture import open_mixture, prepare_mixture
@@ -27,7 +27,7 @@ Pair = tuple[str, str]
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    write_model(folder, WORDS)
+    make_encoder(folder, words=WORDS)
     return folder
 
 

@@ -53,6 +53,11 @@ def free_port() -> int:
     return port
 
 
+def answers(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts a shell file of docker/ with its own environment; ends its process group after the test."""
@@ -96,23 +101,19 @@ def test_the_containers_commands_run_a_study_of_fractions_and_gangs(
         RAY_OPTIONS="--num-cpus 2 --num-gpus 2 --include-dashboard false",
         STUDY_OPTIONS=f"--study {study} --storage {storage}",
     )
-    time.sleep(8)
-    shell("worker.sh", HEAD_ADDRESS=f"127.0.0.1:{port}", RAY_OPTIONS="--num-cpus 1 --num-gpus 1", ATTEMPTS="30")
-
-    # While the cluster is up: a driver without the token is told so.
+    # The head waits for its second node, so a driver without the token meets a running cluster and is told so.
+    while not answers(port):
+        assert head.poll() is None, (tmp_path / "head.sh.log").read_text()
+        time.sleep(0.2)
     wrong = tmp_path / "wrong"
     wrong.write_text("0" * 64)
-    deadline = time.monotonic() + 200
-    while not (storage / "records").is_dir() and head.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.5)
     options = ["--study", str(study), "--storage", str(tmp_path / "elsewhere"), "--address", f"127.0.0.1:{port}"]
-    if head.poll() is None:
-        status, output = run(GRID, *options, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(wrong), timeout=120)
-        assert status == 2, output
-        assert "Error: --address" in output
-        assert "token" in output
-        assert not (tmp_path / "elsewhere" / "records").exists()
+    status, output = run(GRID, *options, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(wrong), timeout=120)
+    assert status == 2, output
+    assert f"Error: --address 127.0.0.1:{port}: the cluster refuses this process's token" in output
+    assert not (tmp_path / "elsewhere" / "records").exists()
 
+    shell("worker.sh", HEAD_ADDRESS=f"127.0.0.1:{port}", RAY_OPTIONS="--num-cpus 1 --num-gpus 1", ATTEMPTS="30")
     assert head.wait(300) == 0, (tmp_path / "head.sh.log").read_text()
     table: Any = pd.read_parquet(storage / "results.parquet").set_index(["model", "paradigm", "seed"])
     assert len(table) == 8

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_models import write_model
+from builders import make_encoder
 
 from xlmr_sweep.data.mixture import prepare_mixture
 from xlmr_sweep.errors import DivergedError, StudyError
@@ -32,7 +32,7 @@ NUM_STEPS = 30
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
-    write_model(folder / "model", WORDS)
+    make_encoder(folder / "model", words=WORDS)
     things, colours = ("sky", "sea", "grass"), ("blue", "green", "red")
     rows = [
         {"inputs": f"is the {things[i % 3]} {colours[i // 3 % 3]} ? " * (1 + i % 5), "targets": "yes" if i % 2 else "no"}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_models import write_tokenizer
+from builders import write_tokenizer
 
 from xlmr_sweep import pretrain
 from xlmr_sweep.data import demo

@@ -127,35 +127,39 @@ def test_a_new_seed_a_corrupt_record_and_a_lost_one_run_and_nothing_else(
     assert "25 of 36 trials done, 0 failed, 11 missing" in output
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
 def test_an_ended_run_keeps_what_is_done_and_the_same_command_finishes(
-    finished: tuple[Path, Path, str],
-    tmp_path: Path,
-    start: Callable[..., Any],
-    run: Callable[..., tuple[int, str]],
-    number: signal.Signals,
-    status: int,
+    finished: tuple[Path, Path, str], tmp_path: Path, start: Callable[..., Any]
 ) -> None:
     study, undisturbed, _ = finished
     storage = tmp_path / "runs"
-    arguments = [GRID, "--study", str(study), "--storage", str(storage), "--paradigms", "baseline,prompted"]
-    command = start(*arguments)
     records = storage / "records"
-    command.wait_for(lambda: records.is_dir() and len(list(records.glob("*.json"))) >= 2)
-    command.send(number)
-    assert command.end(60) == status, command.output
-    assert not command.left_behind(), "processes outlived the command"
-    kept = {p.name: p.stat().st_mtime_ns for p in records.glob("*.json")}
-    assert 2 <= len(kept) < 16
-    if number == signal.SIGINT:
-        return  # Ends as SIGTERM does; one of the two is enough for the second half.
-    ended, output = run(*arguments)
-    assert ended == 0, output
-    assert f"16 trials, {16 - len(kept)} to run" in output
-    assert {p.name: p.stat().st_mtime_ns for p in records.glob("*.json") if p.name in kept} == kept
-    assert len(list(records.glob("*.json"))) == 16
-    wanted = scores(undisturbed)
-    assert all(wanted[trial_id] == score for trial_id, score in scores(storage).items())
+    arguments = [GRID, "--study", str(study), "--storage", str(storage), "--paradigms", "baseline,prompted"]
+    kept: dict[str, int] = {}
+
+    def times() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in records.glob("*.json")}
+
+    # One run that is ended three times, each time after two more trials.
+    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)):
+        command = start(*arguments)
+        wanted = len(kept) + 2
+        command.wait_for(lambda wanted=wanted: len(times()) >= wanted)
+        command.send(number)
+        assert command.end(60) == status, command.output
+        assert not command.left_behind(), f"processes outlived {number.name}"
+        assert f"16 trials, {16 - len(kept)} to run" in command.output
+        now = times()
+        assert {name: now[name] for name in kept} == kept
+        kept = now
+    assert 6 <= len(kept) < 16
+    command = start(*arguments)
+    assert command.end() == 0, command.output
+    assert f"16 trials, {16 - len(kept)} to run" in command.output
+    now = times()
+    assert {name: now[name] for name in kept} == kept
+    assert len(now) == 16
+    expected = scores(undisturbed)
+    assert all(expected[trial_id] == score for trial_id, score in scores(storage).items())
 
 
 def test_a_failed_trial_is_recorded_and_costs_no_other_trial(tmp_path: Path, run: Callable[..., tuple[int, str]]) -> None:
@@ -179,12 +183,27 @@ def test_a_failed_trial_is_recorded_and_costs_no_other_trial(tmp_path: Path, run
     assert "2 trials, 0 to run" in output
 
 
-def test_a_killed_worker_is_replaced_and_its_trial_runs_again(
-    finished: tuple[Path, Path, str], tmp_path: Path, start: Callable[..., Any]
+def test_step_by_step_on_a_storage_that_is_no_path_with_a_killed_worker(
+    finished: tuple[Path, Path, str], tmp_path: Path, start: Callable[..., Any], run: Callable[..., tuple[int, str]]
 ) -> None:
     study, undisturbed, _ = finished
     storage = tmp_path / "runs"
-    command = start(GRID, "--study", str(study), "--storage", str(storage), "--paradigms", "baseline,prompted")
+    # fsspec's name for the local disk: everything goes the way of an object store, and the test can look.
+    arguments = ["--study", str(study), "--storage", f"local://{storage}"]
+    status, output = run("experiments/prepare_data.py", *arguments)
+    assert status == 0, output
+    found_data = [json.loads(path.read_text()) for path in storage.glob("data/*/manifest.json")]
+    (mixture,) = (manifest for manifest in found_data if "length_histogram" in manifest)
+    assert mixture["fingerprint"]
+    assert not (storage / "instruct").exists()
+    status, output = run("experiments/run_instruct.py", *arguments)
+    assert status == 0, output
+    (weights,) = (storage / "instruct").glob("tiny-*")
+    assert {path.name for path in weights.iterdir()} >= {"manifest.json", "model.safetensors", "config.json", "tokenizer.json"}
+    assert not (storage / "records").exists()
+    made = (weights / "manifest.json").stat().st_mtime_ns
+
+    command = start(GRID, *arguments)
     records = storage / "records"
     command.wait_for(lambda: records.is_dir() and len(list(records.glob("*.json"))) >= 2)
     workers = command.processes(b"ray::ResourceTrainable")
@@ -194,6 +213,7 @@ def test_a_killed_worker_is_replaced_and_its_trial_runs_again(
     attempts = [json.loads(path.read_text())["attempt"] for path in records.glob("*.json")]
     assert sorted(set(attempts)) in ([1], [1, 2])  # Between two trials there is nothing to try again.
     found = scores(storage)
-    assert len(found) == 16
-    wanted = scores(undisturbed)
-    assert all(wanted[trial_id] == score for trial_id, score in found.items())
+    assert len(found) == 24
+    assert found == scores(undisturbed)
+    assert all((storage / "logs" / f"{trial_id}.log").exists() for trial_id in found)
+    assert (weights / "manifest.json").stat().st_mtime_ns == made, "instruction-tuned again"

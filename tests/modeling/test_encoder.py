@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from builders import FAMILIES, WORDS, make_encoder
+from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
@@ -128,6 +129,20 @@ def test_a_model_without_head_is_refused_unless_asked_for(tmp_path: Path) -> Non
     with pytest.warns(UserWarning, match="a new one was made"):
         second = load_masked_lm(asked).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_head_is_looked_for_in_bin_weights_too(tmp_path: Path) -> None:
+    for head in (True, False):
+        folder = make_encoder(tmp_path / str(head), head=head)
+        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+    assert not check_model(ModelSource("old", str(tmp_path / "True")), [])
+    with pytest.raises(StudyError, match="model old: .* has no masked-LM head"):
+        check_model(ModelSource("old", str(tmp_path / "False")), [])
+    damaged = tmp_path / "True" / "pytorch_model.bin"
+    damaged.write_bytes(damaged.read_bytes()[:300])
+    with pytest.raises(StudyError, match="model old: .*pytorch_model.bin is damaged"):
+        check_model(ModelSource("old", str(tmp_path / "True")), [])
 
 
 def test_a_folder_that_does_not_load_is_one_line(tmp_path: Path) -> None:

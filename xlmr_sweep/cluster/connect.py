@@ -1,7 +1,7 @@
 """Connecting to Ray: a Ray of this command's own, or a running cluster, with token authentication.
 
 In: the `--address` option. Out: a connection, or one clear line within seconds; `ray.init` itself waits over 90 s where nobody
-answers, so the port is tried first.
+answers and a minute with a wrong token, so port and token are tried first.
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import grpc
 import ray
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.grpc_utils import init_grpc_channel
+from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
+from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
 from xlmr_sweep.errors import StudyError
 
@@ -74,8 +78,9 @@ def _join(address: str) -> ray.RayContext:
     target = find_cluster() if address == "auto" else address
     probe(target)
     # Explicit addresses never pick up a token by themselves (Ray 2.60).
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     try:
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        _check_token(address, target)
         return ray.init(address=target, log_to_driver=False, logging_level=logging.ERROR)
     except ray.exceptions.AuthenticationError as error:
         raise StudyError(f"--address {address}: {_first_line(error)}; give the cluster's token in RAY_AUTH_TOKEN") from None
@@ -115,6 +120,28 @@ def probe(target: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_TIMEOUT_S).close()
     except OSError as error:
         raise StudyError(f"--address {target}: nobody answers ({error}); is the cluster's head running there?") from None
+
+
+def _check_token(address: str, target: str) -> None:
+    """Asks the head one question with this process's token; `ray.init` would ask for a minute before it says what is wrong.
+
+    Raises:
+        StudyError: if the token is missing or wrong, or the head does not answer.
+    """
+    if target.startswith("ray://"):
+        return
+    channel = init_grpc_channel(target)
+    try:
+        NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=PROBE_TIMEOUT_S)
+    except grpc.RpcError as error:
+        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+            raise StudyError(
+                f"--address {address}: the cluster refuses this process's token ({error.details()}); "
+                "give the cluster's token in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+            ) from None
+        raise StudyError(f"--address {address}: no Ray head answers at {target} ({error.code().name.lower()})") from None
+    finally:
+        channel.close()
 
 
 def _first_line(error: BaseException) -> str:

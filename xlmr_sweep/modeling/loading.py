@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -169,23 +170,35 @@ def check_model(source: ModelSource, tasks: Iterable[TaskSpec]) -> bool:
 
 
 def _weight_names(source: ModelSource) -> list[str] | None:
-    """Returns the names of a folder's safetensors; None for a hub id or other formats."""
+    """Returns the names of a folder's weights without reading them; None for a hub id."""
     folder = Path(source.location)
     if not folder.is_dir():
         return None
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not files:
-        if any(folder.glob("*.bin")):
-            return None
-        raise StudyError(f"model {source.name}: {folder} holds no weights (*.safetensors or *.bin)")
+        raise StudyError(f"model {source.name}: {folder} holds no weights (*.safetensors or pytorch_model*.bin)")
     names: list[str] = []
     for path in files:
         try:
-            with safe_open(path, framework="pt") as file:
-                names += file.keys()
-        except (SafetensorError, OSError) as error:
-            raise StudyError(f"model {source.name}: {path} is damaged: {error}; copy the weights again") from None
+            names += _names_in(path)
+        except (SafetensorError, OSError, RuntimeError, UnpicklingError, EOFError) as error:
+            problem = " ".join(str(error).split())[:200]
+            raise StudyError(f"model {source.name}: {path} is damaged: {problem}; copy the weights again") from None
     return names
+
+
+def _names_in(path: Path) -> list[str]:
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys())
+    try:
+        weights = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+    except RuntimeError as error:
+        # Files from before torch 1.6 are no zip archives and cannot be mapped.
+        if "mmap" not in str(error):
+            raise
+        weights = torch.load(path, map_location="meta", weights_only=True)
+    return list(weights)
 
 
 def _check_missing(source: ModelSource, model: Any, missing: Iterable[str]) -> None:
