@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from xlmr_sweep.cluster.admission import Admission, in_order
-from xlmr_sweep.cluster.resources import Node, trial_width
+from xlmr_sweep.cluster.admission import Admission, Attempt, in_order
+from xlmr_sweep.cluster.resources import Node, Width, trial_width
+from xlmr_sweep.cluster.retry import Requeue
 from xlmr_sweep.plan import expand
 from xlmr_sweep.study import load_study
 
@@ -16,16 +15,15 @@ WIDTHS = {model.name: trial_width(model, has_gpus=True) for model in PAPER.model
 
 
 @pytest.fixture
-def admission(monkeypatch: pytest.MonkeyPatch) -> Admission:
-    monkeypatch.setattr(Admission, "_tune_trial", lambda self, trial: trial)
-    return Admission(expand(PAPER), WIDTHS, [Node(cpus=64, gpus=8)], max_failures=0)
+def admission() -> Admission:
+    return Admission(expand(PAPER), WIDTHS, [Node(cpus=64, gpus=8)])
 
 
-def taken(admission: Admission) -> list[Any]:
+def taken(admission: Admission) -> list[Attempt]:
     """Returns what is handed out until there is no room."""
     out = []
-    while (trial := admission.next_trial()) is not None:
-        out.append(trial)
+    while (attempt := admission.next()) is not None:
+        out.append(attempt)
     return out
 
 
@@ -46,38 +44,56 @@ def test_inside_a_width_a_round_covers_all_tasks_and_paradigms() -> None:
 
 def test_small_trials_wait_until_the_wide_ones_are_through(admission: Admission) -> None:
     (first,) = taken(admission)
-    assert first.model == "xlmr-xxl"
+    assert first.trial.model == "xlmr-xxl"
     for _ in range(314):
-        admission.on_trial_complete(first.trial_id)
+        admission.ended(first.tune_id)
         (first,) = taken(admission)
-        assert first.model == "xlmr-xxl"
-    admission.on_trial_complete(first.trial_id)
-    assert [trial.model for trial in taken(admission)] == ["xlmr-xl"] * 4
+        assert first.trial.model == "xlmr-xxl"
+    admission.ended(first.tune_id)
+    assert [attempt.trial.model for attempt in taken(admission)] == ["xlmr-xl"] * 4
 
 
 def test_every_gpu_is_full_between_widths_and_none_is_given_twice(admission: Admission) -> None:
     live = taken(admission)
     counted = 0
     while live:
-        gpus = sum(WIDTHS[trial.model].total_gpus for trial in live)
+        gpus = sum(attempt.width.total_gpus for attempt in live)
         assert gpus <= 8
         if counted < 1260 - 40:
             assert gpus == 8
-        done = live.pop(0)
-        counted += 1
-        admission.on_trial_complete(done.trial_id)
-        live += taken(admission)
-        if counted % 2 and live:  # A width may need two neighbours to end.
-            done = live.pop(0)
+        # A width may need two neighbours to end.
+        for _ in range(min(len(live), 1 + counted % 2)):
             counted += 1
-            admission.on_trial_complete(done.trial_id)
-            live += taken(admission)
+            admission.ended(live.pop(0).tune_id)
+        live += taken(admission)
     assert counted == 1260
-    assert admission.is_finished()
+    assert admission.is_finished
 
 
-def test_cpus_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Admission, "_tune_trial", lambda self, trial: trial)
+def test_cpus_count_too() -> None:
     small = [trial for trial in expand(PAPER) if trial.model == "xlmr-base"]
-    assert len(taken(Admission(small, WIDTHS, [Node(cpus=3, gpus=8)], 0))) == 3
-    assert len(taken(Admission(small, WIDTHS, [Node(cpus=64, gpus=8)], 0))) == 32
+    assert len(taken(Admission(small, WIDTHS, [Node(cpus=3, gpus=8)]))) == 3
+    assert len(taken(Admission(small, WIDTHS, [Node(cpus=64, gpus=8)]))) == 32
+
+
+def test_a_trial_that_runs_again_comes_first_with_a_fresh_id_and_is_never_there_twice() -> None:
+    now = [0.0]
+    trials = [trial for trial in expand(PAPER) if trial.model == "xlmr-large"][:3]
+    one = [Node(cpus=8, gpus=1, node_id="a"), Node(cpus=8, gpus=1, node_id="b")]
+    admission = Admission(trials, WIDTHS, one, clock=lambda: now[0])
+    first, *others = taken(admission)
+    assert len(others) == 2
+    admission.requeue(admission.ended(first.tune_id), Requeue(width=Width(1, 1), not_on="a", delay_s=5))
+    assert admission.next() is None
+    assert not admission.is_finished
+    for attempt in others:
+        admission.ended(attempt.tune_id)
+    assert admission.next() is None, "before its delay"
+    now[0] = 5.0
+    again = admission.next()
+    assert again is not None
+    assert (again.trial, again.number, again.tune_id) == (first.trial, 2, f"{first.trial.trial_id}.2")
+    assert (again.width, again.grant.node_ids) == (Width(1, 1), ("b",))
+    admission.ended(again.tune_id)
+    assert admission.is_finished
+    assert admission.next() is None

@@ -14,7 +14,6 @@ import resource
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +27,13 @@ from xlmr_sweep.errors import DivergedError
 from xlmr_sweep.modeling.device import resolve_precision
 from xlmr_sweep.modeling.fsdp import World, local_parameters
 from xlmr_sweep.modeling.gang import step_sharded
+from xlmr_sweep.outcome import Outcome
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.scoring import score
 from xlmr_sweep.study import FinetuneSpec
 from xlmr_sweep.workbench import TaskInputs, TrialModel, Workbench
 
 log = logging.getLogger("xlmr_sweep.trial")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a completed trial leaves behind."""
-
-    columns: dict[str, Any]
-    """Scores, times in seconds, memory in bytes: columns of the record."""
-    predictions: dict[str, list[Any]]
-    """Columns example_id, label, prediction, score_0 .. score_k, one row an evaluation example in the data's order."""
 
 
 def stream(seed: int, purpose: str) -> int:

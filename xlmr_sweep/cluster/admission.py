@@ -1,112 +1,123 @@
-"""The order of trials and the rule that lets the next one in. Tune asks `next_trial`; nothing is queued inside Tune.
+"""The order of trials and the rule that lets the next one in. Pure: neither Ray nor a clock of its own.
 
-Tune itself requests up to 200 placement groups at once and the cluster grants small ones first, so small trials starve wide
-ones. Here the head of one queue, widest first, is handed out only while the live widths leave room for it.
+The head of one queue, widest first, is handed out only while the room of a node holds it; nothing overtakes it, so nothing
+starves. A trial that is to run again comes back at its old place.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping, Sequence
+import bisect
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.search.basic_variant import BasicVariantGenerator
-
 from xlmr_sweep.cluster.resources import Node, Width
+from xlmr_sweep.cluster.retry import Requeue
+from xlmr_sweep.cluster.room import Grant, Room
 from xlmr_sweep.plan import Trial
 
 
-def in_order(trials: Sequence[Trial], widths: Mapping[str, Width]) -> list[Trial]:
-    """Returns trials widest first; inside a width in rounds that cover all tasks and paradigms evenly.
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a trial, waiting or handed out."""
+
+    trial: Trial
+    width: Width
+    number: int = 1
+    """From 1, in this run of the command."""
+    not_on: frozenset[str] = frozenset()
+    not_before: float = 0.0
+    """On the admission's clock."""
+    grant: Grant = field(default=Grant())
+
+    @property
+    def tune_id(self) -> str:
+        """Tune's id of it: the trial's own, and from the second attempt on with the attempt's number."""
+        return self.trial.trial_id if self.number == 1 else f"{self.trial.trial_id}.{self.number}"
+
+
+def order_key(trial: Trial, width: Width) -> tuple[Any, ...]:
+    """Returns what trials are sorted by: widest first; inside a width in rounds that cover all tasks and paradigms.
 
     A round holds one training size and seed of every model, paradigm and task, so any prefix of a sweep is nearly a smaller
     study and can be analysed.
     """
-
-    def key(trial: Trial) -> tuple[float, float, int, int, str, str, str]:
-        width = widths[trial.model]
-        return (
-            -width.total_gpus,
-            -width.total_cpus,
-            trial.seed,
-            -trial.train_size,
-            trial.task,
-            trial.model,
-            trial.paradigm,
-        )
-
-    return sorted(trials, key=key)
+    place = (trial.seed, -trial.train_size, trial.task, trial.model, trial.paradigm)
+    return (-width.total_gpus, -width.total_cpus, *place)
 
 
-def _folder_name(trial: TuneTrial) -> str:
-    return str(trial.trial_id)
+def in_order(trials: Sequence[Trial], widths: Mapping[str, Width]) -> list[Trial]:
+    """Returns trials in the order of admission, by the width of their model."""
+    return sorted(trials, key=lambda trial: order_key(trial, widths[trial.model]))
 
 
-class Admission(BasicVariantGenerator):  # type: ignore[misc]
-    """Hands out the head of the queue while there is room. Tune calls it from one thread."""
+class Admission:
+    """Hands out the head of the queue while there is room. Used from one thread.
 
-    def __init__(self, trials: Sequence[Trial], widths: Mapping[str, Width], nodes: Sequence[Node], max_failures: int) -> None:
-        super().__init__()
-        self._queue = deque(in_order(trials, widths))
-        self._widths = dict(widths)
-        self._room_cpus = sum(node.cpus for node in nodes)
-        self._room_gpus = sum(node.gpus for node in nodes)
-        self._max_failures = max_failures
-        self._live: dict[str, Width] = {}
-        self._total = len(trials)
+    Args:
+        trials: what is to run.
+        widths: what a trial of each model takes.
+        nodes: the cluster.
+        clock: seconds that only grow; a simulation has its own.
+    """
+
+    def __init__(
+        self,
+        trials: Sequence[Trial],
+        widths: Mapping[str, Width],
+        nodes: Sequence[Node],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.room = Room(nodes)
+        self._clock = clock
+        self._waiting = [Attempt(trial, widths[trial.model]) for trial in in_order(trials, widths)]
+        self._live: dict[str, Attempt] = {}
 
     @property
-    def total_samples(self) -> int:
-        """Number of trials of the run."""
-        return self._total
+    def num_waiting(self) -> int:
+        """Trials that have not started, those that are to run again included."""
+        return len(self._waiting)
 
-    def add_configurations(self, experiments: Any) -> None:
-        """Takes from Tune what each of its trials is made with."""
-        (experiment,) = experiments if isinstance(experiments, list) else [experiments]
-        self._experiment = experiment
+    @property
+    def live(self) -> Mapping[str, Attempt]:
+        """What is handed out and has not ended, by Tune's id."""
+        return self._live
 
-    def next_trial(self) -> TuneTrial | None:
-        """Returns the next trial if there is room for it now, else None."""
-        if not self._queue:
-            self.set_finished()
-            return None
-        head = self._queue[0]
-        width = self._widths[head.model]
-        if not self._has_room(width):
-            return None
-        self._queue.popleft()
-        self._live[head.trial_id] = width
-        if not self._queue:
-            self.set_finished()
-        return self._tune_trial(head)
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing waits and nothing is live."""
+        return not self._waiting and not self._live
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Gives back the room of an ended trial."""
-        self._live.pop(trial_id, None)
+    def next(self) -> Attempt | None:
+        """Hands out the head of the queue if there is room for it now, else None."""
+        now = self._clock()
+        for position, head in enumerate(self._waiting):
+            if head.not_before > now:
+                continue
+            grant = self.room.take(head.width, head.not_on)
+            if grant is None:
+                return None
+            del self._waiting[position]
+            started = replace(head, grant=grant)
+            self._live[started.tune_id] = started
+            return started
+        return None
 
-    def save_to_dir(self, dirpath: str, **kwargs: Any) -> None:
-        """Keeps nothing: the records are the memory of a study, not Tune."""
+    def ended(self, tune_id: str) -> Attempt:
+        """Gives back the room of an attempt that ended, however it did, and returns it."""
+        attempt = self._live.pop(tune_id)
+        self.room.give(attempt.grant)
+        return attempt
 
-    def has_checkpoint(self, dirpath: str) -> bool:
-        """Never: a run is planned anew from the records."""
-        return False
-
-    def _has_room(self, width: Width) -> bool:
-        cpus = sum(w.total_cpus for w in self._live.values()) + width.total_cpus
-        gpus = sum(w.total_gpus for w in self._live.values()) + width.total_gpus
-        return cpus <= self._room_cpus + 1e-6 and gpus <= self._room_gpus + 1e-6
-
-    def _tune_trial(self, trial: Trial) -> TuneTrial:
-        spec = self._experiment.spec
-        return TuneTrial(
-            trainable_name=spec["run"],
-            config=trial.as_dict(),
-            # Tune's own id of the trial is ours, so that its folder and our records name the same thing.
-            trial_id=trial.trial_id,
-            storage=spec["storage"],
-            experiment_tag=trial.trial_id,
-            checkpoint_config=spec["checkpoint_config"],
-            trial_dirname_creator=_folder_name,
-            max_failures=self._max_failures,
+    def requeue(self, attempt: Attempt, how: Requeue) -> None:
+        """Puts an ended attempt's trial back at its place in the queue."""
+        again = replace(
+            attempt,
+            number=attempt.number + 1,
+            width=how.width or attempt.width,
+            not_on=attempt.not_on | ({how.not_on} if how.not_on else set()),
+            not_before=self._clock() + how.delay_s if how.delay_s else 0.0,
+            grant=Grant(),
         )
+        bisect.insort(self._waiting, again, key=lambda waiting: order_key(waiting.trial, waiting.width))

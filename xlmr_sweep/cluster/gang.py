@@ -1,6 +1,6 @@
 """The ranks of a trial that takes several GPUs: processes of the trial's own, inside its placement group, warm between trials.
 
-In: the trial's actor, which is rank 0 and holds bundle 0. Out: a `World` of n ranks that all run `finetune` in step. A rank that
+In: the trial's actor, which is rank 0 and holds bundle 0. Out: the bench of rank 0; all ranks run each trial in step. A rank that
 dies takes the whole trial down within seconds, so that it is tried again instead of waiting in a collective for ever.
 """
 
@@ -10,66 +10,48 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any
 
 import ray
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from xlmr_sweep.cluster.work import COLLECTIVE_TIMEOUT_S, Bench, Seat, Work
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study
 
-JOIN_TIMEOUT_S = 300
-"""Bounds every wait of one rank for another, a collective's too."""
-
 WATCH_INTERVAL_S = 0.5
-
-
-def join_world(rank: int, size: int, address: str) -> Any:
-    """Joins the process group of a gang and returns its `World`: NCCL between GPUs, gloo between CPUs and for small numbers."""
-    import torch.distributed as dist
-
-    from xlmr_sweep.modeling.device import pick_device
-    from xlmr_sweep.modeling.fsdp import World
-
-    device = pick_device()
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    timeout = timedelta(seconds=JOIN_TIMEOUT_S)
-    dist.init_process_group(backend, init_method=address, rank=rank, world_size=size, timeout=timeout)
-    return World(rank, size, device)
 
 
 class RankProcess:
     """One of the ranks 1 .. n-1."""
 
-    def __init__(self, study: Study, storage: Storage) -> None:
-        self._study, self._storage = study, storage
-        self._workbench: Any = None
+    def __init__(self, study: Study, storage: Storage, work: Work) -> None:
+        self._study, self._storage, self._work = study, storage, work
+        self._bench: Bench | None = None
 
-    def join(self, rank: int, size: int, address: str) -> None:
+    def join(self, seat: Seat) -> None:
         """Joins the others; returns when all are there."""
-        from xlmr_sweep.workbench import Workbench
-
-        self._workbench = Workbench(self._study, self._storage, join_world(rank, size, address))
+        self._bench = self._work.open(self._study, self._storage, seat)
 
     def run(self, trial: Trial) -> None:
         """Runs this rank's part of a trial. Rank 0 keeps the outcome."""
-        from xlmr_sweep.finetune import finetune
-
-        finetune(trial, self._workbench)
+        assert self._bench is not None, "run before join"
+        self._bench.run(trial)
 
 
 class Gang:
     """The other ranks of one trial actor; none for trials of one rank."""
 
-    def __init__(self, study: Study, storage: Storage) -> None:
-        self._study, self._storage = study, storage
+    def __init__(self, study: Study, storage: Storage, work: Work) -> None:
+        self._study, self._storage, self._work = study, storage, work
         self._ranks: list[Any] = []
 
-    def join(self, size: int) -> Any:
-        """Starts the other ranks in the bundles 1 .. size-1 and returns rank 0's `World`."""
+    def join(self, size: int) -> Bench:
+        """Starts the other ranks in the bundles 1 .. size-1 and returns rank 0's bench."""
+        if size == 1:
+            return self._work.open(self._study, self._storage, Seat())
         group = get_current_placement_group()
         bundles = group.bundle_specs
         actor = ray.remote(RankProcess)
@@ -78,16 +60,16 @@ class Gang:
                 num_cpus=bundles[rank].get("CPU", 0),
                 num_gpus=bundles[rank].get("GPU", 0),
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank),
-            ).remote(self._study, self._storage)
+            ).remote(self._study, self._storage, self._work)
             for rank in range(1, size)
         ]
         # The port is free now and bound a moment later; should another process take it, the trial's failure is recorded.
         address = f"tcp://{ray.util.get_node_ip_address()}:{_free_port()}"
-        joining = [rank.join.remote(i, size, address) for i, rank in enumerate(self._ranks, 1)]
+        joining = [rank.join.remote(Seat(i, size, address)) for i, rank in enumerate(self._ranks, 1)]
         with self._watched(joining):
-            world = join_world(0, size, address)
-            ray.get(joining, timeout=JOIN_TIMEOUT_S)
-        return world
+            bench = self._work.open(self._study, self._storage, Seat(0, size, address))
+            ray.get(joining, timeout=COLLECTIVE_TIMEOUT_S)
+        return bench
 
     @contextmanager
     def at_work(self, trial: Trial) -> Iterator[None]:
@@ -95,19 +77,13 @@ class Gang:
         working = [rank.run.remote(trial) for rank in self._ranks]
         with self._watched(working):
             yield
-            ray.get(working, timeout=JOIN_TIMEOUT_S)
+            ray.get(working, timeout=COLLECTIVE_TIMEOUT_S)
 
     def end(self) -> None:
-        """Ends the other ranks and leaves their process group."""
-        if not self._ranks:
-            return
-        import torch.distributed as dist
-
+        """Ends the other ranks."""
         for rank in self._ranks:
             ray.kill(rank)
         self._ranks = []
-        if dist.is_initialized():
-            dist.destroy_process_group()
 
     @contextmanager
     def _watched(self, working: list[Any]) -> Iterator[None]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.study import ModelSpec, Study
@@ -15,6 +16,8 @@ class Node:
 
     cpus: float
     gpus: float
+    node_id: str = ""
+    """Ray's id of it."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,10 @@ class Width:
     def total_gpus(self) -> float:
         """GPUs of all ranks."""
         return self.gpus * self.num_bundles
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the fields as a plain dict."""
+        return asdict(self)
 
     def bundles(self) -> list[dict[str, float]]:
         """Returns the bundles of the trial's placement group."""
@@ -97,5 +104,5 @@ def nodes() -> list[Node]:
     """Returns the live nodes of the connected Ray."""
     import ray
 
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [Node(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive]
+    alive = [(node["Resources"], node["NodeID"]) for node in ray.nodes() if node["Alive"]]
+    return [Node(has.get("CPU", 0.0), has.get("GPU", 0.0), node_id) for has, node_id in alive]

@@ -24,6 +24,8 @@ from ray import tune
 
 from xlmr_sweep import provenance
 from xlmr_sweep.cluster.gang import Gang
+from xlmr_sweep.cluster.resources import Width
+from xlmr_sweep.cluster.work import Bench, Work
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.records import COLUMNS, write_failure, write_record
 from xlmr_sweep.storage import Storage
@@ -43,21 +45,19 @@ class TrialTimeoutError(Exception):
 class TrialRunner(tune.Trainable):  # type: ignore[misc]
     """A warm process. Its workbench outlives a trial; nothing that a trial trained does."""
 
-    def setup(
-        self, config: dict[str, Any], study: Study, storage: Storage, widths: dict[str, Any], git_commit: str | None
-    ) -> None:
+    def setup(self, config: dict[str, Any], study: Study, storage: Storage, work: Work, git_commit: str | None) -> None:
         """Takes the first trial. Torch is imported with the first trial's work, not before.
 
         Tune's class has attributes of its own, `_storage` and `_trial` among them, so ours have other names.
         """
-        self._study, self._home, self._widths, self._git_commit = study, storage, widths, git_commit
-        self._workbench: Any = None
-        self._gang = Gang(study, storage)
+        self._study, self._home, self._git_commit = study, storage, git_commit
+        self._bench: Bench | None = None
+        self._gang = Gang(study, storage, work)
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Takes the next trial in the same process."""
-        self._cell = Trial(**new_config)
+        self._cell, self._width = Trial(**new_config["trial"]), Width(**new_config["width"])
         return True
 
     def step(self) -> dict[str, Any]:
@@ -76,20 +76,18 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
             except Exception as error:
                 # Kept here, where class, host and traceback are known. Not raised: Tune would count it like a lost worker.
                 log.exception("trial %s failed", trial.cell)
-                self._workbench = None
-                self._gang.end()
+                self._leave()
                 failure = failure_of(error, self._attempt)
                 write_failure(storage, trial, failure)
                 row = {**trial.as_dict(), "failed": True, **{k: failure[k] for k in ("error_class", "message", "host")}}
         return {**row, "done": True}
 
     def _run(self, trial: Trial, started: str) -> dict[str, Any]:
-        from xlmr_sweep.finetune import finetune
-
-        bench = self._bench()
+        if self._bench is None:
+            self._bench = self._gang.join(self._width.num_bundles)
         with self._gang.at_work(trial):
-            outcome = finetune(trial, bench, on_step=self._time_limit())
-        width = self._widths[trial.model]
+            outcome = self._bench.run(trial, self._time_limit())
+        width = self._width
         row = {
             **trial.as_dict(),
             **outcome.columns,
@@ -103,30 +101,27 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
             **provenance.versions(),
             "git_commit": self._git_commit,
         }
-        sink = pa.BufferOutputStream()
-        parquet.write_table(pa.table(outcome.predictions), sink)
-        self._home.write(f"predictions/{trial.trial_id}.parquet", sink.getvalue().to_pybytes())
+        if outcome.predictions:
+            sink = pa.BufferOutputStream()
+            parquet.write_table(pa.table(outcome.predictions), sink)
+            self._home.write(f"predictions/{trial.trial_id}.parquet", sink.getvalue().to_pybytes())
         spec = self._study.model_dump(mode="json", include={"finetune", "instruct", "data"})
         model = self._study.model(trial.model).model_dump(mode="json")
-        record = {**row, "spec": {**trial.as_dict(), "model_spec": model, **spec}, "resolved": self._bench().resolved(trial)}
+        record = {**row, "spec": {**trial.as_dict(), "model_spec": model, **spec}, "resolved": self._bench.resolved(trial)}
         write_record(self._home, record)
         log.info("score %.4f in %.1f s", row["score"], row["total_time_s"])
         return row
 
-    def _bench(self) -> Any:
-        if self._workbench is None:
-            from xlmr_sweep.modeling.device import pick_device
-            from xlmr_sweep.modeling.fsdp import World
-            from xlmr_sweep.workbench import Workbench
-
-            num_ranks = self._widths[self._cell.model].num_bundles
-            world = World(device=pick_device()) if num_ranks == 1 else self._gang.join(num_ranks)
-            self._workbench = Workbench(self._study, self._home, world)
-        return self._workbench
-
     def cleanup(self) -> None:
         """Ends the other ranks with this one."""
+        self._leave()
+
+    def _leave(self) -> None:
+        """Ends the other ranks and the bench: the next trial here starts anew."""
         self._gang.end()
+        bench, self._bench = self._bench, None
+        if bench is not None:
+            bench.close()
 
     def _time_limit(self) -> Any:
         limit = self._study.cluster.trial_timeout_s

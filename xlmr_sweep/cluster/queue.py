@@ -1,0 +1,83 @@
+"""Admission as Tune asks for it: a search algorithm whose `next_trial` is the head of our queue.
+
+Tune itself requests up to 200 placement groups at once and the cluster grants small ones first, so small trials starve wide ones.
+Here nothing is ever queued inside Tune or Ray: what is handed out has room, on the node that it is bound to.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.search.basic_variant import BasicVariantGenerator
+
+from xlmr_sweep.cluster.admission import Admission, Attempt
+from xlmr_sweep.plan import Trial
+
+NODE_LABEL = "ray.io/node-id"
+
+
+def _folder_name(trial: TuneTrial) -> str:
+    return str(trial.trial_id)
+
+
+def trial_of(tune_trial: TuneTrial) -> Trial:
+    """Returns our trial of one of Tune's."""
+    return Trial(**tune_trial.config["trial"])
+
+
+class TuneQueue(BasicVariantGenerator):  # type: ignore[misc]
+    """Tune's view of an `Admission`. Tune calls it from one thread."""
+
+    def __init__(self, admission: Admission) -> None:
+        super().__init__()
+        self._admission = admission
+        self._total = admission.num_waiting
+
+    @property
+    def total_samples(self) -> int:
+        """Number of trials of the run."""
+        return self._total
+
+    def add_configurations(self, experiments: Any) -> None:
+        """Takes from Tune what each of its trials is made with."""
+        (experiment,) = experiments if isinstance(experiments, list) else [experiments]
+        self._experiment = experiment
+
+    def next_trial(self) -> TuneTrial | None:
+        """Returns the next trial if there is room for it now, else None."""
+        attempt = self._admission.next()
+        return None if attempt is None else self._tune_trial(attempt)
+
+    def is_finished(self) -> bool:
+        """Whether no trial is left to run, also none to run again."""
+        return self._admission.is_finished
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Does nothing: the run's callback, which Tune calls next, knows the error too and tells the admission."""
+
+    def save_to_dir(self, dirpath: str, **kwargs: Any) -> None:
+        """Keeps nothing: the records are the memory of a study, not Tune."""
+
+    def has_checkpoint(self, dirpath: str) -> bool:
+        """Never: a run is planned anew from the records."""
+        return False
+
+    def _tune_trial(self, attempt: Attempt) -> TuneTrial:
+        spec = self._experiment.spec
+        width = attempt.width
+        return TuneTrial(
+            trainable_name=spec["run"],
+            config={"trial": attempt.trial.as_dict(), "width": width.as_dict()},
+            # Tune's own id of the trial is ours, so that its folder and our records name the same thing.
+            trial_id=attempt.tune_id,
+            storage=spec["storage"],
+            experiment_tag=attempt.tune_id,
+            checkpoint_config=spec["checkpoint_config"],
+            placement_group_factory=tune.PlacementGroupFactory(
+                width.bundles(), bundle_label_selector=[{NODE_LABEL: node} for node in attempt.grant.node_ids]
+            ),
+            trial_dirname_creator=_folder_name,
+            max_failures=0,
+        )

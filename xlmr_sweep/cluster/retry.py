@@ -1,0 +1,62 @@
+"""Whether a trial that ended without a record starts again, and how. Pure.
+
+In: how an attempt ended. Out: None, or how the next one differs. `Admission` requeues; Tune itself never retries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from xlmr_sweep.cluster.resources import Width
+from xlmr_sweep.plan import Trial
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How one attempt of a trial ended without a record."""
+
+    trial: Trial
+    width: Width
+    attempt: int
+    """From 1, in this run of the command."""
+    node_ids: tuple[str, ...]
+    """Ray's ids of the nodes it ran on, one a rank."""
+    row: Mapping[str, Any]
+    """What is known of the failure: error_class, message, host, attempt (over all runs), and traceback where there is one."""
+    error: BaseException | None = None
+    """What Ray says of a process that died; None where the trial's own process recorded the failure."""
+
+
+@dataclass(frozen=True)
+class Requeue:
+    """How the next attempt differs."""
+
+    width: Width | None = None
+    """Another share; None for the same."""
+    not_on: str | None = None
+    """Id of a node to keep away from, as long as another could hold the trial."""
+    delay_s: float = 0.0
+
+
+class RetryPolicy(Protocol):
+    """Decides after each attempt without a record."""
+
+    def again(self, ending: Ending) -> Requeue | None:
+        """Returns how to try again, or None to leave the failure as it is."""
+
+
+class RetryDeadWorkers:
+    """Tries a trial again whose process or node died, a number of times; what a trial itself recorded stays.
+
+    Args:
+        max_retries: as of `cluster.max_worker_retries`.
+    """
+
+    def __init__(self, max_retries: int) -> None:
+        self._max_retries = max_retries
+
+    def again(self, ending: Ending) -> Requeue | None:
+        """Returns a plain retry for a dead worker."""
+        return Requeue() if ending.error is not None and ending.attempt <= self._max_retries else None

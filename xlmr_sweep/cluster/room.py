@@ -1,0 +1,151 @@
+"""What is free on each node of a cluster, down to the single GPU. Pure.
+
+Ray gives a fraction from one GPU and a whole number only from GPUs that nobody shares, so sums over a node would promise
+room that is not there. The node chosen here is the one that the trial is bound to, so both books agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from xlmr_sweep.cluster.resources import Node, Width
+
+EPSILON = 1e-6
+
+
+@dataclass
+class _Free:
+    cpus: float
+    gpus: list[float]
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What was taken for one item: for each bundle its node, CPUs, and the share of each GPU by its index."""
+
+    bundles: tuple[tuple[str, float, tuple[tuple[int, float], ...]], ...] = field(default=())
+
+    @property
+    def node_ids(self) -> tuple[str, ...]:
+        """Ids of the nodes, one a bundle."""
+        return tuple(node for node, _, _ in self.bundles)
+
+
+class Room:
+    """Free CPUs and GPUs of a cluster whose nodes may differ and may come and go.
+
+    Args:
+        nodes: the cluster, each node with an id of its own.
+    """
+
+    def __init__(self, nodes: Iterable[Node]) -> None:
+        self._nodes: dict[str, Node] = {}
+        self._free: dict[str, _Free] = {}
+        for node in nodes:
+            self.add(node)
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The nodes there are."""
+        return list(self._nodes.values())
+
+    def add(self, node: Node) -> None:
+        """Adds a node, all of it free.
+
+        Raises:
+            ValueError: if a node of that id is there.
+        """
+        if node.node_id in self._nodes:
+            raise ValueError(f"two nodes have the id {node.node_id!r}")
+        self._nodes[node.node_id] = node
+        self._free[node.node_id] = _Free(node.cpus, [1.0] * int(node.gpus))
+
+    def remove(self, node_id: str) -> None:
+        """Forgets a node that died. What was taken on it is given back by its items as usual, to nobody."""
+        self._nodes.pop(node_id, None)
+        self._free.pop(node_id, None)
+
+    def take(self, width: Width, not_on: Collection[str] = ()) -> Grant | None:
+        """Takes room for all bundles of a width, or nothing.
+
+        A width that some node could hold alone is only ever put on one node: of those with room the fullest, so that wide items
+        find empty ones. A wider one is spread over as few nodes as it can.
+
+        Args:
+            width: what is wanted.
+            not_on: nodes to keep away from, unless no other could ever hold it.
+        """
+        allowed = [name for name in self._nodes if name not in not_on]
+        if not self._could_hold(width, allowed):
+            allowed = list(self._nodes)
+        ordered = sorted(allowed, key=lambda name: (sum(self._free[name].gpus), self._free[name].cpus))
+        if any(_capacity(width, self._nodes[name]) >= width.num_bundles for name in allowed):
+            for name in ordered:
+                bundles = self._on_node(name, width, width.num_bundles)
+                if len(bundles) == width.num_bundles:
+                    return self._taken(bundles)
+            return None
+        found: list[tuple[str, float, tuple[tuple[int, float], ...]]] = []
+        for name in reversed(ordered):
+            found += self._on_node(name, width, width.num_bundles - len(found))
+        return self._taken(found) if len(found) == width.num_bundles else None
+
+    def give(self, grant: Grant) -> None:
+        """Gives back what an item took."""
+        self._book(grant, 1.0)
+
+    def could_ever_hold(self, width: Width) -> bool:
+        """Tells whether the whole cluster, empty, could hold a width."""
+        return self._could_hold(width, self._nodes)
+
+    def _could_hold(self, width: Width, names: Iterable[str]) -> bool:
+        return sum(_capacity(width, self._nodes[name]) for name in names) >= width.num_bundles
+
+    def _on_node(self, name: str, width: Width, most: int) -> list[tuple[str, float, tuple[tuple[int, float], ...]]]:
+        """Returns up to so many bundles of a width on what is free of a node."""
+        cpus, gpus = self._free[name].cpus, list(self._free[name].gpus)
+        bundles: list[tuple[str, float, tuple[tuple[int, float], ...]]] = []
+        while len(bundles) < most and cpus + EPSILON >= width.cpus:
+            shares = _shares(gpus, width.gpus)
+            if shares is None:
+                break
+            cpus -= width.cpus
+            for index, share in shares:
+                gpus[index] -= share
+            bundles.append((name, width.cpus, shares))
+        return bundles
+
+    def _taken(self, bundles: list[tuple[str, float, tuple[tuple[int, float], ...]]]) -> Grant:
+        grant = Grant(tuple(bundles))
+        self._book(grant, -1.0)
+        return grant
+
+    def _book(self, grant: Grant, sign: float) -> None:
+        for name, cpus, shares in grant.bundles:
+            free = self._free.get(name)
+            if free is None:
+                continue
+            free.cpus += sign * cpus
+            for index, share in shares:
+                free.gpus[index] += sign * share
+
+
+def _shares(free: list[float], gpus: float) -> tuple[tuple[int, float], ...] | None:
+    """Returns which GPUs of a node give how much; a fraction comes from the fullest GPU that has it, as Ray does it."""
+    if gpus <= 0:
+        return ()
+    if gpus < 1:
+        fitting = [index for index, left in enumerate(free) if left + EPSILON >= gpus]
+        return ((min(fitting, key=lambda index: free[index]), gpus),) if fitting else None
+    whole = [index for index, left in enumerate(free) if left + EPSILON >= 1]
+    return tuple((index, 1.0) for index in whole[: round(gpus)]) if len(whole) >= round(gpus) else None
+
+
+def _capacity(width: Width, node: Node) -> int:
+    """Returns how many bundles of a width an empty node holds."""
+    by_cpus = int(node.cpus / width.cpus + EPSILON)
+    if not width.gpus:
+        return by_cpus
+    by_gpus = int(1 / width.gpus + EPSILON) * int(node.gpus) if width.gpus < 1 else int(node.gpus) // round(width.gpus)
+    return min(by_cpus, by_gpus)

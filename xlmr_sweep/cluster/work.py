@@ -1,0 +1,100 @@
+"""What a trial's processes do once they are placed: fine-tuning, or whatever stands in for it.
+
+In: a study, its storage, and the process's place in its gang. Out: a bench that runs trial after trial. Admission, gangs,
+records and Tune trials know nothing else of the work, so a benchmark of scheduling replaces this and nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Protocol
+
+from xlmr_sweep.outcome import Outcome
+from xlmr_sweep.plan import Trial
+from xlmr_sweep.storage import Storage
+from xlmr_sweep.study import Study
+
+COLLECTIVE_TIMEOUT_S = 300
+"""Bounds every wait of one rank for another, a collective's too."""
+
+OnStep = Callable[[int], None]
+"""Told the number of finished steps."""
+
+
+@dataclass(frozen=True)
+class Seat:
+    """The place of one process among those of its trial."""
+
+    rank: int = 0
+    size: int = 1
+    address: str = ""
+    """Where the ranks of a gang meet (`tcp://HOST:PORT`); empty for a trial of one rank."""
+
+
+class Bench(Protocol):
+    """The warm state of one process. Nothing that a trial trained outlives it."""
+
+    def run(self, trial: Trial, on_step: OnStep | None = None) -> Outcome:
+        """Runs this rank's part of a trial and returns its outcome, the same on every rank."""
+
+    def resolved(self, trial: Trial) -> dict[str, Any]:
+        """Returns what the trial was made from, for its record."""
+
+    def close(self) -> None:
+        """Leaves the gang."""
+
+
+class Work(Protocol):
+    """Opens benches. Pickled to every process of a trial, so it holds nothing that is costly or bound to one."""
+
+    def open(self, study: Study, storage: Storage, seat: Seat) -> Bench:
+        """Returns this process's bench; with several ranks, when all have met."""
+
+
+class FineTuning:
+    """The real work: `finetune` in this process, or in step with the other ranks. Torch is imported when it opens."""
+
+    def open(self, study: Study, storage: Storage, seat: Seat) -> Bench:
+        """Returns a bench of torch; with several ranks it joins their process group first."""
+        from xlmr_sweep.modeling.device import pick_device
+        from xlmr_sweep.modeling.fsdp import World
+        from xlmr_sweep.workbench import Workbench
+
+        world = World(device=pick_device()) if seat.size == 1 else _join(seat)
+        return _TorchBench(Workbench(study, storage, world))
+
+
+class _TorchBench:
+    def __init__(self, workbench: Any) -> None:
+        self._workbench = workbench
+
+    def run(self, trial: Trial, on_step: OnStep | None = None) -> Outcome:
+        from xlmr_sweep.finetune import finetune
+
+        return finetune(trial, self._workbench, on_step)
+
+    def resolved(self, trial: Trial) -> dict[str, Any]:
+        resolved: dict[str, Any] = self._workbench.resolved(trial)
+        return resolved
+
+    def close(self) -> None:
+        import torch.distributed as dist
+
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _join(seat: Seat) -> Any:
+    """Joins the process group of a gang and returns its `World`: NCCL between GPUs, gloo between CPUs and for small numbers."""
+    import torch.distributed as dist
+
+    from xlmr_sweep.modeling.device import pick_device
+    from xlmr_sweep.modeling.fsdp import World
+
+    device = pick_device()
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
+    dist.init_process_group(backend, init_method=seat.address, rank=seat.rank, world_size=seat.size, timeout=timeout)
+    return World(seat.rank, seat.size, device)
