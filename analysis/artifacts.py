@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.architecture import KNOWN, Architecture
 from analysis.tables import Results
+from xlmr_sweep.architecture import KNOWN, Architecture
 from xlmr_sweep.errors import StudyError
 
 if TYPE_CHECKING:

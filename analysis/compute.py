@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from analysis import paper
-from analysis.architecture import Architecture
 from analysis.schema import Table, as_frame
+from xlmr_sweep.architecture import Architecture
 
 PRETRAINING_COLUMNS = [
     "model", "num_parameters", "batch_size", "seq_len", "tokens_per_step", "flops_per_step", "tokens_seen",

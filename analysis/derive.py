@@ -8,7 +8,6 @@ import pandas as pd
 
 from analysis import paper
 from analysis.advantage import PER_SEED, advantage_of_pairs, advantage_table
-from analysis.architecture import KNOWN
 from analysis.artifacts import Artifacts
 from analysis.completeness import cell_status, completeness
 from analysis.compute import compute_table, device_hours, pretraining
@@ -28,6 +27,7 @@ from analysis.provenance import provenance
 from analysis.schema import ordered
 from analysis.significance import with_tests
 from analysis.tables import Results
+from xlmr_sweep.architecture import KNOWN
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from analysis import paper
-from analysis.architecture import KNOWN
 from analysis.artifacts import Artifacts
 from analysis.options import Options
 from analysis.schema import PARADIGMS
 from analysis.tables import Results
+from xlmr_sweep.architecture import KNOWN
 
 if TYPE_CHECKING:
     from xlmr_sweep.study import Study

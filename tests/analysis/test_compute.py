@@ -10,10 +10,10 @@ import pytest
 
 from analysis import paper
 from analysis.advantage import advantage_table
-from analysis.architecture import KNOWN, Architecture
 from analysis.compute import compute_table, device_hours, pretraining
 from analysis.ipr import ipr_per_seed, ipr_table
 from analysis.paper_comparison import compare_with_paper
+from xlmr_sweep.architecture import KNOWN, Architecture
 
 BY_NAME = dict(zip(paper.MODELS, KNOWN.values(), strict=True))
 
