@@ -5,19 +5,17 @@ Whatever is absent is simply not known: every field may be empty, and a report s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.tables import Results
-from xlmr_sweep.architecture import KNOWN, Architecture
+from xlmr_sweep.architecture import Architecture, shape_of
 from xlmr_sweep.errors import StudyError
 
 if TYPE_CHECKING:
     from xlmr_sweep.storage import Storage
-    from xlmr_sweep.study import ModelSpec, Study
+    from xlmr_sweep.study import Study
 
 Manifest = Mapping[str, Any]
 
@@ -62,7 +60,7 @@ def artifacts(results: Results) -> Artifacts:
             manifest = _json(storage, f"{folders[kind]}/manifest.json") if kind in folders else None
             if manifest is not None:
                 found[model.name] = manifest
-        shape = _architecture(storage, model, list(folders.values()))
+        shape = shape_of(study, storage, model)
         if shape is not None:
             shapes[model.name] = shape
     mixture = _json(storage, f"data/{identity.mixture_name(study)}/manifest.json")
@@ -76,28 +74,9 @@ def _task_data(storage: Storage, study: Study) -> dict[str, Manifest]:
     return {task: manifest for task, manifest in found.items() if manifest is not None}
 
 
-def _architecture(storage: Storage, model: ModelSpec, folders: list[str]) -> Architecture | None:
-    """The shape from the hub id, the model's own folder, or weights that this study made."""
-    if model.hub in KNOWN:
-        return KNOWN[model.hub]
-    configs = [_json(storage, f"{folder}/config.json") for folder in folders]
-    if model.folder is not None:
-        configs.insert(0, _local_json(Path(model.folder) / "config.json"))
-    shapes = (Architecture.from_config(config) for config in configs if config is not None)
-    return next((shape for shape in shapes if shape is not None), None)
-
-
 def _json(storage: Storage, name: str) -> Manifest | None:
     try:
         value = storage.read_json(name)
     except (StudyError, OSError):
-        return None
-    return value if isinstance(value, Mapping) else None
-
-
-def _local_json(path: Path) -> Manifest | None:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
         return None
     return value if isinstance(value, Mapping) else None

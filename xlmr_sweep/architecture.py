@@ -7,9 +7,16 @@ torch on the meta device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.identity import model_folder_name, recipe_folder_name
+from xlmr_sweep.storage import Storage
+from xlmr_sweep.study import ModelSpec, Study
 
 # The parameter count of these model types is exact; others share the arithmetic of operations but not every parameter.
 EXACT_TYPES = ("bert", "roberta", "xlm-roberta", "xlm-roberta-xl")
@@ -56,17 +63,48 @@ class Architecture:
         # One more norm: after the embeddings (post-LN: base, large) or after the last layer (pre-LN: XL, XXL).
         return embeddings + norm + self.num_layers * layer + head
 
-    def forward_flops_per_token(self, seq_len: int) -> int:
-        """Operations of a forward pass with the head, for one token of a sequence of `seq_len` tokens."""
+    def encoder_flops_per_token(self, seq_len: int) -> int:
+        """Operations of a forward pass without the head, for one token of a sequence of `seq_len` tokens."""
         h, f = self.hidden, self.ffn
         products = 2 * (4 * h * h + 2 * h * f)
         attention = 2 * (2 * seq_len * h)
+        return self.num_layers * (products + attention)
+
+    def forward_flops_per_token(self, seq_len: int) -> int:
+        """Operations of a forward pass with the head, for one token of a sequence of `seq_len` tokens."""
+        h = self.hidden
         head = 2 * (h * h + h * self.vocabulary)
-        return self.num_layers * (products + attention) + head
+        return self.encoder_flops_per_token(seq_len) + head
 
     def training_flops(self, num_tokens: float, seq_len: int) -> float:
         """Operations of training on a number of tokens: the backward pass costs two forward passes."""
         return 3.0 * self.forward_flops_per_token(seq_len) * num_tokens
+
+
+def shape_of(study: Study, storage: Storage, model: ModelSpec) -> Architecture | None:
+    """Returns a model's shape: by its hub id, from its own folder, or from weights that the study made, or None."""
+    if model.hub in KNOWN:
+        return KNOWN[model.hub]
+    folders = []
+    if model.demo is not None:
+        folders.append(f"models/{model_folder_name(study, model)}")
+    if model.instructed_folder is None:
+        folders.append(f"instruct/{recipe_folder_name(study, model)}")
+    configs = [_mapping(partial(storage.read_json, f"{folder}/config.json")) for folder in folders]
+    if model.folder is not None:
+        path = model.folder / "config.json"
+        configs.insert(0, _mapping(lambda: json.loads(path.read_text(encoding="utf-8"))))
+    shapes = (Architecture.from_config(config) for config in configs if config is not None)
+    return next((shape for shape in shapes if shape is not None), None)
+
+
+def _mapping(read: Callable[[], Any]) -> Mapping[str, Any] | None:
+    """Returns what is read; None where it is not there or no mapping, because a shape concerns a figure and nothing else."""
+    try:
+        value = read()
+    except (StudyError, OSError, ValueError):
+        return None
+    return value if isinstance(value, Mapping) else None
 
 
 XLMR_POSITIONS = 514

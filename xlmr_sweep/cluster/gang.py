@@ -68,7 +68,7 @@ class Gang:
         joining = [rank.join.remote(Seat(i, size, address)) for i, rank in enumerate(self._ranks, 1)]
         with self._watched(joining):
             bench = self._work.open(self._study, self._storage, Seat(0, size, address))
-            ray.get(joining, timeout=COLLECTIVE_TIMEOUT_S)
+            _get(joining)
         return bench
 
     @contextmanager
@@ -77,7 +77,7 @@ class Gang:
         working = [rank.run.remote(trial) for rank in self._ranks]
         with self._watched(working):
             yield
-            ray.get(working, timeout=COLLECTIVE_TIMEOUT_S)
+            _get(working)
 
     def end(self) -> None:
         """Ends the other ranks."""
@@ -111,6 +111,14 @@ class Gang:
         finally:
             ended.set()
             watcher.join()
+
+
+def _get(working: list[Any]) -> None:
+    """Waits for the other ranks. One that died between two looks of the watcher ends this process too."""
+    try:
+        ray.get(working, timeout=COLLECTIVE_TIMEOUT_S)
+    except ray.exceptions.RayActorError:
+        os._exit(1)
 
 
 def _free_port() -> int:
