@@ -58,8 +58,8 @@ def advantage_table(table: Table, planned: Table | None = None, per_seed: Table 
         per_seed: what `advantage_per_seed` returns, if it is at hand.
 
     Returns:
-        `comparison`, `model`, `task`, `mean`, `std`, `num_seeds`, `y_low`, `y_high`, `share_outside`, `method`, and the
-        counts of `analysis.pooling.pooled`.
+        `comparison`, `model`, `task`, `mean`, `std`, `num_seeds`, `analysis.crossings.BAND`, `method`, and the counts of
+        `analysis.pooling.pooled`.
     """
     values = advantage_per_seed(table) if per_seed is None else as_frame(per_seed)
     cells = pooled(values, "advantage", planned)
@@ -79,5 +79,6 @@ def _bands(values: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for keys in (["comparison", "model", "task"], ["comparison", "model"]):
         band = used.groupby(keys)[["y_low", "y_high"]].mean()
-        parts.append(band.join(there.groupby(keys)["share_outside"].mean(), how="outer").reset_index())
+        whole = there.groupby(keys)[["share_outside", "range_low", "range_high"]].mean()
+        parts.append(band.join(whole, how="outer").reset_index())
     return pd.concat([parts[0], parts[1].assign(task=AVERAGE)], ignore_index=True)

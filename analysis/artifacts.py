@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from analysis.tables import Results
@@ -44,6 +45,7 @@ def artifacts(results: Results) -> Artifacts:
     if results.storage is None or results.study is None:
         return Artifacts()
     from xlmr_sweep import identity
+    from xlmr_sweep.moved import folder_of
     from xlmr_sweep.storage import Storage
 
     study, storage = results.study, Storage(results.storage)
@@ -53,9 +55,9 @@ def artifacts(results: Results) -> Artifacts:
     for model in study.models:
         folders = {}
         if model.demo is not None:
-            folders["pretrained"] = f"models/{identity.model_folder_name(study, model)}"
+            folders["pretrained"] = folder_of(storage, "models", model.name, partial(identity.model_folder_name, study, model))
         if model.instructed_folder is None:
-            folders["instructed"] = f"instruct/{identity.recipe_folder_name(study, model)}"
+            folders["instructed"] = folder_of(storage, "instruct", model.name, partial(identity.recipe_folder_name, study, model))
         for kind, found in (("pretrained", pretrained), ("instructed", instructed)):
             manifest = _json(storage, f"{folders[kind]}/manifest.json") if kind in folders else None
             if manifest is not None:
@@ -63,14 +65,17 @@ def artifacts(results: Results) -> Artifacts:
         shape = shape_of(study, storage, model)
         if shape is not None:
             shapes[model.name] = shape
-    mixture = _json(storage, f"data/{identity.mixture_name(study)}/manifest.json")
+    mixture_folder = folder_of(storage, "data", study.instructions.source, partial(identity.mixture_name, study))
+    mixture = _json(storage, f"{mixture_folder}/manifest.json")
     return Artifacts(mixture, instructed, pretrained, _task_data(storage, study), shapes)
 
 
 def _task_data(storage: Storage, study: Study) -> dict[str, Manifest]:
     from xlmr_sweep.identity import task_data_name
+    from xlmr_sweep.moved import folder_of
 
-    found = {task.name: _json(storage, f"data/{task_data_name(study, task)}/manifest.json") for task in study.tasks}
+    names = {task.name: folder_of(storage, "data", task.name, partial(task_data_name, study, task)) for task in study.tasks}
+    found = {task: _json(storage, f"{folder}/manifest.json") for task, folder in names.items()}
     return {task: manifest for task, manifest in found.items() if manifest is not None}
 
 

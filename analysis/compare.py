@@ -9,6 +9,7 @@ CSV. Exit status 0; 2 where an input is wrong.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +22,7 @@ from rich.table import Table as RichTable
 from analysis.comparison import SAME, cell_differences, moved_groups, only_in_one
 from analysis.display import decimal, p_value, percent
 from analysis.ipr import ipr_per_seed, ipr_table
+from analysis.options import name_pairs
 from analysis.schema import TableError, checked
 from analysis.tables import load
 from analysis.wide_console import wide_console
@@ -36,17 +38,21 @@ class Comparison:
     ipr: pd.DataFrame
 
 
-def compare_runs(a: Path | str, b: Path | str) -> Comparison:
+def compare_runs(
+    a: Path | str, b: Path | str, columns: Mapping[str, str] | None = None, paradigms: Mapping[str, str] | None = None
+) -> Comparison:
     """Returns how the second run differs from the first.
 
     Args:
         a: path or URI of the first run, as `analysis.tables.load` takes.
         b: the second.
+        columns: this project's column names to those of tables from elsewhere; of both, where both are.
+        paradigms: this project's paradigm names to those of tables from elsewhere.
 
     Raises:
         TableError: where one cannot be used, or they have no cell in common.
     """
-    first, second = load(a).rows, load(b).rows
+    first, second = (load(source, columns, paradigms).rows for source in (a, b))
     cells = cell_differences(first, second)
     if cells.empty:
         raise TableError(f"{a} and {b} have no cell in common")
@@ -66,10 +72,14 @@ def main(
     a: Annotated[str, typer.Argument(help="The first run: storage, .parquet, .csv, or Ray Tune's folder.")],
     b: Annotated[str, typer.Argument(help="The second run.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the tables as CSV.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="OURS=THEIRS: read a table's column THEIRS as OURS. Repeatable.")
+    ] = None,
+    paradigm: Annotated[list[str] | None, typer.Option(help="OURS=THEIRS: read the paradigm THEIRS as OURS. Repeatable.")] = None,
 ) -> None:
     """Says which scores moved between two runs, which cells only one has, and whether the difference is noise."""
     try:
-        found = compare_runs(a, b)
+        found = compare_runs(a, b, name_pairs("--column", column), name_pairs("--paradigm", paradigm))
         if out is not None:
             _write(found, out)
     except TableError as error:

@@ -117,6 +117,11 @@ def device_hours(rows: Table, instructed: Mapping[str, Mapping[str, Any]] | None
     return table.assign(num_jobs=groups.size(), num_timed=groups["timed"].sum()).reset_index()
 
 
+def hours_kind(hours: Table) -> str:
+    """Returns which hours of `device_hours` tell something: `gpu_hours`, or `process_hours` where no GPU was used."""
+    return "gpu_hours" if as_frame(hours)["gpu_hours"].fillna(0).sum() > 0 else "process_hours"
+
+
 def compute_table(pretraining_table: Table, hours: Table) -> pd.DataFrame:
     """Returns the paper's Table 1 from ours: parameters, tokens, FLOPs, and hours of both stages, one row a model."""
     costs = as_frame(hours)

@@ -8,7 +8,7 @@ import pandas as pd
 from analysis.pairs import same_sizes
 
 NUM_LEVELS = 1000
-BAND = ["y_low", "y_high", "share_outside"]
+BAND = ["y_low", "y_high", "share_outside", "range_low", "range_high"]
 # A level this close to a vertex, in steps between levels, is at the vertex: rounding must not move it past a plateau.
 SNAP = 1e-9
 
@@ -27,21 +27,23 @@ def average_advantage(first: np.ndarray, second: np.ndarray, x: np.ndarray) -> p
 
     Returns:
         One row a pair: `advantage` in training examples, positive where the first curve needs fewer, NaN where the band
-        is empty; `y_low`, `y_high`; `share_outside`, the part of the two curves' joint range of scores outside the band.
+        is empty; `y_low`, `y_high`; `share_outside`, the part of the two curves' joint range of scores outside the band;
+        `range_low` and `range_high`, that joint range.
     """
-    found = np.full((len(first), 4), np.nan)
+    found = np.full((len(first), 1 + len(BAND)), np.nan)
     for chosen, pattern in same_sizes(~np.isnan(first)):
         if pattern.sum() < 2:
             continue
         curves = [np.maximum.accumulate(y[np.ix_(chosen, pattern)], axis=1) for y in (first, second)]
         low = np.maximum(curves[0][:, 0], curves[1][:, 0])
         high = np.minimum(curves[0][:, -1], curves[1][:, -1])
-        whole = np.maximum(curves[0][:, -1], curves[1][:, -1]) - np.minimum(curves[0][:, 0], curves[1][:, 0])
+        bottom, top = np.minimum(curves[0][:, 0], curves[1][:, 0]), np.maximum(curves[0][:, -1], curves[1][:, -1])
+        whole = top - bottom
         with np.errstate(divide="ignore", invalid="ignore"):
             outside = np.where(whole > 0, 1 - np.maximum(high - low, 0) / whole, np.nan)
             reached = [_mean_crossing(curve, x[pattern], low, high) for curve in curves]
         advantage = np.where(high > low, reached[1] - reached[0], np.nan)
-        found[chosen] = np.column_stack([advantage, low, high, outside])
+        found[chosen] = np.column_stack([advantage, low, high, outside, bottom, top])
     return pd.DataFrame(found, columns=["advantage", *BAND])
 
 

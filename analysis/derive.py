@@ -63,7 +63,7 @@ def derive(results: Results, found: Artifacts, options: Options) -> Derived:
         "completeness": completeness(rows, planned, results.failures),
         "cells": cell_status(rows, planned, results.failures),
         "failures": results.failures.drop(columns="traceback"),
-        "efficiency": data_efficiency(points),
+        "efficiency": data_efficiency(points, options.target_score),
         "seed_spread": seed_spread(points),
         "mcnemar": mcnemar_table(predictions),
         "trials": rows,
@@ -127,6 +127,9 @@ def _notes(results: Results, tables: dict[str, pd.DataFrame]) -> list[str]:
         notes.append(f"no model and task has two paradigms with the same seed (found: {found}), so there is no IPR")
     elif not tables["ipr_per_seed"]["used"].any():
         notes.append("no pair of curves has two training sizes in common, so IPR is undefined")
+    if results.not_here:
+        how = "so records are matched by their declared settings, not by the contents of folders, and not checked for being stale"
+        notes.append(f"{results.not_here}; {how}")
     if results.num_stale:
         notes.append(f"{results.num_stale} stale records are counted as missing; the next run makes them again")
     if results.corrupt:

@@ -7,31 +7,33 @@ import pandas as pd
 
 from analysis.schema import Table, as_frame, ordered
 
-REFERENCE = "prompted"
+REFERENCE, GIVEN = "prompted", "given"
 EFFICIENCY_COLUMNS = [
     "model", "task", "paradigm", "target_score", "target_of", "examples_needed", "best_score", "largest_size",
 ]  # fmt: skip
 
 
-def data_efficiency(curve_table: Table) -> pd.DataFrame:
+def data_efficiency(curve_table: Table, target_score: float | None = None) -> pd.DataFrame:
     """Returns how many training examples each paradigm needs for the same score (paper, section 3, on data efficiency).
 
-    The score asked for is the best that prompting reaches, of the mean curve made monotone by a running maximum; where a
-    model and task have no prompted curve, that of the first paradigm there is.
+    Unless one is given, the score asked for is the best that prompting reaches, of the mean curve made monotone by a running
+    maximum; where a model and task have no prompted curve, that of the first paradigm there is.
 
     Args:
         curve_table: what `analysis.curves.curves` returns.
+        target_score: the score asked for on every task, in [0, 1].
 
     Returns:
-        `EFFICIENCY_COLUMNS`: `examples_needed` is linearly interpolated between sizes, the smallest size where that is
-        enough, and NaN where the score is not reached with `largest_size` examples.
+        `EFFICIENCY_COLUMNS`: `target_of` is the paradigm whose best score is asked for, or `given`; `examples_needed` is
+        linearly interpolated between sizes, the smallest size where that is enough, and NaN where the score is not reached
+        with `largest_size` examples.
     """
     table = as_frame(curve_table).dropna(subset="mean").sort_values("train_size")
     rows = []
     for (model, task), of_task in table.groupby(["model", "task"]):
         paradigms = ordered(of_task["paradigm"])
-        reference = REFERENCE if REFERENCE in paradigms else paradigms[0]
-        target = of_task.loc[of_task["paradigm"] == reference, "mean"].max()
+        reference = GIVEN if target_score is not None else REFERENCE if REFERENCE in paradigms else paradigms[0]
+        target = of_task.loc[of_task["paradigm"] == reference, "mean"].max() if target_score is None else target_score
         for paradigm in paradigms:
             points = of_task[of_task["paradigm"] == paradigm]
             sizes, best = points["train_size"].to_numpy(dtype="float64"), np.maximum.accumulate(points["mean"].to_numpy())

@@ -12,7 +12,9 @@ def mixture_tables(found: Artifacts) -> dict[str, pd.DataFrame]:
     manifest = found.mixture or {}
     tables = {}
     if manifest.get("counts"):
-        tables["mixture_counts"] = pd.DataFrame(manifest["counts"].items(), columns=["step", "rows"])
+        # Each step keeps at most what the one before it kept; JSON has the steps in alphabetical order.
+        steps = sorted(manifest["counts"].items(), key=lambda step: (step[0] != "read", -step[1]))
+        tables["mixture_counts"] = pd.DataFrame(steps, columns=["step", "rows"])
     histogram = manifest.get("length_histogram")
     if histogram and histogram.get("counts"):
         edges = histogram["edges"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.ipr import Rule, XScale
+from analysis.schema import TableError
 
 
 @dataclass(frozen=True)
@@ -17,3 +19,22 @@ class Options:
     """Integrate over the training size or its logarithm."""
     mixture_tasks: tuple[str, ...] | None = None
     """Tasks that the instruction mixture contains; None where only the study can tell."""
+    target_score: float | None = None
+    """The score whose examples are counted; None for the best of prompting on each task."""
+
+
+def name_pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:
+    """Reads OURS=THEIRS options.
+
+    Raises:
+        TableError: for a text of another form, and for a name of ours that is given twice.
+    """
+    pairs = {}
+    for text in texts or []:
+        ours, sign, theirs = text.partition("=")
+        if not sign or not ours or not theirs:
+            raise TableError(f"{option}: {text!r} is not of the form OURS=THEIRS")
+        if ours in pairs:
+            raise TableError(f"{option}: {ours!r} is given twice")
+        pairs[ours] = theirs
+    return pairs

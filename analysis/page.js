@@ -6,6 +6,7 @@
   const GAP_Y_PX = 56;
   const PANEL_PX = 250;
   const MIN_PANEL_PX = 230;
+  const NARROW_PX = 560;
   const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
 
   const specs = new Map();
@@ -107,8 +108,10 @@
       }
     }
     apply(layout, panelLayout(layout, chosen, div.clientWidth));
+    // On a phone the buttons would lie on the legend, and fingers zoom without them.
+    const config = { ...CONFIG, displayModeBar: div.clientWidth >= NARROW_PX };
     div.style.height = `${layout.height}px`;
-    return loadPlotly().then((Plotly) => Plotly.react(div, spec.data, layout, CONFIG)).then(() => {
+    return loadPlotly().then((Plotly) => Plotly.react(div, spec.data, layout, config)).then(() => {
       div.dataset.drawn = "yes";
       performance.mark(`drawn ${div.dataset.name}`);
     });

@@ -38,6 +38,7 @@ FOOTNOTES = {
         "The paper's instruction tuning sums to 548 GPU-hours (6 h × 2, 12 h × 2, 16 h × 8, 48 h × 8); its text says 612.",
         "Its fine-tuning sums to the stated 470 GPU-hours for 1,260 trials.",
         "It gives base 250M parameters; counted, XLM-R base has 278M, of which 192M are word embeddings.",
+        "Its FLOPs of pre-training are those of a step (Table 4) times the steps, so they differ from ours as Table 4 does.",
     ],
     "table_2": [
         "The text credits models above 500M parameters with 7.3 points on average. The mean of the paper's 7.3, 6.5 and 9.9 "

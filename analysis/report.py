@@ -24,10 +24,10 @@ from analysis.derive import derive
 from analysis.images import write_images
 from analysis.ipr import RULES, Rule, XScale
 from analysis.latex import latex_tables, write_latex
-from analysis.options import Options
+from analysis.options import Options, name_pairs
 from analysis.page import render
-from analysis.schema import TableError
-from analysis.tables import Results, load
+from analysis.schema import Table, TableError, renamed
+from analysis.tables import Results, from_table, load, local_path
 from analysis.terminal import print_ipr
 from analysis.wide_console import wide_console
 
@@ -50,7 +50,7 @@ class ReportPaths:
 
 
 def build_report(
-    results: Path | str | Results,
+    results: Path | str | Results | Table,
     out: Path | None = None,
     *,
     rule: Rule = "trapezoid",
@@ -58,27 +58,36 @@ def build_report(
     columns: dict[str, str] | None = None,
     paradigms: dict[str, str] | None = None,
     mixture_tasks: Sequence[str] | None = None,
+    target_score: float | None = None,
     images: bool = False,
     latex: bool = False,
 ) -> ReportPaths:
     """Reads results and writes the report.
 
     Args:
-        results: a path or URI as `analysis.tables.load` takes, or results that are loaded already.
+        results: a path or URI as `analysis.tables.load` takes, results that are loaded already, or a DataFrame.
         out: folder to write to, made if needed; by default `report` in a local storage, else `./report`.
         rule: how curves are integrated.
         x_scale: integrate over the training size or its logarithm.
         columns: this project's column names to the file's.
         paradigms: this project's paradigm names to the file's.
         mixture_tasks: tasks that the instruction mixture contains, where the study cannot tell.
+        target_score: score in [0, 1] whose examples the data efficiency counts; by default the best of prompting.
         images: write a PNG and an SVG of every figure to `images/`.
         latex: write the tables as LaTeX to `latex/`.
 
     Raises:
         TableError: where the results cannot be used, or the folder cannot be written; one line.
     """
-    loaded = results if isinstance(results, Results) else load(results, columns, paradigms)
-    options = Options(rule, x_scale, None if mixture_tasks is None else tuple(mixture_tasks))
+    if isinstance(results, Path | str):
+        loaded = load(results, columns, paradigms)
+    elif isinstance(results, Results):
+        loaded = results
+    else:
+        loaded = from_table(renamed(results, columns or {}, paradigms or {}))
+    if target_score is not None and not 0 <= target_score <= 1:
+        raise TableError(f"--target-score: {target_score} is not in [0, 1]")
+    options = Options(rule, x_scale, None if mixture_tasks is None else tuple(mixture_tasks), target_score)
     found = artifacts(loaded)
     derived = derive(loaded, found, options)
     texts = {name: table.to_csv(index=False) for name, table in derived.tables.items()}
@@ -101,9 +110,8 @@ def build_report(
 
 def default_folder(results: Results) -> Path:
     """Returns where a report goes that names no folder: into a local storage, else the working directory."""
-    if results.storage is not None and "://" not in results.storage:
-        return Path(results.storage) / "report"
-    return Path("report")
+    storage = None if results.storage is None else local_path(results.storage)
+    return Path("report") if storage is None else storage / "report"
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -122,6 +130,9 @@ def main(
     mixture_tasks: Annotated[
         str | None, typer.Option(help="Tasks in the instruction mixture, as a,b; others are held out. Default: the study's.")
     ] = None,
+    target_score: Annotated[
+        float | None, typer.Option(help="Count the examples that this score needs. Default: the best of prompting, by task.")
+    ] = None,
     images: Annotated[bool, typer.Option("--images", help="Also write PNG and SVG of every figure (needs Chromium).")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="Also write the tables as LaTeX.")] = False,
 ) -> None:
@@ -132,9 +143,10 @@ def main(
             out,
             rule=_one_of("--rule", rule, RULES),  # type: ignore[arg-type]
             x_scale=_one_of("--x-scale", x_scale, ("linear", "log")),  # type: ignore[arg-type]
-            columns=_pairs("--column", column),
-            paradigms=_pairs("--paradigm", paradigm),
+            columns=name_pairs("--column", column),
+            paradigms=name_pairs("--paradigm", paradigm),
             mixture_tasks=None if mixture_tasks is None else [name for name in mixture_tasks.split(",") if name],
+            target_score=target_score,
             images=images,
             latex=latex,
         )
@@ -152,17 +164,6 @@ def _one_of(option: str, value: str, allowed: object) -> str:
     if value not in names:
         raise TableError(f"{option}: {value!r} is not one of {', '.join(names)}")
     return value
-
-
-def _pairs(option: str, texts: list[str] | None) -> dict[str, str]:
-    """Reads OURS=THEIRS options."""
-    pairs = {}
-    for text in texts or []:
-        ours, sign, theirs = text.partition("=")
-        if not sign or not ours or not theirs:
-            raise TableError(f"{option}: {text!r} is not of the form OURS=THEIRS")
-        pairs[ours] = theirs
-    return pairs
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def as_frame(table: Table) -> pd.DataFrame:
     raise TableError(f"a table of type {type(table).__name__} is neither a DataFrame nor has the Arrow interface")
 
 
-def renamed(table: pd.DataFrame, columns: Mapping[str, str], paradigms: Mapping[str, str]) -> pd.DataFrame:
+def renamed(table: Table, columns: Mapping[str, str], paradigms: Mapping[str, str]) -> pd.DataFrame:
     """Returns the table under this project's names.
 
     Args:
@@ -62,6 +62,7 @@ def renamed(table: pd.DataFrame, columns: Mapping[str, str], paradigms: Mapping[
     Raises:
         TableError: for a column that the table does not have, or a name that would then be there twice.
     """
+    table = as_frame(table)
     for ours, theirs in columns.items():
         if theirs not in table.columns:
             raise TableError(f"no column {theirs!r} to read as {ours!r}; found: {', '.join(map(str, table.columns))}")

@@ -40,7 +40,7 @@ def _gain(model: str, row: dict[Any, Any]) -> str:
     if pd.isna(p):
         verdict = "too few values to test"
     else:
-        verdict = f"{'distinguishable from' if p < ALPHA else 'not distinguishable from'} zero, p {_with_sign(p_value(p))}"
+        verdict = f"{'' if p < ALPHA else 'not '}distinguishable from zero, Holm-corrected p {_with_sign(p_value(p))}"
     return f"{model}: {row['mean']:+.1f}% ({sure}, {row['num_seeds']} values, {verdict})"
 
 

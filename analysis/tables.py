@@ -9,16 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlparse
 
 import pandas as pd
 
 from analysis.schema import CELL, REQUIRED, Table, TableError, as_frame, checked, renamed
 from analysis.tune_folder import read_tune_folder
-from xlmr_sweep.errors import StudyError
+from xlmr_sweep.errors import MissingFolderError, StudyError
 
 if TYPE_CHECKING:
     from xlmr_sweep.study import Study
 
+FILE_KINDS = (".parquet", ".csv")
 FAILURE_COLUMNS = [*CELL, "error_class", "message", "host", "attempt", "time", "trial_id", "traceback"]
 
 
@@ -46,13 +48,16 @@ class Results:
     """Records whose resolved values no longer match."""
     corrupt: tuple[str, ...] = field(default=())
     """Names of records that cannot be read."""
+    not_here: str = ""
+    """Which folder of the study is not here, where records could therefore be matched by their declared settings only."""
 
 
 def load(results: Path | str, columns: Mapping[str, str] | None = None, paradigms: Mapping[str, str] | None = None) -> Results:
     """Returns the results at a path or URI.
 
     Args:
-        results: a storage (a folder or URI with `study.json`), a `.parquet` or `.csv` file, or a folder of Ray Tune.
+        results: a storage (a folder or URI with `study.json`), a `.parquet` or `.csv` file (or its URI), or a folder of Ray
+            Tune.
         columns: this project's column names to the file's, for a table from elsewhere.
         paradigms: this project's paradigm names to the file's.
 
@@ -60,18 +65,28 @@ def load(results: Path | str, columns: Mapping[str, str] | None = None, paradigm
         TableError: where nothing can be read there, or the table is wrong.
     """
     source = str(results)
-    if "://" in source:
+    path = local_path(source)
+    if path is None and not source.endswith(FILE_KINDS):
         return _from_storage(source)
-    path = Path(source)
-    if (path / "study.json").is_file():
+    if path is None:
+        table, name = _read_file(source), source.rpartition("/")[2].rpartition(".")[0]
+    elif (path / "study.json").is_file():
         return _from_storage(source)
-    if path.is_dir():
-        table = read_tune_folder(path)
+    elif path.is_dir():
+        table, name = read_tune_folder(path), path.resolve().name
     elif not path.exists():
         raise TableError(f"{source}: no such file or folder")
     else:
-        table = _read_file(path)
-    return from_table(renamed(table, columns or {}, paradigms or {}), path.resolve().stem, source)
+        table, name = _read_file(str(path)), path.stem
+    return from_table(renamed(table, columns or {}, paradigms or {}), name, source)
+
+
+def local_path(source: str) -> Path | None:
+    """Returns the path of a local file or folder given by path or `file://` URI; None for a URI of another kind."""
+    if "://" not in source:
+        return Path(source).expanduser()
+    parsed = urlparse(source)
+    return Path(unquote(parsed.path)) if parsed.scheme == "file" else None
 
 
 def from_table(table: Table, name: str = "table", source: str = "memory") -> Results:
@@ -93,23 +108,31 @@ def product_of_values(rows: Table) -> pd.DataFrame:
     return grid.to_frame(index=False)
 
 
-def _read_file(path: Path) -> pd.DataFrame:
+def _read_file(path: str) -> pd.DataFrame:
+    """Reads a file by path or by a URI that pandas and fsspec know."""
     try:
-        if path.suffix == ".parquet":
+        if path.endswith(".parquet"):
             return pd.read_parquet(path)
-        if path.suffix == ".csv":
+        if path.endswith(".csv"):
             return pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise TableError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, ImportError) as error:
+        raise TableError(f"{path}: cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}") from error
     raise TableError(f"{path}: neither a folder nor a .parquet or .csv file")
 
 
 def _from_storage(source: str) -> Results:
     # Imported here so that a table from elsewhere needs nothing of the runner.
+    from xlmr_sweep.moved import collect_moved
     from xlmr_sweep.records import collect
+    from xlmr_sweep.storage import Storage
 
+    not_here = ""
     try:
-        found = collect(source)
+        storage = Storage(source)
+        try:
+            found = collect(storage)
+        except MissingFolderError as error:
+            found, not_here = collect_moved(storage), str(error)
     except StudyError as error:
         raise TableError(str(error)) from error
     rows = pd.DataFrame(found.rows) if found.rows else pd.DataFrame(columns=list(REQUIRED))
@@ -125,4 +148,5 @@ def _from_storage(source: str) -> Results:
         num_other_settings=found.num_other_settings,
         num_stale=found.num_stale,
         corrupt=tuple(found.corrupt),
+        not_here=not_here,
     )

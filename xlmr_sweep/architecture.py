@@ -15,6 +15,7 @@ from typing import Any
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.identity import model_folder_name, recipe_folder_name
+from xlmr_sweep.moved import folder_of
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import ModelSpec, Study
 
@@ -87,9 +88,9 @@ def shape_of(study: Study, storage: Storage, model: ModelSpec) -> Architecture |
         return KNOWN[model.hub]
     folders = []
     if model.demo is not None:
-        folders.append(f"models/{model_folder_name(study, model)}")
+        folders.append(folder_of(storage, "models", model.name, partial(model_folder_name, study, model)))
     if model.instructed_folder is None:
-        folders.append(f"instruct/{recipe_folder_name(study, model)}")
+        folders.append(folder_of(storage, "instruct", model.name, partial(recipe_folder_name, study, model)))
     configs = [_mapping(partial(storage.read_json, f"{folder}/config.json")) for folder in folders]
     if model.folder is not None:
         path = model.folder / "config.json"

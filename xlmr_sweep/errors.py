@@ -10,6 +10,10 @@ class StudyError(Exception):
     """
 
 
+class MissingFolderError(StudyError):
+    """A folder or file that a study names is not there, so that what depends on its contents has no identity here."""
+
+
 class DivergedError(Exception):
     """A training run produced a loss or a score that is not finite. Recorded as a failure, never as a score."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from xlmr_sweep.declared import fingerprint
-from xlmr_sweep.errors import StudyError
+from xlmr_sweep.errors import MissingFolderError, StudyError
 from xlmr_sweep.study import ModelSpec, Study
 from xlmr_sweep.tasks import TaskSpec
 from xlmr_sweep.template import TEMPLATE_VERSION
@@ -142,7 +142,7 @@ def folder_hash(folder: Path, what: str) -> str:
     """Returns a hash of the names and contents of all files below a folder (or of one file), hidden ones left out.
 
     Raises:
-        StudyError: if there is nothing to hash; `what` names the field.
+        MissingFolderError: if there is nothing to hash; `what` names the field.
     """
     if folder.is_file():
         return file_hash(folder, what)
@@ -153,7 +153,7 @@ def folder_hash(folder: Path, what: str) -> str:
     )
     if not files:
         problem = "holds no file" if folder.is_dir() else "does not exist"
-        raise StudyError(f"{what}: {folder} {problem}")
+        raise MissingFolderError(f"{what}: {folder} {problem}")
     listing = {path.relative_to(folder).as_posix(): file_hash(path, what) for path in files}
     return fingerprint(listing, 32)
 
@@ -162,7 +162,7 @@ def file_hash(path: Path, what: str) -> str:
     """Returns the SHA-256 of a file's bytes, from the cache if path, size and time of change are as before.
 
     Raises:
-        StudyError: if the file cannot be read; `what` names the field.
+        MissingFolderError: if the file cannot be read; `what` names the field.
     """
     try:
         stat = path.stat()
@@ -173,7 +173,7 @@ def file_hash(path: Path, what: str) -> str:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise StudyError(f"{what}: {path} cannot be read: {error.strerror}") from None
+        raise MissingFolderError(f"{what}: {path} cannot be read: {error.strerror}") from None
     _cache_put(key, digest)
     return digest
 

@@ -162,6 +162,7 @@ def collect(location: Storage | str | Path, study: Study | None = None) -> Colle
         study: the study to compare with; by default that of study.json.
 
     Raises:
+        MissingFolderError: if a folder that the study names is not here; `xlmr_sweep.moved` reads such a storage.
         StudyError: if the folder holds no study or an unreadable one.
     """
     storage = location if isinstance(location, Storage) else Storage(location)
@@ -171,7 +172,7 @@ def collect(location: Storage | str | Path, study: Study | None = None) -> Colle
     trials = expand(study)
     found = Collected(study, [trial.as_dict() for trial in trials])
     planned = {trial.trial_id: trial for trial in trials}
-    records = _read_records(storage, found.corrupt)
+    records = read_records(storage, found.corrupt)
     present = current_resolution(storage, study)
     for trial_id, trial in planned.items():
         record = records.get(trial_id)
@@ -244,7 +245,13 @@ def _changed(record: Mapping[str, Any], present: Mapping[str, str], trial: Trial
     return ""
 
 
-def _read_records(storage: Storage, corrupt: dict[str, str]) -> dict[str, dict[str, Any]]:
+def read_records(storage: Storage, corrupt: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """Returns every readable record by trial id.
+
+    Args:
+        storage: the study's folder.
+        corrupt: takes the names of files that are no record, with the reason.
+    """
     names = storage.names("records", ".json")
     records = {}
     for name, data in zip(names, storage.read_many(f"records/{name}" for name in names), strict=True):
@@ -286,6 +293,20 @@ def _read_failures(storage: Storage, planned: Mapping[str, Trial], done: set[str
             failure = {"error_class": "unknown", "message": "the failure's file is damaged"}
         failures.append({**failure, **planned[trial_id].as_dict()})
     return failures
+
+
+def read_failure_files(storage: Storage) -> list[dict[str, Any]]:
+    """Returns every readable failure that names its cell, whatever study it is of."""
+    names = [f"failures/{name}" for name in storage.names("failures", ".json")]
+    found = []
+    for data in storage.read_many(names):
+        try:
+            failure = json.loads(data)
+        except ValueError:
+            continue
+        if isinstance(failure, dict) and all(name in failure for name in CELL_COLUMNS):
+            found.append(failure)
+    return found
 
 
 def manifests(storage: Storage, study: Study) -> dict[str, Any]:

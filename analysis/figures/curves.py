@@ -59,7 +59,7 @@ def _traces(points: pd.DataFrame, panel: int, position: int) -> list[dict[str, A
         "hoverinfo": "skip", "showlegend": False, "meta": {**meta, "kind": "band"},
     }  # fmt: skip
     short = points["num_seeds"] < points["num_planned"]
-    symbols = [f"{style['symbol'].removesuffix('-open')}-open" if few else style["symbol"] for few in short]
+    symbols = [f"{style['symbol']}-open" if few else style["symbol"] for few in short]
     line = {
         **shared, "x": numbers(points["train_size"]), "y": numbers(points["mean"]), "mode": "lines+markers",
         "name": paradigm, "showlegend": panel == 0, "customdata": _hover_data(points), "hovertemplate": HOVER,

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from analysis.display import interval, mean_std, power
 from analysis.figures.style import Figure, layout_of, numbers, series_marker, titled
+from analysis.overlap import ORDER
 from analysis.schema import AVERAGE, Table, as_frame, ordered
 
 ZERO_LINE = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0, "line": {"width": 1, "color": "#888888"}}
 
 
-def ipr_by_model(ipr: Table, models: Sequence[str]) -> Figure:
+def ipr_by_model(ipr: Table, models: Sequence[str], num_parameters: Mapping[str, float] | None = None) -> Figure:
     """Returns the pooled IPR of each model with its 95% interval, one series a comparison.
 
     Args:
         ipr: the table of `analysis.ipr.ipr_table` with `ci_low` and `ci_high`.
         models: order of the models, smallest first.
+        num_parameters: parameters by model, where they are known, to be shown below the names.
     """
     table = as_frame(ipr)
     table = table[(table["task"] == AVERAGE) & (table["num_seeds"] > 0)]
@@ -30,7 +33,9 @@ def ipr_by_model(ipr: Table, models: Sequence[str]) -> Figure:
             if len(row):
                 traces.append(_interval_trace(row, model, comparison, position, shown))
                 shown = False
-    order = {"categoryorder": "array", "categoryarray": list(models), "type": "category"}
+    sizes = {model: power(number) for model, number in (num_parameters or {}).items() if not pd.isna(number)}
+    order = {"categoryorder": "array", "categoryarray": list(models), "type": "category", "tickvals": list(models)}
+    order |= {"ticktext": [f"{model}<br>{sizes[model]} parameters" if model in sizes else model for model in models]}
     layout = layout_of(380, xaxis=titled("model", **order), yaxis=titled("IPR, percentage points"), shapes=[ZERO_LINE])
     return {"data": traces, "layout": {**layout, "scattermode": "group", "scattergap": 0.6}}
 
@@ -65,13 +70,21 @@ def ipr_by_overlap_figure(cells: Table, models: Sequence[str]) -> Figure:
                 "type": "scatter", "mode": "markers+text", "x": [row["overlap"]], "y": [row["mean"]], "text": [row["task"]],
                 "textposition": "middle right", "name": model, "legendgroup": model, "offsetgroup": model, "showlegend": i == 0,
                 "marker": series_marker(position), "meta": {"model": model, "task": row["task"]}, "textfont": {"size": 10},
-                "hovertemplate": f"{row['task']}, %{{y:.1f}}<extra>{model}</extra>",
+                "hovertemplate": f"{row['task']}, %{{y:.1f}}{_sureness(row)}<extra>{model}</extra>",
             }
             for i, row in enumerate(part.to_dict("records"))
         )  # fmt: skip
-    order = {"categoryorder": "array", "categoryarray": ["in the mixture", "held out"], "type": "category"}
+    order = {"categoryorder": "array", "categoryarray": [name for name in ORDER if name in set(table["overlap"])]}
+    order |= {"type": "category"}
     layout = layout_of(400, xaxis=titled("", **order), yaxis=titled("IPR, percentage points"), shapes=[ZERO_LINE])
     return {"data": traces, "layout": {**layout, "scattermode": "group", "scattergap": 0.3}}
+
+
+def _sureness(row: Mapping[Any, Any]) -> str:
+    """Second line of a hover: the number of seeds and the interval, where there is one."""
+    planned = row["num_seeds"] if pd.isna(row["num_planned"]) else row["num_planned"]
+    inside = "" if pd.isna(row["ci_low"]) else f", 95% interval {interval(row['ci_low'], row['ci_high'])}"
+    return f"<br>{row['num_seeds']} of {planned} seeds{inside}"
 
 
 def advantage_against_ipr(advantage: Table, ipr: Table, models: Sequence[str]) -> Figure:
@@ -100,7 +113,7 @@ def advantage_against_ipr(advantage: Table, ipr: Table, models: Sequence[str]) -
                 {
                     "type": "scatter", "mode": "markers", "x": [row["mean_ipr"]], "y": [row["mean"]], "name": model,
                     "legendgroup": model, "showlegend": i == 0, "marker": marker, "meta": {"model": model, "task": row["task"]},
-                    "hovertemplate": f"{model}, {row['task']}: IPR %{{x:.1f}}, advantage %{{y:.1f}} examples<br>"
+                    "hovertemplate": f"{model}, {row['task']}: IPR %{{x:.1f}}, advantage %{{y:.1f}} examples{_sureness(row)}<br>"
                     f"band {row['y_low']:.3f} to {row['y_high']:.3f}, {row['share_outside']:.0%} outside<extra></extra>",
                 }
             )  # fmt: skip
@@ -121,13 +134,15 @@ def ours_against_paper(compared: Table, models: Sequence[str]) -> Figure:
     for position, model in enumerate(ordered(table["model"], models)):
         for i, row in enumerate(table[table["model"] == model].to_dict("records")):
             marker = series_marker(position, 13 if row["task"] == AVERAGE else 8)
+            ours, theirs = (mean_std({"mean": row[side], "std": row[f"{side}_std"]}) for side in ("ours", "paper"))
             traces.append(
                 {
                     "type": "scatter", "mode": "markers", "x": [row["paper"]], "y": [row["ours"]], "name": model,
                     "legendgroup": model, "showlegend": i == 0, "marker": marker, "meta": {"model": model, "task": row["task"]},
                     "error_x": {"type": "data", "array": numbers([row["paper_std"]]), "thickness": 0.7, "color": marker["color"]},
                     "error_y": {"type": "data", "array": numbers([row["ours_std"]]), "thickness": 0.7, "color": marker["color"]},
-                    "hovertemplate": f"{model}, {row['task']}: ours %{{y:.1f}}, paper %{{x:.1f}}<extra></extra>",
+                    "hovertemplate": f"{model}, {row['task']}: ours {ours} ({row['num_seeds']:.0f} values), paper {theirs}"
+                    "<extra></extra>",
                 }
             )  # fmt: skip
     both = table[["ours", "paper"]].to_numpy(dtype="float64")

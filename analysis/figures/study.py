@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.compute import hours_kind
 from analysis.figures.panels import axis_names, panel_layout, size_axis
 from analysis.figures.style import SERIES_COLORS, Figure, layout_of, numbers, paradigm_style, titled
 from analysis.schema import Table, as_frame, ordered
@@ -68,7 +69,8 @@ def hours_figure(hours: Table, models: Sequence[str]) -> Figure:
         models: order of the models.
     """
     table = as_frame(hours)
-    column, unit = ("gpu_hours", "GPU-hours") if table["gpu_hours"].fillna(0).sum() > 0 else ("process_hours", "process-hours")
+    column = hours_kind(table)
+    unit = {"gpu_hours": "GPU-hours", "process_hours": "process-hours"}[column]
     traces = []
     for position, stage in enumerate(["instruct", *ordered(set(table["stage"]) - {"instruct"})]):
         color = SERIES_COLORS[2] if stage == "instruct" else paradigm_style(stage, position)["color"]
@@ -90,17 +92,21 @@ def hours_figure(hours: Table, models: Sequence[str]) -> Figure:
 def length_figure(histogram: Mapping[str, Any]) -> Figure:
     """Returns the token-length distribution of the filtered instruction data (paper, figure 2).
 
+    Bins differ in width, so a bar's height is samples per token of length and its area the samples.
+
     Args:
         histogram: `edges` (n + 1) in tokens and `counts` (n), as the data's manifest has them.
     """
-    edges, counts = np.array(histogram["edges"], dtype="float64"), list(histogram["counts"])
+    edges, counts = np.array(histogram["edges"], dtype="float64"), np.array(histogram["counts"])
     edges = edges[: len(counts) + 1] if len(edges) > len(counts) else np.append(edges, 2 * edges[-1] - edges[-2])
     trace = {
-        "type": "bar", "x": ((edges[1:] + edges[:-1]) / 2).tolist(), "y": counts, "width": np.diff(edges).tolist(),
-        "marker": {"color": SERIES_COLORS[0]}, "customdata": np.column_stack([edges[:-1], edges[1:]]).tolist(),
-        "hovertemplate": "%{customdata[0]:.0f} to %{customdata[1]:.0f} tokens: %{y:,}<extra></extra>",
+        "type": "bar", "x": ((edges[1:] + edges[:-1]) / 2).tolist(), "y": (counts / np.diff(edges)).tolist(),
+        "width": np.diff(edges).tolist(), "marker": {"color": SERIES_COLORS[0]},
+        "customdata": np.column_stack([edges[:-1], edges[1:], counts]).tolist(),
+        "hovertemplate": "%{customdata[0]:.0f} to %{customdata[1]:.0f} tokens: %{customdata[2]:,} samples<extra></extra>",
     }  # fmt: skip
-    return {"data": [trace], "layout": layout_of(320, xaxis=titled("tokens of a sample"), yaxis=titled("samples"), bargap=0)}
+    x = titled("tokens of a sample", range=[0, float(edges[1:][counts > 0].max(initial=1))])
+    return {"data": [trace], "layout": layout_of(320, xaxis=x, yaxis=titled("samples per token of length"), bargap=0)}
 
 
 def target_figure(top_targets: Table) -> Figure:
@@ -112,11 +118,12 @@ def target_figure(top_targets: Table) -> Figure:
     table = as_frame(top_targets)
     trace = {
         "type": "bar", "orientation": "h", "x": numbers(table["count"]), "y": [f"“{target}”" for target in table["target"]],
-        "marker": {"color": SERIES_COLORS[0]}, "hovertemplate": "%{y}: %{x:,}<extra></extra>",
+        "marker": {"color": SERIES_COLORS[0]}, "hovertemplate": "%{y}: %{x:,}<extra></extra>", "textposition": "outside",
+        "texttemplate": "%{x:,}", "textfont": {"size": 10}, "cliponaxis": False,
     }  # fmt: skip
     names = {"type": "category", "autorange": "reversed", "tickfont": {"size": 10}}
     height = 90 + 17 * max(6, len(table))
-    return {"data": [trace], "layout": layout_of(height, xaxis=titled("samples", type="log"), yaxis=names, margin={"t": 16})}
+    return {"data": [trace], "layout": layout_of(height, xaxis=titled("samples"), yaxis=names, margin={"t": 34, "r": 60})}
 
 
 def efficiency_figure(efficiency: Table, models: Sequence[str], tasks: Sequence[str]) -> Figure:

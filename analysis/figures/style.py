@@ -12,7 +12,7 @@ Figure = dict[str, Any]
 
 # Mid-tones with more than 3:1 contrast on white and on near-black; line style and marker repeat what the colour says.
 PARADIGM_STYLE: dict[str, dict[str, Any]] = {
-    "baseline": {"color": "#8a8f98", "dash": "dot", "symbol": "circle-open"},
+    "baseline": {"color": "#8a8f98", "dash": "dot", "symbol": "circle"},
     "prompted": {"color": "#3b87d0", "dash": "dash", "symbol": "square"},
     "instructed": {"color": "#df6f1f", "dash": "solid", "symbol": "diamond"},
 }

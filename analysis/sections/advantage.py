@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.advantage import BEST_OF_SEEDS, PER_SEED
 from analysis.derive import Derived
 from analysis.display import decimal, interval, mean_std, p_value, percent
+from analysis.figures.bands import band_figure
 from analysis.figures.ratios import advantage_against_ipr
 from analysis.page import Block, Section
 from analysis.schema import AVERAGE
@@ -42,12 +43,19 @@ def advantage_section(derived: Derived, models: list[str], tasks: list[str]) -> 
                 shown, scope = _matrix(part, models, tasks), {"paradigms": comparison.replace("/", " ")}
                 blocks.append(Block(title, scope=scope, shown=shown, csv="prompt_advantage", folded=folded))
     per_seed = there[there["method"] == PER_SEED]
+    bands = band_figure(per_seed, models, tasks)
+    if bands["data"]:
+        why = [
+            "Instructed over prompted, mean over seeds: the advantage is measured on the thick part only. Where the thin line "
+            "goes beyond it, one paradigm reaches scores that the other never does, and that counts for nothing."
+        ]
+        blocks.append(Block("The band of scores that counts", why, bands, "advantage-bands", csv="prompt_advantage"))
     both = per_seed[(per_seed["comparison"] == "instructed/prompted") & (per_seed["task"] != AVERAGE)]
     if both["mean"].notna().any():
         figure = advantage_against_ipr(both, derived["ipr"], models)
         why = ["One marker a model and task, instructed over prompted; the darker, the more of the curves it ignores."]
         blocks.append(Block("Advantage against IPR", why, figure, "advantage-against-ipr", csv="prompt_advantage"))
-    blocks.append(_bands(per_seed, models))
+    blocks += [_bands(there[there["method"] == method], models, words) for method, words in WORDS.items()]
     return Section("Average prompt advantage", blocks, "advantage")
 
 
@@ -67,7 +75,7 @@ def _cell(row: dict[Hashable, Any] | None) -> str:
     return f"{mean_std(row)} ({percent(row['share_outside'])})"
 
 
-def _bands(table: pd.DataFrame, models: list[str]) -> Block:
+def _bands(table: pd.DataFrame, models: list[str], words: str) -> Block:
     order = {model: i for i, model in enumerate(models)}
     table = table.sort_values("model", key=lambda names: names.map(order), kind="stable")
     rows = pd.DataFrame(
@@ -87,4 +95,4 @@ def _bands(table: pd.DataFrame, models: list[str]) -> Block:
             for row in table.to_dict("records")
         ]
     )
-    return Block("Bands and intervals, per seed", shown=rows, csv="prompt_advantage", folded=True)
+    return Block(f"Bands and intervals, {words}", shown=rows, csv="prompt_advantage", folded=True)

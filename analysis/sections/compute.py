@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from analysis import paper
+from analysis.compute import hours_kind
 from analysis.derive import Derived
 from analysis.display import count, decimal, plain, power, shown
 from analysis.figures.study import hours_figure
@@ -18,13 +22,14 @@ def compute_section(derived: Derived, models: list[str]) -> Section | None:
         blocks.append(Block("Where the hours went", text, hours_figure(hours, models), "hours", csv="hours"))
     table = derived["compute"]
     if table.drop(columns="model").notna().any(axis=None):
-        columns = {
+        columns: dict[str, tuple[str, Callable[[Any], str]]] = {
             "model": ("model", plain), "num_parameters": ("parameters", power), "tokens_seen": ("tokens seen", power),
-            "pretraining_flops": ("FLOPs of pre-training", power), "instruct_gpu_hours": ("tuning, GPU-hours", decimal(2)),
-            "instruct_process_hours": ("tuning, process-hours", decimal(2)),
-            "finetune_gpu_hours": ("fine-tuning, GPU-hours", decimal(2)),
-            "finetune_process_hours": ("fine-tuning, process-hours", decimal(2)),
+            "pretraining_flops": ("FLOPs of pre-training", power),
         }  # fmt: skip
+        kind = hours_kind(hours)
+        unit = {"gpu_hours": "GPU-hours", "process_hours": "process-hours"}[kind]
+        columns |= {f"instruct_{kind}": (f"instruction tuning, {unit}", decimal(2))}
+        columns |= {f"finetune_{kind}": (f"fine-tuning, {unit}", decimal(2))}
         blocks.append(Block("Models and compute", shown=shown(table, columns), csv="compute"))
     steps = derived["pretraining"]
     if len(steps):

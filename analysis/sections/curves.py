@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
 from analysis.derive import Derived
 from analysis.display import decimal, plain, shown
+from analysis.efficiency import GIVEN
 from analysis.figures.curves import curve_figure, spread_figure
 from analysis.figures.study import efficiency_figure
 from analysis.page import Block, Section
@@ -34,7 +37,7 @@ def curve_section(derived: Derived, models: list[str], tasks: list[str]) -> Sect
         blocks.append(
             Block(
                 title="Data efficiency",
-                text=["Examples that the mean curve needs for the best score of prompting; no marker where it is not reached."],
+                text=[_score_asked_for(efficiency)],
                 figure=efficiency_figure(efficiency, models, tasks),
                 name="efficiency",
                 csv="efficiency",
@@ -51,3 +54,9 @@ def curve_section(derived: Derived, models: list[str], tasks: list[str]) -> Sect
         text = ["Standard deviation over seeds, mean over tasks."]
         blocks.append(Block("Spread of seeds", text, figure, "seed-spread", csv="seed_spread"))
     return Section("Performance curves", blocks, "curves")
+
+
+def _score_asked_for(efficiency: pd.DataFrame) -> str:
+    row = efficiency.iloc[0]
+    score = f"a score of {row['target_score']:g}" if row["target_of"] == GIVEN else f"the best score of {row['target_of']}"
+    return f"Examples that the mean curve needs for {score}; no marker where it is not reached."

@@ -29,7 +29,8 @@ def ipr_section(derived: Derived, options: Options, models: list[str], tasks: li
         for name in names
     ]
     if names:
-        figure = ipr_by_model(table, models)
+        compute = derived["compute"]
+        figure = ipr_by_model(table, models, dict(zip(compute["model"], compute["num_parameters"], strict=True)))
         text = ["Pooled over tasks, with the 95% bootstrap interval. A model's marker is missing where it has no value."]
         blocks.append(Block("By model size", text, figure, "ipr-by-model", csv="ipr"))
         blocks.append(_tests(there, models))

@@ -20,7 +20,8 @@ def mixture_section(found: Artifacts, derived: Derived) -> Section | None:
         blocks.append(Block("Rows after each step of the preparation", shown=rows, csv="mixture_counts"))
     if "mixture_lengths" in tables and found.mixture is not None:
         figure = length_figure(found.mixture["length_histogram"])
-        blocks.append(Block("Length of the samples", figure=figure, name="mixture-lengths", csv="mixture_lengths"))
+        text = ["Samples longer than the last edge are cut and count in the last bin."]
+        blocks.append(Block("Length of the samples", text, figure=figure, name="mixture-lengths", csv="mixture_lengths"))
     if "mixture_targets" in tables:
         figure = target_figure(tables["mixture_targets"])
         blocks.append(Block("Most frequent targets", figure=figure, name="mixture-targets", csv="mixture_targets"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from analysis.report import app, build_report
 from analysis.tables import load
 from xlmr_sweep.identity import mixture_name, recipe_folder_name
 from xlmr_sweep.plan import expand
-from xlmr_sweep.records import write_failure, write_record, write_study
+from xlmr_sweep.records import collect, write_failure, write_record, write_results, write_study
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study
 
@@ -155,6 +156,72 @@ def test_a_storage_is_read_by_uri_too(storage: Storage, tmp_path: Path) -> None:
     expected = build_report(tmp_path / "runs", tmp_path / "a").csv["ipr"].read_text()
     found = build_report((tmp_path / "runs").as_uri(), tmp_path / "b").csv["ipr"].read_text()
     assert found == expected
+
+
+def test_the_report_on_a_file_uri_goes_into_the_storage(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = build_report((tmp_path / "runs").as_uri())
+    assert paths.html == tmp_path / "runs" / "report" / "index.html"
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.fixture
+def folder_study(tmp_path: Path) -> Study:
+    """A study whose model lies in a folder, so that its trial ids hold the folder's hash."""
+    (tmp_path / "encoder").mkdir()
+    config = {"num_hidden_layers": 1, "hidden_size": 8, "intermediate_size": 16, "vocab_size": 50, "model_type": "bert"}
+    (tmp_path / "encoder" / "config.json").write_text(json.dumps(config))
+    model = {"name": "own", "folder": tmp_path / "encoder"}
+    return Study.model_validate({"name": "own", "models": [model], "tasks": ["cb"], "sizes": [8, 32], "seeds": [0, 1]})
+
+
+def write_trials(storage: Storage, study: Study, score: float, finished_at: str) -> None:
+    settings = study.model_dump(mode="json", include={"finetune", "instruct", "data"})
+    spec = {**settings, "model_spec": study.models[0].model_dump(mode="json")}
+    for number, trial in enumerate(expand(study)):
+        if number != 3:
+            row = {**trial.as_dict(), "score": score + number / 100, "metric": "accuracy", "finished_at": finished_at}
+            write_record(storage, {**row, "spec": spec, "resolved": {}})
+        else:
+            write_failure(storage, trial, {"error_class": "X", "message": "m", "host": "h", "attempt": 1, "time": finished_at})
+
+
+def test_a_storage_moved_away_from_its_folders_gives_the_same_report_and_says_so(folder_study: Study, tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "runs")
+    write_study(storage, folder_study)
+    write_trials(storage, folder_study, 0.5, "2026-01-02")
+    other = folder_study.replaced(finetune=folder_study.finetune.model_copy(update={"steps": 9}))
+    write_trials(storage, other, 0.8, "2026-01-03")
+    job = {"model": "own", "wall_time_s": 1800.0, "num_gpus": 2, "num_ranks": 2, "weights": "w1"}
+    storage.write_json(f"instruct/{recipe_folder_name(folder_study, folder_study.models[0])}/manifest.json", job)
+    before = build_report(tmp_path / "runs", tmp_path / "a")
+    (tmp_path / "encoder").rename(tmp_path / "gone")
+    after = build_report(tmp_path / "runs", tmp_path / "b")
+    for name in ("trials", "ipr", "curves", "completeness", "hours"):
+        assert after.csv[name].read_text() == before.csv[name].read_text(), name
+    assert pd.read_csv(after.csv["completeness"])[["present", "failed"]].sum().tolist() == [11, 1]
+    assert before.notes == ("11 records of other settings are in the storage and not shown",)
+    assert after.notes[0].startswith(f"model own: folder: {tmp_path / 'encoder'} does not exist; so records are matched by")
+    assert after.notes[1:] == before.notes
+
+
+def test_of_a_moved_storages_records_of_one_cell_the_newest_counts_but_for_those_in_results_parquet(
+    folder_study: Study, tmp_path: Path
+) -> None:
+    storage = Storage(tmp_path / "runs")
+    write_study(storage, folder_study)
+    write_trials(storage, folder_study, 0.5, "2026-01-02")
+    write_results(storage, collect(storage))
+    # Other contents of the folder: the same declared settings, other trial ids.
+    (tmp_path / "encoder" / "weights").write_text("new")
+    write_trials(storage, folder_study, 0.7, "2026-01-03")
+    (tmp_path / "encoder").rename(tmp_path / "gone")
+    assert load(tmp_path / "runs").rows["score"].max() == pytest.approx(0.5 + 0.11)
+    storage.delete("results.parquet")
+    assert load(tmp_path / "runs").rows["score"].max() == pytest.approx(0.7 + 0.11)
+    assert load(tmp_path / "runs").num_other_settings == 11
 
 
 def test_deviations_from_the_paper_are_named(study: Study) -> None:
