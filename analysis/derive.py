@@ -24,7 +24,7 @@ from analysis.pairs import paired_curves
 from analysis.paper_comparison import compare_with_paper
 from analysis.predictions import read_predictions
 from analysis.provenance import provenance
-from analysis.schema import ordered
+from analysis.schema import PARADIGMS, ordered
 from analysis.significance import with_tests
 from analysis.tables import Results
 from xlmr_sweep.architecture import KNOWN
@@ -123,10 +123,15 @@ def _notes(results: Results, tables: dict[str, pd.DataFrame]) -> list[str]:
     elif rows["train_size"].nunique() == 1:
         notes.append(f"only one training size, {rows['train_size'].iloc[0]}: no integral over sizes, so IPR is undefined")
     elif tables["ipr_per_seed"].empty:
-        found = ", ".join(sorted(rows["paradigm"].unique()))
-        notes.append(f"no model and task has two paradigms with the same seed (found: {found}), so there is no IPR")
-    elif not tables["ipr_per_seed"]["used"].any():
+        found = sorted(rows["paradigm"].unique())
+        hint = "" if set(found) <= set(PARADIGMS) else f"; --paradigm OURS=THEIRS reads others as {', '.join(PARADIGMS)}"
+        notes.append(
+            f"no model and task has two paradigms with the same seed (found: {', '.join(found)}), so there is no IPR{hint}"
+        )
+    elif not (tables["ipr_per_seed"]["num_sizes"].astype("int64") >= 2).any():
         notes.append("no pair of curves has two training sizes in common, so IPR is undefined")
+    elif not tables["ipr_per_seed"]["used"].any():
+        notes.append("every curve to be divided by is 0 at all its sizes, so IPR is undefined")
     if results.not_here:
         how = "so records are matched by their declared settings, not by the contents of folders, and not checked for being stale"
         notes.append(f"{results.not_here}; {how}")

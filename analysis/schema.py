@@ -20,7 +20,10 @@ PARADIGMS = ("baseline", "prompted", "instructed")
 PAPER_MODELS = ("base", "large", "xl", "xxl")
 PAPER_TASKS = ("boolq", "cb", "copa", "rte", "wic")
 AVERAGE = "average"
+# Columns that a table may lack, numbers where it has them.
+MEASURES = ("total_time_s", "num_gpus", "num_ranks", "num_eval")
 MAX_NAMED = 5
+TOO_LARGE = 2**63
 
 
 class TableError(ValueError):
@@ -82,12 +85,12 @@ def checked(table: Table) -> pd.DataFrame:
         table: one row a completed trial, with at least the columns of `REQUIRED`.
 
     Returns:
-        `model`, `paradigm`, `task` as strings, `train_size` and `seed` as int64, `score` as float64, other columns as
-        they are; sorted by cell, index 0 to n - 1.
+        `model`, `paradigm`, `task` as strings, `train_size` and `seed` as int64, `score` and those of `MEASURES` as float64,
+        other columns as they are; sorted by cell, index 0 to n - 1.
 
     Raises:
-        TableError: missing columns, empty keys, sizes or seeds that are no whole numbers, scores that are NaN or
-            outside [0, 1], a task called `average`, and cells that occur twice (issue 5, "Bad input").
+        TableError: missing columns, empty keys, sizes or seeds that are no whole numbers, measures that are no numbers, scores
+            that are NaN or outside [0, 1], a task called `average`, and cells that occur twice (issue 5, "Bad input").
     """
     frame = as_frame(table)
     missing = [name for name in REQUIRED if name not in frame.columns]
@@ -100,6 +103,7 @@ def checked(table: Table) -> pd.DataFrame:
     typed: dict[str, Any] = {name: _text(frame, name) for name in ("model", "paradigm", "task")}
     typed |= {name: _whole(frame, name) for name in ("train_size", "seed")}
     typed["score"] = _scores(frame)
+    typed |= {name: _measure(frame, name) for name in MEASURES if name in frame.columns}
     frame = frame.assign(**typed)
     if (frame["task"] == AVERAGE).any():
         raise TableError(f"a task is called {AVERAGE!r}, which is the name of the pooled row; rename it")
@@ -127,11 +131,20 @@ def _text(frame: pd.DataFrame, name: str) -> pd.Series:
 
 
 def _whole(frame: pd.DataFrame, name: str) -> pd.Series:
-    numbers = pd.to_numeric(frame[name], errors="coerce").astype("float64")
-    wrong = numbers.isna() | (numbers < 0) | (numbers % 1 != 0)
+    # Not by way of floats, which would make large seeds equal.
+    numbers = pd.to_numeric(frame[name], errors="coerce")
+    wrong = numbers.isna() | (numbers < 0) | (numbers % 1 != 0) | (numbers >= TOO_LARGE)
     if wrong.any():
         raise TableError(f"column {name} is not a whole number from 0 up in {_rows(wrong)}")
     return numbers.astype("int64")
+
+
+def _measure(frame: pd.DataFrame, name: str) -> pd.Series:
+    numbers = pd.to_numeric(frame[name], errors="coerce").astype("float64")
+    wrong = numbers.isna() & frame[name].notna()
+    if wrong.any():
+        raise TableError(f"column {name} is not a number in {_rows(wrong)}")
+    return numbers
 
 
 def _scores(frame: pd.DataFrame) -> pd.Series:

@@ -48,6 +48,7 @@ def test_hand_worked_advantage_and_band() -> None:
     assert found["advantage"] == pytest.approx(2.5, abs=0.002)
     assert (found["y_low"], found["y_high"]) == (0.5, 0.6)
     assert found["share_outside"] == pytest.approx(0.5)
+    assert (found["range_low"], found["range_high"]) == (0.5, 0.7)
 
 
 @given(curve, curve)

@@ -69,6 +69,18 @@ def test_the_command_prints_counts_and_writes_tables(study_table: pd.DataFrame, 
     assert compare_runs(tmp_path / "a.csv", tmp_path / "a.csv").ipr["difference"].abs().max() == 0
 
 
+def test_tables_of_other_names_are_compared_by_options(study_table: pd.DataFrame, tmp_path: Path) -> None:
+    study_table.to_csv(tmp_path / "a.csv", index=False)
+    theirs = study_table.rename(columns={"score": "acc"}).replace({"paradigm": {"instructed": "it"}})
+    theirs.to_csv(tmp_path / "b.csv", index=False)
+    options = ["--column", "score=acc", "--paradigm", "instructed=it"]
+    same = CliRunner().invoke(app, [str(tmp_path / "b.csv"), str(tmp_path / "b.csv"), *options])
+    assert (same.exit_code, same.stderr) == (0, "")
+    assert "0 of 108 common cells moved." in same.stdout
+    wrong = CliRunner().invoke(app, [str(tmp_path / "b.csv"), str(tmp_path / "b.csv"), *options, "--column", "score=f1"])
+    assert (wrong.exit_code, wrong.stderr) == (2, "error: --column: 'score' is given twice\n")
+
+
 def test_runs_without_a_common_cell_are_one_line(study_table: pd.DataFrame, tmp_path: Path) -> None:
     study_table.to_csv(tmp_path / "a.csv", index=False)
     study_table[study_table["model"] == "base"].assign(model="other").to_csv(tmp_path / "b.csv", index=False)

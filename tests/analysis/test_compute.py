@@ -18,9 +18,12 @@ from xlmr_sweep.architecture import KNOWN, Architecture
 BY_NAME = dict(zip(paper.MODELS, KNOWN.values(), strict=True))
 
 
-@pytest.mark.parametrize(
-    ("model", "flops"), [("large", 1.470e16), ("xl", 2.249e16), ("xxl", 6.864e16)]
-)  # torch.utils.flop_counter's counts of one step, to four digits
+# The counts of torch.utils.flop_counter for one step, to four digits.
+FACTS = {"large": 1.470e16, "xl": 2.249e16, "xxl": 6.864e16}
+NUM_HEADS = {"base": 12, "large": 16, "xl": 32, "xxl": 32}
+
+
+@pytest.mark.parametrize(("model", "flops"), FACTS.items())
 def test_flops_of_a_pretraining_step_are_those_that_torch_counts(model: str, flops: float) -> None:
     table = pretraining(BY_NAME).set_index("model")
     assert table.loc[model, "flops_per_step"] == pytest.approx(flops, rel=1e-3)
@@ -38,6 +41,33 @@ def test_large_saw_1_96_times_the_compute_of_xl() -> None:
 )
 def test_parameters_are_those_of_the_models(model: str, parameters: int) -> None:
     assert BY_NAME[model].num_parameters == parameters
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", paper.MODELS)
+def test_the_papers_models_equal_torchs_flop_counter_on_the_meta_device(model: str) -> None:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    shape = BY_NAME[model]
+    config = AutoConfig.for_model(
+        "xlm-roberta" if model in ("base", "large") else "xlm-roberta-xl", num_hidden_layers=shape.num_layers,
+        hidden_size=shape.hidden, intermediate_size=shape.ffn, num_attention_heads=NUM_HEADS[model], vocab_size=shape.vocabulary,
+        max_position_embeddings=shape.positions, type_vocab_size=1, pad_token_id=1, attn_implementation="eager",
+    )  # fmt: skip
+    with torch.device("meta"):
+        encoder = AutoModelForMaskedLM.from_config(config)
+        tokens = torch.ones((1, 512), dtype=torch.long)
+    assert shape.num_parameters == sum(p.numel() for p in encoder.parameters())
+    counter = FlopCounterMode(display=False)
+    with counter:
+        encoder(input_ids=tokens).logits.sum().backward()
+    # Every sequence of a batch costs the same.
+    assert shape.training_flops(512, 512) == pytest.approx(counter.get_total_flops(), rel=1e-3)
+    if model in FACTS:
+        batch = paper.STEPS[model][0]
+        assert batch * counter.get_total_flops() == pytest.approx(FACTS[model], rel=1e-3)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from analysis.options import Options
 from analysis.overlap import ipr_by_overlap, mixture_overlap
 from analysis.summary import summary
 from analysis.tables import from_table
-from xlmr_sweep.study import Study
+from xlmr_sweep.study import Study, load_study
 
 
 def test_examples_needed_are_interpolated_on_the_monotone_curve(table_of: Callable[..., pd.DataFrame]) -> None:
@@ -36,6 +36,18 @@ def test_examples_needed_are_interpolated_on_the_monotone_curve(table_of: Callab
     assert np.isnan(found.loc["baseline", "examples_needed"])
     # Its best so far is 0.5 up to 16 examples, then rises to 0.7 at 32.
     assert found.loc["dipping", "examples_needed"] == pytest.approx(24)
+
+
+def test_a_given_score_is_asked_of_every_task(table_of: Callable[..., pd.DataFrame]) -> None:
+    table = table_of(
+        {("m", "prompted", "t"): {8: [0.5], 16: [0.6]}, ("m", "instructed", "t"): {8: [0.6], 16: [0.8]},
+         ("m", "prompted", "u"): {8: [0.9], 16: [0.9]}}
+    )  # fmt: skip
+    found = data_efficiency(curves(table), 0.7).set_index(["task", "paradigm"])
+    assert (set(found["target_of"]), set(found["target_score"])) == ({"given"}, {0.7})
+    assert np.isnan(found.loc[("t", "prompted"), "examples_needed"])
+    assert found.loc[("t", "instructed"), "examples_needed"] == pytest.approx(12)
+    assert found.loc[("u", "prompted"), "examples_needed"] == 8
 
 
 def test_a_score_that_the_smallest_size_reaches_needs_no_more(table_of: Callable[..., pd.DataFrame]) -> None:
@@ -59,6 +71,11 @@ def test_overlap_is_known_for_xp3_and_else_only_from_the_reader() -> None:
     assert mixture_overlap(tasks, study)["overlap"].tolist() == ["held out", "in the mixture"]
     without = study.replaced(instructions=study.instructions.model_copy(update={"exclude": ("*wic*",)}))
     assert mixture_overlap(tasks, without)["overlap"].tolist() == ["held out", "not known"]
+    demo = load_study("demo")
+    names = ["boolq", "cb", "rte", "own"]
+    assert mixture_overlap(names, demo)["overlap"].tolist() == ["in the mixture", "related", "held out", "not known"]
+    other_tasks = demo.replaced(data=demo.data.model_copy(update={"source": "hub"}))
+    assert set(mixture_overlap(names, other_tasks)["overlap"]) == {"not known"}
     assert mixture_overlap(tasks)["overlap"].tolist() == ["not known"] * 2
     assert mixture_overlap(tasks, None, ["cb"])["overlap"].tolist() == ["in the mixture", "held out"]
 

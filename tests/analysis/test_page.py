@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -17,19 +17,10 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> ReportPaths:
-    rows = []
-    for i, model in enumerate(("base", "large", "xl")):
-        for j, paradigm in enumerate(("baseline", "prompted", "instructed")):
-            for k, task in enumerate(("cb", "rte")):
-                for n, size in enumerate((8, 32, 128)):
-                    for seed in range(3):
-                        noise = ((7 * i + 5 * j + 3 * k + 11 * n + 13 * seed) % 10 - 4.5) / 200
-                        rows.append((model, paradigm, task, size, seed, 0.5 + 0.04 * j * (1 + i) + 0.05 * n + noise))
-    table = pd.DataFrame(rows, columns=["model", "paradigm", "task", "train_size", "seed", "score"])
-    folder = tmp_path_factory.mktemp("page")
-    table.drop(index=[0, 1, 2, 7]).assign(total_time_s=60.0, num_gpus=1.0, num_ranks=1).to_csv(folder / "t.csv", index=False)
-    return build_report(folder / "t.csv", folder / "report")
+def report(formula_table: Callable[[Sequence[str]], pd.DataFrame], tmp_path_factory: pytest.TempPathFactory) -> ReportPaths:
+    table = formula_table(("base", "large", "xl")).drop(index=[0, 1, 2, 7])
+    timed = table.assign(total_time_s=60.0, num_gpus=1.0, num_ranks=1)
+    return build_report(timed, tmp_path_factory.mktemp("page"), mixture_tasks=["rte"])
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +45,22 @@ def browser() -> Iterator[Any]:
     driver.quit()
 
 
-@pytest.fixture
-def page(browser: Any, report: ReportPaths) -> Any:
-    browser.set_window_size(1200, 900)
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+@pytest.fixture(scope="module")
+def opened(browser: Any, report: ReportPaths) -> Any:
     browser.get(report.html.as_uri())
-    draw_all(browser)
     return browser
+
+
+@pytest.fixture
+def page(opened: Any) -> Any:
+    """The page as it opens; loaded once, because running the drawing library takes seconds."""
+    opened.execute_script(
+        "document.querySelectorAll('#filters input').forEach((box) => { box.checked = true; });"
+        "delete document.documentElement.dataset.theme;"
+        "document.getElementById('filters').dispatchEvent(new Event('change'));"
+    )
+    draw_all(opened)
+    return opened
 
 
 def draw_all(browser: Any) -> None:
@@ -102,6 +102,10 @@ def test_the_page_opens_offline_without_a_word_in_the_console(page: Any) -> None
         "seed-spread",
         "completeness",
         "hours",
+        "advantage-bands",
+        "advantage-against-ipr",
+        "ipr-by-overlap",
+        "ours-against-paper",
     }
     assert all(drawn for _, drawn in figures)
     loaded = page.execute_script("return performance.getEntriesByType('resource').map((e) => e.name)")
@@ -182,6 +186,36 @@ def test_the_shown_ipr_table_is_that_of_its_csv(page: Any, report: ReportPaths) 
             assert row[task].startswith(f"{table.loc[(row['model'], task), 'mean']:.1f} ± ")
 
 
+def test_hovers_tell_how_many_seeds_and_the_interval(page: Any, report: ReportPaths) -> None:
+    hovers = page.execute_script(
+        """
+        const div = document.querySelector('.figure[data-name="curves-rte"]');
+        const curve = div._fullData.findIndex((trace) => trace.meta.kind === "mean" && trace.meta.model === "xl");
+        Plotly.Fx.hover(div, [{curveNumber: curve, pointNumber: 1}], div._fullData[curve].xaxis + div._fullData[curve].yaxis);
+        return [...div.querySelectorAll(".hoverlayer .hovertext")].map((node) => node.textContent);
+        """
+    )
+    points = pd.read_csv(report.csv["curves"])
+    row = points.query("task == 'rte' and model == 'xl' and paradigm == 'baseline' and train_size == 32").iloc[0]
+    assert len(hovers) == 1
+    assert f"mean {row['mean']:.3f}, std {row['std']:.3f}" in hovers[0]
+    assert f"3 of 3 seeds95% interval {row['low']:.3f} to {row['high']:.3f}, over seeds" in hovers[0]
+    templates = page.execute_script(
+        """
+        const names = ["ipr-by-overlap", "advantage-against-ipr", "ours-against-paper", "ipr-by-model"];
+        return Object.fromEntries(names.map((name) => {
+          const trace = document.querySelector(`.figure[data-name="${name}"]`)._fullData[0];
+          return [name, trace.hovertemplate];
+        }));
+        """
+    )
+    assert "of 3 seeds, 95% interval" in templates["ipr-by-overlap"]
+    assert "of 3 seeds" in templates["advantage-against-ipr"]
+    assert "values), paper" in templates["ours-against-paper"]
+    assert "95% interval" in templates["ipr-by-model"]
+    assert errors(page) == []
+
+
 def test_a_click_on_a_heading_sorts_by_number(page: Any) -> None:
     script = """
         const table = document.querySelector('#ipr table');
@@ -220,6 +254,8 @@ def test_on_a_phone_nothing_is_wider_than_the_screen_and_panels_stack(browser: A
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     browser.get(report.html.as_uri())
     draw_all(browser)
+    # The drawing library's buttons would lie on the legends.
+    assert browser.execute_script("return document.querySelectorAll('.modebar-btn').length") == 0
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
     domains = browser.execute_script(
         """

@@ -24,7 +24,7 @@ from analysis.tables import from_table
 MIXTURE = {
     "name": "demo",
     "counts": {"read": 10, "after target filter": 7},
-    "length_histogram": {"edges": [0, 16, 32, 64], "counts": [3, 3, 1]},
+    "length_histogram": {"edges": [0, 16, 32, 64, 512], "counts": [3, 3, 1, 0]},
     "top_targets": [["yes", 4], ["no", 3]],
 }
 JOB = {"steps": 10, "tokens": 1000, "loss_curve": [[1, 5.0], [10, 2.0]], "num_ranks": 2, "num_gpus": 0, "wall_time_s": 60.0}
@@ -41,7 +41,7 @@ def page(study_table: pd.DataFrame) -> Page:
 def test_every_figure_is_valid_plotly_and_has_a_table(page: Page) -> None:
     expected = {
         "curves-cb", "curves-rte", "ipr-by-model", "ipr-by-overlap", "efficiency", "seed-spread", "ours-against-paper",
-        "advantage-against-ipr", "hours", "mixture-lengths", "mixture-targets", "completeness",
+        "advantage-against-ipr", "advantage-bands", "hours", "mixture-lengths", "mixture-targets", "completeness",
     }  # fmt: skip
     assert set(page.figures) == expected
     for figure in page.figures.values():
@@ -60,8 +60,40 @@ def test_figure_values_are_those_of_the_tables(study_table: pd.DataFrame, page: 
         row = pooled.loc[(trace["legendgroup"], trace["x"][0])]
         assert trace["y"] == pytest.approx([row["mean"]])
         assert trace["y"][0] + trace["error_y"]["array"][0] == pytest.approx(row["ci_high"])
-    assert page.figures["mixture-lengths"]["data"][0]["y"] == [3, 3, 1]
+    # Bins of 16, 16 and 32 tokens: a bar's area is its samples.
+    lengths = page.figures["mixture-lengths"]["data"][0]
+    assert lengths["y"] == pytest.approx([3 / 16, 3 / 16, 1 / 32, 0])
+    assert [bin_[2] for bin_ in lengths["customdata"]] == [3, 3, 1, 0]
+    assert page.figures["mixture-lengths"]["layout"]["xaxis"]["range"] == [0, 64]
     assert page.figures["mixture-targets"]["data"][0]["x"] == [4, 3]
+
+
+def test_the_band_of_the_advantage_is_drawn_inside_what_either_curve_reaches(study_table: pd.DataFrame) -> None:
+    # Of large, prompting never reaches what instruction tuning starts with.
+    lifted = study_table["score"] + 0.2 * (study_table["paradigm"].eq("instructed") & study_table["model"].eq("large"))
+    results = from_table(study_table.assign(score=lifted))
+    derived = derive(results, Artifacts(), Options())
+    figure = assemble(results, Artifacts(), derived, Options()).figures["advantage-bands"]
+    table = derived["prompt_advantage"].query("method == 'per_seed' and comparison == 'instructed/prompted'")
+    table = table.set_index(["model", "task"])
+    lines = {(t["meta"]["model"], t["meta"]["task"], t["name"]): t["x"] for t in figure["data"]}
+    for task in ("cb", "rte"):
+        row = table.loc[("base", task)]
+        assert lines["base", task, "both curves"] == [row["y_low"], row["y_high"]]
+        assert lines["base", task, "either curve"] == [row["range_low"], row["range_high"]]
+        assert row["range_low"] <= row["y_low"] < row["y_high"] <= row["range_high"]
+        # Nothing in common: only the thin line, and the share says so.
+        assert ("large", task, "both curves") not in lines
+        assert table.loc[("large", task), "share_outside"] == 1
+
+
+def test_markers_are_open_only_where_seeds_are_missing(study_table: pd.DataFrame) -> None:
+    results = from_table(study_table.drop(index=0))
+    derived = derive(results, Artifacts(), Options())
+    figure = assemble(results, Artifacts(), derived, Options()).figures["curves-cb"]
+    symbols = {(t["meta"]["model"], t["meta"]["paradigm"]): t["marker"]["symbol"] for t in figure["data"] if "marker" in t}
+    assert symbols["base", "baseline"] == ["circle-open", "circle", "circle"]
+    assert not any("open" in symbol for key, many in symbols.items() for symbol in many if key != ("base", "baseline"))
 
 
 def test_latex_escapes_what_has_a_meaning_and_sets_powers_of_ten() -> None:

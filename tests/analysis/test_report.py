@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from analysis.artifacts import Artifacts
+from analysis.derive import derive
+from analysis.options import Options
 from analysis.report import app, build_report
-from analysis.schema import CELL, REQUIRED
+from analysis.schema import CELL, REQUIRED, TableError, checked
+from analysis.tables import from_table, load
 
 runner = CliRunner()
 
@@ -22,6 +27,13 @@ def run(*arguments: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
+@pytest.fixture(scope="module")
+def expected(formula_table: Callable[[Sequence[str]], pd.DataFrame], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The tables of a report on `study_table` as a DataFrame, as CSV text."""
+    paths = build_report(formula_table(("base", "large")), tmp_path_factory.mktemp("expected"))
+    return {name: path.read_text() for name, path in paths.csv.items()}
+
+
 @pytest.fixture
 def csv_file(study_table: pd.DataFrame, tmp_path: Path) -> Path:
     path = tmp_path / "mine.csv"
@@ -29,11 +41,13 @@ def csv_file(study_table: pd.DataFrame, tmp_path: Path) -> Path:
     return path
 
 
-def test_a_report_ends_with_its_path_and_writes_page_and_tables(csv_file: Path, tmp_path: Path) -> None:
+def test_a_report_ends_with_its_path_and_writes_page_and_tables(csv_file: Path, expected: dict[str, str], tmp_path: Path) -> None:
     code, out, err = run("--results", str(csv_file), "--out", str(tmp_path / "report"))
     assert (code, err) == (0, "")
     assert out.splitlines()[-1] == f"Report: {tmp_path / 'report' / 'index.html'}"
     assert "IPR of instructed over prompted" in out
+    for name in ("ipr", "prompt_advantage", "curves", "completeness"):
+        assert (tmp_path / "report" / f"{name}.csv").read_text() == expected[name]
     ipr = pd.read_csv(tmp_path / "report" / "ipr.csv")
     assert list(ipr.columns[:6]) == ["comparison", "model", "task", "mean", "std", "num_seeds"]
     assert len(ipr) == 3 * 2 * 3
@@ -46,13 +60,19 @@ def test_a_report_ends_with_its_path_and_writes_page_and_tables(csv_file: Path, 
     assert 'src="' not in own
 
 
-def test_parquet_and_csv_give_the_same_tables(csv_file: Path, study_table: pd.DataFrame, tmp_path: Path) -> None:
-    study_table.to_parquet(tmp_path / "mine.parquet")
-    first = build_report(csv_file, tmp_path / "a").csv["ipr"].read_text()
-    assert build_report(tmp_path / "mine.parquet", tmp_path / "b").csv["ipr"].read_text() == first
+def test_files_are_read_by_path_and_by_uri(csv_file: Path, study_table: pd.DataFrame, tmp_path: Path) -> None:
+    study_table.to_parquet(tmp_path / "my file.parquet")
+    study_table.to_csv("memory://folder/far.csv", index=False)
+    sources = (csv_file, csv_file.as_uri(), tmp_path / "my file.parquet", (tmp_path / "my file.parquet").as_uri())
+    for source, name in zip((*sources, "memory://folder/far.csv"), ("mine", "mine", "my file", "my file", "far"), strict=True):
+        found = load(source)
+        pd.testing.assert_frame_equal(found.rows, checked(study_table))
+        assert found.name == name
 
 
-def test_columns_of_other_names_are_mapped_by_options(csv_file: Path, study_table: pd.DataFrame, tmp_path: Path) -> None:
+def test_columns_of_other_names_are_mapped_by_options(
+    study_table: pd.DataFrame, expected: dict[str, str], tmp_path: Path
+) -> None:
     theirs = study_table.rename(columns={"score": "acc"}).replace({"paradigm": {"instructed": "it"}})
     theirs.to_csv(tmp_path / "theirs.csv", index=False)
     out = str(tmp_path / "out")
@@ -60,8 +80,7 @@ def test_columns_of_other_names_are_mapped_by_options(csv_file: Path, study_tabl
         "--results", str(tmp_path / "theirs.csv"), "--out", out, "--column", "score=acc", "--paradigm", "instructed=it"
     )
     assert code == 0
-    expected = build_report(csv_file, tmp_path / "expected").csv["ipr"].read_text()
-    assert (tmp_path / "out" / "ipr.csv").read_text() == expected
+    assert (tmp_path / "out" / "ipr.csv").read_text() == expected["ipr"]
 
 
 def test_one_training_size_is_said_and_still_drawn(study_table: pd.DataFrame, tmp_path: Path) -> None:
@@ -78,6 +97,32 @@ def test_no_pair_of_paradigms_is_said_and_still_drawn(study_table: pd.DataFrame,
     code, _, err = run("--results", str(tmp_path / "one.csv"), "--out", str(tmp_path / "out"))
     assert code == 0
     assert err == "note: no model and task has two paradigms with the same seed (found: prompted), so there is no IPR\n"
+    assert 'data-figure="curves-cb"' in (tmp_path / "out" / "index.html").read_text()
+
+
+def notes(table: pd.DataFrame) -> list[str]:
+    return derive(from_table(table), Artifacts(), Options()).notes
+
+
+def test_the_reason_for_no_ipr_is_the_true_one(study_table: pd.DataFrame) -> None:
+    cb = study_table[study_table["task"].eq("cb") & study_table["model"].eq("base")]
+    assert notes(cb.replace({"paradigm": {"prompted": "p", "instructed": "i"}})) == [
+        "no model and task has two paradigms with the same seed (found: baseline, i, p), so there is no IPR; "
+        "--paradigm OURS=THEIRS reads others as baseline, prompted, instructed"
+    ]
+    apart = cb[cb["paradigm"].eq("prompted") == cb["train_size"].eq(8)]
+    assert notes(apart[apart["paradigm"] != "baseline"]) == [
+        "no pair of curves has two training sizes in common, so IPR is undefined"
+    ]
+    assert notes(cb.assign(score=0.0)) == ["every curve to be divided by is 0 at all its sizes, so IPR is undefined"]
+
+
+def test_a_given_score_reaches_the_table_and_must_be_one(study_table: pd.DataFrame, tmp_path: Path) -> None:
+    paths = build_report(study_table[study_table["model"] == "base"], tmp_path, target_score=0.55)
+    assert set(pd.read_csv(paths.csv["efficiency"])["target_score"]) == {0.55}
+    assert "needs for a score of 0.55;" in paths.html.read_text()
+    with pytest.raises(TableError, match=r"^--target-score: 2 is not in \[0, 1\]$"):
+        build_report(study_table, tmp_path, target_score=2)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +176,9 @@ def test_names_that_look_like_markup_are_shown_as_text(study_table: pd.DataFrame
     assert "<img src=x>" not in page
 
 
-def test_tunes_folder_gives_the_same_tables_as_the_file(csv_file: Path, study_table: pd.DataFrame, tmp_path: Path) -> None:
+def test_tunes_folder_gives_the_same_tables_as_the_file(
+    study_table: pd.DataFrame, expected: dict[str, str], tmp_path: Path
+) -> None:
     for number, row in enumerate(study_table.to_dict("records")):
         folder = tmp_path / "tune" / "experiment" / f"trial_{number}"
         folder.mkdir(parents=True)
@@ -144,10 +191,9 @@ def test_tunes_folder_gives_the_same_tables_as_the_file(csv_file: Path, study_ta
     (retried / "result.json").write_text(json.dumps(old, default=int) + '\n{"score": 0.9')
     (tmp_path / "tune" / "experiment" / "trial_x").mkdir()
     (tmp_path / "tune" / "experiment" / "trial_x" / "result.json").write_text("")
-    expected = build_report(csv_file, tmp_path / "a").csv
     found = build_report(tmp_path / "tune", tmp_path / "b").csv
     for name in ("ipr", "curves", "completeness"):
-        assert found[name].read_text() == expected[name].read_text()
+        assert found[name].read_text() == expected[name]
 
 
 def test_an_empty_folder_is_one_line(tmp_path: Path) -> None:

@@ -26,16 +26,25 @@ def test_missing_columns_are_named_with_those_found(study_table: pd.DataFrame) -
         ("seed", 0.5, "column seed is not a whole number from 0 up in row 4"),
         ("seed", float("inf"), "column seed is not a whole number from 0 up in row 4"),
         ("train_size", "many", "column train_size is not a whole number from 0 up in row 4"),
+        ("seed", 2.0**63, "column seed is not a whole number from 0 up in row 4"),
+        ("total_time_s", "fast", "column total_time_s is not a number in row 4"),
         ("model", None, "column model is empty in row 4"),
         ("task", "average", "a task is called 'average', which is the name of the pooled row; rename it"),
     ],
 )
 def test_a_wrong_value_is_named_by_its_row(study_table: pd.DataFrame, column: str, value: object, message: str) -> None:
-    table = study_table.astype({column: object})
+    table = study_table.assign(total_time_s=1.5).astype({column: object})
     table.loc[3, column] = value
     with pytest.raises(TableError) as caught:
         checked(table)
     assert str(caught.value) == message
+
+
+def test_large_seeds_stay_apart_and_measures_may_be_missing(study_table: pd.DataFrame) -> None:
+    table = checked(study_table.assign(seed=study_table["seed"] + 2**62, num_gpus=None, total_time_s="12.5"))
+    assert sorted(table["seed"].unique().tolist()) == [2**62, 2**62 + 1, 2**62 + 2]
+    assert table["num_gpus"].isna().all()
+    assert table["total_time_s"].tolist() == [12.5] * 108
 
 
 def test_many_wrong_rows_are_counted_beyond_the_first_five(study_table: pd.DataFrame) -> None:

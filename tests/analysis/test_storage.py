@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 from analysis.artifacts import artifacts
+from analysis.derive import Derived, derive
+from analysis.options import Options
 from analysis.provenance import deviations
-from analysis.report import app, build_report
+from analysis.report import app, build_report, default_folder
 from analysis.tables import load
 from xlmr_sweep.identity import mixture_name, recipe_folder_name
 from xlmr_sweep.plan import expand
@@ -26,7 +29,7 @@ from xlmr_sweep.study import Study
 NUM_EVAL = 56
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def study() -> Study:
     return Study.model_validate(
         {
@@ -40,9 +43,17 @@ def study() -> Study:
 
 
 @pytest.fixture
-def storage(study: Study, tmp_path: Path) -> Storage:
+def storage(made: Storage, tmp_path: Path) -> Storage:
+    """A copy of the storage, to be changed."""
+    assert made.local is not None
+    shutil.copytree(made.local, tmp_path / "runs")
+    return Storage(tmp_path / "runs")
+
+
+@pytest.fixture(scope="module")
+def made(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Storage:
     """36 planned trials: one failed, one never ran, 34 have records and predictions."""
-    storage = Storage(tmp_path / "runs")
+    storage = Storage(tmp_path_factory.mktemp("made") / "runs")
     write_study(storage, study)
     rng = np.random.default_rng(0)
     label = rng.integers(0, 2, NUM_EVAL)
@@ -87,12 +98,17 @@ def test_present_failed_and_missing_cells_are_those_of_the_storage(storage: Stor
     assert "34 of 36 planned trials have a result; 1 failed; 1 have not run." in page
 
 
+def derived(source: Path) -> Derived:
+    results = load(source)
+    return derive(results, artifacts(results), Options())
+
+
 def test_predictions_widen_intervals_and_allow_mcnemar(storage: Storage, tmp_path: Path) -> None:
-    paths = build_report(tmp_path / "runs")
-    points = pd.read_csv(paths.csv["curves"])
+    tables = derived(tmp_path / "runs")
+    points = tables["curves"]
     whole = points[points["num_seeds"] == 3]
     assert set(whole["resampled"]) == {"seeds and examples"}
-    tests = pd.read_csv(paths.csv["mcnemar"])
+    tests = tables["mcnemar"]
     assert set(tests["train_size"]) <= {8, 32}
     assert len(tests) == 3 * 2 * 3
     # A prediction file that tells of another score than the record is not used, and the reader is told.
@@ -102,9 +118,9 @@ def test_predictions_widen_intervals_and_allow_mcnemar(storage: Storage, tmp_pat
     sink = pa.BufferOutputStream()
     parquet.write_table(pa.Table.from_pandas(table.assign(prediction=1 - table["prediction"])), sink)
     storage.write(name, sink.getvalue().to_pybytes())
-    assert build_report(tmp_path / "runs").notes == (
-        "predictions of 1 trials do not give their recorded score or examples and are not used",
-    )
+    assert derived(tmp_path / "runs").notes == [
+        "predictions of 1 trials do not give their recorded score or examples and are not used"
+    ]
 
 
 def test_a_storage_with_no_result_yet_still_gives_a_report(study: Study, tmp_path: Path) -> None:
@@ -119,8 +135,7 @@ def test_a_storage_with_no_result_yet_still_gives_a_report(study: Study, tmp_pat
 
 def test_damaged_files_are_named(study: Study, storage: Storage, tmp_path: Path) -> None:
     storage.write("records/0000.json", b"{")
-    notes = build_report(tmp_path / "runs").notes
-    assert notes == ("1 corrupt records are left out: 0000.json",)
+    assert derived(tmp_path / "runs").notes == ["1 corrupt records are left out: 0000.json"]
     storage.write("study.json", b"{")
     result = CliRunner().invoke(app, ["--results", str(tmp_path / "runs")])
     assert result.exit_code == 2
@@ -149,22 +164,31 @@ def test_manifests_become_figures_hours_and_provenance(study: Study, storage: St
 def test_a_damaged_manifest_counts_as_absent(study: Study, storage: Storage, tmp_path: Path) -> None:
     storage.write(f"data/{mixture_name(study)}/manifest.json", b"not json")
     assert artifacts(load(tmp_path / "runs")).mixture is None
-    assert build_report(tmp_path / "runs").html.exists()
+    assert "mixture_counts" not in derived(tmp_path / "runs").tables
 
 
-def test_a_storage_is_read_by_uri_too(storage: Storage, tmp_path: Path) -> None:
-    expected = build_report(tmp_path / "runs", tmp_path / "a").csv["ipr"].read_text()
-    found = build_report((tmp_path / "runs").as_uri(), tmp_path / "b").csv["ipr"].read_text()
-    assert found == expected
-
-
-def test_the_report_on_a_file_uri_goes_into_the_storage(
+def test_a_storage_is_read_by_file_uri_and_its_report_goes_into_it(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     paths = build_report((tmp_path / "runs").as_uri())
     assert paths.html == tmp_path / "runs" / "report" / "index.html"
     assert not (tmp_path / "report").exists()
+    expected = derived(tmp_path / "runs")["ipr"]
+    assert paths.csv["ipr"].read_text() == expected.to_csv(index=False)
+
+
+def test_a_storage_far_away_is_read_and_its_report_goes_here(made: Storage, tmp_path: Path) -> None:
+    far = Storage(f"memory://{tmp_path}/runs")
+    for folder in ("", "records", "predictions", "failures"):
+        for name in made.names(folder):
+            path = f"{folder}/{name}".lstrip("/")
+            far.write(path, made.read(path))
+    assert made.local is not None
+    results = load(far.uri)
+    found = derive(results, artifacts(results), Options())
+    pd.testing.assert_frame_equal(found["curves"], derived(made.local)["curves"])
+    assert default_folder(results) == Path("report")
 
 
 @pytest.fixture
@@ -196,13 +220,13 @@ def test_a_storage_moved_away_from_its_folders_gives_the_same_report_and_says_so
     write_trials(storage, other, 0.8, "2026-01-03")
     job = {"model": "own", "wall_time_s": 1800.0, "num_gpus": 2, "num_ranks": 2, "weights": "w1"}
     storage.write_json(f"instruct/{recipe_folder_name(folder_study, folder_study.models[0])}/manifest.json", job)
-    before = build_report(tmp_path / "runs", tmp_path / "a")
+    before = derived(tmp_path / "runs")
     (tmp_path / "encoder").rename(tmp_path / "gone")
-    after = build_report(tmp_path / "runs", tmp_path / "b")
+    after = derived(tmp_path / "runs")
     for name in ("trials", "ipr", "curves", "completeness", "hours"):
-        assert after.csv[name].read_text() == before.csv[name].read_text(), name
-    assert pd.read_csv(after.csv["completeness"])[["present", "failed"]].sum().tolist() == [11, 1]
-    assert before.notes == ("11 records of other settings are in the storage and not shown",)
+        pd.testing.assert_frame_equal(after[name], before[name])
+    assert after["completeness"][["present", "failed"]].sum().tolist() == [11, 1]
+    assert before.notes == ["11 records of other settings are in the storage and not shown"]
     assert after.notes[0].startswith(f"model own: folder: {tmp_path / 'encoder'} does not exist; so records are matched by")
     assert after.notes[1:] == before.notes
 
