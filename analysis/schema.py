@@ -85,8 +85,8 @@ def checked(table: Table) -> pd.DataFrame:
         table: one row a completed trial, with at least the columns of `REQUIRED`.
 
     Returns:
-        `model`, `paradigm`, `task` as strings, `train_size` and `seed` as int64, `score` and those of `MEASURES` as float64,
-        other columns as they are; sorted by cell, index 0 to n - 1.
+        `model`, `paradigm`, `task` as strings, `train_size` and `seed` as int64, `score` as float64, those of `MEASURES` as
+        numbers, other columns as they are; sorted by cell, index 0 to n - 1.
 
     Raises:
         TableError: missing columns, empty keys, sizes or seeds that are no whole numbers, measures that are no numbers, scores
@@ -140,7 +140,7 @@ def _whole(frame: pd.DataFrame, name: str) -> pd.Series:
 
 
 def _measure(frame: pd.DataFrame, name: str) -> pd.Series:
-    numbers = pd.to_numeric(frame[name], errors="coerce").astype("float64")
+    numbers = pd.to_numeric(frame[name], errors="coerce")
     wrong = numbers.isna() & frame[name].notna()
     if wrong.any():
         raise TableError(f"column {name} is not a number in {_rows(wrong)}")

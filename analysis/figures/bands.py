@@ -40,7 +40,11 @@ def band_figure(advantage: Table, models: Sequence[str], tasks: Sequence[str]) -
                 first = not any(trace["name"] == "both curves" for trace in traces)
                 traces.append(_line(shared, row, "both curves", ("y_low", "y_high"), 11, SERIES_COLORS[0], first))
     order = {"type": "category", "categoryorder": "array", "categoryarray": list(reversed(list(tasks)))}
-    return {"data": traces, "layout": panel_layout(names, "model", titled("score", tickformat=".2f"), order, "")}
+    ends = table[["range_low", "range_high"]].to_numpy(dtype="float64")
+    scores = titled(
+        "score", tickformat=".2f", range=[float(ends.min()) - 0.02, float(ends.max()) + 0.02] if ends.size else [0, 1]
+    )
+    return {"data": traces, "layout": panel_layout(names, "model", scores, order, "")}
 
 
 def _line(

@@ -12,6 +12,8 @@ from analysis.figures.style import Figure, layout_of, numbers, series_marker, ti
 from analysis.overlap import ORDER
 from analysis.schema import AVERAGE, Table, as_frame, ordered
 
+# Both ends stand out from white and from near-black.
+OUTSIDE_SCALE = [[0, "#9fb4c8"], [1, "#d0364a"]]
 ZERO_LINE = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0, "line": {"width": 1, "color": "#888888"}}
 
 
@@ -90,7 +92,7 @@ def _sureness(row: Mapping[Any, Any]) -> str:
 def advantage_against_ipr(advantage: Table, ipr: Table, models: Sequence[str]) -> Figure:
     """Returns the prompt advantage of each cell against its IPR; the colour is the share of the curves outside the band.
 
-    Where the two measures disagree and the colour is strong, the advantage ignores most of the curves: the reason why the
+    Where the two measures disagree and the colour is red, the advantage ignores most of the curves: the reason why the
     paper distrusts it (appendix A).
 
     Args:
@@ -106,7 +108,7 @@ def advantage_against_ipr(advantage: Table, ipr: Table, models: Sequence[str]) -
         for i, row in enumerate(both[both["model"] == model].to_dict("records")):
             marker = {
                 **series_marker(position, 11), "color": [row["share_outside"]], "cmin": 0, "cmax": 1,
-                "colorscale": "Cividis", "reversescale": True, "showscale": not traces,
+                "colorscale": OUTSIDE_SCALE, "showscale": not traces,
                 "colorbar": {"title": {"text": "share<br>outside"}, "thickness": 10},
             }  # fmt: skip
             traces.append(

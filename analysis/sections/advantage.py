@@ -53,7 +53,7 @@ def advantage_section(derived: Derived, models: list[str], tasks: list[str]) -> 
     both = per_seed[(per_seed["comparison"] == "instructed/prompted") & (per_seed["task"] != AVERAGE)]
     if both["mean"].notna().any():
         figure = advantage_against_ipr(both, derived["ipr"], models)
-        why = ["One marker a model and task, instructed over prompted; the darker, the more of the curves it ignores."]
+        why = ["One marker a model and task, instructed over prompted; the redder, the more of the curves it ignores."]
         blocks.append(Block("Advantage against IPR", why, figure, "advantage-against-ipr", csv="prompt_advantage"))
     blocks += [_bands(there[there["method"] == method], models, words) for method, words in WORDS.items()]
     return Section("Average prompt advantage", blocks, "advantage")

@@ -58,5 +58,7 @@ def curve_section(derived: Derived, models: list[str], tasks: list[str]) -> Sect
 
 def _score_asked_for(efficiency: pd.DataFrame) -> str:
     row = efficiency.iloc[0]
-    score = f"a score of {row['target_score']:g}" if row["target_of"] == GIVEN else f"the best score of {row['target_of']}"
+    score = (
+        f"a score of {row['target_score']:g}" if row["target_of"] == GIVEN else f"the best score that {row['target_of']} reaches"
+    )
     return f"Examples that the mean curve needs for {score}; no marker where it is not reached."

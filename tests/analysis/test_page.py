@@ -264,4 +264,17 @@ def test_on_a_phone_nothing_is_wider_than_the_screen_and_panels_stack(browser: A
         """
     )
     assert [domain[0] for domain in domains] == [0, 0, 0]
+    overlaps = browser.execute_script(
+        """
+        const boxes = (div, names) => [...div.querySelectorAll(names)].map((node) => node.getBoundingClientRect());
+        const apart = (a, b) => a.bottom <= b.top || b.bottom <= a.top || a.right <= b.left || b.right <= a.left;
+        return [...document.querySelectorAll(".figure")].filter((div) => div.clientWidth > 0).filter((div) =>
+          boxes(div, ".annotation-text-g text").some((title) =>
+            boxes(div, "[class^='g-x'][class$='title'] text, [class$='tick'] text").some((other) => !apart(title, other))))
+          .map((div) => div.dataset.name);
+        """
+    )
+    assert overlaps == []
+    titles = "return document.querySelectorAll('.figure .annotation-text-g text, .figure .g-x2title text').length"
+    assert browser.execute_script(titles) >= 5 * (3 + 1)
     assert errors(browser) == []
