@@ -153,7 +153,17 @@ def efficiency_figure(efficiency: Table, models: Sequence[str], tasks: Sequence[
                     }
                 )  # fmt: skip
                 shown.add(paradigm)
-    sizes = sorted(pd.Series([1.0, *as_frame(efficiency)["largest_size"]]).astype(int).unique())
-    ticks = [size for size in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024) if size <= sizes[-1]]
     order = {"type": "category", "categoryorder": "array", "categoryarray": list(reversed(list(tasks)))}
-    return {"data": traces, "layout": panel_layout(names, "model", size_axis(ticks, "examples needed"), order, "")}
+    return {"data": traces, "layout": panel_layout(names, "model", _examples_axis(efficiency), order, "")}
+
+
+def _examples_axis(efficiency: Table) -> dict[str, Any]:
+    """One range of examples for all panels, so that places compare between models."""
+    table = as_frame(efficiency)
+    largest, smallest = float(table["largest_size"].max()), float(table["examples_needed"].min())
+    if not smallest > 0:
+        return titled("examples needed", range=[-0.03 * largest, 1.03 * largest])
+    ticks = [2**power for power in range(21) if 2**power <= largest]
+    ends = np.log10([smallest, largest])
+    room = max(0.05, 0.05 * float(ends[1] - ends[0]))
+    return {**size_axis(ticks, "examples needed"), "range": [float(ends[0]) - room, float(ends[1]) + room]}

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
@@ -85,6 +86,15 @@ def test_the_band_of_the_advantage_is_drawn_inside_what_either_curve_reaches(stu
         # Nothing in common: only the thin line, and the share says so.
         assert ("large", task, "both curves") not in lines
         assert table.loc[("large", task), "share_outside"] == 1
+
+
+def test_the_examples_needed_lie_on_one_axis_for_all_models(page: Page) -> None:
+    figure = page.figures["efficiency"]
+    ranges = [axis["range"] for name, axis in figure["layout"].items() if name.startswith("xaxis")]
+    assert len(ranges) == 2
+    assert ranges[0] == ranges[1]
+    needed = np.log10([trace["x"][0] for trace in figure["data"]])
+    assert ranges[0][0] < needed.min() <= needed.max() < ranges[0][1]
 
 
 def test_markers_are_open_only_where_seeds_are_missing(study_table: pd.DataFrame) -> None:
