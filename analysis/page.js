@@ -109,7 +109,7 @@
     }
     apply(layout, panelLayout(layout, chosen, div.clientWidth));
     // On a phone the buttons would lie on the legend, and fingers zoom without them.
-    const config = { ...CONFIG, displayModeBar: div.clientWidth >= NARROW_PX };
+    const config = { ...CONFIG, displayModeBar: div.clientWidth >= NARROW_PX && "hover" };
     div.style.height = `${layout.height}px`;
     return loadPlotly().then((Plotly) => Plotly.react(div, spec.data, layout, config)).then(() => {
       div.dataset.drawn = "yes";
@@ -117,13 +117,15 @@
     });
   }
 
+  let pending = Promise.resolve();
+
   function update() {
     const chosen = selected();
     for (const node of document.querySelectorAll("main :is([data-model], [data-task], [data-paradigm], [data-paradigms])")) {
       node.classList.toggle("filtered", !passes(chosen, node.dataset));
     }
     const drawn = [...document.querySelectorAll(".figure[data-drawn]")];
-    return Promise.all(drawn.filter((div) => div.clientWidth > 0).map(draw));
+    pending = Promise.all(drawn.filter((div) => div.clientWidth > 0).map(draw));
   }
 
   function sortBy(header) {
@@ -173,7 +175,11 @@
     }
   }, { rootMargin: "300px" });
   for (const div of document.querySelectorAll(".figure")) watcher.observe(div);
-  window.report = { draw: () => Promise.all([...document.querySelectorAll(".figure")].filter((d) => d.clientWidth > 0).map(draw)) };
+  // For tests and measurements: draw everything now, and wait until the figures have followed the last change.
+  window.report = {
+    draw: () => Promise.all([...document.querySelectorAll(".figure")].filter((div) => div.clientWidth > 0).map(draw)),
+    settled: () => pending,
+  };
   (window.requestIdleCallback || window.setTimeout)(loadPlotly);
   root.dataset.ready = "yes";
   performance.mark("ready");

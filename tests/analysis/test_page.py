@@ -73,7 +73,12 @@ def choose(browser: Any, **unchecked: list[str]) -> None:
         for name in names:
             selector = f'#filters input[name="{key}"][value="{name}"]'
             browser.execute_script("document.querySelector(arguments[0]).click()", selector)
-    draw_all(browser)
+    settle(browser)
+
+
+def settle(browser: Any) -> None:
+    """Waits until the page has followed what was done to it, of its own accord."""
+    browser.execute_async_script("const done = arguments[0]; setTimeout(() => window.report.settled().then(() => done()), 50);")
 
 
 def mean_traces(browser: Any) -> list[dict[str, Any]]:
@@ -155,9 +160,9 @@ def test_show_all_brings_everything_back(page: Any) -> None:
     choose(page, model=["base", "large"])
     assert len(mean_traces(page)) < before
     page.execute_script("document.querySelector('#filters button[type=reset]').click()")
-    page.execute_async_script("setTimeout(arguments[0], 50)")
-    draw_all(page)
+    settle(page)
     assert len(mean_traces(page)) == before
+    assert page.execute_script("return document.querySelectorAll('main .filtered').length") == 0
 
 
 def test_csv_links_give_the_files_beside_the_page(page: Any, report: ReportPaths) -> None:
@@ -243,7 +248,7 @@ def test_light_and_dark_change_page_and_figures(page: Any) -> None:
     assert dark[0] == "rgb(20, 23, 28)"
     assert light[1] != dark[1]
     page.execute_script("document.getElementById('theme').click()")
-    draw_all(page)
+    settle(page)
     assert page.execute_script(script) == light
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     assert errors(page) == []
