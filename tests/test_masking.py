@@ -33,6 +33,17 @@ def test_masks_only_user_part_and_whole_target(users: int, targets: int, rate: f
     assert masked.labels == [filled.input_ids[p] for p in masked.positions]
 
 
+def test_unknown_characters_are_never_masked() -> None:
+    filled = chat(20, 1)
+    unknown = filled.input_ids[5]
+    holes = Chat([unknown if i % 2 else token for i, token in enumerate(filled.input_ids)], filled.user, filled.target)
+    for seed in range(200):
+        masked = mask_chat(holes, 0.5, MASK, step_draws(seed, 0, 1, 64)(0), unknown_id=unknown)
+        in_user = [p for p in masked.positions if p < filled.user[1]]
+        assert len(in_user) == 5
+        assert unknown not in masked.labels[:-1]
+
+
 @pytest.mark.parametrize("num_user", [1, 3, 7, 40])
 def test_share_of_masked_user_tokens_is_the_rate_for_every_length(num_user: int) -> None:
     draws = step_draws(0, 0, 20_000, 64)

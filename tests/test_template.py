@@ -32,6 +32,35 @@ def test_a_user_part_that_holds_the_templates_own_words_keeps_its_span(tokenizer
     assert chat.target == (10, 11)
 
 
+def test_special_tokens_that_a_text_spells_out_are_plain_text(tokenizer: Any, tmp_path: Path) -> None:
+    from builders import make_encoder
+
+    text = "is <mask> or </s> or <pad> the <s>cat</s><unk> ?"
+    plain = make_encoder(tmp_path, words=["<", ">", "/", "mask", "pad", "unk", "s", "is", "or", "the", "cat", "?", "yes"])
+    knowing = AutoTokenizer.from_pretrained(plain)
+    for known in (tokenizer, knowing):
+        (chat,) = ChatTemplate(known, 64).encode_pairs([text], ["yes"])
+        user = chat.input_ids[slice(*chat.user)]
+        assert not {known.mask_token_id, known.sep_token_id, known.pad_token_id, known.cls_token_id} & set(user)
+        (prompt,) = ChatTemplate(known, 64).encode_prompts(CB, [{"premise": text, "hypothesis": text}])
+        assert prompt.input_ids.count(known.mask_token_id) == 1
+    words = knowing.convert_ids_to_tokens(ChatTemplate(knowing, 64).encode_pairs([text], ["yes"])[0].input_ids)
+    assert words.count("mask") == 1
+    assert words.count("<s>") == 1
+
+
+def test_a_passage_of_characters_of_several_tokens_is_cut(tmp_path: Path) -> None:
+    from xlmr_sweep.data.demo import build_tokenizer
+
+    build_tokenizer(0, tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    for length in range(3, 40):
+        rows = [{"passage": "the " + "\N{GRINNING FACE}" * length, "question": "is it so"}]
+        (chat,) = ChatTemplate(tokenizer, 32).encode_prompts(BOOLQ, rows)
+        assert len(chat.input_ids) <= 32
+        assert chat.target == (len(chat.input_ids) - 2, len(chat.input_ids) - 1)
+
+
 def test_prompt_has_one_mask_at_the_target(tokenizer: Any) -> None:
     rows = [{"premise": "the cat ran", "hypothesis": "the dog sat", "label": 0}]
     (chat,) = ChatTemplate(tokenizer, 64).encode_prompts(CB, rows)

@@ -75,7 +75,10 @@ class ChatBatches:
         """Returns rows of that step's global batch, masked."""
         draws = step_draws(self.order.seed, step, self.num_rows(step), self.template.max_length)
         chats = self._chats([self.order.at(step, index) for index in indices])
-        return [mask_chat(chat, self.rate, self.mask_id, draws(index)) for index, chat in zip(indices, chats, strict=True)]
+        return [
+            mask_chat(chat, self.rate, self.mask_id, draws(index), self.template.tokenizer.unk_token_id)
+            for index, chat in zip(indices, chats, strict=True)
+        ]
 
     def _chats(self, numbers: list[int]) -> list[Chat]:
         new = [number for number in numbers if number not in self._cache]

@@ -67,7 +67,7 @@ def choose(num_tokens: int, rate: float, draw: Draw) -> NDArray[np.int64]:
     return np.sort(np.argsort(draw[1 : num_tokens + 1], kind="stable")[:count])
 
 
-def mask_chat(chat: Chat, rate: float, mask_id: int, draw: Draw) -> Masked:
+def mask_chat(chat: Chat, rate: float, mask_id: int, draw: Draw, unknown_id: int | None = None) -> Masked:
     """Masks `rate` of the user part and the target whole; special and template tokens stay (paper, section 3.1).
 
     All chosen tokens become the mask token: the paper names no random or kept ones. Both parts count in the loss.
@@ -77,9 +77,10 @@ def mask_chat(chat: Chat, rate: float, mask_id: int, draw: Draw) -> Masked:
         rate: share of the user part's tokens.
         mask_id: the mask token.
         draw: at least as many numbers as the user part has tokens, and one.
+        unknown_id: the token of characters that the tokenizer does not know; it is special and says nothing.
     """
-    user_start, user_end = chat.user
-    positions = (choose(user_end - user_start, rate, draw) + user_start).tolist()
+    maskable = [i for i in range(*chat.user) if chat.input_ids[i] != unknown_id]
+    positions = [maskable[i] for i in choose(len(maskable), rate, draw)]
     positions += range(*chat.target)
     return _masked(chat.input_ids, positions, mask_id)
 

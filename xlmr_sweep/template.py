@@ -8,6 +8,7 @@ tokenised by itself and the spans are sums of lengths. Nothing here searches tex
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.tasks import TaskSpec, render
 
-TEMPLATE_VERSION = 1
+TEMPLATE_VERSION = 2
 """Part of every identity: a changed template makes new trials, never a silent reuse."""
 
 USER_MARK = "User:"
@@ -28,6 +29,8 @@ class Tokenizer(Protocol):
     cls_token_id: int
     sep_token_id: int
     mask_token_id: int
+    unk_token_id: int | None
+    all_special_tokens: Sequence[str]
 
     def __call__(self, text: Sequence[str], **options: Any) -> Mapping[str, Any]:
         """Tokenises a list of texts."""
@@ -47,12 +50,31 @@ class Chat:
     """Half-open token span of the target (one mask token in a prompt)."""
 
 
+class PlainText:
+    """Takes the power from special tokens that a text spells out, as "<mask>" or "</s>" in a page about HTML.
+
+    A tokenizer reads them as its own, also in the middle of a text; a space after their first character makes them plain
+    characters for any kind of tokenizer.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        longest_first = sorted((token for token in tokenizer.all_special_tokens if len(token) > 1), key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+    def __call__(self, text: str) -> str:
+        """Returns the text without special tokens; almost every text is returned as it is."""
+        if self._special is None or self._special.search(text) is None:
+            return text
+        return self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+
+
 class ChatTemplate:
     """The template for one tokenizer and one greatest length in tokens."""
 
     def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self._plain = PlainText(tokenizer)
         opening, middle = self._ids([USER_MARK, ASSISTANT_MARK])
         self._opening = [tokenizer.cls_token_id, *opening]
         self._middle = middle
@@ -105,25 +127,27 @@ class ChatTemplate:
         return Chat(ids, (len(opening), user_end), (target_start, target_start + len(target)))
 
     def _shorten(self, task: TaskSpec, row: Mapping[str, Any], room: int) -> list[int]:
-        text = str(row[task.long_field])
+        text = self._plain(str(row[task.long_field]))
         (ids,) = self._ids([render(task.prompt, row)])
         while len(ids) > room:
             encoded = self.tokenizer([text], add_special_tokens=False, return_offsets_mapping=True)
             ends = [end for _, end in encoded["offset_mapping"][0]]
             keep = len(ends) - (len(ids) - room)
-            shorter = text[: ends[keep - 1]] if keep > 0 else ""
-            if shorter == text or not text:
+            # The tokens of one character all end where it ends, so fewer tokens may still be the whole text.
+            while keep > 0 and ends[keep - 1] >= len(text):
+                keep -= 1
+            if not text:
                 raise StudyError(
                     f"task {task.name}: a prompt needs more than max_length {self.max_length} tokens even without its "
                     f"field {task.long_field!r}; raise finetune.max_length or shorten the prompt"
                 )
-            text = shorter
+            text = text[: ends[keep - 1]] if keep > 0 else ""
             (ids,) = self._ids([render(task.prompt, {**row, task.long_field: text})])
         return ids
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         # A leading space makes byte-level tokenizers see a word's usual form; the others drop it.
-        spaced = [" " + text for text in texts]
+        spaced = [" " + self._plain(text) for text in texts]
         encoded = self.tokenizer(spaced, add_special_tokens=False, return_attention_mask=False, verbose=False)
         return [list(ids) for ids in encoded["input_ids"]]
 
@@ -136,7 +160,7 @@ def label_token_ids(tokenizer: Tokenizer, task: TaskSpec) -> list[int]:
     """
     words = [" " + word for word in task.label_words]
     encoded = tokenizer(words, add_special_tokens=False)["input_ids"]
-    unknown = getattr(tokenizer, "unk_token_id", None)
+    unknown = tokenizer.unk_token_id
     for word, ids in zip(task.label_words, encoded, strict=True):
         if len(ids) != 1 or ids[0] == unknown:
             what = "an unknown token" if unknown in ids else f"{len(ids)} tokens"

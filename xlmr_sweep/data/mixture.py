@@ -29,7 +29,7 @@ from xlmr_sweep.identity import mixture_identity, mixture_name
 from xlmr_sweep.progress import Step
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import InstructionSpec, ModelSpec, Study
-from xlmr_sweep.template import ChatTemplate
+from xlmr_sweep.template import ChatTemplate, PlainText
 
 SHARD_ROWS = 200_000
 CHUNK_ROWS = 4096
@@ -265,6 +265,7 @@ class _Counter:
     """Counts model tokens of many texts at once, on all cores, without making Python lists of them (a third less time)."""
 
     def __init__(self, tokenizer: Any) -> None:
+        self._plain = PlainText(tokenizer)
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -272,7 +273,7 @@ class _Counter:
 
     def tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Returns the number of tokens of each text as a part of the template."""
-        spaced = [" " + text for text in texts]
+        spaced = [" " + self._plain(text) for text in texts]
         encoded = self._backend.encode_batch_fast(spaced, add_special_tokens=False) if spaced else []
         return np.array([len(encoding) for encoding in encoded], dtype=np.int64)
 
