@@ -20,6 +20,9 @@ from xlmr_sweep.cluster.connect import probe
 from xlmr_sweep.cluster.resources import Node, Width, check_fits, num_fitting, trial_width
 from xlmr_sweep.commands import Request
 from xlmr_sweep.errors import StudyError
+from xlmr_sweep.plan import expand
+from xlmr_sweep.records import collect, write_record, write_results, write_study
+from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import load_study
 
 ROOT = Path(__file__).parents[1]
@@ -117,6 +120,30 @@ def test_a_storage_of_another_study_or_one_that_cannot_be_written(study_file: Ca
     assert "study.json: not a study" in complaint(path, storage)
     (tmp_path / "file").write_text("")
     assert "file/x: study.json cannot be read" in complaint(path, tmp_path / "file" / "x")
+
+
+def test_a_refused_command_leaves_the_storage_as_it_was(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    path, storage = study_file(), tmp_path / "runs"
+    assert "nobody answers" in _refused_address(path, storage)
+    assert not (storage / "results.parquet").exists()
+    assert not (storage / "study.json").exists()
+    study = load_study(str(path))
+    home = Storage(storage)
+    trial = expand(study)[0]
+    write_record(home, {**trial.as_dict(), "score": 0.5, "spec": {}, "resolved": {}})
+    home.write("records/broken.json", b"{")
+    write_study(home, study)
+    write_results(home, collect(home, study))
+    before = {name: (storage / name).read_bytes() for name in ("results.parquet", "study.json", "records/broken.json")}
+    changed = study_file(finetune={"steps": 5})
+    assert "nobody answers" in _refused_address(changed, storage)
+    assert {name: (storage / name).read_bytes() for name in before} == before
+
+
+def _refused_address(path: Path, storage: Path) -> str:
+    with pytest.raises(StudyError) as error:
+        commands.run(Request(str(path), str(storage)), "127.0.0.1:1", Console(quiet=True))
+    return str(error.value)
 
 
 def test_nothing_of_an_earlier_run_is_lost_by_bad_input(study_file: Callable[..., Path], tmp_path: Path) -> None:

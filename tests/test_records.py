@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.identity import recipe_folder_name
+from xlmr_sweep.identity import mixture_name, recipe_folder_name
 from xlmr_sweep.plan import Trial, expand
+from xlmr_sweep.preparation import models_to_instruct
 from xlmr_sweep.records import (
     collect,
     open_study,
+    read_failure,
     set_aside,
     write_failure,
     write_record,
@@ -22,7 +25,7 @@ from xlmr_sweep.records import (
     write_study,
 )
 from xlmr_sweep.storage import Storage
-from xlmr_sweep.study import Study, load_study
+from xlmr_sweep.study import ModelSpec, Study, load_study
 
 
 @pytest.fixture
@@ -52,6 +55,16 @@ def test_a_record_makes_a_trial_done_and_removes_its_failure(study: Study, stora
     assert found.failed == {second.trial_id}
     assert found.failures[0]["error_class"] == "Y"
     assert len(found.planned) == 2 + len(rest)
+
+
+@pytest.mark.parametrize("wrong", [{"resolved": None}, {"spec": []}, {"train_loss": "x"}, {"attempt": 1.5}, {"host": 3}])
+def test_a_record_with_a_wrong_column_is_corrupt(study: Study, storage: Storage, wrong: dict[str, Any]) -> None:
+    trial = expand(study)[0]
+    storage.write_json(f"records/{trial.trial_id}.json", record(trial, **wrong))
+    found = collect(storage, study)
+    assert found.done == set()
+    assert next(iter(wrong)) in found.corrupt[f"{trial.trial_id}.json"]
+    write_results(storage, found)
 
 
 @pytest.mark.parametrize("score", [float("nan"), 1.5, -0.1, None, True, "0.5"])
@@ -109,6 +122,53 @@ def test_a_record_made_from_other_weights_is_stale(study: Study, storage: Storag
     set_aside(storage, found)
     assert storage.exists(f"records/stale/{trial.trial_id}.json")
     assert collect(storage, study).num_stale == 0
+
+
+def test_what_was_made_from_other_weights_or_data_is_stale_down_the_chain(study: Study, storage: Storage) -> None:
+    trial = next(t for t in expand(study) if t.paradigm == "instructed")
+    write_record(storage, record(trial, resolved={"weights": "tuned"}))
+    model = study.model("tiny")
+    folder = f"instruct/{recipe_folder_name(study, model)}"
+    storage.write_json(f"{folder}/manifest.json", {"weights": "tuned", "base": None, "data": "rows"})
+    storage.write_json(f"train/{recipe_folder_name(study, model)}/state.json", {})
+    storage.write_json(f"data/{mixture_name(study)}/manifest.json", {"fingerprint": "rows"})
+    assert collect(storage, study).done == {trial.trial_id}
+    assert models_to_instruct(study, storage, [trial]) == []
+    storage.write_json(f"data/{mixture_name(study)}/manifest.json", {"fingerprint": "others"})
+    found = collect(storage, study)
+    assert "instruction data rows; others are there now" in found.stale[trial.trial_id]
+    assert "instruction data rows; others are there now" in found.outdated[folder]
+    assert models_to_instruct(study, storage, [trial]) == ["tiny"]
+    set_aside(storage, found)
+    assert not storage.exists(f"{folder}/manifest.json")
+    assert not storage.exists(f"train/{recipe_folder_name(study, model)}")
+
+
+def test_a_hub_model_is_loaded_by_the_commit_it_first_was(
+    study: Study, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from xlmr_sweep.modeling import loading
+
+    model = ModelSpec(name="m", hub="someone/encoder", revision="main")
+    hub = study.replaced(models=[model])
+    monkeypatch.setattr(loading, "load_config", lambda source: SimpleNamespace(_commit_hash="c0ffee"))
+    assert loading.base_source(storage, hub, model).revision == "main"
+    loading.keep_commit(storage, hub, model)
+    monkeypatch.setattr(loading, "load_config", lambda source: SimpleNamespace(_commit_hash="decade"))
+    loading.keep_commit(storage, hub, model)
+    assert loading.base_source(storage, hub, model).revision == "c0ffee"
+    trial = next(t for t in expand(hub) if t.paradigm == "prompted")
+    write_record(storage, record(trial, resolved={"weights": "decade"}))
+    assert collect(storage, hub).stale == {trial.trial_id: "weights decade then, c0ffee now"}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"attempt": null}'])
+def test_a_damaged_failure_is_a_failure_and_no_error(study: Study, storage: Storage, content: bytes) -> None:
+    trial = expand(study)[0]
+    storage.write(f"failures/{trial.trial_id}.json", content)
+    assert collect(storage, study).failed == {trial.trial_id}
+    assert read_failure(storage, trial.trial_id)["attempt"] == 1
+    assert read_failure(storage, "nothing") == {}
 
 
 def test_study_json_remembers_all_sizes_and_seeds(study: Study, storage: Storage) -> None:

@@ -22,7 +22,7 @@ from xlmr_sweep.lock import only_driver
 from xlmr_sweep.plan import Trial, expand, select
 from xlmr_sweep.preparation import check_known_sizes, models_to_instruct, prepare_examples, prepare_instructions
 from xlmr_sweep.progress import ProgressDisplay
-from xlmr_sweep.records import collect, open_study, set_aside, write_results, write_study
+from xlmr_sweep.records import Collected, collect, open_study, set_aside, write_results, write_study
 from xlmr_sweep.status import print_plan, print_status
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study, load_study
@@ -104,33 +104,48 @@ def _run(opened: Opened, address: str, console: Console, retry_failed: bool) -> 
     whole = opened.whole
     storage = opened.storage.patient(whole.cluster.storage_patience_s)
     found = collect(storage, whole)
-    for name, problem in found.corrupt.items():
-        console.print(f"Set aside records/corrupt/{name}: {problem}", highlight=False, soft_wrap=True)
-    for trial_id, changed in found.stale.items():
-        console.print(f"Set aside records/stale/{trial_id}.json: {changed}", highlight=False, soft_wrap=True)
-    set_aside(storage, found)
+    accepted = False
+
+    def accept() -> None:
+        nonlocal accepted
+        _accept(storage, whole, found, console)
+        accepted = True
+
     skipped = found.done | (set() if retry_failed else found.failed)
     pending = [trial for trial in opened.trials if trial.trial_id not in skipped]
-    console.print(f"Study {whole.name}: {len(opened.trials)} trials, {len(pending)} to run; storage {storage}", soft_wrap=True)
+    _say(console, f"Study {whole.name}: {len(opened.trials)} trials, {len(pending)} to run; storage {storage}")
     try:
         if pending:
             from xlmr_sweep.cluster.run import run_pending
 
-            run_pending(whole, storage, pending, address, console)
+            run_pending(whole, storage, pending, address, console, accept)
         else:
-            write_study(storage, whole)
+            accept()
     finally:
-        found = collect(storage, whole)
-        write_results(storage, found)
+        if accepted:
+            found = collect(storage, whole)
+            write_results(storage, found)
     without = [trial for trial in opened.trials if trial.trial_id not in found.done]
-    console.print(
+    _say(
+        console,
         f"{len(opened.trials) - len(without)} of {len(opened.trials)} trials have a record, {time.monotonic() - began:.1f} s; "
         f"{storage.path('results.parquet')}",
-        soft_wrap=True,
     )
     if without:
-        console.print(f"Without a record: {_some([trial.cell for trial in without])}; see --status", soft_wrap=True)
+        _say(console, f"Without a record: {_some([trial.cell for trial in without])}; see --status")
     return 1 if without else 0
+
+
+def _accept(storage: Storage, whole: Study, found: Collected, console: Console) -> None:
+    """From here on the storage remembers the command's sizes and seeds; a refused command leaves it as it was."""
+    for name, problem in found.corrupt.items():
+        _say(console, f"Set aside records/corrupt/{name}: {problem}")
+    for trial_id, changed in found.stale.items():
+        _say(console, f"Set aside records/stale/{trial_id}.json: {changed}")
+    for folder, changed in found.outdated.items():
+        _say(console, f"Making {folder} anew: {changed}")
+    set_aside(storage, found)
+    write_study(storage, whole)
 
 
 def instruct(request: Request, address: str, console: Console) -> int:
@@ -146,17 +161,21 @@ def instruct(request: Request, address: str, console: Console) -> int:
 
 
 def _instruct(opened: Opened, address: str, console: Console) -> int:
+    found = collect(opened.storage, opened.whole)
     missing = models_to_instruct(opened.whole, opened.storage, opened.trials)
-    console.print(f"Study {opened.whole.name}: {len(missing)} models to instruct-tune; storage {opened.storage}", soft_wrap=True)
+    _say(console, f"Study {opened.whole.name}: {len(missing)} models to instruct-tune; storage {opened.storage}")
     if missing:
         from xlmr_sweep.cluster.run import run_pending
 
-        run_pending(opened.whole, opened.storage, opened.trials, address, console, only_instruct=True)
+        def accept() -> None:
+            _accept(opened.storage, opened.whole, found, console)
+
+        run_pending(opened.whole, opened.storage, opened.trials, address, console, accept, only_instruct=True)
     left = models_to_instruct(opened.whole, opened.storage, opened.trials)
     for name in sorted({trial.model for trial in opened.trials} - set(left)):
         model = opened.whole.model(name)
         where = model.instructed_folder or opened.storage.path(f"instruct/{recipe_folder_name(opened.whole, model)}")
-        console.print(f"{name}: {where}", soft_wrap=True, highlight=False)
+        _say(console, f"{name}: {where}")
     if left:
         console.print(f"Without instruction-tuned weights: {', '.join(left)}")
     return 1 if left else 0
@@ -175,8 +194,13 @@ def prepare(request: Request, console: Console, *, instructions: bool = True) ->
     if instructions and "instructed" in opened.whole.paradigms:
         prepare_instructions(opened.whole, opened.storage, display)
     write_study(opened.storage, opened.whole)
-    console.print(f"Data of study {opened.whole.name}: {opened.storage.path('data')}", soft_wrap=True, highlight=False)
+    _say(console, f"Data of study {opened.whole.name}: {opened.storage.path('data')}")
     return 0
+
+
+def _say(console: Console, line: str) -> None:
+    # Without markup: a path may hold brackets.
+    console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:

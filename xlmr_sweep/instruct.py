@@ -39,6 +39,7 @@ from xlmr_sweep.modeling.fsdp import World, shard_model, whole_weights
 from xlmr_sweep.modeling.loading import ModelSource, load_masked_lm, load_tokenizer, resolve_source
 from xlmr_sweep.pretrain import versions
 from xlmr_sweep.progress import ProgressFile, Step, follow_progress
+from xlmr_sweep.records import current_resolution
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import InstructSpec, ModelSpec, Study
 from xlmr_sweep.template import Chat, ChatTemplate
@@ -319,6 +320,7 @@ class _Job:
             "weights": weights,
             "fingerprint": weights[:32],
             "data": mixture["fingerprint"],
+            "base": current_resolution(self.storage, self.study).get(f"weights/{self.spec.name}"),
             "steps": progress.step,
             "tokens": progress.tokens,
             "masked_tokens": progress.masked_tokens,

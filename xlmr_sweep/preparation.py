@@ -13,8 +13,9 @@ from xlmr_sweep.data.examples import check_sizes, prepare_task
 from xlmr_sweep.identity import mixture_name, model_folder_name, recipe_folder_name
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.progress import ProgressDisplay
+from xlmr_sweep.records import outdated
 from xlmr_sweep.storage import Storage
-from xlmr_sweep.study import Study
+from xlmr_sweep.study import ModelSpec, Study
 
 
 def prepare_examples(study: Study, storage: Storage, trials: Sequence[Trial], display: ProgressDisplay) -> None:
@@ -69,7 +70,7 @@ def check_models(study: Study, storage: Storage, trials: Sequence[Trial], consol
     Raises:
         StudyError: naming the model and what is wrong.
     """
-    from xlmr_sweep.modeling.loading import ModelSource, base_source, check_model
+    from xlmr_sweep.modeling.loading import ModelSource, base_source, check_model, keep_commit
 
     for name in dict.fromkeys(trial.model for trial in trials):
         model = study.model(name)
@@ -78,6 +79,7 @@ def check_models(study: Study, storage: Storage, trials: Sequence[Trial], consol
         prompted = {trial.task for trial in trials if trial.model == name and trial.paradigm != "baseline"}
         if check_model(base_source(storage, study, model), [study.task(task) for task in sorted(prompted)]):
             console.print(f"Warning: model {name} has no masked-LM head; a new one is made (new_head: true)", highlight=False)
+        keep_commit(storage, study, model)
         if model.instructed_folder is not None:
             check_model(ModelSource(name, str(model.instructed_folder)), [])
 
@@ -93,11 +95,12 @@ def models_to_pretrain(study: Study, storage: Storage, trials: Sequence[Trial]) 
 
 
 def models_to_instruct(study: Study, storage: Storage, trials: Sequence[Trial]) -> list[str]:
-    """Returns the models whose instruction-tuned weights the trials need and that are not in the storage yet."""
+    """Returns the models whose instruction-tuned weights the trials need and that the storage lacks or has of other sources."""
     names = dict.fromkeys(trial.model for trial in trials if trial.paradigm == "instructed")
-    return [
-        name
-        for name in names
-        if study.model(name).instructed_folder is None
-        and not storage.exists(f"instruct/{recipe_folder_name(study, study.model(name))}/manifest.json")
-    ]
+    models = [study.model(name) for name in names if study.model(name).instructed_folder is None]
+
+    def is_there(model: ModelSpec) -> bool:
+        there = storage.exists(f"instruct/{recipe_folder_name(study, model)}/manifest.json")
+        return there and not outdated(storage, study, model)
+
+    return [model.name for model in models if not is_there(model)]

@@ -9,14 +9,14 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.identity import mixture_name, model_folder_name, recipe_folder_name, task_data_name
+from xlmr_sweep.identity import commit_file, mixture_name, model_folder_name, recipe_folder_name, task_data_name
 from xlmr_sweep.plan import Trial, expand
 from xlmr_sweep.storage import Storage
-from xlmr_sweep.study import Study
+from xlmr_sweep.study import ModelSpec, Study
 
 CELL_COLUMNS = ("model", "paradigm", "task", "train_size", "seed")
 """What names a cell; with `score`, the columns that `analysis` needs of any table."""
@@ -76,6 +76,8 @@ class Collected:
     """Records of settings that the study no longer has."""
     stale: dict[str, str] = field(default_factory=dict)
     """Trial ids whose record no longer matches what it was made from, with what changed."""
+    outdated: dict[str, str] = field(default_factory=dict)
+    """Folders of instruction-tuned weights that were made from other base weights or data, with what changed."""
     corrupt: dict[str, str] = field(default_factory=dict)
     """File names below `records/` that are no record, with the reason."""
 
@@ -184,17 +186,27 @@ def collect(location: Storage | str | Path, study: Study | None = None) -> Colle
             continue
         row = {column: record[column] for column in COLUMNS if column in record}
         found.rows.append(row | trial.as_dict())
+    for model in study.models:
+        if f"instructed/{model.name}" in present and (changed := outdated(storage, study, model)):
+            found.outdated[f"instruct/{recipe_folder_name(study, model)}"] = changed
     found.num_other_settings = len(records.keys() - planned.keys())
     found.failures = _read_failures(storage, planned, found.done)
     return found
 
 
 def set_aside(storage: Storage, found: Collected) -> None:
-    """Moves stale records to `records/stale/` and corrupt ones to `records/corrupt/`; their cells are missing now."""
+    """Moves stale records to `records/stale/` and corrupt ones to `records/corrupt/`; their cells are missing now.
+
+    Instruction-tuned weights that were made from other base weights or data are made anew.
+    """
     for trial_id in found.stale:
         storage.move(f"records/{trial_id}.json", f"records/stale/{trial_id}.json")
     for name in found.corrupt:
         storage.move(f"records/{name}", f"records/corrupt/{name}")
+    for folder in found.outdated:
+        # Without its manifest a folder of weights is not there; a job that was under way must not go on from older data.
+        storage.delete(f"{folder}/manifest.json")
+        storage.delete(f"train/{PurePosixPath(folder).name}")
 
 
 def write_results(storage: Storage, found: Collected) -> None:
@@ -215,21 +227,57 @@ def current_resolution(storage: Storage, study: Study) -> dict[str, str]:
     Keys are `data/<task>`, `weights/<model>` and `instructed/<model>`; what is not in the storage has no key, because then
     there is nothing that a record could contradict.
     """
-    names = {f"data/{task.name}": (f"data/{task_data_name(study, task)}", "fingerprint") for task in study.tasks}
+    present = _made_from(storage, study)
+    for model in study.models:
+        if model.instructed_folder is None and "instructed" in study.paradigms:
+            made = _instructed(storage, study, model)
+            if made is not None:
+                present[f"instructed/{model.name}"] = made["weights"] + _changed_source(storage, study, model, made, present)
+    return present
+
+
+def _made_from(storage: Storage, study: Study) -> dict[str, str]:
+    """Returns the fingerprints of examples and pre-trained weights."""
+    names = {f"data/{task.name}": (f"data/{task_data_name(study, task)}/manifest.json", "fingerprint") for task in study.tasks}
     for model in study.models:
         if model.demo is not None:
-            names[f"weights/{model.name}"] = (f"models/{model_folder_name(study, model)}", "weights")
-        if model.instructed_folder is None and "instructed" in study.paradigms:
-            names[f"instructed/{model.name}"] = (f"instruct/{recipe_folder_name(study, model)}", "weights")
+            names[f"weights/{model.name}"] = (f"models/{model_folder_name(study, model)}/manifest.json", "weights")
+        if model.hub is not None:
+            names[f"weights/{model.name}"] = (commit_file(model), "commit")
     present = {}
-    for key, (folder, column) in names.items():
-        manifest = storage.read_json(f"{folder}/manifest.json")
+    for key, (name, column) in names.items():
+        manifest = storage.read_json(name)
         if manifest is None:
             continue
         if not isinstance(manifest, Mapping) or column not in manifest:
-            raise StudyError(f"{storage.path(f'{folder}/manifest.json')}: lacks {column!r}; delete {folder} to make it anew")
+            raise StudyError(f"{storage.path(name)}: lacks {column!r}; delete {PurePosixPath(name).parent} to make it anew")
         present[key] = manifest[column]
     return present
+
+
+def _instructed(storage: Storage, study: Study, model: ModelSpec) -> Mapping[str, Any] | None:
+    folder = f"instruct/{recipe_folder_name(study, model)}"
+    manifest = storage.read_json(f"{folder}/manifest.json")
+    if manifest is not None and (not isinstance(manifest, Mapping) or "weights" not in manifest):
+        raise StudyError(f"{storage.path(f'{folder}/manifest.json')}: lacks 'weights'; delete {folder} to make it anew")
+    return manifest
+
+
+def outdated(storage: Storage, study: Study, model: ModelSpec) -> str:
+    """Says what a model's instruction-tuned weights were made from that is another now; empty if they are current or missing."""
+    made = _instructed(storage, study, model)
+    return "" if made is None else _changed_source(storage, study, model, made, _made_from(storage, study)).strip(" ()")
+
+
+def _changed_source(storage: Storage, study: Study, model: ModelSpec, made: Mapping[str, Any], present: Mapping[str, str]) -> str:
+    mixture = storage.read_json(f"data/{mixture_name(study)}/manifest.json") or {}
+    for what, was, now in (
+        ("base weights", made.get("base"), present.get(f"weights/{model.name}")),
+        ("instruction data", made.get("data"), mixture.get("fingerprint")),
+    ):
+        if was is not None and now is not None and was != now:
+            return f" (made from {what} {was}; {now} are there now)"
+    return ""
 
 
 def _changed(record: Mapping[str, Any], present: Mapping[str, str], trial: Trial) -> str:
@@ -279,7 +327,22 @@ def _problem(record: Any, trial_id: str) -> str:
     score = record["score"]
     if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score) or not 0 <= score <= 1:
         return f"score {score!r} is not in [0, 1]"
+    for part in ("spec", "resolved"):
+        if not isinstance(record.get(part, {}), Mapping):
+            return f"{part} is not a mapping"
+    for column, kind in COLUMNS.items():
+        value = record.get(column)
+        if value is not None and not _is_of(value, kind):
+            return f"{column} {value!r} is not of type {kind}"
     return ""
+
+
+def _is_of(value: Any, kind: str) -> bool:
+    if isinstance(value, bool):
+        return False
+    if kind == "string":
+        return isinstance(value, str)
+    return isinstance(value, int) if kind == "int64" else isinstance(value, int | float)
 
 
 def _read_failures(storage: Storage, planned: Mapping[str, Trial], done: set[str]) -> list[dict[str, Any]]:
@@ -287,11 +350,7 @@ def _read_failures(storage: Storage, planned: Mapping[str, Trial], done: set[str
     failures = []
     for name, data in zip(names, storage.read_many(f"failures/{name}" for name in names), strict=True):
         trial_id = name.removesuffix(".json")
-        try:
-            failure = json.loads(data)
-        except ValueError:
-            failure = {"error_class": "unknown", "message": "the failure's file is damaged"}
-        failures.append({**failure, **planned[trial_id].as_dict()})
+        failures.append({**_failure(data), **planned[trial_id].as_dict()})
     return failures
 
 
@@ -307,6 +366,22 @@ def read_failure_files(storage: Storage) -> list[dict[str, Any]]:
         if isinstance(failure, dict) and all(name in failure for name in CELL_COLUMNS):
             found.append(failure)
     return found
+
+
+def read_failure(storage: Storage, trial_id: str) -> dict[str, Any]:
+    """Returns the last failure of a trial; empty where there is none. A damaged file is a failure too, never an error."""
+    name = f"failures/{trial_id}.json"
+    return _failure(storage.read(name)) if storage.exists(name) else {}
+
+
+def _failure(data: bytes) -> dict[str, Any]:
+    try:
+        failure = json.loads(data)
+        if isinstance(failure, dict) and isinstance(failure.get("attempt", 1), int):
+            return failure
+    except ValueError:
+        pass
+    return {"error_class": "unknown", "message": "the failure's file is damaged", "attempt": 1}
 
 
 def manifests(storage: Storage, study: Study) -> dict[str, Any]:

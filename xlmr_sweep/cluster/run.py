@@ -6,7 +6,7 @@ In: a study, its storage, the trials of this command, an address. Out: records, 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ from xlmr_sweep.preparation import (
     prepare_instructions,
 )
 from xlmr_sweep.progress import ProgressDisplay, Step
-from xlmr_sweep.records import write_failure, write_study
+from xlmr_sweep.records import write_failure
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study
 
@@ -40,7 +40,14 @@ class Tally:
 
 
 def run_pending(
-    study: Study, storage: Storage, pending: Sequence[Trial], address: str, console: Console, *, only_instruct: bool = False
+    study: Study,
+    storage: Storage,
+    pending: Sequence[Trial],
+    address: str,
+    console: Console,
+    accept: Callable[[], None],
+    *,
+    only_instruct: bool = False,
 ) -> Tally:
     """Runs trials that have no record, and everything they need.
 
@@ -50,6 +57,7 @@ def run_pending(
         pending: the trials to run.
         address: as of `--address`.
         console: where progress goes.
+        accept: called once all that could be wrong has been looked at, before the storage changes for this command.
         only_instruct: stop after the instruction-tuned weights.
 
     Raises:
@@ -77,8 +85,7 @@ def run_pending(
             console.print(f"Ray dashboard: http://{dashboard}", highlight=False)
         if to_instruct:
             prepare_instructions(study, storage, display)
-        # All that could be wrong has been looked at: from here on the storage remembers this command's sizes and seeds.
-        write_study(storage, study)
+        accept()
         to_pretrain = models_to_pretrain(study, storage, pending)
         if to_pretrain:
             pretrain_models(study, storage, to_pretrain, display)

@@ -27,7 +27,7 @@ from xlmr_sweep.cluster.gang import Gang
 from xlmr_sweep.cluster.resources import Width
 from xlmr_sweep.cluster.work import Bench, Work
 from xlmr_sweep.plan import Trial
-from xlmr_sweep.records import COLUMNS, write_failure, write_record
+from xlmr_sweep.records import COLUMNS, read_failure, write_failure, write_record
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study
 
@@ -136,7 +136,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
 
 def next_attempt(storage: Storage, trial: Trial) -> int:
     """Returns the number of the trial's next attempt, from 1: after those that its last failure or its log tell of."""
-    failure = storage.read_json(f"failures/{trial.trial_id}.json") or {}
+    failure = read_failure(storage, trial.trial_id)
     name = f"logs/{trial.trial_id}.log"
     text = storage.read(name).decode(errors="replace") if storage.exists(name) else ""
     # A process that was killed left no failure, only its log.

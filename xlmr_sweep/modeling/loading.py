@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from xlmr_sweep.declared import fingerprint
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.identity import model_folder_name, recipe_folder_name
+from xlmr_sweep.identity import commit_file, model_folder_name, recipe_folder_name
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import ModelSpec, Study
 from xlmr_sweep.tasks import TaskSpec
@@ -59,11 +59,22 @@ def cache_folder(storage: Storage) -> Path:
 def base_source(storage: Storage, study: Study, model: ModelSpec) -> ModelSource:
     """Returns where the pre-trained weights are."""
     if model.hub is not None:
-        return ModelSource(model.name, model.hub, model.revision, model.new_head)
+        kept = storage.read_json(commit_file(model)) or {}
+        return ModelSource(model.name, model.hub, kept.get("commit") or model.revision, model.new_head)
     if model.folder is not None:
         return ModelSource(model.name, str(model.folder), None, model.new_head)
     name = f"models/{model_folder_name(study, model)}"
     return ModelSource(model.name, str(_local_copy(storage, name)))
+
+
+def keep_commit(storage: Storage, study: Study, model: ModelSpec) -> None:
+    """Notes which commit a hub model's revision is now, so that all trials of a study load the same weights ever after."""
+    name = commit_file(model)
+    if model.hub is None or storage.exists(name):
+        return
+    commit = getattr(load_config(base_source(storage, study, model)), "_commit_hash", None)
+    if commit:
+        storage.write_json(name, {"hub": model.hub, "revision": model.revision, "commit": commit})
 
 
 def instructed_source(storage: Storage, study: Study, model: ModelSpec) -> ModelSource:
