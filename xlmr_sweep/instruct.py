@@ -36,7 +36,8 @@ from xlmr_sweep.mlm import MaskedLMLoss, Run, TrainSettings
 from xlmr_sweep.modeling.device import pick_device, resolve_precision
 from xlmr_sweep.modeling.export import config_text, empty_model, publish, write_weights
 from xlmr_sweep.modeling.fsdp import World, shard_model, whole_weights
-from xlmr_sweep.modeling.loading import ModelSource, load_masked_lm, load_tokenizer, resolve_source
+from xlmr_sweep.modeling.loading import load_masked_lm, load_tokenizer
+from xlmr_sweep.modeling.source import ModelSource, resolve_source
 from xlmr_sweep.pretrain import versions
 from xlmr_sweep.progress import ProgressFile, Step, follow_progress
 from xlmr_sweep.records import current_resolution

@@ -16,6 +16,7 @@ from xlmr_sweep.progress import ProgressDisplay
 from xlmr_sweep.records import outdated
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import ModelSpec, Study
+from xlmr_sweep.tasks import TaskSpec
 
 
 def prepare_examples(study: Study, storage: Storage, trials: Sequence[Trial], display: ProgressDisplay) -> None:
@@ -70,18 +71,30 @@ def check_models(study: Study, storage: Storage, trials: Sequence[Trial], consol
     Raises:
         StudyError: naming the model and what is wrong.
     """
-    from xlmr_sweep.modeling.loading import ModelSource, base_source, check_model, keep_commit
+    from xlmr_sweep.modeling.glance import serves
+    from xlmr_sweep.modeling.source import ModelSource, base_source
+
+    def check(source: ModelSource, tasks: Sequence[TaskSpec]) -> bool:
+        if serves(source, tasks):
+            return False
+        # Loads torch and transformers, which takes seconds, and says exactly what is wrong.
+        from xlmr_sweep.modeling.loading import check_model
+
+        return check_model(source, tasks)
 
     for name in dict.fromkeys(trial.model for trial in trials):
         model = study.model(name)
         if model.demo is not None:
             continue
         prompted = {trial.task for trial in trials if trial.model == name and trial.paradigm != "baseline"}
-        if check_model(base_source(storage, study, model), [study.task(task) for task in sorted(prompted)]):
+        if check(base_source(storage, study, model), [study.task(task) for task in sorted(prompted)]):
             console.print(f"Warning: model {name} has no masked-LM head; a new one is made (new_head: true)", highlight=False)
-        keep_commit(storage, study, model)
+        if model.hub is not None:
+            from xlmr_sweep.modeling.loading import keep_commit
+
+            keep_commit(storage, study, model)
         if model.instructed_folder is not None:
-            check_model(ModelSource(name, str(model.instructed_folder)), [])
+            check(ModelSource(name, str(model.instructed_folder)), [])
 
 
 def models_to_pretrain(study: Study, storage: Storage, trials: Sequence[Trial]) -> list[str]:

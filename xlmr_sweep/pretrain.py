@@ -24,7 +24,8 @@ from xlmr_sweep.masking import Masked, mask_text, step_draws
 from xlmr_sweep.mlm import MaskedLMLoss, Run, TrainSettings
 from xlmr_sweep.modeling.export import config_text, publish, write_weights
 from xlmr_sweep.modeling.fsdp import World, whole_weights
-from xlmr_sweep.modeling.loading import ModelSource, load_tokenizer
+from xlmr_sweep.modeling.loading import load_tokenizer
+from xlmr_sweep.modeling.source import ModelSource
 from xlmr_sweep.progress import ProgressFile
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study

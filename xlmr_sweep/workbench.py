@@ -22,14 +22,8 @@ from xlmr_sweep.modeling.device import resolve_precision
 from xlmr_sweep.modeling.encoder import ClassificationHead, MaskedLMEncoder
 from xlmr_sweep.modeling.fsdp import World, shard_model
 from xlmr_sweep.modeling.gang import fill_sharded
-from xlmr_sweep.modeling.loading import (
-    ModelSource,
-    base_source,
-    instructed_source,
-    load_config,
-    load_masked_lm,
-    load_tokenizer,
-)
+from xlmr_sweep.modeling.loading import load_config, load_masked_lm, load_tokenizer
+from xlmr_sweep.modeling.source import ModelSource, base_source, instructed_source
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.records import current_resolution
 from xlmr_sweep.storage import Storage

@@ -14,7 +14,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.compact import CompactVocabulary, build_compact, compact_weights, restore_weights
 from xlmr_sweep.modeling.encoder import MaskedLMEncoder
-from xlmr_sweep.modeling.loading import ModelSource, check_model, load_masked_lm, load_tokenizer
+from xlmr_sweep.modeling.loading import check_model, load_masked_lm, load_tokenizer
+from xlmr_sweep.modeling.source import ModelSource
 from xlmr_sweep.tasks import CB, RTE
 from xlmr_sweep.template import label_token_ids
 from xlmr_sweep.workbench import set_dropout

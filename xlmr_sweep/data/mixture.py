@@ -139,7 +139,7 @@ def open_mixture(study: Study, storage: Storage) -> MixtureRows:
     Raises:
         StudyError: if it was not prepared.
     """
-    from xlmr_sweep.modeling.loading import cache_folder
+    from xlmr_sweep.modeling.source import cache_folder
 
     folder = f"data/{mixture_name(study)}"
     manifest = storage.read_json(f"{folder}/manifest.json")
@@ -249,7 +249,8 @@ def _matches(name: str, spec: InstructionSpec) -> bool:
 
 
 def _counting_tokenizer(study: Study, storage: Storage, model: ModelSpec) -> Any:
-    from xlmr_sweep.modeling.loading import ModelSource, load_tokenizer, resolve_source
+    from xlmr_sweep.modeling.loading import load_tokenizer
+    from xlmr_sweep.modeling.source import ModelSource, resolve_source
 
     if model.demo is None:
         return load_tokenizer(resolve_source(storage, study, model))

@@ -1,16 +1,14 @@
-"""Where a model's weights and tokenizer come from, and loading them safely.
+"""Loading models and tokenizers safely.
 
-In: a study, its storage and one of its models. Out: a `ModelSource`, a tokenizer, a masked-LM model in fp32. No remote code is
-run, and `.bin` weights are read weights-only (transformers' own rule).
+In: a `ModelSource`. Out: a tokenizer, a masked-LM model in fp32. No remote code is run, and `.bin` weights are read weights-only
+(transformers' own rule).
 """
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
@@ -21,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from xlmr_sweep.declared import fingerprint
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.identity import commit_file, model_folder_name, recipe_folder_name
+from xlmr_sweep.identity import commit_file
+from xlmr_sweep.modeling.source import ModelSource, base_source
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import ModelSpec, Study
 from xlmr_sweep.tasks import TaskSpec
@@ -31,40 +29,6 @@ from xlmr_sweep.template import label_token_ids
 
 NEW_HEAD_SEED = 0
 """A masked-LM head that is made new is always the same one."""
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """What transformers is asked to load."""
-
-    name: str
-    """The study's short name, for messages."""
-
-    location: str
-    """A local folder, or a hub id."""
-
-    revision: str | None = None
-    """Of a hub id."""
-
-    new_head: bool = False
-    """A missing masked-LM head is made new."""
-
-
-def cache_folder(storage: Storage) -> Path:
-    """Returns the folder where this node keeps copies of what a far storage holds."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "xlmr_sweep" / "copies" / fingerprint(storage.uri)
-
-
-def base_source(storage: Storage, study: Study, model: ModelSpec) -> ModelSource:
-    """Returns where the pre-trained weights are."""
-    if model.hub is not None:
-        kept = storage.read_json(commit_file(model)) or {}
-        return ModelSource(model.name, model.hub, kept.get("commit") or model.revision, model.new_head)
-    if model.folder is not None:
-        return ModelSource(model.name, str(model.folder), None, model.new_head)
-    name = f"models/{model_folder_name(study, model)}"
-    return ModelSource(model.name, str(_local_copy(storage, name)))
 
 
 def keep_commit(storage: Storage, study: Study, model: ModelSpec) -> None:
@@ -75,24 +39,6 @@ def keep_commit(storage: Storage, study: Study, model: ModelSpec) -> None:
     commit = getattr(load_config(base_source(storage, study, model)), "_commit_hash", None)
     if commit:
         storage.write_json(name, {"hub": model.hub, "revision": model.revision, "commit": commit})
-
-
-def instructed_source(storage: Storage, study: Study, model: ModelSpec) -> ModelSource:
-    """Returns where the instruction-tuned weights are, which must exist by now."""
-    if model.instructed_folder is not None:
-        return ModelSource(model.name, str(model.instructed_folder))
-    return ModelSource(model.name, str(_local_copy(storage, f"instruct/{recipe_folder_name(study, model)}")))
-
-
-def _local_copy(storage: Storage, name: str) -> Path:
-    # Weights that were made anew under the same name must not be read from an older copy.
-    weights = (storage.read_json(f"{name}/manifest.json") or {}).get("weights", "")
-    return storage.download(name, cache_folder(storage) / str(weights)[:16])
-
-
-def resolve_source(storage: Storage, study: Study, model: ModelSpec) -> ModelSource:
-    """Returns where the weights to instruction-tune are: the pre-trained ones."""
-    return base_source(storage, study, model)
 
 
 def load_tokenizer(source: ModelSource) -> Any:

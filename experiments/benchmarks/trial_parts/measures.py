@@ -1,0 +1,114 @@
+"""Ratios, agreement and shares: what the benchmark concludes from what it measured. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+Cell = tuple[str, int, int]
+"""Task, training size, seed."""
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """One trial's end."""
+
+    num_correct: int
+    num_eval: int
+    score: float
+    """The task's metric."""
+    trial_s: float = 0.0
+    """What the trial itself says it took."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two runs of a grid."""
+
+    name: str
+    last_result_s: float
+    """From the start of the command to its last result."""
+    total_s: float
+    """From the start of the command to its end."""
+    cells: Mapping[Cell, CellResult]
+    peak_uss_bytes: Mapping[int, int] = field(default_factory=dict)
+    """Greatest unshared memory of each trial process, by process id."""
+
+    @property
+    def worst_uss_bytes(self) -> int:
+        """The greatest unshared memory of any trial process."""
+        return max(self.peak_uss_bytes.values(), default=0)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns JSON values."""
+        cells = [
+            {"task": task, "train_size": size, "seed": seed, **asdict(result)}
+            for (task, size, seed), result in self.cells.items()
+        ]
+        return {
+            "name": self.name,
+            "last_result_s": self.last_result_s,
+            "total_s": self.total_s,
+            "worst_uss_bytes": self.worst_uss_bytes,
+            "cells": cells,
+        }
+
+
+@dataclass(frozen=True)
+class Target:
+    """A goal and what was reached of it."""
+
+    what: str
+    reached: float
+    goal: float
+    at_most: bool = False
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the goal was reached; a measurement that is missing (NaN) never is."""
+        return self.reached <= self.goal if self.at_most else self.reached >= self.goal
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns JSON values."""
+        return {**asdict(self), "is_met": self.is_met}
+
+
+def speedup(plain: Side, ours: Side) -> float:
+    """Returns how many times sooner our last result was there."""
+    return plain.last_result_s / ours.last_result_s
+
+
+def disagreeing(plain: Side, ours: Side, examples: int = 1) -> list[Cell]:
+    """Returns the cells whose numbers of right answers differ by more than `examples`, or that one side lacks."""
+    return sorted(
+        cell
+        for cell in {*plain.cells, *ours.cells}
+        if cell not in plain.cells
+        or cell not in ours.cells
+        or plain.cells[cell].num_eval != ours.cells[cell].num_eval
+        or abs(plain.cells[cell].num_correct - ours.cells[cell].num_correct) > examples
+    )
+
+
+def training_operations(num_layers: int, hidden: int, ffn: int, lengths: Sequence[int]) -> float:
+    """Returns the floating-point operations of the matrix products of one training step of an encoder without a vocabulary head.
+
+    Two operations a multiplication with addition; the backward pass costs two forward passes; attention as two products of all
+    positions of a sequence with all. Padding, recomputation and anything else that a better program would not do do not count.
+
+    Args:
+        num_layers: transformer layers.
+        hidden: width H.
+        ffn: width of the feed-forward layers.
+        lengths: tokens of each sequence of the batch.
+    """
+    products = 2 * (4 * hidden * hidden + 2 * hidden * ffn)
+    return 3.0 * num_layers * sum(length * products + 4 * length * length * hidden for length in lengths)
+
+
+def median(values: Sequence[float]) -> float:
+    """Returns the median of at least one value."""
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2

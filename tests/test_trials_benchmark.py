@@ -1,0 +1,77 @@
+"""The pure pieces of `benchmark.py trials`: what it concludes from what it measured."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from xlmr_sweep.architecture import Architecture
+
+EXPERIMENTS = str(Path(__file__).resolve().parents[1] / "experiments")
+
+
+@pytest.fixture(scope="module")
+def parts() -> Iterator[Any]:
+    sys.path.insert(0, EXPERIMENTS)
+    try:
+        from benchmarks.trial_parts import measures, part_demo, part_share
+
+        yield SimpleNamespace(measures=measures, demo=part_demo, share=part_share)
+    finally:
+        sys.path.remove(EXPERIMENTS)
+
+
+def side(measures: Any, right: dict[tuple[str, int, int], int], last: float = 10.0) -> Any:
+    cells = {cell: measures.CellResult(number, 56, number / 56) for cell, number in right.items()}
+    return measures.Side("a side", last, last + 1, cells, {1: 300, 2: 500})
+
+
+def test_the_ratio_is_of_the_last_results(parts: Any) -> None:
+    plain, ours = side(parts.measures, {}, 388.0), side(parts.measures, {}, 38.8)
+    assert parts.measures.speedup(plain, ours) == pytest.approx(10.0)
+    assert plain.worst_uss_bytes == 500
+
+
+def test_cells_agree_within_one_example_and_a_missing_cell_does_not(parts: Any) -> None:
+    first, second, third = ("cb", 16, 0), ("cb", 16, 1), ("cb", 64, 0)
+    plain = side(parts.measures, {first: 30, second: 30, third: 30})
+    ours = side(parts.measures, {first: 31, second: 28})
+    assert parts.measures.disagreeing(plain, ours) == [second, third]
+    assert parts.measures.disagreeing(plain, plain) == []
+    fewer = parts.measures.Side("b", 1, 2, {first: parts.measures.CellResult(30, 55, 0.5)})
+    assert first in parts.measures.disagreeing(plain, fewer)
+
+
+def test_a_goal_without_a_measurement_is_missed(parts: Any) -> None:
+    target = parts.measures.Target
+    assert target("times", 10.0, 10.0).is_met
+    assert not target("times", 9.99, 10.0).is_met
+    assert target("share", 0.33, 1 / 3, at_most=True).is_met
+    assert not target("share", math.nan, 1 / 3, at_most=True).is_met
+    assert not target("times", math.nan, 10.0).is_met
+
+
+def test_operations_are_those_of_the_closed_form_without_the_head(parts: Any) -> None:
+    shape = Architecture(12, 768, 3072, 250_002)
+    head = 3 * 2 * (768 * 768 + 768 * 250_002) * 16 * 128
+    whole = shape.training_flops(16 * 128, 128)
+    assert parts.measures.training_operations(12, 768, 3072, [128] * 16) == pytest.approx(whole - head)
+    # Padding is no work: two sequences of 64 and 128 tokens are less than two of 128.
+    assert parts.measures.training_operations(1, 8, 16, [64]) < parts.measures.training_operations(1, 8, 16, [128]) / 2
+
+
+def test_the_split_of_a_run_is_read_from_its_last_lines(parts: Any) -> None:
+    line = "Where the time went: pre-training tiny 20 s, instruction tuning small 143 s, trials 182 s\nmore"
+    assert parts.demo.time_split(line) == {"pre-training tiny": 20.0, "instruction tuning small": 143.0, "trials": 182.0}
+    assert parts.demo.time_split("nothing") == {}
+
+
+def test_operations_are_counted_once_by_the_first_kind_that_names_them(parts: Any) -> None:
+    found = parts.share.by_kind([("aten::addmm", 2.0), ("aten::mm", 1.0), ("aten::gelu_backward", 0.5), ("strange", 0.25)])
+    assert found == {"matrix products": 3.0, "gelu": 0.5, "other": 0.25}

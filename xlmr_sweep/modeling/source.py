@@ -1,0 +1,67 @@
+"""Where a model's weights and tokenizer come from. In: a study, its storage and one of its models. Out: a `ModelSource`.
+
+Imports neither torch nor transformers, which a driver that only starts trials does not need.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from xlmr_sweep.declared import fingerprint
+from xlmr_sweep.identity import commit_file, model_folder_name, recipe_folder_name
+from xlmr_sweep.storage import Storage
+from xlmr_sweep.study import ModelSpec, Study
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What transformers is asked to load."""
+
+    name: str
+    """The study's short name, for messages."""
+
+    location: str
+    """A local folder, or a hub id."""
+
+    revision: str | None = None
+    """Of a hub id."""
+
+    new_head: bool = False
+    """A missing masked-LM head is made new."""
+
+
+def cache_folder(storage: Storage) -> Path:
+    """Returns the folder where this node keeps copies of what a far storage holds."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "xlmr_sweep" / "copies" / fingerprint(storage.uri)
+
+
+def base_source(storage: Storage, study: Study, model: ModelSpec) -> ModelSource:
+    """Returns where the pre-trained weights are."""
+    if model.hub is not None:
+        kept = storage.read_json(commit_file(model)) or {}
+        return ModelSource(model.name, model.hub, kept.get("commit") or model.revision, model.new_head)
+    if model.folder is not None:
+        return ModelSource(model.name, str(model.folder), None, model.new_head)
+    name = f"models/{model_folder_name(study, model)}"
+    return ModelSource(model.name, str(_local_copy(storage, name)))
+
+
+def instructed_source(storage: Storage, study: Study, model: ModelSpec) -> ModelSource:
+    """Returns where the instruction-tuned weights are, which must exist by now."""
+    if model.instructed_folder is not None:
+        return ModelSource(model.name, str(model.instructed_folder))
+    return ModelSource(model.name, str(_local_copy(storage, f"instruct/{recipe_folder_name(study, model)}")))
+
+
+def _local_copy(storage: Storage, name: str) -> Path:
+    # Weights that were made anew under the same name must not be read from an older copy.
+    weights = (storage.read_json(f"{name}/manifest.json") or {}).get("weights", "")
+    return storage.download(name, cache_folder(storage) / str(weights)[:16])
+
+
+def resolve_source(storage: Storage, study: Study, model: ModelSpec) -> ModelSource:
+    """Returns where the weights to instruction-tune are: the pre-trained ones."""
+    return base_source(storage, study, model)
