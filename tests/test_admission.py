@@ -7,7 +7,7 @@ import pytest
 from xlmr_sweep.cluster.admission import Admission, Attempt, in_order
 from xlmr_sweep.cluster.resources import Node, Width, trial_width
 from xlmr_sweep.cluster.retry import Requeue
-from xlmr_sweep.plan import expand
+from xlmr_sweep.plan import Trial, expand
 from xlmr_sweep.study import load_study
 
 PAPER = load_study("paper")
@@ -97,3 +97,55 @@ def test_a_trial_that_runs_again_comes_first_with_a_fresh_id_and_is_never_there_
     admission.ended(again.tune_id)
     assert admission.is_finished
     assert admission.next() is None
+
+
+def small(nodes: list[Node], **gpus: float) -> tuple[Admission, dict[str, Width]]:
+    """An admission of two trials for each model, of the given width in GPUs."""
+    widths = {name: Width(1, min(1, share), max(1, int(share))) for name, share in gpus.items()}
+    trials = [Trial(name, "prompted", "cb", 8, seed, f"{name}{seed}") for name in gpus for seed in (0, 1)]
+    return Admission(trials, widths, nodes), widths
+
+
+def test_what_no_node_can_hold_any_more_waits_and_holds_nothing_up() -> None:
+    admission, _ = small([Node(8, 1, "a"), Node(8, 2, "b")], gang=2, single=1)
+    gang = admission.next()
+    assert gang is not None
+    assert gang.grant.node_ids == ("b", "b")
+    admission.room.remove("b")
+    admission.ended(gang.tune_id)
+    admission.requeue(gang, Requeue())
+    assert admission.has_unplaceable
+    single = admission.next()
+    assert single is not None
+    assert single.trial.model == "single"
+    admission.room.add(Node(8, 2, "c"))
+    assert not admission.has_unplaceable
+    again = admission.next()
+    assert again is not None
+    assert (again.trial.model, again.grant.node_ids) == ("gang", ("c", "c"))
+    admission.room.remove("c")
+    assert [trial.trial_id for trial in admission.drop_unplaceable()] == ["gang1"]
+    assert not admission.has_unplaceable
+
+
+def test_a_node_can_be_done_without_only_if_the_others_hold_everything() -> None:
+    admission, _ = small([Node(8, 1, "a"), Node(8, 2, "b")], gang=2, single=1)
+    assert admission.could_do_without("a")
+    assert not admission.could_do_without("b")
+
+
+def test_a_model_that_was_stopped_or_widened_is_so_wherever_it_waits() -> None:
+    admission, _ = small([Node(8, 4, "a")], quarter=0.25, half=0.5, gang=2)
+    admission.widen("quarter", Width(1, 1))
+    admission.widen("gang", Width(1, 1))
+    assert [trial.trial_id for trial in admission.drop(lambda trial: trial.model == "half")] == ["half0", "half1"]
+    handed = [admission.next(), admission.next()]
+    admission.ended("gang0")
+    admission.ended("gang1")
+    handed += [admission.next(), admission.next()]
+    assert [(a.trial.model, a.width.total_gpus) for a in handed if a] == [
+        ("gang", 2),
+        ("gang", 2),
+        ("quarter", 1),
+        ("quarter", 1),
+    ]

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xlmr_sweep.plan import Trial
+from xlmr_sweep.progress import Step
 
 RATE_WINDOW_S = 600.0
 """Throughput is that of the last ten minutes, so that it follows a change of width."""
@@ -60,6 +61,8 @@ class Board:
         self._looked = self._began
         # Lines are said outside it: the console's own lock is held while the table is drawn.
         self._lock = threading.Lock()
+        self.step: Step | None = None
+        """A bar to keep, of trials that are through."""
         self.num_left_out = 0
         self.done = 0
         self.failed: list[str] = []
@@ -104,7 +107,12 @@ class Board:
             for trial in trials:
                 self._move(trial, "waiting", "left out")
         self.num_left_out += len(trials)
+        self._show()
         self._say(f"Stopped: {why}. {len(trials)} trials are left out; the same command will run them")
+
+    def note(self, text: str) -> None:
+        """Says something that is no trial's end."""
+        self._say(text)
 
     def throughput(self) -> float:
         """Returns trials with a record a minute, over the last ten minutes."""
@@ -158,6 +166,11 @@ class Board:
             # A trial whose record an earlier attempt had left, or whose node went before it began, never ran here.
             ran = self._running.pop(trial.trial_id, None) is not None
             self._move(trial, "running" if ran else "waiting", state)
+        self._show()
+
+    def _show(self) -> None:
+        if self.step is not None:
+            self.step.update(self.num_ended)
 
     def _account(self) -> None:
         now = self._clock()

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -26,6 +27,9 @@ from xlmr_sweep.records import Collected, collect, open_study, set_aside, write_
 from xlmr_sweep.status import print_plan, print_status
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study, load_study
+
+if TYPE_CHECKING:
+    from xlmr_sweep.cluster.work import Work
 
 INTERRUPTED = 130
 
@@ -86,8 +90,15 @@ def dry_run(request: Request, console: Console) -> int:
     return 0
 
 
-def run(request: Request, address: str, console: Console, *, retry_failed: bool = True) -> int:
+def run(request: Request, address: str, console: Console, *, retry_failed: bool = True, work: Work | None = None) -> int:
     """Runs the trials that have no record, and rewrites results.parquet.
+
+    Args:
+        request: what is to run.
+        address: as of `--address`.
+        console: where progress goes.
+        retry_failed: run trials again whose last attempt failed.
+        work: what a trial's processes do in place of fine-tuning, for measurements of all else.
 
     Raises:
         StudyError: before anything was started.
@@ -96,10 +107,10 @@ def run(request: Request, address: str, console: Console, *, retry_failed: bool 
     opened.storage.check_writable()
     with only_driver(opened.storage):
         # Read again: another driver may have added sizes or seeds until a moment ago.
-        return _run(open_request(request), address, console, retry_failed)
+        return _run(open_request(request), address, console, retry_failed, work)
 
 
-def _run(opened: Opened, address: str, console: Console, retry_failed: bool) -> int:
+def _run(opened: Opened, address: str, console: Console, retry_failed: bool, work: Work | None) -> int:
     began = time.monotonic()
     whole = opened.whole
     storage = opened.storage.patient(whole.cluster.storage_patience_s)
@@ -118,7 +129,7 @@ def _run(opened: Opened, address: str, console: Console, retry_failed: bool) -> 
         if pending:
             from xlmr_sweep.cluster.run import run_pending
 
-            run_pending(whole, storage, pending, address, console, accept)
+            run_pending(whole, storage, pending, address, console, accept, work=work)
         else:
             accept()
     finally:

@@ -260,6 +260,9 @@ class ClusterSpec(Declared):
     max_node_failures: int = Field(default=3, ge=1)
     """After so many trials in a row that died on a node nothing more is started there, as long as there is another node."""
 
+    node_patience_s: float = Field(default=600, ge=0)
+    """How long trials that no node can hold any more wait for one to come back; then this run leaves them out."""
+
     max_same_failures: int = Field(default=5, ge=1)
     """After so many trials in a row with the same traceback their model or task is stopped; the rest of the study goes on."""
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sleeping_work
+from rich.console import Console
 from sleeping_work import Sleeping
 
 from analysis.tune_folder import read_tune_folder
+from xlmr_sweep.board import Board
 from xlmr_sweep.plan import Trial, expand
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study
@@ -41,6 +44,18 @@ def study_of(**gpus: float | str) -> Study:
     return Study.model_validate(fields)
 
 
+class Ended(Board):
+    """Keeps the rows of finished trials."""
+
+    def __init__(self, rows: list[tuple[Trial, Any]], trials: list[Trial]) -> None:
+        super().__init__(Console(file=io.StringIO()), trials, 5, "GPUs", lambda trial: "")
+        self._rows = rows
+
+    def finished(self, trial: Trial, row: Mapping[str, Any]) -> None:
+        super().finished(trial, row)
+        self._rows.append((trial, row))
+
+
 def notes(folder: Path) -> list[tuple[str, str, int, str]]:
     """Returns model, trial, rank and node of each run."""
     lines = [line.split() for line in (folder / "ran.txt").read_text().splitlines()]
@@ -57,7 +72,7 @@ def test_every_width_runs_once_where_it_was_placed_and_a_dead_worker_is_replaced
     ended: list[tuple[Trial, Any]] = []
     widths = {model.name: trial_width(model, has_gpus=True) for model in study.models}
     work = Sleeping(tmp_path, seconds=0.1, dies=("gang", "shared"))
-    run_trials(study, storage, trials, widths, nodes(), lambda trial, row: ended.append((trial, row)), work=work)
+    run_trials(study, storage, trials, widths, nodes(), Ended(ended, trials), work=work)
 
     assert sorted(trial for trial, _ in ended) == sorted(trials)
     rows = {trial.trial_id: row for trial, row in ended}

@@ -93,7 +93,8 @@ class Admission:
         """Hands out the head of the queue if there is room for it now, else None."""
         now = self._clock()
         for position, head in enumerate(self._waiting):
-            if head.not_before > now:
+            if head.not_before > now or not self.room.could_ever_hold(head.width):
+                # What waits for a node to come back must not hold up what could run.
                 continue
             grant = self.room.take(head.width, head.not_on)
             if grant is None:
@@ -121,3 +122,37 @@ class Admission:
             grant=Grant(),
         )
         bisect.insort(self._waiting, again, key=lambda waiting: order_key(waiting.trial, waiting.width))
+
+    @property
+    def has_unplaceable(self) -> bool:
+        """Whether something waits that the cluster, as it is now, could never hold."""
+        return any(not self.room.could_ever_hold(width) for width in {waiting.width for waiting in self._waiting})
+
+    def could_do_without(self, node_id: str) -> bool:
+        """Tells whether the other nodes could hold every trial that waits or is under way."""
+        others = Room(node for node in self.room.nodes if node.node_id != node_id)
+        widths = {attempt.width for attempt in (*self._waiting, *self._live.values())}
+        return all(others.could_ever_hold(width) for width in widths)
+
+    def drop(self, covers: Callable[[Trial], bool]) -> list[Trial]:
+        """Takes out of the queue what is covered and returns it; what is under way goes on."""
+        dropped = [waiting.trial for waiting in self._waiting if covers(waiting.trial)]
+        self._waiting = [waiting for waiting in self._waiting if not covers(waiting.trial)]
+        return dropped
+
+    def drop_unplaceable(self) -> list[Trial]:
+        """Takes out of the queue what the cluster, as it is now, could never hold, and returns it."""
+        dropped = {waiting.trial for waiting in self._waiting if not self.room.could_ever_hold(waiting.width)}
+        return self.drop(dropped.__contains__)
+
+    def widen(self, model: str, width: Width) -> None:
+        """Gives the model's trials that wait at least this share, at its place in the queue."""
+
+        def is_less(one: Width) -> bool:
+            return (one.total_gpus, one.total_cpus) < (width.total_gpus, width.total_cpus)
+
+        self._waiting = [
+            replace(waiting, width=width) if waiting.trial.model == model and is_less(waiting.width) else waiting
+            for waiting in self._waiting
+        ]
+        self._waiting.sort(key=lambda waiting: order_key(waiting.trial, waiting.width))

@@ -39,6 +39,18 @@ class TrialStalledError(Exception):
     """A trial finished no step for `cluster.trial_stall_s`."""
 
 
+class TrialFailedError(Exception):
+    """Carries what is known of a failed attempt from the trial's process to the driver.
+
+    Args:
+        row: as in `failures/<trial_id>.json`.
+    """
+
+    def __init__(self, row: dict[str, Any]) -> None:
+        super().__init__(row)
+        self.row = row
+
+
 BY_CLASS = {
     # torch's and Ray's classes have the same name.
     "OutOfMemoryError": Cause.OUT_OF_MEMORY,
@@ -49,6 +61,11 @@ BY_CLASS = {
     "TrialStalledError": Cause.HUNG,
     "DivergedError": Cause.DIVERGED,
     "StorageError": Cause.STORAGE,
+    # What rank 0 meets when it waits for another rank.
+    "ActorDiedError": Cause.LOST,
+    "ActorUnavailableError": Cause.LOST,
+    "RayActorError": Cause.LOST,
+    "GetTimeoutError": Cause.HUNG,
     # What the other ranks of a gang see when one is gone, and a port that another process took meanwhile.
     "DistNetworkError": Cause.LOST,
     "DistStoreError": Cause.LOST,
@@ -66,6 +83,15 @@ OUT_OF_MEMORY_MESSAGES = (
     "OOM kill reason",
 )
 
+STORAGE_MESSAGES = (
+    "No space left on device",
+    "Read-only file system",
+    "Disk quota exceeded",
+    "Input/output error",
+    "Stale file handle",
+    "Transport endpoint is not connected",
+)
+
 LOST_MESSAGES = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL error", "ncclRemoteError")
 
 
@@ -76,6 +102,8 @@ def cause_of(row: Mapping[str, Any]) -> Cause:
         return Cause.OUT_OF_MEMORY
     if name in BY_CLASS:
         return BY_CLASS[name]
+    if any(text in message for text in STORAGE_MESSAGES):
+        return Cause.STORAGE
     if name in ("RuntimeError", "DistBackendError") and any(text in message for text in LOST_MESSAGES):
         return Cause.LOST
     return Cause.ERROR

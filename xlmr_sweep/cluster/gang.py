@@ -1,14 +1,15 @@
 """The ranks of a trial that takes several GPUs: processes of the trial's own, inside its placement group, warm between trials.
 
 In: the trial's actor, which is rank 0 and holds bundle 0. Out: the bench of rank 0; all ranks run each trial in step. A rank that
-dies takes the whole trial down within seconds, so that it is tried again instead of waiting in a collective for ever.
+dies or fails takes the whole trial down within seconds, so that it is tried again instead of waiting in a collective for ever.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,12 +17,25 @@ import ray
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from xlmr_sweep import provenance
+from xlmr_sweep.cluster.causes import Cause, cause_of
+from xlmr_sweep.cluster.failures import failure_of, row_of_death
+from xlmr_sweep.cluster.nodes import oom_kills
+from xlmr_sweep.cluster.titles import titled
 from xlmr_sweep.cluster.work import COLLECTIVE_TIMEOUT_S, Bench, Seat, Work
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study
 
 WATCH_INTERVAL_S = 0.5
+
+GRACE_S = 5.0
+"""A rank that fails leaves rank 0 this long to meet the same error or a broken collective by itself."""
+
+CLOSE_TIMEOUT_S = 20.0
+"""Leaving a broken process group may never return (NCCL)."""
+
+OnBroken = Callable[[Mapping[str, Any]], None]
 
 
 class RankProcess:
@@ -31,22 +45,38 @@ class RankProcess:
         self._study, self._storage, self._work = study, storage, work
         self._bench: Bench | None = None
 
+    def place(self) -> dict[str, Any]:
+        """Returns where this rank is: `host` and `node_id`, and what the kernel there has counted."""
+        node_id = ray.get_runtime_context().get_node_id()
+        return {"host": provenance.host(), "node_id": node_id, "oom_kills": oom_kills()}
+
     def join(self, seat: Seat) -> None:
         """Joins the others; returns when all are there."""
+        self._seat = seat
         self._bench = self._work.open(self._study, self._storage, seat)
 
     def run(self, trial: Trial) -> None:
         """Runs this rank's part of a trial. Rank 0 keeps the outcome."""
         assert self._bench is not None, "run before join"
-        self._bench.run(trial)
+        with titled(trial, self._seat.rank, self._seat.size):
+            self._bench.run(trial)
 
 
 class Gang:
-    """The other ranks of one trial actor; none for trials of one rank."""
+    """The other ranks of one trial actor; none for trials of one rank.
 
-    def __init__(self, study: Study, storage: Storage, work: Work) -> None:
-        self._study, self._storage, self._work = study, storage, work
+    Args:
+        study: the study.
+        storage: its folder.
+        work: what the ranks do.
+        on_broken: called in a watching thread with a rank's failure when rank 0 does not end by itself; has to end the process.
+    """
+
+    def __init__(self, study: Study, storage: Storage, work: Work, on_broken: OnBroken) -> None:
+        self._study, self._storage, self._work, self._on_broken = study, storage, work, on_broken
         self._ranks: list[Any] = []
+        self._places: list[dict[str, Any]] = []
+        self._working: list[Any] = []
 
     def join(self, size: int) -> Bench:
         """Starts the other ranks in the bundles 1 .. size-1 and returns rank 0's bench."""
@@ -63,12 +93,16 @@ class Gang:
             ).remote(self._study, self._storage, self._work)
             for rank in range(1, size)
         ]
-        # The port is free now and bound a moment later; should another process take it, the trial's failure is recorded.
+        self._places = [{}] * (size - 1)
+        placing = [rank.place.remote() for rank in self._ranks]
+        with self._watched(placing):
+            self._places = ray.get(placing, timeout=COLLECTIVE_TIMEOUT_S)
+        # The port is free now and bound a moment later; should another process take it, the trial starts again.
         address = f"tcp://{ray.util.get_node_ip_address()}:{_free_port()}"
         joining = [rank.join.remote(Seat(i, size, address)) for i, rank in enumerate(self._ranks, 1)]
         with self._watched(joining):
             bench = self._work.open(self._study, self._storage, Seat(0, size, address))
-            _get(joining)
+            ray.get(joining, timeout=COLLECTIVE_TIMEOUT_S)
         return bench
 
     @contextmanager
@@ -77,32 +111,52 @@ class Gang:
         working = [rank.run.remote(trial) for rank in self._ranks]
         with self._watched(working):
             yield
-            _get(working)
+            ray.get(working, timeout=COLLECTIVE_TIMEOUT_S)
 
-    def end(self) -> None:
-        """Ends the other ranks."""
+    def failure(self, own: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns the failure that came first: where rank 0 only met a broken collective, that of the rank which broke it."""
+        if not self._working or cause_of(own) is not Cause.LOST:
+            return own
+        deadline = time.monotonic() + GRACE_S
+        while time.monotonic() < deadline:
+            found = self._failed_rank()
+            if found is not None and (found["died"] or cause_of(found) is not Cause.LOST):
+                return found
+            time.sleep(WATCH_INTERVAL_S)
+        return own
+
+    def end(self, bench: Bench | None) -> None:
+        """Ends the other ranks and leaves their process group."""
         for rank in self._ranks:
             ray.kill(rank)
-        self._ranks = []
+        self._ranks, self._working = [], []
+        if bench is None:
+            return
+        closing = threading.Thread(target=bench.close, daemon=True, name="close")
+        closing.start()
+        closing.join(CLOSE_TIMEOUT_S)
+        if closing.is_alive():
+            os._exit(1)
 
     @contextmanager
     def _watched(self, working: list[Any]) -> Iterator[None]:
-        """Ends this process if a rank dies while it waits for that rank: Tune sees a dead worker and starts the trial again.
+        """Reports a rank that dies or fails while the block waits for it.
 
-        A rank that raises an error of its own is left to rank 0, which meets the same error or a broken collective.
+        A dead rank is reported at once. One that raised is left to rank 0 first, which mostly raises the same.
         """
+        self._working = working
         ended = threading.Event()
 
         def watch() -> None:
+            failed_at: float | None = None
             while working and not ended.wait(WATCH_INTERVAL_S):
-                for done in ray.wait(working, num_returns=len(working), timeout=0)[0]:
-                    try:
-                        ray.get(done)
-                    except ray.exceptions.RayActorError:
-                        if not ended.is_set():
-                            os._exit(1)
-                    except ray.exceptions.RayError:
-                        continue
+                found = self._failed_rank()
+                if found is None:
+                    continue
+                failed_at = failed_at or time.monotonic()
+                if (found["died"] or time.monotonic() - failed_at > GRACE_S) and not ended.is_set():
+                    self._on_broken(found)
+                    return
 
         watcher = threading.Thread(target=watch, daemon=True, name="gang")
         watcher.start()
@@ -112,13 +166,25 @@ class Gang:
             ended.set()
             watcher.join()
 
-
-def _get(working: list[Any]) -> None:
-    """Waits for the other ranks. One that died between two looks of the watcher ends this process too."""
-    try:
-        ray.get(working, timeout=COLLECTIVE_TIMEOUT_S)
-    except ray.exceptions.RayActorError:
-        os._exit(1)
+    def _failed_rank(self) -> dict[str, Any] | None:
+        """Returns the failure of a rank that has one, with `died`; a dead rank before one that raised."""
+        ready, _ = ray.wait(self._working, num_returns=len(self._working), timeout=0)
+        found: list[dict[str, Any]] = []
+        for done in ready:
+            rank = self._working.index(done) + 1
+            try:
+                ray.get(done, timeout=0)
+            except ray.exceptions.RayTaskError as error:
+                cause = error.as_instanceof_cause()
+                found.append({**failure_of(cause), "died": False, "rank": rank})
+            except ray.exceptions.RayError as error:
+                # Also Ray's own OutOfMemoryError, for which it killed the process.
+                found.append({**row_of_death(error), "died": True, "rank": rank})
+        if not found:
+            return None
+        first = max(found, key=lambda row: (row["died"], cause_of(row) is not Cause.LOST))
+        place: dict[str, Any] = self._places[first["rank"] - 1]
+        return first | place | {"message": f"rank {first['rank']}: {first['message']}"}
 
 
 def _free_port() -> int:

@@ -6,6 +6,7 @@ Here nothing is ever queued inside Tune or Ray: what is handed out has room, on 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ray import tune
@@ -27,12 +28,32 @@ def trial_of(tune_trial: TuneTrial) -> Trial:
     return Trial(**tune_trial.config["trial"])
 
 
-class TuneQueue(BasicVariantGenerator):  # type: ignore[misc]
-    """Tune's view of an `Admission`. Tune calls it from one thread."""
+class AttemptTrial(TuneTrial):  # type: ignore[misc]
+    """Tune's trial for one attempt, which keeps its error."""
 
-    def __init__(self, admission: Admission) -> None:
+    error: Exception | None = None
+
+    def handle_error(self, exc: Exception | None = None) -> None:
+        """Keeps the error in memory: Tune's own way is a file in a folder that may be full.
+
+        Counted whatever it was, so that Tune never starts the attempt again by itself (it would after a preemption).
+        """
+        self.error = exc
+        self.run_metadata.num_failures += 1
+        self.run_metadata.invalidate_cache()
+
+
+class TuneQueue(BasicVariantGenerator):  # type: ignore[misc]
+    """Tune's view of an `Admission`. Tune calls it from one thread.
+
+    Args:
+        admission: the queue.
+        look: called each time Tune asks; while nothing runs Tune does nothing but ask.
+    """
+
+    def __init__(self, admission: Admission, look: Callable[[], None] = lambda: None) -> None:
         super().__init__()
-        self._admission = admission
+        self._admission, self._look = admission, look
         self._total = admission.num_waiting
 
     @property
@@ -47,6 +68,7 @@ class TuneQueue(BasicVariantGenerator):  # type: ignore[misc]
 
     def next_trial(self) -> TuneTrial | None:
         """Returns the next trial if there is room for it now, else None."""
+        self._look()
         attempt = self._admission.next()
         return None if attempt is None else self._tune_trial(attempt)
 
@@ -67,7 +89,7 @@ class TuneQueue(BasicVariantGenerator):  # type: ignore[misc]
     def _tune_trial(self, attempt: Attempt) -> TuneTrial:
         spec = self._experiment.spec
         width = attempt.width
-        return TuneTrial(
+        return AttemptTrial(
             trainable_name=spec["run"],
             config={"trial": attempt.trial.as_dict(), "width": width.as_dict()},
             # Tune's own id of the trial is ours, so that its folder and our records name the same thing.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from xlmr_sweep.cluster.resources import Width
 from xlmr_sweep.plan import Trial
@@ -38,25 +38,3 @@ class Requeue:
     not_on: str | None = None
     """Id of a node to keep away from, as long as another could hold the trial."""
     delay_s: float = 0.0
-
-
-class RetryPolicy(Protocol):
-    """Decides after each attempt without a record."""
-
-    def again(self, ending: Ending) -> Requeue | None:
-        """Returns how to try again, or None to leave the failure as it is."""
-
-
-class RetryDeadWorkers:
-    """Tries a trial again whose process or node died, a number of times; what a trial itself recorded stays.
-
-    Args:
-        max_retries: as of `cluster.max_worker_retries`.
-    """
-
-    def __init__(self, max_retries: int) -> None:
-        self._max_retries = max_retries
-
-    def again(self, ending: Ending) -> Requeue | None:
-        """Returns a plain retry for a dead worker."""
-        return Requeue() if ending.error is not None and ending.attempt <= self._max_retries else None

@@ -8,15 +8,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from rich.console import Console
 
+from xlmr_sweep.board import Board
 from xlmr_sweep.cluster.connect import connected, find_cluster, machine_cpus, probe
+from xlmr_sweep.cluster.failures import failure_of
 from xlmr_sweep.cluster.jobs import check_storage_on_nodes, instruct_models, pretrain_models
+from xlmr_sweep.cluster.policy import at_least
 from xlmr_sweep.cluster.resources import Node, Width, check_fits, nodes, trial_width
 from xlmr_sweep.cluster.sweep import run_trials
-from xlmr_sweep.cluster.trainable import failure_of, next_attempt
+from xlmr_sweep.cluster.trial_log import log_name, next_attempt
+from xlmr_sweep.cluster.work import Work
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.preparation import (
     check_models,
@@ -25,7 +28,7 @@ from xlmr_sweep.preparation import (
     prepare_examples,
     prepare_instructions,
 )
-from xlmr_sweep.progress import ProgressDisplay, Step
+from xlmr_sweep.progress import ProgressDisplay
 from xlmr_sweep.records import write_failure
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study
@@ -48,6 +51,7 @@ def run_pending(
     accept: Callable[[], None],
     *,
     only_instruct: bool = False,
+    work: Work | None = None,
 ) -> Tally:
     """Runs trials that have no record, and everything they need.
 
@@ -59,6 +63,7 @@ def run_pending(
         console: where progress goes.
         accept: called once all that could be wrong has been looked at, before the storage changes for this command.
         only_instruct: stop after the instruction-tuned weights.
+        work: what a trial's processes do; by default they fine-tune.
 
     Raises:
         StudyError: if data, models, cluster or storage are wrong, before anything is started.
@@ -95,8 +100,8 @@ def run_pending(
         tally = Tally()
         ready = _without_weights(None if only_instruct else storage, pending, broken, tally, console)
         if not only_instruct and ready:
-            widths = {name: trial_width(study.model(name), has_gpus) for name in names}
-            _run_trials(study, storage, ready, widths, cluster, display, tally)
+            widths = {name: at_least(trial_width(study.model(name), has_gpus), storage, name, cluster) for name in names}
+            _run_trials(study, storage, ready, widths, cluster, display, tally, work)
     spent = ", ".join(f"{name.lower()} {seconds:.0f} s" for name, seconds in display.durations_s.items() if seconds >= 0.5)
     console.print(f"Where the time went: {spent}", soft_wrap=True, highlight=False)
     return tally
@@ -133,21 +138,15 @@ def _run_trials(
     cluster: Sequence[Node],
     display: ProgressDisplay,
     tally: Tally,
+    work: Work | None,
 ) -> None:
-    def on_end(trial: Trial, row: Mapping[str, Any]) -> None:
-        if row.get("failed"):
-            where = storage.path(f"logs/{trial.trial_id}.log")
-            line = f"{trial.cell}: {row['error_class']} on {row['host']}: {row['message']} (log: {where})"
-            tally.failed.append(line)
-            display.console.print(f"Failed {line}", highlight=False, markup=False, soft_wrap=True)
-        else:
-            tally.done += 1
-        _show(step, tally, trial)
-
-    with display.step("Trials", len(trials)) as step:
-        run_trials(study, storage, trials, widths, cluster, on_end)
-
-
-def _show(step: Step, tally: Tally, trial: Trial) -> None:
-    failed = f", {len(tally.failed)} failed" if tally.failed else ""
-    step.update(tally.done + len(tally.failed), note=f"{trial.cell}{failed}")
+    has_gpus = any(node.gpus for node in cluster)
+    capacity = sum(node.gpus if has_gpus else node.cpus for node in cluster)
+    unit = "GPUs" if has_gpus else "CPUs"
+    board = Board(display.console, trials, capacity, unit, lambda trial: storage.path(log_name(trial)))
+    try:
+        with display.panel(board.table), display.step("Trials", len(trials)) as board.step:
+            run_trials(study, storage, trials, widths, cluster, board, work=work)
+    finally:
+        tally.done += board.done
+        tally.failed += board.failed

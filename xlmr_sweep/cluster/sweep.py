@@ -5,24 +5,29 @@ In: trials and a connected Ray. Out: records in the storage; a callback sees eac
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import ray
 from ray import tune
-from ray.exceptions import RayActorError
+from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.logger import JsonLoggerCallback
 
 from xlmr_sweep import provenance
-from xlmr_sweep.cluster.admission import Admission, Attempt
+from xlmr_sweep.cluster.admission import Admission
+from xlmr_sweep.cluster.controller import Controller
+from xlmr_sweep.cluster.nodes import NodeWatch
+from xlmr_sweep.cluster.policy import RetryByCause
 from xlmr_sweep.cluster.queue import TuneQueue
 from xlmr_sweep.cluster.resources import Node, Width
-from xlmr_sweep.cluster.retry import Ending, RetryDeadWorkers, RetryPolicy
-from xlmr_sweep.cluster.trainable import TrialRunner, failure_of, next_attempt
+from xlmr_sweep.cluster.supervisor import Events, Supervisor
+from xlmr_sweep.cluster.trainable import TrialRunner
 from xlmr_sweep.cluster.work import FineTuning, Work
 from xlmr_sweep.plan import Trial
-from xlmr_sweep.records import write_failure
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study
 
@@ -34,61 +39,25 @@ TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
+    # Said by us, with class, host and log.
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
 
-OnEnd = Callable[[Trial, Mapping[str, Any]], None]
 
+class _TuneRows(JsonLoggerCallback):  # type: ignore[misc]
+    """Tune's own folder of rows, which is a convenience: a disk that is full costs rows there, not the run."""
 
-class _Watch(tune.Callback):  # type: ignore[misc]
-    """Hears from Tune when an attempt ends, and decides with the policy whether its trial is through."""
+    def log_trial_start(self, trial: TuneTrial) -> None:
+        with suppress(OSError):
+            super().log_trial_start(trial)
 
-    def __init__(self, storage: Storage, admission: Admission, policy: RetryPolicy, on_end: OnEnd) -> None:
-        self._storage, self._admission, self._policy, self._on_end = storage, admission, policy, on_end
+    def log_trial_result(self, iteration: int, trial: TuneTrial, result: dict[str, Any]) -> None:
+        with suppress(OSError):
+            super().log_trial_result(iteration, trial, result)
 
-    def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
-        # The Tuner keeps a pickle of its settings, for a restore that this project never makes; a console has no place in it.
-        return (tune.Callback, ())
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Watch:
-        return self
-
-    def on_trial_result(self, iteration: int, trials: Sequence[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
-        """Gives Tune's row the trial's own id, which Tune replaced by that of the attempt."""
-        result["trial_id"] = trial.config["trial"]["trial_id"]
-
-    def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
-        attempt = self._admission.ended(trial.trial_id)
-        row = trial.last_result
-        if row.get("failed"):
-            self._ended(attempt, row, None)
-        else:
-            self._on_end(attempt.trial, row)
-
-    def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
-        """A process that died cannot write its failure, so the driver does."""
-        attempt = self._admission.ended(trial.trial_id)
-        ours = attempt.trial
-        kept = self._storage.read_json(f"records/{ours.trial_id}.json")
-        if kept is not None:
-            self._on_end(ours, kept)
-            return
-        error = trial.get_error() or RuntimeError("Tune gave no reason")
-        failure = failure_of(error, next_attempt(self._storage, ours) - 1)
-        if isinstance(error, RayActorError):
-            failure |= {"error_class": "WorkerDiedError", "message": "the trial's process or node died"}
-        failure["host"] = trial.node_ip or failure["host"]
-        self._ended(attempt, failure, error)
-
-    def _ended(self, attempt: Attempt, failure: Mapping[str, Any], error: BaseException | None) -> None:
-        """Puts a trial without a record back into the queue, or leaves its failure as its end."""
-        ending = Ending(attempt.trial, attempt.width, attempt.number, attempt.grant.node_ids, failure, error)
-        how = self._policy.again(ending)
-        if how is not None:
-            self._admission.requeue(attempt, how)
-            return
-        if error is not None:
-            write_failure(self._storage, attempt.trial, failure)
-        self._on_end(attempt.trial, {**failure, "failed": True})
+    def log_trial_end(self, trial: TuneTrial, failed: bool = False) -> None:
+        with suppress(OSError):
+            super().log_trial_end(trial, failed)
 
 
 def run_trials(
@@ -97,12 +66,11 @@ def run_trials(
     trials: Sequence[Trial],
     widths: Mapping[str, Width],
     nodes: Sequence[Node],
-    on_end: OnEnd,
+    events: Events,
     *,
     work: Work | None = None,
-    policy: RetryPolicy | None = None,
 ) -> None:
-    """Runs trials until each has a record or a failure.
+    """Runs trials until each has a record or a failure, or is left out for one.
 
     Args:
         study: the study.
@@ -110,25 +78,48 @@ def run_trials(
         trials: what to run.
         widths: what a trial of each model takes.
         nodes: the cluster.
-        on_end: called in this thread as each trial ends, with its row, or with `failed` set.
+        events: told in this thread what happens to trials.
         work: what a trial's processes do; by default they fine-tune.
-        policy: which failures are tried again; by default dead workers, `cluster.max_worker_retries` times.
     """
     os.environ.update(TUNE_ENVIRONMENT)
     admission = Admission(trials, widths, nodes)
-    policy = policy or RetryDeadWorkers(study.cluster.max_worker_retries)
+    watch, controller = NodeWatch(nodes), Controller()
+    policy = RetryByCause(study.cluster, storage, lambda: watch.nodes)
+    supervisor = Supervisor(storage, study.cluster, admission, policy, controller, watch, events)
     tuner = tune.Tuner(
         tune.with_parameters(
             TrialRunner, study=study, storage=storage, work=work or FineTuning(), git_commit=provenance.git_commit()
         ),
-        tune_config=tune.TuneConfig(search_alg=TuneQueue(admission), num_samples=1, reuse_actors=True),
+        tune_config=tune.TuneConfig(
+            search_alg=TuneQueue(admission, supervisor.look), scheduler=controller, num_samples=1, reuse_actors=True
+        ),
         run_config=tune.RunConfig(
             name=time.strftime("run-%Y%m%d-%H%M%S") + f"-{os.getpid()}",
             **storage.for_ray("tune"),
             # Ours first: it names the rows that the other writes.
-            callbacks=[_Watch(storage, admission, policy, on_end), JsonLoggerCallback()],
+            callbacks=[supervisor, _TuneRows()],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
         ),
     )
-    tuner.fit()
+    with _quiet():
+        tuner.fit()
+    supervisor.end()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences what Ray and Tune say of attempts that ended badly, which is said by us in one line each.
+
+    Ray prints ten lines for each process that died; Tune ends with an error that lists all that did not complete at once.
+    """
+    ray_worker: Any = ray._private.worker
+    logger = logging.getLogger("ray.tune")
+    before = ray_worker.print_to_stdstream, logger.level
+    ray_worker.print_to_stdstream = lambda *args, **kwargs: None
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        ray_worker.print_to_stdstream = before[0]
+        logger.setLevel(before[1])

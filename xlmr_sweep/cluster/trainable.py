@@ -1,21 +1,15 @@
 """One trial inside Tune: a warm process that runs trial after trial and writes each one's record itself, last.
 
 In: Tune's config, which is a trial's fields. Out: `records/<trial_id>.json`, or `failures/<trial_id>.json`; predictions; a log
-file; and the row that Tune keeps in its own folder.
+file; and the row that Tune keeps in its own folder. A storage that cannot be written for a while is waited for.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
-import tempfile
-import time
-import traceback
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -23,23 +17,25 @@ from pyarrow import parquet
 from ray import tune
 
 from xlmr_sweep import provenance
+from xlmr_sweep.cluster.causes import TrialFailedError
+from xlmr_sweep.cluster.failures import attempt_line, failure_of
 from xlmr_sweep.cluster.gang import Gang
+from xlmr_sweep.cluster.nodes import oom_kills
 from xlmr_sweep.cluster.resources import Width
-from xlmr_sweep.cluster.work import Bench, Work
+from xlmr_sweep.cluster.titles import titled
+from xlmr_sweep.cluster.trial_log import next_attempt, trial_log
+from xlmr_sweep.cluster.watchdog import Watchdog
+from xlmr_sweep.cluster.work import COLLECTIVE_TIMEOUT_S, Bench, Work
+from xlmr_sweep.errors import StudyError
 from xlmr_sweep.plan import Trial
-from xlmr_sweep.records import COLUMNS, read_failure, write_failure, write_record
+from xlmr_sweep.records import COLUMNS, write_failure, write_record
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study
 
 log = logging.getLogger("xlmr_sweep.trial")
 
-
-ATTEMPT = "attempt"
-"""What a trial's log says at each start."""
-
-
-class TrialTimeoutError(Exception):
-    """A trial took longer than `cluster.trial_timeout_s`."""
+START_S = 2 * COLLECTIVE_TIMEOUT_S
+"""A gang may take this long to meet, whatever `cluster.trial_stall_s` is; each of its waits has a time-out of its own."""
 
 
 class TrialRunner(tune.Trainable):  # type: ignore[misc]
@@ -50,9 +46,10 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
 
         Tune's class has attributes of its own, `_storage` and `_trial` among them, so ours have other names.
         """
-        self._study, self._home, self._git_commit = study, storage, git_commit
+        self._study, self._git_commit = study, git_commit
+        self._home = storage.patient(study.cluster.storage_patience_s)
         self._bench: Bench | None = None
-        self._gang = Gang(study, storage, work)
+        self._gang = Gang(study, self._home, work, self._end_process)
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -61,32 +58,50 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         return True
 
     def step(self) -> dict[str, Any]:
-        """Runs the trial to its end and returns its row; a failed trial returns a row without a score."""
+        """Runs the trial to its end and returns its row.
+
+        Raises:
+            TrialFailedError: with the failure, which was also written; a process in which a trial failed is not used again.
+        """
         trial, storage = self._cell, self._home
         kept = storage.read_json(f"records/{trial.trial_id}.json")
         if kept is not None:
             # An earlier attempt wrote its record and died before Tune heard of it.
             return {**{column: kept[column] for column in COLUMNS if column in kept}, "done": True}
         self._attempt = next_attempt(storage, trial)
-        with trial_log(storage, trial.trial_id):
-            log.info("%s %d: %s on %s, process %d", ATTEMPT, self._attempt, trial.cell, provenance.host(), os.getpid())
+        with titled(trial, 0, self._width.num_bundles), trial_log(storage, trial):
+            log.info(attempt_line(self._attempt, trial, oom_kills()))
             started = provenance.now()
             try:
-                row = self._run(trial, started)
+                return {**self._run(trial, started), "done": True}
             except Exception as error:
-                # Kept here, where class, host and traceback are known. Not raised: Tune would count it like a lost worker.
+                # Kept here, where class, host and traceback are known.
                 log.exception("trial %s failed", trial.cell)
+                failure = dict(self._gang.failure(failure_of(error)))
+                self._write_failure(failure)
                 self._leave()
-                failure = failure_of(error, self._attempt)
-                write_failure(storage, trial, failure)
-                row = {**trial.as_dict(), "failed": True, **{k: failure[k] for k in ("error_class", "message", "host")}}
-        return {**row, "done": True}
+        raise TrialFailedError(failure)
+
+    def _write_failure(self, failure: dict[str, Any]) -> None:
+        failure |= {"attempt": self._attempt, "time": provenance.now()}
+        # The driver, which gets it too, writes it again where this storage cannot be written.
+        with suppress(OSError, StudyError):
+            write_failure(self._home.patient(0), self._cell, failure)
+
+    def _end_process(self, failure: Mapping[str, Any]) -> None:
+        """Ends this process from a watching thread, whatever the trial is stuck in. Tune sees a dead worker."""
+        log.error("trial %s: %s: %s\n%s", self._cell.cell, *(failure[key] for key in ("error_class", "message", "traceback")))
+        self._write_failure(dict(failure))
+        os._exit(1)
 
     def _run(self, trial: Trial, started: str) -> dict[str, Any]:
-        if self._bench is None:
-            self._bench = self._gang.join(self._width.num_bundles)
-        with self._gang.at_work(trial):
-            outcome = self._bench.run(trial, self._time_limit())
+        limits = self._study.cluster
+        with Watchdog(limits.trial_timeout_s, limits.trial_stall_s, self._on_hang, start_s=START_S) as watchdog:
+            if self._bench is None:
+                self._bench = self._gang.join(self._width.num_bundles)
+            watchdog.beat(0)
+            with self._gang.at_work(trial):
+                outcome = self._bench.run(trial, watchdog.beat)
         width = self._width
         row = {
             **trial.as_dict(),
@@ -117,68 +132,9 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         self._leave()
 
     def _leave(self) -> None:
-        """Ends the other ranks and the bench: the next trial here starts anew."""
-        self._gang.end()
+        """Ends the other ranks and the bench."""
         bench, self._bench = self._bench, None
-        if bench is not None:
-            bench.close()
+        self._gang.end(bench)
 
-    def _time_limit(self) -> Any:
-        limit = self._study.cluster.trial_timeout_s
-        began = time.monotonic()
-
-        def on_step(step: int) -> None:
-            if time.monotonic() - began > limit:
-                raise TrialTimeoutError(f"more than cluster.trial_timeout_s = {limit:g} s, at step {step}")
-
-        return on_step
-
-
-def next_attempt(storage: Storage, trial: Trial) -> int:
-    """Returns the number of the trial's next attempt, from 1: after those that its last failure or its log tell of."""
-    failure = read_failure(storage, trial.trial_id)
-    name = f"logs/{trial.trial_id}.log"
-    text = storage.read(name).decode(errors="replace") if storage.exists(name) else ""
-    # A process that was killed left no failure, only its log.
-    started = [int(number) for number in re.findall(rf" {ATTEMPT} (\d+): ", text)]
-    return max([0, int(failure.get("attempt", 0)), *started]) + 1
-
-
-def failure_of(error: BaseException, attempt: int) -> dict[str, Any]:
-    """Returns what `failures/<trial_id>.json` says of an exception."""
-    return {
-        "error_class": type(error).__name__,
-        "message": str(error),
-        "traceback": "".join(traceback.format_exception(error)),
-        "host": provenance.host(),
-        "attempt": attempt,
-        "time": provenance.now(),
-    }
-
-
-@contextmanager
-def trial_log(storage: Storage, trial_id: str) -> Iterator[None]:
-    """Writes this process's log messages and warnings to `logs/<trial_id>.log` for the length of the block."""
-    name = f"logs/{trial_id}.log"
-    if storage.local is not None:
-        path = storage.local / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-    else:
-        path = Path(tempfile.gettempdir()) / f"xlmr_sweep-{trial_id}-{os.getpid()}.log"
-    handler = logging.FileHandler(path, mode="a", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    root = logging.getLogger("xlmr_sweep")
-    root.setLevel(logging.INFO)
-    root.addHandler(handler)
-    logging.captureWarnings(True)
-    logging.getLogger("py.warnings").addHandler(handler)
-    warnings.simplefilter("default")
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        logging.getLogger("py.warnings").removeHandler(handler)
-        handler.close()
-        if storage.local is None:
-            storage.write(name, path.read_bytes())
-            path.unlink()
+    def _on_hang(self, error: Exception, stack: str) -> None:
+        self._end_process({**failure_of(error), "traceback": stack})

@@ -1,0 +1,241 @@
+"""Every class of failure, caused: what runs again and how, what stays, what is said, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import faulty_work
+import pytest
+from builders import make_encoder, make_study
+from faulty_work import Blocked, Faulty
+from rich.console import Console
+
+from xlmr_sweep.board import Board
+from xlmr_sweep.plan import Trial, expand
+from xlmr_sweep.study import Study
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two nodes, of 2 and 3 logical GPUs."""
+    import ray
+    from ray import cloudpickle
+    from ray.cluster_utils import Cluster
+
+    cloudpickle.register_pickle_by_value(faulty_work)
+    # Drivers of their own processes join too, and a token would only have to be handed on.
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    system = {"metrics_report_interval_ms": 500}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 8, "num_gpus": 2, "_system_config": system})
+    cluster.add_node(num_cpus=8, num_gpus=3)
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+    del os.environ["RAY_AUTH_MODE"]
+
+
+def study_of(limits: dict[str, Any], seeds: int = 2, **gpus: float | str) -> Study:
+    """A study of models that exist in name only."""
+    models = [{"name": name, "hub": f"none/{name}", "gpus": share, "cpus": 0.25} for name, share in gpus.items()]
+    fields = {"name": "faults", "models": models, "paradigms": ["prompted"], "sizes": [2], "tasks": ["cb"]}
+    return Study.model_validate({**fields, "seeds": list(range(seeds)), "cluster": limits})
+
+
+def run(study: Study, folder: Path, work: Faulty, storage: Any = None) -> tuple[list[Trial], Path, str, Board]:
+    """Runs a study's trials; returns them, the storage's folder, what was said, and the board."""
+    from xlmr_sweep.cluster.resources import nodes, trial_width
+    from xlmr_sweep.cluster.sweep import run_trials
+
+    storage = storage or Blocked(folder / "runs")
+    trials = expand(study)
+    stream = io.StringIO()
+    board = Board(Console(file=stream, width=300), trials, 5, "GPUs", lambda t: storage.path(f"logs/{t.trial_id}.log"))
+    widths = {model.name: trial_width(model, has_gpus=True) for model in study.models}
+    run_trials(study, storage, trials, widths, nodes(), board, work=work)
+    return trials, folder / "runs", stream.getvalue(), board
+
+
+def records(folder: Path) -> dict[str, dict[str, Any]]:
+    return {path.stem: json.loads(path.read_text()) for path in (folder / "records").glob("*.json")}
+
+
+def left_on_cluster() -> list[str]:
+    """Returns actors and placement groups that are still there."""
+    import ray
+    from ray._private.state import actors
+
+    groups = [f"group {g['state']}" for g in ray.util.placement_group_table().values() if g["state"] != "REMOVED"]
+    return groups + [f"actor {a['ActorClassName']}" for a in actors().values() if a["State"] != "DEAD"]
+
+
+def assert_nothing_left(timeout: float = 15) -> None:
+    deadline = time.monotonic() + timeout
+    while left_on_cluster() and time.monotonic() < deadline:
+        time.sleep(0.3)
+    assert not left_on_cluster()
+
+
+def metric(cluster: Any, name: str) -> str:
+    """Returns the lines of a series from the nodes' own metrics."""
+    import ray
+
+    lines = []
+    for node in ray.nodes():
+        if node["Alive"]:
+            address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+            text = urllib.request.urlopen(address, timeout=10).read().decode()
+            lines += [line for line in text.splitlines() if name in line]
+    return "\n".join(lines)
+
+
+def test_each_failure_is_answered_by_its_cause(cluster: Any, tmp_path: Path) -> None:
+    limits = {"trial_stall_s": 8, "max_same_failures": 3, "max_node_failures": 50}
+    kinds = {name.replace("-", "_"): name for name in ("die", "hang", "stuck", "nan", "memory", "rank-dies", "rank-memory")}
+    gpus: dict[str, float | str] = dict.fromkeys(kinds, "1/4") | {"rank_dies": 2, "rank_memory": 2}
+    gpus |= dict.fromkeys(("fine", "fine2", "fine3", "fine4"), "1/4")
+    study = study_of(limits, seeds=1, **gpus)
+    trials, storage, said, board = run(study, tmp_path, Faulty(tmp_path, kinds=kinds))
+    kept = records(storage)
+    by_model: dict[str, list[dict[str, Any]]] = {}
+    for trial in trials:
+        if trial.trial_id in kept:
+            by_model.setdefault(trial.model, []).append(kept[trial.trial_id])
+    assert set(by_model) == set(gpus) - {"nan"}
+    assert {name: len(rows) for name, rows in by_model.items()} == dict.fromkeys(by_model, 1)
+    attempts = {name: sorted(row["attempt"] for row in rows) for name, rows in by_model.items()}
+    for name in ("die", "hang", "stuck", "rank_dies"):
+        assert attempts[name] == [2], name
+    assert attempts["fine"] == [1]
+    # Out of memory: the next larger share, learned for the model; of a gang twice the ranks.
+    assert {row["num_gpus"] for row in by_model["memory"]} == {0.5}
+    assert json.loads((storage / "learned" / "memory.json").read_text())["min_width"]["gpus"] == 0.5
+    assert {row["num_ranks"] for row in by_model["rank_memory"]} == {4}
+    assert {row["num_ranks"] for row in by_model["rank_dies"]} == {2}
+    # Divergence: recorded, once.
+    failures = [json.loads(path.read_text()) for path in (storage / "failures").glob("*.json")]
+    assert {(f["model"], f["error_class"], f["attempt"]) for f in failures} == {("nan", "DivergedError", 1)}
+    assert len(failures) == len(board.failed) == 1
+    for trial in trials:
+        if trial.model == "nan":
+            log = storage / "logs" / f"{trial.trial_id}.log"
+            assert f"Failed {trial.cell}: DivergedError on {failures[0]['host']}: the loss is nan at step 3 (log: {log})" in said
+            assert "native words" in log.read_text()
+            assert f"printed by {trial.trial_id}" in log.read_text()
+            assert "Traceback" in log.read_text()
+    for kind, text in (("hang", "TrialStalledError"), ("stuck", "TrialStalledError"), ("die", "WorkerDiedError")):
+        (line,) = {line.split(": ")[1].split(" on ")[0] for line in said.splitlines() if line.startswith(f"Again {kind}/")}
+        assert line == text
+    assert "model memory ran out of memory on 1/4 of a GPU: its trials run on 1/2 of a GPU from now on" in said
+    # A process is named after its trial, also the second one that it runs, and each rank.
+    ran = [line.split("|") for line in (tmp_path / "ran.txt").read_text().splitlines()]
+    names = {trial.trial_id: trial.cell for trial in trials}
+    for trial_id, _, rank, size, title, _ in ran:
+        wanted = f"ray::trial {names[trial_id]}" + (f" rank {rank} of {size}" if size != "1" else "")
+        assert title == wanted
+    pids = [pid for _, pid, _, _, _, _ in ran]
+    assert len(set(pids)) < len(pids), "no process was used twice"
+    assert_nothing_left()
+    deadline = time.monotonic() + 20
+    while 'end="done"' not in (text := metric(cluster, "xlmr_sweep_trials")) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert 'end="diverged"' in text
+    assert 'model="fine"' in metric(cluster, "xlmr_sweep_score")
+
+
+def test_the_same_traceback_stops_the_model_and_a_full_disk_is_waited_for(cluster: Any, tmp_path: Path) -> None:
+    study = study_of({"max_same_failures": 2}, seeds=9, broken=1, fine="1/2")
+    (tmp_path / "full").touch()
+    threading.Timer(4, (tmp_path / "full").unlink).start()
+    began = time.time()
+    trials, storage, said, board = run(study, tmp_path, Faulty(tmp_path, kinds={"broken": "bug"}))
+    kept = records(storage)
+    assert {trial.model for trial in trials if trial.trial_id in kept} == {"fine"}
+    assert len(kept) == board.done == 9
+    assert {row["attempt"] for row in kept.values()} == {1}, "a trial ran again though only its record could not be written"
+    ends = [storage.joinpath("records", f"{trial_id}.json").stat().st_mtime for trial_id in kept]
+    assert min(ends) >= began + 3.5
+    assert "Stopped: model broken, task cb: the same failure 2 times in a row (ValueError at faulty_work.py:" in said
+    assert 2 <= len(board.failed) < 9
+    assert len(board.failed) + board.num_left_out == 9
+    failures = list((storage / "failures").glob("*.json"))
+    assert len(failures) == len(board.failed)
+    assert_nothing_left()
+
+
+def test_a_storage_that_stays_full_is_a_known_failure(cluster: Any, tmp_path: Path) -> None:
+    study = study_of({"storage_patience_s": 1, "max_same_failures": 9}, fine="1/2")
+    (tmp_path / "full").touch()
+    _, storage, said, board = run(study, tmp_path, Faulty(tmp_path))
+    assert len(board.failed) == 2
+    assert "StorageError" in said
+    assert "No space left on device; tried for 1 s" in said
+    failures = [json.loads(path.read_text()) for path in (storage / "failures").glob("*.json")]
+    assert [failure["error_class"] for failure in failures] == ["StorageError"] * 2
+
+
+def test_a_node_that_dies_costs_its_trials_an_attempt_and_the_rest_nothing(cluster: Any, tmp_path: Path) -> None:
+    node = cluster.add_node(num_cpus=8, num_gpus=4)
+    study = study_of({}, seeds=4, gang=4, single=1)
+    timer = threading.Timer(4, cluster.remove_node, [node, False])
+    timer.start()
+    began = time.time()
+    trials, _, said, board = run(study, tmp_path, Faulty(tmp_path, seconds=1.5))
+    timer.join()
+    assert board.done == len(trials) == 8
+    assert "is gone" in said
+    assert time.time() - began < 90
+    assert_nothing_left()
+
+
+def test_a_driver_that_is_interrupted_or_killed_leaves_nothing_and_the_next_takes_over(cluster: Any, tmp_path: Path) -> None:
+    """Also: while it runs, a second one is refused with its name."""
+    make_encoder(tmp_path / "encoder")
+    models = [{"name": "gang", "folder": str(tmp_path / "encoder"), "gpus": 2, "cpus": 0.5}]
+    changes = {"models": models, "paradigms": ["prompted"], "tasks": ["cb"], "sizes": [2], "cluster": {"gpus": 5}}
+    study = make_study(tmp_path, tmp_path / "encoder", **changes)
+    storage = tmp_path / "runs"
+
+    def start(seconds: float) -> subprocess.Popen[str]:
+        if seconds:
+            (tmp_path / "ran.txt").unlink(missing_ok=True)
+        driver = Path(faulty_work.__file__).with_name("faulty_driver.py")
+        command = [sys.executable, str(driver), str(study), str(storage), cluster.address, str(tmp_path), str(seconds)]
+        environment = {**os.environ, "PYTHONPATH": f"{driver.parents[1]}:{os.environ.get('PYTHONPATH', '')}"}
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def wait_for_ranks(driver: subprocess.Popen[str]) -> None:
+        deadline = time.monotonic() + 60
+        while len((tmp_path / "ran.txt").read_text().splitlines() if (tmp_path / "ran.txt").exists() else []) < 2:
+            assert driver.poll() is None, driver.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    driver = start(60)
+    wait_for_ranks(driver)
+    second = start(0)
+    assert f"process {driver.pid} on " in second.communicate(timeout=60)[0]
+    assert second.returncode == 2
+    driver.kill()
+    assert driver.wait(30) == -signal.SIGKILL
+    assert_nothing_left()
+    assert len(list((storage / "driver").iterdir())) == 1, "the killed driver's claim"
+    third = start(60)
+    wait_for_ranks(third)
+    third.send_signal(signal.SIGINT)
+    assert third.wait(30) == 130
+    assert not list((storage / "driver").iterdir())
+    assert_nothing_left()

@@ -1,0 +1,143 @@
+"""What is written down of an attempt that ended badly, whoever could still say something."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+
+from xlmr_sweep import provenance
+from xlmr_sweep.cluster import nodes
+from xlmr_sweep.cluster.causes import Cause, TrialFailedError, cause_of
+from xlmr_sweep.cluster.controller import _with_killed_actors
+from xlmr_sweep.cluster.failures import attempt_line, failure_of, failure_of_attempt, oom_kills_at_start
+from xlmr_sweep.cluster.nodes import NodeWatch, oom_kills
+from xlmr_sweep.cluster.resources import Node
+from xlmr_sweep.cluster.trial_log import log_name, next_attempt, trial_log
+from xlmr_sweep.cluster.watchdog import NATIVE_MARK
+from xlmr_sweep.plan import Trial
+from xlmr_sweep.records import write_failure
+from xlmr_sweep.storage import Storage
+
+TRIAL = Trial("base", "prompted", "cb", 8, 0, "abc")
+DEAD = RayActorError(error_msg="The actor died unexpectedly before finishing this task.\n\tpid: 5")
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(tmp_path)
+
+
+def log_attempt(storage: Storage, attempt: int, then: str = "", kills: int = 0) -> None:
+    with trial_log(storage, TRIAL):
+        logging.getLogger("xlmr_sweep.trial").info(attempt_line(attempt, TRIAL, kills))
+        if then:
+            os.write(2, then.encode())
+
+
+def test_the_trials_own_word_comes_first(storage: Storage) -> None:
+    row = {"error_class": "DivergedError", "message": "the loss is nan", "host": "far"}
+    error = RayTaskError("step", "Traceback ...", TrialFailedError(row))
+    assert failure_of_attempt(error.as_instanceof_cause(), storage, TRIAL) == row
+
+
+def test_a_process_that_ended_itself_left_its_failure(storage: Storage) -> None:
+    log_attempt(storage, 1)
+    write_failure(storage, TRIAL, {"error_class": "TrialStalledError", "message": "", "host": "far", "attempt": 1})
+    assert failure_of_attempt(DEAD, storage, TRIAL)["error_class"] == "TrialStalledError"
+    log_attempt(storage, 2)
+    assert failure_of_attempt(DEAD, storage, TRIAL)["error_class"] == "WorkerDiedError", "an older failure is not this one's"
+    assert failure_of_attempt(DEAD, storage, TRIAL)["attempt"] == 2
+    log = storage.read(log_name(TRIAL)).decode().replace(f" on {provenance.host()},", " on far-away,")
+    storage.write(log_name(TRIAL), log.encode())
+    assert failure_of_attempt(DEAD, storage, TRIAL)["host"] == "far-away"
+
+
+def test_the_runtimes_last_words_tell_of_a_hang(storage: Storage) -> None:
+    log_attempt(storage, 1, f"{NATIVE_MARK}0:00:30)!\nThread 0x1 (most recent call first):\n")
+    assert failure_of_attempt(DEAD, storage, TRIAL)["error_class"] == "TrialStalledError"
+    log_attempt(storage, 2)
+    assert failure_of_attempt(DEAD, storage, TRIAL)["error_class"] == "WorkerDiedError"
+
+
+def test_rays_memory_monitor_and_preemption_are_known(storage: Storage) -> None:
+    killed = OutOfMemoryError("1 worker(s) were killed due to the node running low on memory. ...\nOOM kill reason: ...")
+    as_tune_sees_it = RayActorError(error_msg=f"OutOfMemoryError: {killed}")
+    assert cause_of(failure_of_attempt(killed, storage, TRIAL)) is Cause.OUT_OF_MEMORY
+    assert failure_of_attempt(as_tune_sees_it, storage, TRIAL)["error_class"] == "OutOfMemoryError"
+    assert failure_of_attempt(RayActorError(error_msg="node", preempted=True), storage, TRIAL)["error_class"] == "PreemptedError"
+    assert cause_of(failure_of_attempt(None, storage, TRIAL)) is Cause.LOST
+
+
+def test_the_kernels_count_is_in_the_log(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert oom_kills_at_start(storage, TRIAL) is None
+    log_attempt(storage, 1, kills=3)
+    log_attempt(storage, 2, kills=5)
+    assert oom_kills_at_start(storage, TRIAL) == 5
+    machine, container = tmp_path / "vmstat", tmp_path / "memory.events"
+    machine.write_text("pgfault 12\noom_kill 4\n")
+    container.write_text("max 3\noom 1\noom_kill 1\noom_group_kill 9\n")
+    monkeypatch.setattr(nodes, "COUNTERS", (machine, container, tmp_path / "none"))
+    assert oom_kills() == 5
+
+
+@pytest.mark.parametrize("location", ["local", "fsspec"])
+def test_a_log_holds_messages_warnings_and_all_output_of_every_attempt(tmp_path: Path, location: str) -> None:
+    storage = Storage(tmp_path if location == "local" else f"local://{tmp_path}")
+    for attempt in (1, 2):
+        with trial_log(storage, TRIAL):
+            logging.getLogger("xlmr_sweep.trial").info(attempt_line(attempt, TRIAL, 0))
+            logging.getLogger("py.warnings").warning("something odd")
+            os.system("echo from a child")
+            os.write(2, b"native\n")
+    os.write(1, b"")
+    text = (tmp_path / log_name(TRIAL)).read_text()
+    for word in ("base/prompted/cb/n=8/seed=0 on", "something odd", "from a child", "native"):
+        assert text.count(word) == 2, word
+    assert next_attempt(storage, TRIAL) == 3
+
+
+def test_a_storage_that_cannot_be_written_costs_the_log_not_the_trial(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("in the way")
+    with trial_log(Storage(tmp_path), TRIAL):
+        os.write(1, b"words\n")
+        (tmp_path / "logs").unlink()
+    assert (tmp_path / log_name(TRIAL)).read_text() == "words\n"
+
+
+def test_failures_carry_class_message_traceback_and_host() -> None:
+    try:
+        raise ValueError("shapes")
+    except ValueError as error:
+        row = failure_of(error, 4)
+    assert (row["error_class"], row["message"], row["attempt"]) == ("ValueError", "shapes", 4)
+    assert "test_failures.py" in row["traceback"]
+
+
+def test_nodes_that_come_and_go_are_told_once() -> None:
+    now, there = [0.0], [Node(1, 1, "a")]
+    watch = NodeWatch(list(there), look=lambda: list(there), clock=lambda: now[0])
+    there.append(Node(1, 1, "b"))
+    assert watch.changes() == ([], [])
+    now[0] = 1.5
+    assert watch.changes() == ([Node(1, 1, "b")], [])
+    del there[0]
+    now[0] = 3
+    assert watch.changes() == ([], [Node(1, 1, "a")])
+    assert watch.nodes == [Node(1, 1, "b")]
+    now[0] = 5
+    assert watch.changes() == ([], [])
+
+
+def test_tune_meets_an_actor_that_the_memory_monitor_killed_as_a_dead_one() -> None:
+    seen: list[Exception] = []
+    handle = _with_killed_actors(lambda tracked_actor_task, exception: seen.append(exception))
+    killed, raised = OutOfMemoryError("running low on memory"), RayTaskError("step", "...", ValueError("x"))
+    handle(tracked_actor_task=None, exception=killed)
+    handle(tracked_actor_task=None, exception=raised)
+    assert isinstance(seen[0], RayActorError)
+    assert "OutOfMemoryError: running low on memory" in str(seen[0])
+    assert seen[1] is raised

@@ -1,0 +1,81 @@
+"""Which nodes are there, and whether a node's kernel killed processes for want of memory.
+
+Ray cannot tell a process that the kernel killed from one that somebody killed; the kernel counts the former.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from xlmr_sweep.cluster.resources import Node, nodes
+
+LOOK_INTERVAL_S = 1.0
+PROBE_TIMEOUT_S = 5.0
+COUNTERS = (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events"))
+"""Files with a line `oom_kill N`: of the machine, and of this container (cgroup v2)."""
+
+
+def oom_kills() -> int:
+    """Returns how many processes this machine's kernel has killed for want of memory, as far as it says; it only grows."""
+    total = 0
+    for path in COUNTERS:
+        try:
+            lines = path.read_text().splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    return total
+
+
+def oom_kills_on(node_id: str) -> int | None:
+    """Returns a node's count, None where it does not answer in time."""
+    address = next((node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == node_id), None)
+    if address == ray.util.get_node_ip_address():
+        return oom_kills()
+    probe = ray.remote(oom_kills).options(
+        num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)
+    )
+    try:
+        count: int = ray.get(probe.remote(), timeout=PROBE_TIMEOUT_S)
+    except ray.exceptions.RayError:
+        return None
+    return count
+
+
+class NodeWatch:
+    """Tells which nodes came and went. Asks Ray at most once a second.
+
+    Args:
+        known: the nodes at the start.
+        look: returns the live nodes; by default Ray's.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self, known: Sequence[Node], look: Callable[[], list[Node]] = nodes, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._nodes = {node.node_id: node for node in known}
+        self._look, self._clock = look, clock
+        self._looked = clock()
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The nodes of the last look."""
+        return list(self._nodes.values())
+
+    def changes(self) -> tuple[list[Node], list[Node]]:
+        """Returns the nodes that came and those that went since the last call."""
+        now = self._clock()
+        if now - self._looked < LOOK_INTERVAL_S:
+            return [], []
+        self._looked = now
+        found = {node.node_id: node for node in self._look()}
+        came = [node for node_id, node in found.items() if node_id not in self._nodes]
+        went = [node for node_id, node in self._nodes.items() if node_id not in found]
+        self._nodes = found
+        return came, went

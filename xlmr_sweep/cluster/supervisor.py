@@ -1,0 +1,257 @@
+"""What a run does about what happens to its trials: Tune tells it of every start and end, and once a second it looks around.
+
+In: Tune's callbacks, the nodes. Out: failures in the storage, trials that run again, what the user sees. The policy decides;
+here it is carried out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
+
+from xlmr_sweep.cluster.admission import Admission, Attempt
+from xlmr_sweep.cluster.causes import WorkerDiedError, cause_of
+from xlmr_sweep.cluster.controller import Controller
+from xlmr_sweep.cluster.failures import failure_of_attempt, oom_kills_at_start
+from xlmr_sweep.cluster.metrics import TrialMetrics
+from xlmr_sweep.cluster.nodes import NodeWatch, oom_kills_on
+from xlmr_sweep.cluster.policy import Quarantine, RetryByCause, Stop, Widen, in_words, share_in_words
+from xlmr_sweep.cluster.retry import Ending, Requeue
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.plan import Trial
+from xlmr_sweep.records import write_failure
+from xlmr_sweep.storage import Storage
+from xlmr_sweep.study import ClusterSpec
+
+LOOK_INTERVAL_S = 1.0
+
+KILL_MARGIN_S = 120.0
+"""A trial's own watchdog ends it at its time limit; one whose process is past hearing is killed by the driver so much later."""
+
+
+class Events(Protocol):
+    """Who wants to know what happens to trials. Called from the driver's main thread."""
+
+    def started(self, trial: Trial, share: float) -> None:
+        """An attempt began on so many GPUs, or CPUs where there are no GPUs."""
+
+    def again(self, trial: Trial, row: Mapping[str, Any], how: str) -> None:
+        """An attempt ended without a record; the trial runs again."""
+
+    def finished(self, trial: Trial, row: Mapping[str, Any]) -> None:
+        """A trial has its record."""
+
+    def gave_up(self, trial: Trial, row: Mapping[str, Any]) -> None:
+        """A trial ended without a record and does not run again."""
+
+    def left_out(self, trials: Sequence[Trial], why: str) -> None:
+        """Trials are not started by this run."""
+
+    def note(self, text: str) -> None:
+        """Something happened that is no trial's end."""
+
+
+class Supervisor(tune.Callback):  # type: ignore[misc]
+    """Tune's callback of a run.
+
+    Args:
+        storage: the study's folder, as patient as the driver may be: it waits for it with all trials.
+        limits: the study's.
+        admission: what is waiting and under way.
+        policy: what happens after a failure.
+        controller: Tune's.
+        nodes: the cluster.
+        events: who is told.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        limits: ClusterSpec,
+        admission: Admission,
+        policy: RetryByCause,
+        controller: Controller,
+        nodes: NodeWatch,
+        events: Events,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._storage, self._limits, self._admission, self._policy = storage.patient(0), limits, admission, policy
+        self._controller, self._nodes, self._events, self._clock = controller, nodes, events, clock
+        self._metrics = TrialMetrics()
+        self._began: dict[str, tuple[TuneTrial, float]] = {}
+        self._quarantined: set[str] = set()
+        self._unwritten: dict[str, tuple[Trial, Mapping[str, Any]]] = {}
+        self._unplaceable_since: float | None = None
+        self._looked = clock()
+        self._trials: Sequence[TuneTrial] = ()
+
+    def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
+        # The Tuner keeps a pickle of its settings, for a restore that this project never makes; a console has no place in it.
+        return (tune.Callback, ())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Supervisor:
+        return self
+
+    def on_step_begin(self, iteration: int, trials: Sequence[TuneTrial], **info: Any) -> None:
+        """Looks around."""
+        self._trials = trials
+        self.look()
+
+    def on_trial_start(self, iteration: int, trials: Sequence[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """A process took the trial."""
+        attempt = self._admission.live[trial.trial_id]
+        self._began[trial.trial_id] = (trial, self._clock())
+        self._events.started(attempt.trial, attempt.width.total_gpus or attempt.width.total_cpus)
+        self._metrics.started(attempt.trial)
+
+    def on_trial_result(
+        self, iteration: int, trials: Sequence[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Gives Tune's row the trial's own id, which Tune replaced by that of the attempt."""
+        result["trial_id"] = trial.config["trial"]["trial_id"]
+
+    def on_trial_complete(self, iteration: int, trials: Sequence[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """A trial has its record, or was taken back before it started."""
+        attempt = self._admission.ended(trial.trial_id)
+        if "score" in trial.last_result:
+            self._finished(attempt, trial.last_result, ran=self._forget(trial))
+        else:
+            self._forget(trial)
+            self._admission.requeue(attempt, Requeue())
+
+    def on_trial_error(self, iteration: int, trials: Sequence[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """An attempt ended without a row: its process reported a failure, or died."""
+        attempt = self._admission.ended(trial.trial_id)
+        ran = self._forget(trial)
+        row = self._record(attempt.trial)
+        if row is not None:
+            # The process died after it had written the record.
+            self._finished(attempt, row, ran=ran)
+            return
+        error = getattr(trial, "error", None)
+        failure = failure_of_attempt(error, self._storage, attempt.trial)
+        failure |= {} if failure.get("node_id") else {"node_id": attempt.grant.node_ids[0] if attempt.grant.node_ids else ""}
+        if failure["error_class"] == WorkerDiedError.__name__:
+            self._ask_kernel(attempt, failure)
+        self._metrics.ended(attempt.trial, cause_of(failure), ran=ran)
+        self._failed(attempt, failure, error)
+
+    def look(self) -> None:
+        """Looks once a second at nodes, overdue trials, trials that no node can hold, and failures yet to be written."""
+        if self._clock() - self._looked < LOOK_INTERVAL_S:
+            return
+        self._look_at_nodes()
+        self._kill_overdue()
+        self._leave_out_unplaceable()
+        self._write_failures()
+        self._looked = self._clock()
+
+    def end(self) -> None:
+        """Writes what could not be written yet, as patiently as the study allows.
+
+        Raises:
+            StorageError: if it still cannot.
+        """
+        for trial, failure in self._unwritten.values():
+            write_failure(self._storage.patient(self._limits.storage_patience_s), trial, failure)
+
+    def _finished(self, attempt: Attempt, row: Mapping[str, Any], *, ran: bool) -> None:
+        self._policy.succeeded(attempt.trial, attempt.grant.node_ids)
+        self._unwritten.pop(attempt.trial.trial_id, None)
+        self._metrics.ended(attempt.trial, "done", ran=ran)
+        self._metrics.scored(attempt.trial, row)
+        self._events.finished(attempt.trial, row)
+
+    def _failed(self, attempt: Attempt, failure: Mapping[str, Any], error: BaseException | None) -> None:
+        ending = Ending(attempt.trial, attempt.width, attempt.number, attempt.grant.node_ids, failure, error)
+        how = self._policy.again(ending)
+        if how is None:
+            self._unwritten[attempt.trial.trial_id] = (attempt.trial, failure)
+            self._write_failures()
+            self._events.gave_up(attempt.trial, failure)
+        else:
+            self._admission.requeue(attempt, how)
+            self._events.again(attempt.trial, failure, in_words(how))
+        for order in self._policy.orders():
+            self._carry_out(order)
+
+    def _carry_out(self, order: Stop | Widen | Quarantine) -> None:
+        if isinstance(order, Stop):
+            left_out = self._admission.drop(order.covers)
+            if left_out:
+                self._events.left_out(left_out, order.why)
+        elif isinstance(order, Widen):
+            self._admission.widen(order.model, order.width)
+            self._events.note(f"{order.why}: its trials run on {share_in_words(order.width)} from now on")
+        elif self._admission.could_do_without(order.node_id):
+            self._quarantined.add(order.node_id)
+            self._admission.room.remove(order.node_id)
+            self._events.note(f"{order.why}: nothing more is started there")
+        else:
+            self._events.note(f"{order.why}: it is still used, because no other could hold all trials")
+
+    def _look_at_nodes(self) -> None:
+        came, went = self._nodes.changes()
+        for node in came:
+            if node.node_id not in self._quarantined:
+                self._admission.room.add(node)
+                self._events.note(f"Node {node.node_id[:8]} joined")
+        for node in went:
+            self._admission.room.remove(node.node_id)
+            self._events.note(f"Node {node.node_id[:8]} is gone")
+        gone = {node.node_id for node in went}
+        stranded = [id_ for id_, attempt in self._admission.live.items() if gone & set(attempt.grant.node_ids)]
+        if stranded:
+            # What had started there ends with an error of Ray's.
+            self._controller.take_back(trial for trial in self._trials if trial.trial_id in stranded)
+
+    def _kill_overdue(self) -> None:
+        limit = self._limits.trial_timeout_s + KILL_MARGIN_S
+        for tune_id, (trial, began) in list(self._began.items()):
+            if self._clock() - began > limit:
+                self._began[tune_id] = (trial, self._clock())
+                self._controller.kill(trial)
+
+    def _leave_out_unplaceable(self) -> None:
+        if not self._admission.has_unplaceable:
+            self._unplaceable_since = None
+            return
+        since = self._unplaceable_since = self._unplaceable_since or self._clock()
+        if self._clock() - since > self._limits.node_patience_s:
+            why = f"for cluster.node_patience_s = {self._limits.node_patience_s:g} s no node was there that could hold them"
+            self._events.left_out(self._admission.drop_unplaceable(), why)
+
+    def _write_failures(self) -> None:
+        for trial_id, (trial, failure) in list(self._unwritten.items()):
+            # A storage that fails is tried again at the next look; what is known is said in any case.
+            with suppress(OSError, StudyError):
+                write_failure(self._storage, trial, failure)
+                del self._unwritten[trial_id]
+
+    def _record(self, trial: Trial) -> Mapping[str, Any] | None:
+        with suppress(OSError, StudyError):
+            record: Mapping[str, Any] | None = self._storage.read_json(f"records/{trial.trial_id}.json")
+            return record
+        return None
+
+    def _ask_kernel(self, attempt: Attempt, failure: dict[str, Any]) -> None:
+        """Makes a death the want of memory that it was, if the node's kernel counts one more since the attempt began."""
+        before = failure.get("oom_kills", oom_kills_at_start(self._storage, attempt.trial))
+        node_id = failure["node_id"]
+        if before is None or node_id not in {node.node_id for node in self._nodes.nodes}:
+            return
+        now = oom_kills_on(node_id)
+        if now is not None and now > before:
+            failure |= {
+                "error_class": "MemoryError",
+                "message": f"killed by the node's kernel for want of memory; {failure['message']}",
+            }
+
+    def _forget(self, trial: TuneTrial) -> bool:
+        return self._began.pop(trial.trial_id, None) is not None
