@@ -10,6 +10,11 @@ incomplete studies; 2 where the input is wrong.
 
 from __future__ import annotations
 
+from xlmr_sweep import interrupt  # isort: skip
+
+if __name__ == "__main__":
+    interrupt.install()
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from xlmr_sweep import interrupt  # isort: skip
+
+interrupt.install()
+
 import time
 from typing import Annotated
 
@@ -21,9 +25,9 @@ def main(
     seeds: Annotated[str | None, typer.Option(help="these seeds instead")] = None,
 ) -> None:
     """Runs the study `demo` on a Ray of its own, writes its report and says how long that took."""
-    request = Request("demo", storage, sizes=numbers("--sizes", sizes), seeds=numbers("--seeds", seeds))
 
     def command(console: Console) -> int:
+        request = Request("demo", storage, sizes=numbers("--sizes", sizes), seeds=numbers("--seeds", seeds))
         began = time.monotonic()
         ended = commands.run(request, "local", console)
         # Imported late: a study that is wrong should say so before pandas and plotly are read.

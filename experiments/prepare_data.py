@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from xlmr_sweep import interrupt  # isort: skip
+
+interrupt.install()
+
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from run_grid import names
 
 from xlmr_sweep import commands
@@ -18,8 +23,11 @@ def main(
     instructions: Annotated[bool, typer.Option(help="also the instruction data")] = True,
 ) -> None:
     """Reads, checks and keeps the tasks' examples and the filtered instruction data. Exit status: 0 or 2 (130 interrupted)."""
-    request = Request(study, storage, tasks=names(tasks))
-    commands.leave(commands.main(lambda console: commands.prepare(request, console, instructions=instructions)))
+
+    def command(console: Console) -> int:
+        return commands.prepare(Request(study, storage, tasks=names("--tasks", tasks)), console, instructions=instructions)
+
+    commands.leave(commands.main(command))
 
 
 if __name__ == "__main__":

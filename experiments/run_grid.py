@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from xlmr_sweep import interrupt  # isort: skip
+
+interrupt.install()
+
 from typing import Annotated
 
 import typer
@@ -9,25 +13,26 @@ from rich.console import Console
 
 from xlmr_sweep import commands
 from xlmr_sweep.commands import Request
+from xlmr_sweep.errors import StudyError
 
 
-def names(text: str | None) -> tuple[str, ...] | None:
+def names(option: str, text: str | None) -> tuple[str, ...] | None:
     """Splits `a,b`."""
     if text is None:
         return None
     parts = tuple(part.strip() for part in text.split(",") if part.strip())
     if not parts:
-        raise typer.BadParameter(f"{text!r} names nothing; leave the option out to mean all")
+        raise StudyError(f"{option}: {text!r} names nothing; leave the option out to mean all")
     return parts
 
 
 def numbers(option: str, text: str | None) -> tuple[int, ...] | None:
     """Splits `8,16`."""
-    parts = names(text)
+    parts = names(option, text)
     try:
         return None if parts is None else tuple(int(part) for part in parts)
     except ValueError:
-        raise typer.BadParameter(f"{option}: {text!r} is not a list of whole numbers such as 8,16") from None
+        raise StudyError(f"{option}: {text!r} is not a list of whole numbers such as 8,16") from None
 
 
 def main(
@@ -47,11 +52,17 @@ def main(
 
     Exit status: 0 all have one, 1 some have none, 2 something is wrong and nothing was started, 130 interrupted.
     """
-    request = Request(
-        study, storage, names(models), names(tasks), names(paradigms), numbers("--sizes", sizes), numbers("--seeds", seeds)
-    )
 
     def command(console: Console) -> int:
+        request = Request(
+            study,
+            storage,
+            names("--models", models),
+            names("--tasks", tasks),
+            names("--paradigms", paradigms),
+            numbers("--sizes", sizes),
+            numbers("--seeds", seeds),
+        )
         if status:
             return commands.status(request, console)
         if dry_run:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from xlmr_sweep import interrupt  # isort: skip
+
+interrupt.install()
+
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from run_grid import names
 
 from xlmr_sweep import commands
@@ -21,8 +26,12 @@ def main(
 
     Exit status: 0 all are there, 1 a job failed, 2 something is wrong and nothing was started, 130 interrupted.
     """
-    request = Request(study, storage, models=names(models), paradigms=("instructed",))
-    commands.leave(commands.main(lambda console: commands.instruct(request, address, console)))
+
+    def command(console: Console) -> int:
+        request = Request(study, storage, models=names("--models", models), paradigms=("instructed",))
+        return commands.instruct(request, address, console)
+
+    commands.leave(commands.main(command))
 
 
 if __name__ == "__main__":

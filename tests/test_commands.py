@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import make_encoder
+from builders import WORDS, make_encoder
 from rich.console import Console
 
 from xlmr_sweep import commands
@@ -24,6 +25,7 @@ from xlmr_sweep.plan import expand
 from xlmr_sweep.records import collect, write_record, write_results, write_study
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import load_study
+from xlmr_sweep.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
 
@@ -111,6 +113,25 @@ def test_a_model_that_does_not_serve_is_refused(study_file: Callable[..., Path],
     assert "model h: folder:" in complaint(path, tmp_path / "runs")
     path = study_file(models=[{"name": "h", "demo": "giant"}])
     assert "no demo model 'giant'" in complaint(path, tmp_path / "runs")
+    demo = {"models": [{"name": "d", "demo": "tiny"}], "data": {"source": "demo"}, "instructions": {"source": "demo"}}
+    words = TASKS["cb"].model_dump() | {"label_words": ["yes", "no", "not sure at all"]}
+    assert "label word 'not sure at all' is" in complaint(study_file(**demo, tasks=[words]), tmp_path / "runs")
+    long = {"finetune": {"max_length": 256}}
+    assert "model d: max_length 256 is above the 128 positions" in complaint(study_file(**demo, **long), tmp_path / "runs")
+
+
+def test_instructed_weights_of_another_model_are_refused(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    base = make_encoder(tmp_path / "base")
+    tuned = {"same": base, "words": make_encoder(tmp_path / "words", words=[*WORDS, "zebra"])}
+    tuned["kind"] = make_encoder(tmp_path / "kind", "bert")
+    said = {"words": "vocab_size is", "kind": "model_type is bert there"}
+    for name, folder in tuned.items():
+        path = study_file(models=[{"name": "m", "folder": str(base), "instructed_folder": str(folder)}])
+        if name in said:
+            assert f"model m: instructed_folder: {said[name]}" in complaint(path, tmp_path / "runs")
+        else:
+            with pytest.raises(AssertionError, match="Ray would have been started"):
+                commands.run(Request(str(path), str(tmp_path / "runs")), "local", Console(quiet=True))
 
 
 def test_a_storage_of_another_study_or_one_that_cannot_be_written(study_file: Callable[..., Path], tmp_path: Path) -> None:
@@ -158,8 +179,9 @@ def test_nothing_of_an_earlier_run_is_lost_by_bad_input(study_file: Callable[...
     ("options", "status", "said"),
     [
         (["--study", "nope"], 2, "no such study"),
-        (["--sizes", "8,x"], 2, "--sizes"),
-        (["--models", ","], 2, "names nothing"),
+        (["--sizes", "8,x"], 2, "Error: --sizes: '8,x' is not a list of whole numbers"),
+        (["--models", ","], 2, "Error: --models: ',' names nothing"),
+        (["--storage", ""], 2, "Error: --storage '': not a path or URI"),
         (["--no-such-option"], 2, "No such option"),
         (["--dry-run"], 0, "1260 trials: 0 done, 1260 to run"),
         (["--help"], 0, "--retry-failed"),
@@ -174,6 +196,16 @@ def test_exit_statuses_of_the_command(options: list[str], status: int, said: str
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_interrupted_while_it_starts_ends_with_130(number: signal.Signals) -> None:
+    code = "import os; from xlmr_sweep import interrupt; interrupt.install(); os.kill(os.getpid(), int({})); import ray"
+    done = subprocess.run([sys.executable, "-c", code.format(number.value)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
+    for name in ("run_grid", "run_instruct", "prepare_data", "demo"):
+        script = (ROOT / "experiments" / f"{name}.py").read_text()
+        assert script.index("interrupt.install()") < script.index("import typer"), name
+
+
 def test_nobody_at_an_address_is_said_within_seconds() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -182,6 +214,8 @@ def test_nobody_at_an_address_is_said_within_seconds() -> None:
         with pytest.raises(StudyError, match=f"--address 127.0.0.1:{port}: nobody answers"):
             probe(f"127.0.0.1:{port}")
         assert time.monotonic() - began < 10
+    with pytest.raises(StudyError, match="nobody answers"):
+        probe("a..b:80")
     for address in ("somewhere", "host:port", ""):
         with pytest.raises(StudyError, match="not of the form auto, local or HOST:PORT"):
             probe(address)

@@ -10,6 +10,7 @@ import pytest
 
 from xlmr_sweep.declared import canonical_json, fingerprint
 from xlmr_sweep.errors import StudyError
+from xlmr_sweep.identity import recipe_id
 from xlmr_sweep.plan import expand, select
 from xlmr_sweep.study import Study, load_study
 
@@ -30,6 +31,27 @@ def changed(study: Study, **fields: Any) -> set[str]:
 
 
 EVERY = {"baseline", "prompted", "instructed"}
+
+
+def test_a_file_that_no_trial_reads_changes_no_identity(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    path = study_file()
+    study = load_study(str(path))
+    before = [trial.trial_id for trial in expand(study)]
+    model, rows = study.models[0].folder, tmp_path / "rows"
+    assert model is not None
+    (model / "README.md").write_text("about this model")
+    assert [trial.trial_id for trial in expand(study)] == before
+    rows.mkdir()
+    (rows / "a.jsonl").write_text('{"inputs": "a", "targets": "b"}\n')
+    spec = study.instructions.model_copy(update={"folder": rows, "exclude": ("x", "y")})
+    ids = [recipe_id(study.model_copy(update={"instructions": spec}), study.models[0])]
+    (rows / "notes.txt").write_text("mine")
+    other = spec.model_copy(update={"exclude": ("y", "x")})
+    ids += [recipe_id(study.model_copy(update={"instructions": kind}), study.models[0]) for kind in (spec, other)]
+    assert len(set(ids)) == 1
+    (rows / "b.jsonl").write_text('{"inputs": "a", "targets": "c"}\n')
+    assert recipe_id(study.model_copy(update={"instructions": spec}), study.models[0]) != ids[0]
+    (model / "README.md").unlink()
 
 
 def test_settings_of_fine_tuning_change_every_trial(study: Study) -> None:

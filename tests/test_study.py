@@ -13,6 +13,16 @@ from xlmr_sweep.errors import StudyError
 from xlmr_sweep.plan import expand
 from xlmr_sweep.study import load_study
 
+OWN_TASK = {
+    "name": "own",
+    "labels": ["a", "b"],
+    "label_words": ["yes", "no"],
+    "prompt": "{text} ?",
+    "baseline": ["{text}"],
+    "long_field": "text",
+    "folder": "Own",
+}
+
 
 def test_paper_is_the_papers_study() -> None:
     study = load_study("paper")
@@ -48,6 +58,11 @@ def test_demo_is_360_trials_of_two_models() -> None:
         ({"sizes": [129]}, "sizes: 129 is above max_train_size 128"),
         ({"sizes": [8, 8]}, "sizes: 8 is there twice"),
         ({"seeds": [-1]}, "seeds: -1 is negative"),
+        ({"seeds": [2**63]}, "is above 2^63 - 1"),
+        ({"seeds": [True]}, "seeds.0"),
+        ({"instruct": {"seed": -1}}, "instruct.seed"),
+        ({"tasks": [{**OWN_TASK, "labels": ["a", "a"]}]}, "labels must differ"),
+        ({"tasks": [{**OWN_TASK, "prompt": "{text:>4} ?"}]}, "placeholder {text:>4}"),
         ({"models": [{"name": "a"}]}, "exactly one of hub, folder and demo"),
         ({"models": [{"name": "a", "hub": "x/y", "gpus": 0.3}]}, "gpus 0.3 is not 1/n"),
         ({"models": [{"name": "a", "hub": "x/y", "gpus": 1.5}]}, "gpus 1.5 is neither"),
@@ -72,6 +87,19 @@ def test_not_yaml_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
     with pytest.raises(StudyError, match="cannot be read"):
         load_study(str(tmp_path / "none.yaml"))
+
+
+def test_a_key_that_is_there_twice_is_refused(study_file: Callable[..., Path]) -> None:
+    path = study_file()
+    path.write_text(path.read_text() + "\nseeds: [7]\n")
+    with pytest.raises(StudyError, match="the key 'seeds' is there twice"):
+        load_study(str(path))
+
+
+def test_a_task_that_the_demo_lacks_is_named(study_file: Callable[..., Path]) -> None:
+    study = load_study(str(study_file(tasks=[OWN_TASK], data={"source": "demo"})))
+    with pytest.raises(StudyError, match="task own: the demo has no such task; it has boolq"):
+        expand(study)
 
 
 def test_folders_are_relative_to_the_study_file(study_file: Callable[..., Path]) -> None:

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from xlmr_sweep.errors import StorageError, StudyError
 from xlmr_sweep.identity import recipe_folder_name
+from xlmr_sweep.interrupt import INTERRUPTED
 from xlmr_sweep.lock import only_driver
 from xlmr_sweep.plan import Trial, expand, select
 from xlmr_sweep.preparation import check_known_sizes, models_to_instruct, prepare_examples, prepare_instructions
@@ -30,8 +31,6 @@ from xlmr_sweep.study import Study, load_study
 
 if TYPE_CHECKING:
     from xlmr_sweep.cluster.work import Work
-
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def open_request(request: Request) -> Opened:
         StudyError: for anything wrong in the study, the options or the storage.
     """
     declared = load_study(request.study)
-    storage = Storage(request.storage or f"runs/{declared.name}")
+    storage = Storage(f"runs/{declared.name}" if request.storage is None else request.storage)
     lists = {name: list(values) for name in ("sizes", "seeds") if (values := getattr(request, name)) is not None}
     asked = declared.replaced(**lists)
     whole = open_study(storage, declared.extended(asked.sizes, asked.seeds))

@@ -15,11 +15,17 @@ from typing import Any
 from xlmr_sweep.declared import fingerprint
 from xlmr_sweep.errors import MissingFolderError, StudyError
 from xlmr_sweep.study import ModelSpec, Study
-from xlmr_sweep.tasks import TaskSpec
+from xlmr_sweep.tasks import TASKS, TaskSpec
 from xlmr_sweep.template import TEMPLATE_VERSION
 
 IDENTITY_VERSION = 1
 """Raised when the meaning of a setting changes, so that older results are never taken for new ones."""
+
+
+MODEL_FILES = (".json", ".safetensors", ".bin", ".txt", ".model")
+"""Endings of the files of a model folder that loading reads; a README beside them changes no score."""
+
+ROW_FILES = (".jsonl", ".jsonl.gz")
 
 
 def model_identity(study: Study, model: ModelSpec) -> dict[str, Any]:
@@ -45,7 +51,7 @@ def tokenizer_identity(study: Study, model: ModelSpec) -> dict[str, Any]:
     if model.hub is not None:
         return {"hub": model.hub, "revision": model.revision}
     if model.folder is not None:
-        return {"folder": folder_hash(model.folder, f"model {model.name}: folder")}
+        return {"folder": folder_hash(model.folder, f"model {model.name}: folder", MODEL_FILES)}
     return demo_identity(study)
 
 
@@ -64,6 +70,8 @@ def data_identity(study: Study, task: TaskSpec) -> dict[str, Any]:
     """
     data = study.data
     if data.source == "demo":
+        if task.name not in TASKS:
+            raise StudyError(f"task {task.name}: the demo has no such task; it has {', '.join(TASKS)}")
         return demo_identity(study)
     if data.source == "hub":
         if task.hub_config is None:
@@ -88,7 +96,7 @@ def mixture_identity(study: Study) -> dict[str, Any]:
     identity: dict[str, Any] = {
         "tokenizer": tokenizer_identity(study, counted_by),
         "max_target_tokens": spec.max_target_tokens,
-        "exclude": list(spec.exclude),
+        "exclude": sorted(spec.exclude),
         "max_rows": spec.max_rows,
     }
     if spec.source == "demo":
@@ -96,7 +104,7 @@ def mixture_identity(study: Study) -> dict[str, Any]:
     if spec.source == "hub":
         return identity | {"hub": spec.hub, "revision": spec.revision, "files": spec.files}
     assert spec.folder is not None
-    return identity | {"folder": folder_hash(spec.folder, "instructions.folder")}
+    return identity | {"folder": folder_hash(spec.folder, "instructions.folder", ROW_FILES)}
 
 
 def mixture_name(study: Study) -> str:
@@ -107,7 +115,7 @@ def mixture_name(study: Study) -> str:
 def recipe_identity(study: Study, model: ModelSpec) -> dict[str, Any]:
     """Returns what determines a model's instruction-tuned weights; known before they exist."""
     if model.instructed_folder is not None:
-        return {"folder": folder_hash(model.instructed_folder, f"model {model.name}: instructed_folder")}
+        return {"folder": folder_hash(model.instructed_folder, f"model {model.name}: instructed_folder", MODEL_FILES)}
     return {
         "identity_version": IDENTITY_VERSION,
         "model": model_identity(study, model),
@@ -143,23 +151,20 @@ def task_data_name(study: Study, task: TaskSpec) -> str:
     return f"{task.name}-{fingerprint(kept, 8)}"
 
 
-def folder_hash(folder: Path, what: str) -> str:
-    """Returns a hash of the names and contents of all files below a folder (or of one file), hidden ones left out.
+def folder_hash(folder: Path, what: str, endings: tuple[str, ...]) -> str:
+    """Returns a hash of the names and contents of a folder's files with these endings (or of one file), hidden ones left out.
 
     Raises:
         MissingFolderError: if there is nothing to hash; `what` names the field.
     """
     if folder.is_file():
         return file_hash(folder, what)
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    found = folder.iterdir() if folder.is_dir() else ()
+    files = sorted(path for path in found if path.is_file() and path.name.endswith(endings) and not path.name.startswith("."))
     if not files:
-        problem = "holds no file" if folder.is_dir() else "does not exist"
+        problem = f"holds no {' or '.join(f'*{ending}' for ending in endings)} file" if folder.is_dir() else "does not exist"
         raise MissingFolderError(f"{what}: {folder} {problem}")
-    listing = {path.relative_to(folder).as_posix(): file_hash(path, what) for path in files}
+    listing = {path.name: file_hash(path, what) for path in files}
     return fingerprint(listing, 32)
 
 

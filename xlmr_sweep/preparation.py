@@ -5,18 +5,22 @@ In: a study, its storage, the trials to run. Out: nothing but files in the stora
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from rich.console import Console
 
 from xlmr_sweep.data.examples import check_sizes, prepare_task
+from xlmr_sweep.errors import StudyError
 from xlmr_sweep.identity import mixture_name, model_folder_name, recipe_folder_name
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.progress import ProgressDisplay
 from xlmr_sweep.records import outdated
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import ModelSpec, Study
-from xlmr_sweep.tasks import TaskSpec
+from xlmr_sweep.tasks import TASKS, TaskSpec
+from xlmr_sweep.template import label_token_ids
 
 
 def prepare_examples(study: Study, storage: Storage, trials: Sequence[Trial], display: ProgressDisplay) -> None:
@@ -64,7 +68,7 @@ def check_known_sizes(study: Study, trials: Iterable[Trial]) -> None:
 
 
 def check_models(study: Study, storage: Storage, trials: Sequence[Trial], console: Console) -> None:
-    """Checks that the trials' models load and can say the label words. Models of the demo are made later and always can.
+    """Checks that the trials' models load, can say the label words, and hold the longest input.
 
     A masked-LM head that will be made new is said once.
 
@@ -74,27 +78,59 @@ def check_models(study: Study, storage: Storage, trials: Sequence[Trial], consol
     from xlmr_sweep.modeling.glance import serves
     from xlmr_sweep.modeling.source import ModelSource, base_source
 
-    def check(source: ModelSource, tasks: Sequence[TaskSpec]) -> bool:
-        if serves(source, tasks):
+    def check(source: ModelSource, tasks: Sequence[TaskSpec], max_length: int) -> bool:
+        if serves(source, tasks, max_length):
             return False
         # Loads torch and transformers, which takes seconds, and says exactly what is wrong.
         from xlmr_sweep.modeling.loading import check_model
 
-        return check_model(source, tasks)
+        return check_model(source, tasks, max_length)
 
     for name in dict.fromkeys(trial.model for trial in trials):
         model = study.model(name)
-        if model.demo is not None:
-            continue
         prompted = {trial.task for trial in trials if trial.model == name and trial.paradigm != "baseline"}
-        if check(base_source(storage, study, model), [study.task(task) for task in sorted(prompted)]):
+        tasks = [study.task(task) for task in sorted(prompted)]
+        lengths = [study.finetune.max_length]
+        if any(trial.model == name and trial.paradigm == "instructed" for trial in trials) and model.instructed_folder is None:
+            lengths.append(study.instruct.max_length)
+        if model.demo is not None:
+            check_demo_model(study, model, tasks, max(lengths))
+            continue
+        if check(base_source(storage, study, model), tasks, max(lengths)):
             console.print(f"Warning: model {name} has no masked-LM head; a new one is made (new_head: true)", highlight=False)
         if model.hub is not None:
             from xlmr_sweep.modeling.loading import keep_commit
 
             keep_commit(storage, study, model)
         if model.instructed_folder is not None:
-            check(ModelSource(name, str(model.instructed_folder)), [])
+            from xlmr_sweep.modeling.loading import check_same_kind
+
+            tuned = ModelSource(name, str(model.instructed_folder))
+            check(tuned, tasks, max(lengths))
+            check_same_kind(tuned, base_source(storage, study, model))
+
+
+def check_demo_model(study: Study, model: ModelSpec, tasks: Sequence[TaskSpec], max_length: int) -> None:
+    """Checks label words and length of a demo model, which need not exist for that.
+
+    Raises:
+        StudyError: naming the model and what is wrong.
+    """
+    from transformers import AutoTokenizer
+
+    from xlmr_sweep.data.demo import DEMO_MODELS, build_tokenizer
+
+    usable = DEMO_MODELS[str(model.demo)].max_position_embeddings - 2
+    if max_length > usable:
+        raise StudyError(f"model {model.name}: max_length {max_length} is above the {usable} positions of a demo model")
+    own = [task for task in tasks if task != TASKS.get(task.name)]
+    if not own:  # The built-in tasks' words are words of the demo's language.
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        build_tokenizer(study.data.seed, Path(folder))
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    for task in own:
+        label_token_ids(tokenizer, task)
 
 
 def models_to_pretrain(study: Study, storage: Storage, trials: Sequence[Trial]) -> list[str]:

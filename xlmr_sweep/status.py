@@ -135,8 +135,9 @@ def _print_label_words(console: Console, study: Study, trials: Sequence[Trial]) 
             raise StudyError(f"model {model.name}: {path} is no tokenizer: {error}") from None
         for task in (study.task(name) for name in dict.fromkeys(trial.task for trial in prompted)):
             for word in task.label_words:
-                ids = tokenizer.encode(f" {word}", add_special_tokens=False).ids
-                if len(ids) != 1:
-                    raise StudyError(f"model {model.name}: task {task.name}: label word {word!r} is {len(ids)} tokens")
+                tokens = tokenizer.encode(f" {word}", add_special_tokens=False).tokens
+                if len(tokens) != 1 or tokens[0] in ("<unk>", "[UNK]"):
+                    what = f"{len(tokens)} tokens" if len(tokens) != 1 else "an unknown token"
+                    raise StudyError(f"model {model.name}: task {task.name}: label word {word!r} is {what}")
     if unchecked:
         console.print(f"Label words not checked (no tokenizer at hand): {', '.join(unchecked)}")

@@ -41,11 +41,18 @@ class Storage:
     def __init__(self, location: str | Path, patience_s: float = 0.0) -> None:
         self.patience_s = patience_s
         text = str(location)
+        if not text or "\0" in text:
+            raise StudyError(f"--storage {text!r}: not a path or URI")
         parsed = urlparse(text)
         self.local: Path | None = None
         if "://" not in text:
-            self.local = Path(text).expanduser().absolute()
+            try:
+                self.local = Path(text).expanduser().absolute()
+            except RuntimeError as error:
+                raise StudyError(f"--storage {text}: {error}") from None
         elif parsed.scheme == "file":
+            if parsed.netloc not in ("", "localhost"):
+                raise StudyError(f"--storage {text}: a file URI needs an absolute path, as file:///data/{parsed.netloc}")
             self.local = Path(unquote(parsed.path))
         self.uri = str(self.local) if self.local is not None else text.rstrip("/")
         self._fs, self._root = _filesystem(self.uri, self.local)

@@ -144,7 +144,7 @@ class InstructionSpec(Declared):
     """Glob patterns of file names (or demo families) to leave out, to hold tasks out of the mixture."""
 
     max_rows: int | None = Field(default=None, ge=1)
-    """Reads only this many rows; for trying things out."""
+    """Reads only the first rows, so many of them; for trying things out. xP3 is sorted by input: the first rows are no sample."""
 
     @model_validator(mode="after")
     def _folder_given(self) -> Self:
@@ -189,7 +189,7 @@ class InstructSpec(Declared):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Arithmetic over fp32 master weights; `auto` is bf16 where the hardware has it. What ran is recorded."""
 
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
     """Order of the rows, masks and dropout."""
 
     threads: int = Field(default=1, ge=1)
@@ -279,10 +279,10 @@ class Study(Declared):
     tasks: tuple[Annotated[TaskSpec, BeforeValidator(_task)], ...] = Field(
         default=tuple(TASKS.values()), min_length=1, validate_default=False
     )
-    sizes: tuple[int, ...] = Field(min_length=1)
+    sizes: tuple[Annotated[int, Field(strict=True)], ...] = Field(min_length=1)
     """Training sizes in examples."""
 
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[Annotated[int, Field(strict=True)], ...] = Field(min_length=1)
     """Each feeds the few-shot draw and the training as separate streams."""
 
     max_train_size: int = Field(default=128, ge=1)
@@ -306,8 +306,8 @@ class Study(Declared):
             if size > self.max_train_size:
                 raise ValueError(f"sizes: {size} is above max_train_size {self.max_train_size}")
         for seed in self.seeds:
-            if seed < 0:
-                raise ValueError(f"seeds: {seed} is negative")
+            if not 0 <= seed < 2**63:
+                raise ValueError(f"seeds: {seed} is {'negative' if seed < 0 else 'above 2^63 - 1'}")
         wanted = self.instructions.tokenizer
         if wanted is not None and wanted not in [model.name for model in self.models]:
             raise ValueError(f"instructions.tokenizer: no model {wanted!r} in this study")
@@ -352,6 +352,17 @@ def _validated(raw: Any, where: str) -> Study:
         raise StudyError(f"{where}: {field + ': ' if field else ''}{message}") from None
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that is there twice, where the last would silently win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key, (where, _) in zip(keys, node.value, strict=True):
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is there twice", where.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def load_study(name_or_path: str) -> Study:
     """Reads the study `paper`, `demo`, or a user's own YAML file.
 
@@ -365,7 +376,7 @@ def load_study(name_or_path: str) -> Study:
             known = ", ".join(sorted(p.stem for p in STUDIES.glob("*.yaml")))
             raise StudyError(f"--study {name_or_path}: no such study; known are {known}, or give the path of a .yaml file")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506 - it is a SafeLoader.
     except OSError as error:
         raise StudyError(f"--study {path}: cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -380,7 +391,10 @@ def _absolute(study: Study, base: Path) -> Study:
     """Makes folders absolute, relative to the study file, so that every node and every later command finds them."""
 
     def resolve(folder: Path | None) -> Path | None:
-        return None if folder is None else (base / folder.expanduser()).resolve()
+        try:
+            return None if folder is None else (base / folder.expanduser()).resolve()
+        except (RuntimeError, ValueError, OSError) as error:
+            raise StudyError(f"folder {str(folder)!r}: not a path: {error}") from None
 
     models = tuple(
         model.model_copy(update={key: resolve(getattr(model, key)) for key in ("folder", "instructed_folder")})

@@ -64,6 +64,8 @@ class TaskSpec(Declared):
             raise ValueError(f"task {self.name}: label_words must differ from one another")
         if self.name == "average":
             raise ValueError("task average: the name is that of the pooled row of every table; choose another")
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"task {self.name}: labels must differ from one another")
         if not self.fields:
             raise ValueError(f"task {self.name}: its prompt and baseline texts name no field")
         if self.long_field not in placeholders(self.prompt):
@@ -91,11 +93,12 @@ def placeholders(text: str) -> tuple[str, ...]:
     Raises:
         ValueError: for an unnamed or malformed placeholder.
     """
-    names = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
-    for name in names:
-        if not name.isidentifier():
-            raise ValueError(f"{text!r} holds the placeholder {{{name}}}; use {{field}} with a field's name")
-    return tuple(names)
+    found = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(text) if name is not None]
+    for name, spec, conversion in found:
+        if not name.isidentifier() or spec or conversion:
+            shown = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+            raise ValueError(f"{text!r} holds the placeholder {{{shown}}}; use {{field}} with a field's name")
+    return tuple(name for name, _, _ in found)
 
 
 def render(text: str, row: Mapping[str, Any]) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import FAMILIES, WORDS, make_encoder
-from safetensors.torch import load_file
+from builders import FAMILIES, WORDS, make_encoder, write_tokenizer
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
@@ -158,6 +158,21 @@ def test_a_folder_that_does_not_load_is_one_line(tmp_path: Path) -> None:
     damaged = make_encoder(tmp_path / "damaged")
     (damaged / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:500])
     cases["damaged"] = "is damaged"
+    tokens = make_encoder(tmp_path / "tokens")
+    write_tokenizer(tokens, [*WORDS, "one", "zebra"])
+    cases["tokens"] = "tokens and the model .*; they do not belong together"
+    bare = make_encoder(tmp_path / "bare")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (bare / file).unlink()
+    cases["bare"] = "no tokenizer loads|holds no vocabulary|has no fast tokenizer"
+    layers = make_encoder(tmp_path / "layers")
+    weights = load_file(layers / "model.safetensors")
+    save_file({n: t for n, t in weights.items() if "layer.1." not in n}, layers / "model.safetensors", {"format": "pt"})
+    cases["layers"] = "lacks weights of the encoder: .*layer.1"
+    shape = make_encoder(tmp_path / "shape")
+    name = "roberta.encoder.layer.0.output.dense.weight"
+    save_file({**weights, name: weights[name][:, :5].contiguous()}, shape / "model.safetensors", {"format": "pt"})
+    cases["shape"] = "has the shape"
     scrambled = make_encoder(tmp_path / "scrambled")
     (scrambled / "tokenizer.json").write_text('{"version": 1}')
     cases["scrambled"] = "no tokenizer loads"
@@ -165,6 +180,9 @@ def test_a_folder_that_does_not_load_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(StudyError, match=f"model m: .*{said}") as error:
             check_model(ModelSource("m", str(tmp_path / name)), [])
         assert "\n" not in str(error.value)
+    with pytest.raises(StudyError, match="max_length 129 is above the 128 positions"):
+        check_model(ModelSource("m", str(folder)), [], 129)
+    check_model(ModelSource("m", str(folder)), [], 128)
     with pytest.raises(StudyError, match="does not exist"):
         load_tokenizer(ModelSource("m", str(tmp_path / "nowhere")))
 

@@ -118,7 +118,7 @@ def probe(target: str) -> None:
         raise StudyError(f"--address {target}: not of the form auto, local or HOST:PORT")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_TIMEOUT_S).close()
-    except OSError as error:
+    except (OSError, UnicodeError, OverflowError) as error:
         raise StudyError(f"--address {target}: nobody answers ({error}); is the cluster's head running there?") from None
 
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from pyarrow import parquet
 
+from xlmr_sweep.data.jsonl import text_problem
 from xlmr_sweep.declared import fingerprint
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.identity import data_identity, task_data_name
@@ -146,13 +147,13 @@ def _read_hub(study: Study, task: TaskSpec) -> tuple[dict[str, list[Row]], dict[
 def _jsonl(path: Path) -> Iterator[tuple[int, Row]]:
     """Yields line numbers and rows of a jsonl file."""
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
                 try:
                     row = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise StudyError(f"{path}: line {number}: not JSON ({error})") from None
                 if not isinstance(row, dict):
                     raise StudyError(f"{path}: line {number}: not a JSON object")
@@ -171,6 +172,10 @@ def _checked(task: TaskSpec, rows: Iterable[Row] | Iterable[tuple[int, Row]], wh
         missing = [field for field in (*task.fields, "label") if row.get(field) is None]
         if missing:
             raise StudyError(f"{where}: line {number}: lacks the field {missing[0]!r} of task {task.name}")
+        for field in task.fields:
+            problem = text_problem(row[field])
+            if problem:
+                raise StudyError(f"{where}: line {number}: the field {field!r} of task {task.name} {problem}")
         try:
             label = task.parse_label(row["label"])
         except ValueError as error:

@@ -55,6 +55,17 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, str]]:
         raise StudyError(f"{path}: is empty; give a file with one JSON object a line")
 
 
+def text_problem(value: Any) -> str:
+    """Says why a field's value is no text; empty if it is. Numbers and booleans are taken as their text."""
+    if not isinstance(value, str | int | float):
+        return f"is {type(value).__name__}, not text"
+    try:
+        str(value).encode()
+    except UnicodeEncodeError as error:
+        return f"holds half a character (a lone surrogate at {error.start})"
+    return ""
+
+
 def count_lines(path: Path) -> int:
     """Returns the number of lines without looking into them (a gigabyte a second from a warm disk).
 
@@ -80,7 +91,7 @@ def _pair(path: Path, number: int, line: bytes) -> tuple[str, str]:
     where = f"{path}: line {number}"
     try:
         row: Any = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StudyError(f"{where}: not JSON: {error}") from None
     if not isinstance(row, dict):
         raise StudyError(f"{where}: not a JSON object with {' and '.join(FIELDS)}")
@@ -89,4 +100,6 @@ def _pair(path: Path, number: int, line: bytes) -> tuple[str, str]:
             raise StudyError(f"{where}: lacks the field {field!r}")
         if not isinstance(row[field], str):
             raise StudyError(f"{where}: field {field!r} is {type(row[field]).__name__}, not text")
+        if problem := text_problem(row[field]):
+            raise StudyError(f"{where}: field {field!r} {problem}")
     return row["inputs"], row["targets"]

@@ -25,7 +25,7 @@ from pyarrow import parquet
 
 from xlmr_sweep.data.jsonl import count_lines, jsonl_files, read_jsonl
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.identity import mixture_identity, mixture_name
+from xlmr_sweep.identity import mixture_identity, mixture_name, tokenizer_identity
 from xlmr_sweep.progress import Step
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import InstructionSpec, ModelSpec, Study
@@ -100,7 +100,7 @@ def prepare_mixture(study: Study, storage: Storage, step: Step | None = None) ->
         "identity": mixture_identity(study),
         "counts": counts,
         "excluded": source.excluded,
-        "tokenizer": {"model": counted_by.name, "name": str(getattr(tokenizer, "name_or_path", "")), "size": len(tokenizer)},
+        "tokenizer": {"model": counted_by.name, "identity": tokenizer_identity(study, counted_by), "size": len(tokenizer)},
         "resolved": source.resolved,
         "versions": _versions(),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -211,11 +211,24 @@ class _Source:
     def _hub(self) -> Iterator[Row]:
         files, self.resolved = hub_files(self._spec)
         names = self._kept_names({name: name for name in files})
-        for row in stream_json([files[name] for name in names]):
+        for row in self._streamed([files[name] for name in names]):
             inputs, targets = row.get("inputs"), row.get("targets")
             if not isinstance(inputs, str) or not isinstance(targets, str):
                 raise StudyError(f"instructions: a row of {self._spec.hub} lacks text in inputs or targets; check files")
             yield inputs, targets
+
+    def _streamed(self, urls: Sequence[str]) -> Iterator[dict[str, Any]]:
+        number = 0
+        try:
+            for row in stream_json(urls):
+                number += 1
+                yield row
+        except StudyError:
+            raise
+        except Exception as error:  # The readers' errors have no common class.
+            problem = " ".join(str(error).split())[:200]
+            text = f"instructions.hub: {self._spec.hub}: after {number} rows: {type(error).__name__}: {problem}; start again"
+            raise StudyError(text) from None
 
 
 def hub_files(spec: InstructionSpec) -> tuple[dict[str, str], dict[str, Any]]:

@@ -7,6 +7,7 @@ tell, which is also the one that says what is wrong.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ HEADS = {
 }
 """How the names of the masked-LM head's weights begin, by model type."""
 
+PADDED_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert")
+"""Kinds of model whose position ids start behind the padding token's id."""
+
 NEEDED = ("cls_token", "sep_token", "mask_token", "pad_token")
 
 
@@ -44,13 +48,14 @@ class _Plain:
         return {"input_ids": [found.ids for found in self._tokenizer.encode_batch(list(text), add_special_tokens=False)]}
 
 
-def serves(source: ModelSource, tasks: Iterable[TaskSpec]) -> bool:
-    """Returns whether a folder's configuration, tokenizer and weights surely serve the tasks' prompts."""
+def serves(source: ModelSource, tasks: Iterable[TaskSpec], max_length: int = 0) -> bool:
+    """Returns whether a folder's configuration, tokenizer and weights surely serve prompts of up to `max_length` tokens."""
     folder = Path(source.location)
     if not folder.is_dir():
         return False
     try:
-        return _has_shape_and_head(folder) and _has_words(folder, tasks)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return _has_shape_and_head(folder, config, max_length) and _has_words(folder, config, tasks)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError, StudyError):
         return False
     except Exception as error:
@@ -60,23 +65,45 @@ def serves(source: ModelSource, tasks: Iterable[TaskSpec]) -> bool:
         raise
 
 
-def _has_shape_and_head(folder: Path) -> bool:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+def _has_shape_and_head(folder: Path, config: Mapping[str, Any], max_length: int) -> bool:
     shape = Architecture.from_config(config)
-    heads = HEADS.get(config.get("model_type"))
+    heads = HEADS.get(str(config.get("model_type")))
     files = sorted(folder.glob("*.safetensors"))
     if shape is None or heads is None or not files or shape.hidden % int(config["num_attention_heads"]):
         return False
-    names: list[str] = []
+    if max_length > usable_length(config):
+        return False
+    shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
         with safe_open(path, framework="np") as file:
-            names += file.keys()
-    return any(name.startswith(heads) for name in names)
+            shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping.
+    return any(name.startswith(heads) for name in shapes) and _is_whole(shapes, config)
 
 
-def _has_words(folder: Path, tasks: Iterable[TaskSpec]) -> bool:
+def _is_whole(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> bool:
+    """Tells whether the stack has all its layers, alike, and the embeddings the vocabulary's size."""
+    layers: dict[int, dict[str, tuple[int, ...]]] = {}
+    for name, shape in shapes.items():
+        if found := re.search(r"\.layers?\.(\d+)\.(.*)", name):
+            layers.setdefault(int(found[1]), {})[found[2]] = shape
+    # ModernBERT's first layer has no norm of its own before attention.
+    kinds = [{name: shape for name, shape in layer.items() if name != "attn_norm.weight"} for layer in layers.values()]
+    wanted = (config["vocab_size"], config["hidden_size"])
+    embeddings = [shape for name, shape in shapes.items() if name.endswith(("word_embeddings.weight", "tok_embeddings.weight"))]
+    return len(layers) == config["num_hidden_layers"] and all(kind == kinds[0] for kind in kinds) and embeddings == [wanted]
+
+
+def usable_length(config: Mapping[str, Any]) -> int:
+    """Returns the tokens of the longest input of a model; RoBERTa's kin lose the positions up to the padding token's id."""
+    positions = int(config.get("max_position_embeddings") or 512)
+    return positions - (int(config["pad_token_id"]) + 1 if config.get("model_type") in PADDED_POSITIONS else 0)
+
+
+def _has_words(folder: Path, config: Mapping[str, Any], tasks: Iterable[TaskSpec]) -> bool:
     named = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    if not len(NEEDED) < tokenizer.get_vocab_size() <= config["vocab_size"]:
+        return False
     for name in NEEDED:
         token = _text(named.get(name))
         if token is None or tokenizer.token_to_id(token) is None:

@@ -6,8 +6,9 @@ In: a `ModelSource`. Out: a tokenizer, a masked-LM model in fp32. No remote code
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.identity import commit_file
+from xlmr_sweep.modeling.glance import usable_length
 from xlmr_sweep.modeling.source import ModelSource, base_source
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import ModelSpec, Study
@@ -54,6 +56,10 @@ def load_tokenizer(source: ModelSource) -> Any:
             raise StudyError(_cannot_load(source, "tokenizer", error)) from None
     if not tokenizer.is_fast:
         raise StudyError(f"model {source.name}: {source.location} has no fast tokenizer (tokenizer.json)")
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise StudyError(
+            f"model {source.name}: {source.location} holds no vocabulary; copy its tokenizer.json beside the weights"
+        )
     for token in ("cls_token", "sep_token", "mask_token", "pad_token"):
         if getattr(tokenizer, token) is None:
             raise StudyError(f"model {source.name}: the tokenizer of {source.location} has no {token}")
@@ -96,15 +102,20 @@ def load_masked_lm(source: ModelSource) -> Any:
     return model.eval()
 
 
-def check_model(source: ModelSource, tasks: Iterable[TaskSpec]) -> bool:
+def check_model(source: ModelSource, tasks: Iterable[TaskSpec], max_length: int = 0) -> bool:
     """Checks, without reading the weights of a folder, that a model can serve a study.
+
+    Args:
+        source: the model.
+        tasks: those whose label words it must be able to say.
+        max_length: tokens of the longest input that it will see.
 
     Returns:
         Whether a masked-LM head will be made new.
 
     Raises:
-        StudyError: if its tokenizer or configuration does not load, a label word is not one token, or the folder's weights
-            hold no masked-LM head and none may be made.
+        StudyError: if its tokenizer or configuration does not load or does not fit the weights, a label word is not one token,
+            an input can be too long, or the folder's weights hold no masked-LM head and none may be made.
     """
     tokenizer = load_tokenizer(source)
     for task in tasks:
@@ -118,7 +129,16 @@ def check_model(source: ModelSource, tasks: Iterable[TaskSpec]) -> bool:
                 model = AutoModelForMaskedLM.from_config(load_config(source))
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise StudyError(_cannot_load(source, "masked-LM model", error)) from None
-    keys = _weight_names(source)
+    usable = usable_length(model.config.to_dict())
+    if max_length > usable:
+        raise StudyError(f"model {source.name}: max_length {max_length} is above the {usable} positions of {source.location}")
+    if len(tokenizer) > model.config.vocab_size:
+        raise StudyError(
+            f"model {source.name}: the tokenizer of {source.location} has {len(tokenizer)} tokens and the model "
+            f"{model.config.vocab_size}; they do not belong together"
+        )
+    keys = _weight_shapes(source)
+    _check_shapes(source, model, keys or {})
     heads = tuple(f"{name}." for name, _ in model.named_children() if name != model.base_model_prefix)
     has_head = keys is None or any(key.startswith(heads) for key in keys)
     if not has_head and not source.new_head:
@@ -126,28 +146,53 @@ def check_model(source: ModelSource, tasks: Iterable[TaskSpec]) -> bool:
     return not has_head
 
 
-def _weight_names(source: ModelSource) -> list[str] | None:
-    """Returns the names of a folder's weights without reading them; None for a hub id."""
+def check_same_kind(tuned: ModelSource, base: ModelSource) -> None:
+    """Checks that weights which were instruction-tuned elsewhere are of their base model: trials of both share tokens and shapes.
+
+    Raises:
+        StudyError: naming what differs.
+    """
+    ours, theirs = load_config(base), load_config(tuned)
+    for field in ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"):
+        if getattr(ours, field, None) != getattr(theirs, field, None):
+            raise StudyError(
+                f"model {tuned.name}: instructed_folder: {field} is {getattr(theirs, field, None)} there and "
+                f"{getattr(ours, field, None)} in the base model; give weights that were tuned from it"
+            )
+    if load_tokenizer(base).get_vocab() != load_tokenizer(tuned).get_vocab():
+        raise StudyError(f"model {tuned.name}: instructed_folder: its tokenizer is not the base model's")
+
+
+def _weight_shapes(source: ModelSource) -> dict[str, tuple[int, ...]] | None:
+    """Returns names and shapes of a folder's weights without reading them; None for a hub id."""
     folder = Path(source.location)
     if not folder.is_dir():
         return None
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not files:
         raise StudyError(f"model {source.name}: {folder} holds no weights (*.safetensors or pytorch_model*.bin)")
-    names: list[str] = []
+    shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
         try:
-            names += _names_in(path)
+            shapes |= _shapes_in(path)
         except (SafetensorError, OSError, RuntimeError, UnpicklingError, EOFError) as error:
             problem = " ".join(str(error).split())[:200]
             raise StudyError(f"model {source.name}: {path} is damaged: {problem}; copy the weights again") from None
-    return names
+    for index in folder.glob("*.index.json"):
+        try:
+            listed = set(json.loads(index.read_text())["weight_map"].values())
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise StudyError(f"model {source.name}: {index} is damaged: {error}; copy the weights again") from None
+        missing = sorted(name for name in listed if not (folder / name).is_file())
+        if missing and index.name.startswith(files[0].name.split("-")[0].split(".")[0]):
+            raise StudyError(f"model {source.name}: {folder} lacks {', '.join(missing[:3])}, which {index.name} names")
+    return shapes
 
 
-def _names_in(path: Path) -> list[str]:
+def _shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
     if path.suffix == ".safetensors":
         with safe_open(path, framework="pt") as file:
-            return list(file.keys())
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping.
     try:
         weights = torch.load(path, map_location="meta", weights_only=True, mmap=True)
     except RuntimeError as error:
@@ -155,7 +200,28 @@ def _names_in(path: Path) -> list[str]:
         if "mmap" not in str(error):
             raise
         weights = torch.load(path, map_location="meta", weights_only=True)
-    return list(weights)
+    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
+
+
+def _check_shapes(source: ModelSource, model: Any, found: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuses weights of another shape than the configuration's, and a stack that lacks layers.
+
+    Names that are spelt in another way (old checkpoints) are left to transformers, which knows how to read them.
+    """
+    prefix = f"{model.base_model_prefix}."
+    for name, parameter in model.named_parameters():
+        shape = found.get(name, found.get(name.removeprefix(prefix)))
+        if shape is not None and shape != tuple(parameter.shape):
+            raise StudyError(
+                f"model {source.name}: {name} has the shape {list(shape)} in {source.location} and "
+                f"{list(parameter.shape)} by its config.json; they do not belong together"
+            )
+    known = {name.removeprefix(prefix) for name in found}
+    wanted = {name.removeprefix(prefix) for name, _ in model.named_parameters() if name.startswith(prefix)}
+    if known and known <= {name.removeprefix(prefix) for name, _ in model.state_dict().items()} and wanted - known:
+        raise StudyError(
+            f"model {source.name}: {source.location} lacks weights of the encoder: {', '.join(sorted(wanted - known)[:3])}"
+        )
 
 
 def _check_missing(source: ModelSource, model: Any, missing: Iterable[str]) -> None:
