@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,24 @@ def test_a_warm_process_gives_the_same_bits_as_a_cold_one(study_file: Callable[.
         assert one.predictions == two.predictions == three.predictions
         assert one.columns["score"] == two.columns["score"] == three.columns["score"]
         assert one.columns["train_loss"] == two.columns["train_loss"] == three.columns["train_loss"]
+
+
+def test_weights_with_a_configuration_of_their_own_keep_it_in_a_warm_process(
+    study_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    tuned = make_encoder(tmp_path / "tuned", seed=1)
+    config = json.loads((tuned / "config.json").read_text())
+    (tuned / "config.json").write_text(json.dumps({**config, "hidden_dropout_prob": 0.7}))
+    base = make_encoder(tmp_path / "base")
+    models = [{"name": "m", "folder": str(base), "instructed_folder": str(tuned)}]
+    study = load_study(str(study_file(models=models, finetune=settings())))
+    storage = Storage(tmp_path / "runs")
+    cold = finetune(pick(study, "instructed"), prepared(study, storage))
+    bench = prepared(study, storage)
+    finetune(pick(study, "prompted"), bench)
+    warm = finetune(pick(study, "instructed"), bench)
+    assert warm.columns["train_loss"] == cold.columns["train_loss"]
+    assert warm.predictions == cold.predictions
 
 
 def test_training_learns_its_examples(study_file: Callable[..., Path], tmp_path: Path) -> None:

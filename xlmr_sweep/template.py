@@ -130,18 +130,12 @@ class ChatTemplate:
         text = self._plain(str(row[task.long_field]))
         (ids,) = self._ids([render(task.prompt, row)])
         while len(ids) > room:
-            encoded = self.tokenizer([text], add_special_tokens=False, return_offsets_mapping=True)
-            ends = [end for _, end in encoded["offset_mapping"][0]]
-            keep = len(ends) - (len(ids) - room)
-            # The tokens of one character all end where it ends, so fewer tokens may still be the whole text.
-            while keep > 0 and ends[keep - 1] >= len(text):
-                keep -= 1
             if not text:
                 raise StudyError(
                     f"task {task.name}: a prompt needs more than max_length {self.max_length} tokens even without its "
                     f"field {task.long_field!r}; raise finetune.max_length or shorten the prompt"
                 )
-            text = text[: ends[keep - 1]] if keep > 0 else ""
+            text = without_last_tokens(self.tokenizer, text, len(ids) - room)
             (ids,) = self._ids([render(task.prompt, {**row, task.long_field: text})])
         return ids
 
@@ -150,6 +144,17 @@ class ChatTemplate:
         spaced = [" " + self._plain(text) for text in texts]
         encoded = self.tokenizer(spaced, add_special_tokens=False, return_attention_mask=False, verbose=False)
         return [list(ids) for ids in encoded["input_ids"]]
+
+
+def without_last_tokens(tokenizer: Tokenizer, text: str, number: int) -> str:
+    """Returns a text without its last tokens, at least so many; always shorter, as long as there is text."""
+    encoded = tokenizer([text], add_special_tokens=False, return_offsets_mapping=True)
+    ends = [end for _, end in encoded["offset_mapping"][0]]
+    keep = len(ends) - number
+    # The tokens of one character all end where it ends, so fewer tokens may still be the whole text.
+    while keep > 0 and ends[keep - 1] >= len(text):
+        keep -= 1
+    return text[: ends[keep - 1]] if keep > 0 else ""
 
 
 def label_token_ids(tokenizer: Tokenizer, task: TaskSpec) -> list[int]:

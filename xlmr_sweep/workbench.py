@@ -7,6 +7,7 @@ the starting weights, so that a warm trial equals a cold one to the last bit.
 from __future__ import annotations
 
 import copy
+import json
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -29,6 +30,9 @@ from xlmr_sweep.records import current_resolution
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study
 from xlmr_sweep.template import label_token_ids
+
+NO_SHAPE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+"""Entries of a configuration that say nothing about the module."""
 
 KEEP_BYTES = 4 * 2**30
 """A process keeps at most this much of each kind beyond what its trial needs."""
@@ -150,7 +154,10 @@ class Workbench:
             head_generator: draws the classification head of `baseline`.
         """
         inputs = self.inputs(trial)
-        key = (trial.model, trial.task, trial.paradigm != "baseline")
+        # Weights that were instruction-tuned elsewhere may come with a configuration (dropout) of their own.
+        config = load_config(self.source(trial)).to_dict()
+        shape = json.dumps({name: value for name, value in config.items() if name not in NO_SHAPE}, default=str)
+        key = (trial.model, trial.task, trial.paradigm != "baseline", shape)
 
         def size(module: TrialModel) -> int:
             return sum(p.nbytes for p in module.parameters())

@@ -45,6 +45,8 @@ def test_every_trial_has_a_record_predictions_and_a_log(finished: tuple[Path, Pa
         record = json.loads((storage / "records" / f"{trial_id}.json").read_text())
         assert record["score"] == score
         assert record["spec"]["finetune"]["steps"] == 4
+        assert record["spec"]["task_spec"]["name"] == record["task"]
+        assert record["spec"]["template_version"] == 2
         assert record["resolved"]["data"]
         predictions = pd.read_parquet(storage / "predictions" / f"{trial_id}.parquet")
         assert {"example_id", "label", "prediction", "score_0", "score_1"} <= set(predictions.columns)

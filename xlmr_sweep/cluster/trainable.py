@@ -31,6 +31,7 @@ from xlmr_sweep.plan import Trial
 from xlmr_sweep.records import COLUMNS, write_failure, write_record
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study
+from xlmr_sweep.template import TEMPLATE_VERSION
 
 log = logging.getLogger("xlmr_sweep.trial")
 
@@ -120,9 +121,11 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
             sink = pa.BufferOutputStream()
             parquet.write_table(pa.table(outcome.predictions), sink)
             self._home.write(f"predictions/{trial.trial_id}.parquet", sink.getvalue().to_pybytes())
-        spec = self._study.model_dump(mode="json", include={"finetune", "instruct", "data"})
-        model = self._study.model(trial.model).model_dump(mode="json")
-        record = {**row, "spec": {**trial.as_dict(), "model_spec": model, **spec}, "resolved": self._bench.resolved(trial)}
+        spec = self._study.model_dump(mode="json", include={"finetune", "instruct", "data", "instructions"})
+        spec["model_spec"] = self._study.model(trial.model).model_dump(mode="json")
+        spec["task_spec"] = self._study.task(trial.task).model_dump(mode="json")
+        spec["template_version"] = TEMPLATE_VERSION
+        record = {**row, "spec": {**trial.as_dict(), **spec}, "resolved": self._bench.resolved(trial)}
         write_record(self._home, record)
         log.info("score %.4f in %.1f s", row["score"], row["total_time_s"])
         return row

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from xlmr_sweep.data.examples import Row
-from xlmr_sweep.tasks import TaskSpec, render
-from xlmr_sweep.template import ChatTemplate
+from xlmr_sweep.tasks import TaskSpec, placeholders, render
+from xlmr_sweep.template import ChatTemplate, PlainText, without_last_tokens
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,9 @@ def encode_task(tokenizer: Any, task: TaskSpec, rows: Sequence[Row], max_length:
             Encoded(torch.tensor(chat.input_ids), row["label"], chat.target[0], None, row["example_id"])
             for chat, row in zip(chats, rows, strict=True)
         ]
-    texts = [[render(text, row) for row in rows] for text in task.baseline]
-    # The tokenizer shortens the longer text of a pair, which is the passage.
+    plain = PlainText(tokenizer)
+    fields = [{**row, **{field: plain(str(row[field])) for field in task.fields}} for row in rows]
+    texts = _bare_texts(tokenizer, task, fields, max_length)
     encoded = tokenizer(*texts, truncation="longest_first", max_length=max_length)
     types = encoded.get("token_type_ids")
     return [
@@ -89,6 +90,23 @@ def encode_task(tokenizer: Any, task: TaskSpec, rows: Sequence[Row], max_length:
         )
         for i, row in enumerate(rows)
     ]
+
+
+def _bare_texts(tokenizer: Any, task: TaskSpec, rows: list[Row], max_length: int) -> list[list[str]]:
+    """Returns the bare texts of rows, the long field cut where they are too long together, and only it."""
+
+    def rendered(some: Sequence[Row]) -> list[list[str]]:
+        return [[render(text, row) for row in some] for text in task.baseline]
+
+    if not any(task.long_field in placeholders(text) for text in task.baseline):
+        return rendered(rows)
+    lengths = [len(ids) for ids in tokenizer(*rendered(rows), verbose=False)["input_ids"]]
+    for i, length in enumerate(lengths):
+        while length > max_length and rows[i][task.long_field]:
+            shorter = without_last_tokens(tokenizer, rows[i][task.long_field], length - max_length)
+            rows[i] = {**rows[i], task.long_field: shorter}
+            length = len(tokenizer(*rendered([rows[i]]), verbose=False)["input_ids"][0])
+    return rendered(rows)
 
 
 def collate(examples: Sequence[Encoded], pad_id: int) -> Batch:
