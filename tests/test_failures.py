@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
@@ -13,7 +14,7 @@ from xlmr_sweep import provenance
 from xlmr_sweep.cluster import nodes
 from xlmr_sweep.cluster.causes import Cause, TrialFailedError, cause_of
 from xlmr_sweep.cluster.controller import _with_killed_actors
-from xlmr_sweep.cluster.failures import attempt_line, failure_of, failure_of_attempt, oom_kills_at_start
+from xlmr_sweep.cluster.failures import attempt_line, failure_of, failure_of_attempt
 from xlmr_sweep.cluster.nodes import NodeWatch, oom_kills
 from xlmr_sweep.cluster.resources import Node
 from xlmr_sweep.cluster.trial_log import log_name, next_attempt, trial_log
@@ -33,50 +34,56 @@ def storage(tmp_path: Path) -> Storage:
 
 def log_attempt(storage: Storage, attempt: int, then: str = "", kills: int = 0) -> None:
     with trial_log(storage, TRIAL):
-        logging.getLogger("xlmr_sweep.trial").info(attempt_line(attempt, TRIAL, kills))
+        logging.getLogger("xlmr_sweep.trial").info(attempt_line(attempt, TRIAL, kills, f"run-{attempt}"))
         if then:
             os.write(2, then.encode())
+
+
+def failure(attempt: int, storage: Storage, error: Exception | None = DEAD) -> dict[str, Any]:
+    return failure_of_attempt(error, storage, TRIAL, f"run-{attempt}")
 
 
 def test_the_trials_own_word_comes_first(storage: Storage) -> None:
     row = {"error_class": "DivergedError", "message": "the loss is nan", "host": "far"}
     error = RayTaskError("step", "Traceback ...", TrialFailedError(row))
-    assert failure_of_attempt(error.as_instanceof_cause(), storage, TRIAL) == row
+    assert failure(1, storage, error.as_instanceof_cause()) == row
 
 
 def test_a_process_that_ended_itself_left_its_failure(storage: Storage) -> None:
     log_attempt(storage, 1)
-    write_failure(storage, TRIAL, {"error_class": "TrialStalledError", "message": "", "host": "far", "attempt": 1})
-    assert failure_of_attempt(DEAD, storage, TRIAL)["error_class"] == "TrialStalledError"
+    left = {"error_class": "TrialStalledError", "message": "", "host": "far", "attempt": 1, "token": "run-1"}
+    write_failure(storage, TRIAL, left)
+    assert failure(1, storage)["error_class"] == "TrialStalledError"
+    assert failure(2, storage)["error_class"] == "WorkerDiedError", "an older failure is not this one's"
     log_attempt(storage, 2)
-    assert failure_of_attempt(DEAD, storage, TRIAL)["error_class"] == "WorkerDiedError", "an older failure is not this one's"
-    assert failure_of_attempt(DEAD, storage, TRIAL)["attempt"] == 2
+    assert failure(2, storage)["attempt"] == 2
     log = storage.read(log_name(TRIAL)).decode().replace(f" on {provenance.host()},", " on far-away,")
     storage.write(log_name(TRIAL), log.encode())
-    assert failure_of_attempt(DEAD, storage, TRIAL)["host"] == "far-away"
+    assert failure(2, storage)["host"] == "far-away"
 
 
 def test_the_runtimes_last_words_tell_of_a_hang(storage: Storage) -> None:
     log_attempt(storage, 1, f"{NATIVE_MARK}0:00:30)!\nThread 0x1 (most recent call first):\n")
-    assert failure_of_attempt(DEAD, storage, TRIAL)["error_class"] == "TrialStalledError"
+    assert failure(1, storage)["error_class"] == "TrialStalledError"
+    assert failure(2, storage)["error_class"] == "WorkerDiedError", "died before it said a word"
     log_attempt(storage, 2)
-    assert failure_of_attempt(DEAD, storage, TRIAL)["error_class"] == "WorkerDiedError"
+    assert failure(2, storage)["error_class"] == "WorkerDiedError"
 
 
 def test_rays_memory_monitor_and_preemption_are_known(storage: Storage) -> None:
     killed = OutOfMemoryError("1 worker(s) were killed due to the node running low on memory. ...\nOOM kill reason: ...")
     as_tune_sees_it = RayActorError(error_msg=f"OutOfMemoryError: {killed}")
-    assert cause_of(failure_of_attempt(killed, storage, TRIAL)) is Cause.OUT_OF_MEMORY
-    assert failure_of_attempt(as_tune_sees_it, storage, TRIAL)["error_class"] == "OutOfMemoryError"
-    assert failure_of_attempt(RayActorError(error_msg="node", preempted=True), storage, TRIAL)["error_class"] == "PreemptedError"
-    assert cause_of(failure_of_attempt(None, storage, TRIAL)) is Cause.LOST
+    assert cause_of(failure(1, storage, killed)) is Cause.OUT_OF_MEMORY
+    assert failure(1, storage, as_tune_sees_it)["error_class"] == "OutOfMemoryError"
+    assert failure(1, storage, RayActorError(error_msg="node", preempted=True))["error_class"] == "PreemptedError"
+    assert cause_of(failure(1, storage, None)) is Cause.LOST
 
 
 def test_the_kernels_count_is_in_the_log(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert oom_kills_at_start(storage, TRIAL) is None
+    assert "oom_kills" not in failure(1, storage)
     log_attempt(storage, 1, kills=3)
     log_attempt(storage, 2, kills=5)
-    assert oom_kills_at_start(storage, TRIAL) == 5
+    assert [failure(attempt, storage)["oom_kills"] for attempt in (1, 2)] == [3, 5]
     machine, container = tmp_path / "vmstat", tmp_path / "memory.events"
     machine.write_text("pgfault 12\noom_kill 4\n")
     container.write_text("max 3\noom 1\noom_kill 1\noom_group_kill 9\n")
@@ -89,7 +96,7 @@ def test_a_log_holds_messages_warnings_and_all_output_of_every_attempt(tmp_path:
     storage = Storage(tmp_path if location == "local" else f"local://{tmp_path}")
     for attempt in (1, 2):
         with trial_log(storage, TRIAL):
-            logging.getLogger("xlmr_sweep.trial").info(attempt_line(attempt, TRIAL, 0))
+            logging.getLogger("xlmr_sweep.trial").info(attempt_line(attempt, TRIAL, 0, "run"))
             logging.getLogger("py.warnings").warning("something odd")
             os.system("echo from a child")
             os.write(2, b"native\n")

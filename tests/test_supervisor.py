@@ -34,6 +34,7 @@ class TuneStub:
         self.last_result: dict[str, Any] = {}
         self.error: Exception | None = None
         self.status = "PENDING"
+        self.config = {"token": f"run-{attempt.tune_id}"}
 
 
 class ControllerStub:
@@ -192,13 +193,13 @@ def test_a_failure_that_cannot_be_written_is_written_later(tmp_path: Path, monke
 def test_a_death_that_the_kernel_counted_is_want_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path, monkeypatch, {"quarter": 0.25})
     trial = run.start()
-    log = "2026-11-22 14:00:00,000 INFO xlmr_sweep.trial attempt 1: quarter/... on far, process 7, oom_kill 4\n"
-    run.storage.write(f"logs/{trial.attempt.trial.trial_id}.log", log.encode())
+    log = "2026-11-22 14:00:00,000 INFO xlmr_sweep.trial attempt 1: quarter/... on far, process 7, oom_kill 4 ({})\n"
+    run.storage.write(f"logs/{trial.attempt.trial.trial_id}.log", log.format(trial.config["token"]).encode())
     run.oom_kills = 4
     run.end(trial, DEAD)
     assert "WorkerDiedError on far" in run.said
     second = run.start()
-    run.storage.write(f"logs/{second.attempt.trial.trial_id}.log", log.encode())
+    run.storage.write(f"logs/{second.attempt.trial.trial_id}.log", log.format(second.config["token"]).encode())
     run.oom_kills = 5
     run.end(second, DEAD)
     assert "MemoryError on far: killed by the node's kernel for want of memory" in run.said

@@ -23,15 +23,21 @@ from xlmr_sweep.plan import Trial
 from xlmr_sweep.storage import Storage
 
 
-def attempt_line(attempt: int, trial: Trial, kills: int) -> str:
+def attempt_line(attempt: int, trial: Trial, kills: int, token: str) -> str:
     """Returns what a trial's log says at each start."""
-    return f"{ATTEMPT} {attempt}: {trial.cell} on {provenance.host()}, process {os.getpid()}, oom_kill {kills}"
+    return f"{ATTEMPT} {attempt}: {trial.cell} on {provenance.host()}, process {os.getpid()}, oom_kill {kills} ({token})"
 
 
-def oom_kills_at_start(storage: Storage, trial: Trial) -> int | None:
-    """Returns what the node's kernel had counted when the trial's last attempt began; None where the log does not say."""
-    counts = re.findall(rf" {ATTEMPT} \d+: .*, oom_kill (\d+)$", read_log(storage, trial), re.MULTILINE)
-    return int(counts[-1]) if counts else None
+def log_of_attempt(storage: Storage, trial: Trial, token: str) -> str:
+    """Returns a trial's log from the start of one attempt; empty where its process died before it could say a word."""
+    before, found, after = read_log(storage, trial).partition(f" ({token})\n")
+    return before.rpartition("\n")[2] + "\n" + after if found else ""
+
+
+def oom_kills_at_start(log: str) -> int | None:
+    """Returns what the node's kernel had counted when an attempt began, from its log; None where that does not say."""
+    told = re.search(r", oom_kill (\d+)$", log.partition("\n")[0])
+    return int(told[1]) if told else None
 
 
 def failure_of(error: BaseException, attempt: int = 0) -> dict[str, Any]:
@@ -56,27 +62,34 @@ def row_of_death(error: BaseException, attempt: int = 0) -> dict[str, Any]:
     return {**failure_of(error, attempt), "error_class": name, "message": text, "traceback": ""}
 
 
-def failure_of_attempt(error: BaseException | None, storage: Storage, trial: Trial) -> dict[str, Any]:
+def failure_of_attempt(error: BaseException | None, storage: Storage, trial: Trial, token: str) -> dict[str, Any]:
     """Returns the driver's word on an attempt that ended with an error.
 
     What the trial's own process said comes first: with its error, or, where it ended itself, in its failure or its log.
+
+    Args:
+        error: Tune's.
+        storage: the study's folder.
+        trial: the trial.
+        token: names this attempt among all of all runs.
     """
     if isinstance(error, RayTaskError):
         cause = error.as_instanceof_cause()
         inner = getattr(cause, "cause", cause)
         if isinstance(inner, TrialFailedError):
             return dict(inner.row)
-    attempt = next_attempt(storage, trial) - 1
     left = failure_kept(storage, trial)
-    if attempt > 0 and left.get("attempt") == attempt:
+    if left.get("token") == token:
         return left
-    last = read_log(storage, trial).rpartition(f" {ATTEMPT} ")[2]
+    attempt = next_attempt(storage, trial) - 1
+    log = log_of_attempt(storage, trial, token)
     if not isinstance(error, RayActorError):
         row = failure_of(error or WorkerDiedError("Tune gave no reason"), attempt)
-    elif NATIVE_MARK in last:
+    elif NATIVE_MARK in log:
         row = failure_of(TrialStalledError("the interpreter was stuck in native code; the stacks are in the log"), attempt)
     else:
         row = row_of_death(error, attempt)
     # Written by the driver, but of the process that is gone.
-    told = re.match(r"\d+: .* on (\S+), process \d+", last)
-    return row | ({"host": told[1]} if told else {})
+    told = re.search(r" on (\S+), process \d+", log.partition("\n")[0])
+    kills = oom_kills_at_start(log)
+    return row | {"token": token} | ({"host": told[1]} if told else {}) | ({} if kills is None else {"oom_kills": kills})

@@ -6,6 +6,7 @@ Here nothing is ever queued inside Tune or Ray: what is handed out has room, on 
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +55,7 @@ class TuneQueue(BasicVariantGenerator):  # type: ignore[misc]
     def __init__(self, admission: Admission, look: Callable[[], None] = lambda: None) -> None:
         super().__init__()
         self._admission, self._look = admission, look
+        self._run = uuid.uuid4().hex[:8]
         self._total = admission.num_waiting
 
     @property
@@ -91,7 +93,7 @@ class TuneQueue(BasicVariantGenerator):  # type: ignore[misc]
         width = attempt.width
         return AttemptTrial(
             trainable_name=spec["run"],
-            config={"trial": attempt.trial.as_dict(), "width": width.as_dict()},
+            config={"trial": attempt.trial.as_dict(), "width": width.as_dict(), "token": f"{self._run}-{attempt.tune_id}"},
             # Tune's own id of the trial is ours, so that its folder and our records name the same thing.
             trial_id=attempt.tune_id,
             storage=spec["storage"],

@@ -17,7 +17,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from xlmr_sweep.cluster.admission import Admission, Attempt
 from xlmr_sweep.cluster.causes import WorkerDiedError, cause_of
 from xlmr_sweep.cluster.controller import Controller
-from xlmr_sweep.cluster.failures import failure_of_attempt, oom_kills_at_start
+from xlmr_sweep.cluster.failures import failure_of_attempt
 from xlmr_sweep.cluster.metrics import TrialMetrics
 from xlmr_sweep.cluster.nodes import NodeWatch, oom_kills_on
 from xlmr_sweep.cluster.policy import Quarantine, RetryByCause, Stop, Widen, in_words, share_in_words
@@ -135,10 +135,10 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
             self._finished(attempt, row, ran=ran)
             return
         error = getattr(trial, "error", None)
-        failure = failure_of_attempt(error, self._storage, attempt.trial)
+        failure = failure_of_attempt(error, self._storage, attempt.trial, trial.config["token"])
         failure |= {} if failure.get("node_id") else {"node_id": attempt.grant.node_ids[0] if attempt.grant.node_ids else ""}
         if failure["error_class"] == WorkerDiedError.__name__:
-            self._ask_kernel(attempt, failure)
+            self._ask_kernel(failure)
         self._metrics.ended(attempt.trial, cause_of(failure), ran=ran)
         self._failed(attempt, failure, error)
 
@@ -240,10 +240,9 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
             return record
         return None
 
-    def _ask_kernel(self, attempt: Attempt, failure: dict[str, Any]) -> None:
+    def _ask_kernel(self, failure: dict[str, Any]) -> None:
         """Makes a death the want of memory that it was, if the node's kernel counts one more since the attempt began."""
-        before = failure.get("oom_kills", oom_kills_at_start(self._storage, attempt.trial))
-        node_id = failure["node_id"]
+        before, node_id = failure.get("oom_kills"), failure["node_id"]
         if before is None or node_id not in {node.node_id for node in self._nodes.nodes}:
             return
         now = oom_kills_on(node_id)

@@ -56,6 +56,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Takes the next trial in the same process."""
         self._cell, self._width = Trial(**new_config["trial"]), Width(**new_config["width"])
+        self._token = new_config["token"]
         return True
 
     def step(self) -> dict[str, Any]:
@@ -71,7 +72,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
             return {**{column: kept[column] for column in COLUMNS if column in kept}, "done": True}
         self._attempt = next_attempt(storage, trial)
         with titled(trial, 0, self._width.num_bundles), trial_log(storage, trial):
-            log.info(attempt_line(self._attempt, trial, oom_kills()))
+            log.info(attempt_line(self._attempt, trial, oom_kills(), self._token))
             started = provenance.now()
             try:
                 return {**self._run(trial, started), "done": True}
@@ -84,7 +85,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         raise TrialFailedError(failure)
 
     def _write_failure(self, failure: dict[str, Any]) -> None:
-        failure |= {"attempt": self._attempt, "time": provenance.now()}
+        failure |= {"attempt": self._attempt, "token": self._token, "time": provenance.now()}
         # The driver, which gets it too, writes it again where this storage cannot be written.
         with suppress(OSError, StudyError):
             write_failure(self._home.patient(0), self._cell, failure)
