@@ -46,12 +46,14 @@ class FaultyBench:
         self._note("ran.txt", f"{trial.trial_id}|{os.getpid()}|{self._seat.rank}|{self._seat.size}|{title}|{began}")
         print(f"printed by {trial.trial_id}", flush=True)
         os.write(2, b"native words\n")
+        if on_step is not None:
+            on_step(1)
         self._go_wrong(self._work.kinds.get(trial.model, ""), trial)
         end = began + self._work.seconds
         while time.time() < end:
             time.sleep(min(0.1, self._work.seconds))
             if on_step is not None:
-                on_step(1)
+                on_step(2)
         score = int(hashlib.sha256(trial.trial_id.encode()).hexdigest()[:8], 16) / 2**32
         return Outcome({"score": score, "total_time_s": time.time() - began})
 

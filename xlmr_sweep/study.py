@@ -249,7 +249,8 @@ class ClusterSpec(Declared):
     """A trial that takes longer is killed and runs again, `max_hang_retries` times."""
 
     trial_stall_s: float = Field(default=1800, gt=0)
-    """A trial that finishes no step for so long (loading and evaluation count as one) is killed and runs again likewise."""
+    """A trial that finishes no step for so long is killed and runs again likewise. Evaluation counts as a step; the first one,
+    with imports, data and weights before it, has ten minutes at least."""
 
     max_hang_retries: int = Field(default=1, ge=0)
     """How often a trial starts again that was killed for taking too long or making no progress."""

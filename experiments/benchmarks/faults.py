@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import random
 import re
@@ -78,14 +79,14 @@ class _BreakingBench:
 
     def run(self, trial: Any, on_step: Callable[[int], None] | None = None) -> Any:
         def step(number: int) -> None:
+            if on_step is not None:
+                on_step(number)
             if self._takes("hang"):
                 time.sleep(3600)
             if trial.model == "quarter" and self._share() < 0.5 and self._takes("out-of-memory"):
                 import torch
 
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-            if on_step is not None:
-                on_step(number)
 
         return self._inner.run(trial, step)
 
@@ -134,6 +135,7 @@ def main(argv: list[str]) -> int:
     kinds = [options.only] if options.only else KINDS
     # A cluster of this command's own on this machine's loopback; a token would only have to be handed on.
     os.environ["RAY_AUTH_MODE"] = "disabled"
+    logging.getLogger("ray").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="faults-") as folder, _cluster() as cluster:
         return Rounds(Path(folder), cluster, random.Random(options.seed)).run(options.rounds, list(kinds))
 
@@ -305,10 +307,12 @@ class _NothingToBreak(Exception):
 def write_study(folder: Path) -> Path:
     """Writes a tiny encoder and a study of widths 1/4, 1 and 2."""
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
     from xlmr_sweep.data.demo.models import build_model
     from xlmr_sweep.data.demo.tokenizer import build_tokenizer
 
+    disable_progress_bar()
     models = []
     for number, (name, gpus) in enumerate({"quarter": "1/4", "one": 1, "two": 2}.items()):
         build_tokenizer(0, folder / name)

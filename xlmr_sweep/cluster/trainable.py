@@ -36,7 +36,7 @@ from xlmr_sweep.template import TEMPLATE_VERSION
 log = logging.getLogger("xlmr_sweep.trial")
 
 START_S = 2 * COLLECTIVE_TIMEOUT_S
-"""A gang may take this long to meet, whatever `cluster.trial_stall_s` is; each of its waits has a time-out of its own."""
+"""A trial's first step may take this long whatever `cluster.trial_stall_s` is: imports, data, weights, and ranks that meet."""
 
 
 class TrialRunner(tune.Trainable):  # type: ignore[misc]
@@ -101,7 +101,6 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         with Watchdog(limits.trial_timeout_s, limits.trial_stall_s, self._on_hang, start_s=START_S) as watchdog:
             if self._bench is None:
                 self._bench = self._gang.join(self._width.num_bundles)
-            watchdog.beat(0)
             with self._gang.at_work(trial):
                 outcome = self._bench.run(trial, watchdog.beat)
         width = self._width
