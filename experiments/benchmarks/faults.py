@@ -136,6 +136,8 @@ def main(argv: list[str]) -> int:
     # A cluster of this command's own on this machine's loopback; a token would only have to be handed on.
     os.environ["RAY_AUTH_MODE"] = "disabled"
     logging.getLogger("ray").setLevel(logging.ERROR)
+    # So that an end by a time-out leaves nothing behind either.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="faults-") as folder, _cluster() as cluster:
         return Rounds(Path(folder), cluster, random.Random(options.seed)).run(options.rounds, list(kinds))
 
@@ -282,9 +284,10 @@ class Rounds:
         self._log = storage.parent / "driver.log"
         command = [sys.executable, "experiments/benchmark.py", "faults", "--inside", str(self._study), str(storage)]
         with self._log.open("a") as log:
-            return subprocess.Popen(
+            self._driver = subprocess.Popen(
                 [*command, self._cluster.address, str(self._orders)], cwd=ROOT, stdout=log, stderr=log, start_new_session=True
             )
+        return self._driver
 
     @contextmanager
     def _storage(self, name: str, kind: str) -> Iterator[Path]:
@@ -296,6 +299,8 @@ class Rounds:
         try:
             yield storage
         finally:
+            self._driver.kill()
+            self._driver.wait()
             if own_disk:
                 subprocess.run(["umount", "--lazy", str(storage)], check=False)
 
