@@ -7,7 +7,7 @@ driver-killed   kill -9 of the driver; the same command again
 driver-ended    SIGTERM to the driver; the same command again
 worker-killed   kill -9 of a process that runs a trial
 rank-killed     kill -9 of the second rank of a gang
-node-killed     kill -9 of a whole node, its raylet included
+node-killed     kill -9 of a whole node, its raylet included; another joins some seconds later
 disk-full       the storage has no space left for some seconds (a real full disk where this user may mount one)
 read-only       the storage is read-only for some seconds (likewise)
 hang            a trial stops in the middle of its steps
@@ -54,7 +54,7 @@ STALL_S = 8.0
 FAILING_S = 4.0
 """How long a storage fails."""
 NUM_CPUS, NUM_GPUS = 2, 2
-"""Of each of the two nodes."""
+"""Of each of the two nodes. A rank takes all CPUs of one, so that a round starts six processes, not a dozen, and a gang spans both."""
 
 
 # -- What runs in the driver and in the trials' processes -------------------------------------------------------------
@@ -214,8 +214,6 @@ class Rounds:
                 result.problems.append("ended before it could be broken")
             result.problems += self._problems(kind, storage, result)
             result.seconds = time.monotonic() - began
-        if kind == "node-killed":
-            add_node(self._cluster)
         return result
 
     def _break(self, kind: str, driver: subprocess.Popen[bytes], storage: Path, result: Result) -> None:
@@ -245,7 +243,10 @@ class Rounds:
                 raise _NothingToBreak
             os.kill(self._rng.choice(found), signal.SIGKILL)
         elif kind == "node-killed":
+            # Another takes its place; until then no node can hold a gang.
             self._cluster.remove_node(self._cluster.worker_nodes.copy().pop(), allow_graceful=False)
+            time.sleep(FAILING_S)
+            add_node(self._cluster)
         elif kind in ("disk-full", "read-only"):
             with failing(storage, kind):
                 time.sleep(FAILING_S)
@@ -326,7 +327,7 @@ def write_study(folder: Path) -> Path:
         with torch.no_grad():
             model.roberta.embeddings.word_embeddings.weight[0, 0] = number  # Three models with weights of their own.
         model.save_pretrained(folder / name)
-        models.append({"name": name, "folder": name, "gpus": gpus, "cpus": 1})
+        models.append({"name": name, "folder": name, "gpus": gpus, "cpus": NUM_CPUS})
     study = {
         "name": "faults",
         "models": models,
