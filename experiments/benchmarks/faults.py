@@ -54,7 +54,7 @@ STALL_S = 8.0
 FAILING_S = 4.0
 """How long a storage fails."""
 NUM_CPUS, NUM_GPUS = 2, 2
-"""Of each of the two nodes. A rank takes all CPUs of one, so that a round starts six processes, not a dozen, and a gang spans both."""
+"""Of each of the two nodes. A rank takes all CPUs of one: a round starts six processes, not a dozen, and a gang spans both."""
 
 
 # -- What runs in the driver and in the trials' processes -------------------------------------------------------------
