@@ -126,6 +126,7 @@ def main(argv: list[str]) -> int:
         prog="benchmark.py faults", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--first", type=int, default=1, help="number of the first round; a long run can be made in parts")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and victims")
     parser.add_argument("--only", metavar="KIND", choices=KINDS, help="break only this")
     parser.add_argument("--inside", nargs=4, metavar=("STUDY", "STORAGE", "ADDRESS", "ORDERS"), help=argparse.SUPPRESS)
@@ -139,7 +140,7 @@ def main(argv: list[str]) -> int:
     # So that an end by a time-out leaves nothing behind either.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="faults-") as folder, _cluster() as cluster:
-        return Rounds(Path(folder), cluster, random.Random(options.seed)).run(options.rounds, list(kinds))
+        return Rounds(Path(folder), cluster, options.seed).run(range(options.first, options.first + options.rounds), list(kinds))
 
 
 @dataclass
@@ -157,13 +158,13 @@ class Result:
 class Rounds:
     """Runs rounds on one cluster and compares each with an undisturbed run."""
 
-    def __init__(self, folder: Path, cluster: Any, rng: random.Random) -> None:
-        self._folder, self._cluster, self._rng = folder, cluster, rng
+    def __init__(self, folder: Path, cluster: Any, seed: int) -> None:
+        self._folder, self._cluster, self._seed = folder, cluster, seed
         self._study = write_study(folder)
         self._wanted: dict[str, Any] = {}
         self._kept: dict[str, int] = {}
 
-    def run(self, rounds: int, kinds: list[str]) -> int:
+    def run(self, rounds: range, kinds: list[str]) -> int:
         from rich.console import Console
 
         console = Console(width=140)
@@ -176,12 +177,12 @@ class Rounds:
             self._wanted = outcome(storage)
             console.print(f"undisturbed: {len(self._wanted)} trials in {time.monotonic() - began:.1f} s", highlight=False)
         results = []
-        for number in range(rounds):
-            result = self._round(number, kinds[number % len(kinds)])
+        for number in rounds:
+            result = self._round(number, kinds[(number - 1) % len(kinds)])
             results.append(result)
             state = "; ".join(result.problems) or "ok"
             console.print(
-                f"{number + 1:3} {result.kind:14} {result.moment:34} exit {result.statuses} {result.seconds:5.1f} s, "
+                f"{number:3} {result.kind:14} {result.moment:34} exit {result.statuses} {result.seconds:5.1f} s, "
                 f"{result.retried} trials ran again: {state}",
                 highlight=False,
             )
@@ -196,6 +197,7 @@ class Rounds:
 
     def _round(self, number: int, kind: str) -> Result:
         began = time.monotonic()
+        self._rng = random.Random(f"{self._seed} {number}")
         with self._storage(f"round-{number}", kind) as storage:
             driver = self._drive(storage)
             result, self._kept = Result(kind, "", [], 0.0, 0), {}
@@ -352,6 +354,8 @@ def _cluster() -> Iterator[Any]:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": NUM_CPUS, "num_gpus": NUM_GPUS})
     add_node(cluster)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    # Nodes that are killed on purpose need not say so at length.
+    ray._private.worker.print_to_stdstream = lambda *args, **kwargs: None
     try:
         yield cluster
     finally:
