@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 RANKS = 2
-BATCH = 16
+BATCH = 8
 PLAIN_MICRO_BATCH = 2
 """Sequences that the Trainer puts through at once, a rank: logits of every token of two sequences of 256 are 0.5 GB."""
 
