@@ -6,13 +6,14 @@ computes the same trial; rows differ in time and memory.
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -37,6 +38,7 @@ from xlmr_sweep.modeling.loading import load_config
 STEPS = 3
 """The first warms up and is not counted."""
 
+LENGTH = 64
 TRIAL_STEPS = 30
 """Of the trial whose time the table's last column adds up."""
 
@@ -63,23 +65,13 @@ def full_vocabulary() -> Iterator[None]:
 def all_logits() -> Iterator[None]:
     """Logits of every token of the batch for every row of the vocabulary, as transformers computes them."""
 
-    def logits_at(self: Any, tokens: Any, places: torch.Tensor, token_ids: torch.Tensor | None = None) -> torch.Tensor:
-        logits = self.vocabulary_logits(self.hidden(tokens))[places]
+    def logits_at(
+        self: Any, ids: torch.Tensor, rows: Any, columns: Any, token_ids: Any = None, mask: Any = None, **more: Any
+    ) -> torch.Tensor:
+        logits = self.vocabulary_logits(self.hidden(ids, mask, **more))[rows, columns]
         return logits if token_ids is None else logits[:, token_ids]
 
     with mock.patch.object(MaskedLMEncoder, "logits_at", logits_at):
-        yield
-
-
-@contextmanager
-def padding() -> Iterator[None]:
-    """Batches are padded to their longest sequence and go through transformers' own attention."""
-
-    def hidden(self: Any, tokens: Any) -> torch.Tensor:
-        self.model.config._attn_implementation = "sdpa"
-        return self._unpadded(self.model.base_model(**self._padded(tokens)).last_hidden_state, tokens)
-
-    with mock.patch.object(MaskedLMEncoder, "hidden", hidden):
         yield
 
 
@@ -98,16 +90,11 @@ def evaluation_as_it_comes() -> Iterator[None]:
 @contextmanager
 def loop_optimiser() -> Iterator[None]:
     """AdamW that goes through parameters one by one."""
-
-    def adamw(groups: Any, **options: Any) -> torch.optim.AdamW:
-        return torch.optim.AdamW(groups, **{**options, "fused": False, "foreach": False})
-
     plain = finetune.make_optimizer
 
     def make(*arguments: Any) -> torch.optim.AdamW:
-        optimizer = plain(*arguments)
-        defaults = {key: value for key, value in optimizer.defaults.items() if key in ("lr", "betas", "eps")}
-        return adamw([{k: g[k] for k in ("params", "weight_decay")} for g in optimizer.param_groups], **defaults)
+        groups = [{key: group[key] for key in ("params", "weight_decay", "lr")} for group in plain(*arguments).param_groups]
+        return torch.optim.AdamW(groups, foreach=False, fused=False)
 
     with mock.patch.object(finetune, "make_optimizer", make):
         yield
@@ -120,10 +107,9 @@ MEANS: dict[str, tuple[Switch, ...]] = {
     "full vocabulary": (full_vocabulary,),
     "logits of every token": (all_logits,),
     "full vocabulary, logits of every token": (full_vocabulary, all_logits),
-    "padded batches, transformers' attention": (padding,),
     "evaluation as it comes, in eights": (evaluation_as_it_comes,),
     "AdamW one parameter at a time": (loop_optimiser,),
-    "all of these off": (full_vocabulary, all_logits, padding, evaluation_as_it_comes, loop_optimiser),
+    "all of these off": (full_vocabulary, all_logits, evaluation_as_it_comes, loop_optimiser),
 }
 """What is switched off."""
 
@@ -147,41 +133,41 @@ class Row:
 def run(options: Namespace, scratch: Path, console: Console) -> dict[str, Any]:
     """Times the trial of XLM-R base's shape, a row after the other, in this process; the cold one in a process of its own."""
     shape = SMALL_XLMR if options.small else XLMR_BASE
-    grid = Grid(tasks=("cb",), sizes=(16,), seeds=(0,), steps=STEPS, max_length=64)
+    grid = Grid(tasks=("cb",), sizes=(16,), seeds=(0,), steps=STEPS, max_length=LENGTH)
     data = make_data(scratch / "data", grid.tasks, options.data, max_words=WORDS)
     _fewer(data, 16)
     encoder = make_encoder(scratch / "encoder", shape, data_texts(data))
     precision = resolve_precision("auto", torch.device("cpu"))
-    rows = []
-    for number, (name, switches) in enumerate(MEANS.items()):
-        timed = _timed(grid, encoder, data, scratch / str(number), precision, switches)
-        if not number:
-            cold = _cold_setup(encoder, data, scratch / "0")
-            rows += [_row(name, timed), Row("a new process for every trial", cold, _step(timed), timed.eval_s, timed.peak_bytes)]
-        else:
-            rows.append(_row(name, timed))
-    other = "fp32" if precision == "bf16" else "bf16"
+    rows: list[Row] = []
+
+    def measure(name: str, precision: str, switches: Sequence[Switch]) -> Row:
+        timed = _timed(grid, encoder, data, scratch / str(len(rows)), precision, switches)
+        row = Row(name, timed.setup_s, median(timed.steps_s), timed.eval_s, timed.peak_bytes)
+        # A row takes up to a minute on a slow core.
+        console.print(f"{name}: {row.step_s:.2f} s a step", highlight=False)
+        rows.append(row)
+        return row
+
+    for name, switches in MEANS.items():
+        row = measure(name, precision, switches)
+        if not switches:
+            rows.append(replace(row, name="a new process for every trial", setup_s=_cold_setup(scratch / "0")))
     if precision == "bf16" or options.small:
         # Without the hardware, bf16 is emulated: a row that takes minutes and tells nothing.
-        rows.append(_row(f"{other} instead of {precision}", _timed(grid, encoder, data, scratch / "other", other, ())))
+        other = "fp32" if precision == "bf16" else "bf16"
+        measure(f"{other} instead of {precision}", other, ())
     console.print(_table(rows, precision))
     return {"precision": precision, "trial_steps": TRIAL_STEPS, "rows": [{**asdict(r), "trial_s": r.trial_s} for r in rows]}
 
 
 def _timed(grid: Grid, encoder: Path, data: Path, scratch: Path, precision: str, switches: Sequence[Switch]) -> Timed:
+    # What an earlier row held must not count in this one's memory.
+    gc.collect()
     with ExitStack() as stack:
         for switch in switches:
             stack.enter_context(switch())
         bench, trial = open_bench(grid, encoder, data, scratch, precision)
         return time_trial(bench, trial)
-
-
-def _step(timed: Timed) -> float:
-    return median(timed.steps_s)
-
-
-def _row(name: str, timed: Timed) -> Row:
-    return Row(name, timed.setup_s, _step(timed), timed.eval_s, timed.peak_bytes)
 
 
 COLD = """
@@ -201,7 +187,7 @@ print(time.time() - began)
 """
 
 
-def _cold_setup(encoder: Path, data: Path, scratch: Path) -> float:
+def _cold_setup(scratch: Path) -> float:
     """Returns the seconds from the start of a process until its trial may begin: imports, data, weights."""
     command = python("-c", COLD, str(scratch / "study.yaml"), str(time.time()), str(scratch / "storage"))
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -216,7 +202,7 @@ def _fewer(data: Path, number: int) -> None:
 
 
 def _table(rows: Sequence[Row], precision: str) -> Table:
-    title = f"One trial of XLM-R base's shape, {precision}, one thread, batch 8 of CB; each means switched off in turn"
+    title = f"One trial, {precision}, one thread, batch 8 of CB at {LENGTH} tokens; each means switched off in turn"
     table = Table(
         "switched off", "setup, s", "step, s", "evaluation, s", "peak, GiB", f"{TRIAL_STEPS} steps, s", "times", title=title
     )
