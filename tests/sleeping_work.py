@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ class Sleeping:
     notes: Path
     seconds: float = 0.0
     dies: tuple[str, ...] = ()
+    columns: dict[str, Any] = field(default_factory=dict)
+    """Columns that each row gets besides its own."""
 
     def open(self, study: Study, storage: Storage, seat: Seat) -> Bench:
         return _Bench(self, seat)
@@ -45,7 +47,8 @@ class _Bench:
         name = f"{trial.model} {trial.trial_id} {self._seat.rank} {node} {os.getpid()} {began} {time.time()}\n"
         with (self._work.notes / "ran.txt").open("a") as file:
             file.write(name)
-        return Outcome({"score": 0.5, "total_time_s": time.time() - began, "device": str("torch" in sys.modules)})
+        took = {"score": 0.5, "total_time_s": time.time() - began, "device": str("torch" in sys.modules)}
+        return Outcome({**took, "began": began, "gpu_share": self._seat.gpu_share, **self._work.columns})
 
     def resolved(self, trial: Trial) -> dict[str, Any]:
         return {}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixed_cost import Fixed
 from ray.exceptions import RayActorError
 from rich.console import Console
 
@@ -64,7 +65,7 @@ class Run:
         self.storage, self.stream = Storage(folder), io.StringIO()
         widths = {name: Width(1, min(1, share), max(1, int(share))) for name, share in gpus.items()}
         trials = [Trial(name, "prompted", "cb", 8, seed, f"{name}{seed}") for name in gpus for seed in range(3)]
-        self.admission = Admission(trials, widths, self.there, clock=self.clock)
+        self.admission = Admission(trials, widths, self.there, Fixed(), clock=self.clock)
         watch = NodeWatch(self.there, look=lambda: list(self.there), clock=self.clock)
         self.board = Board(Console(file=self.stream, width=300), trials, 3, "GPUs", lambda trial: "log", clock=self.clock)
         self.controller: Any = ControllerStub()

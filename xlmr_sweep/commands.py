@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from xlmr_sweep.dry_run import print_plan
 from xlmr_sweep.errors import StorageError, StudyError
 from xlmr_sweep.identity import recipe_folder_name
 from xlmr_sweep.interrupt import INTERRUPTED
@@ -25,7 +26,7 @@ from xlmr_sweep.plan import Trial, expand, select
 from xlmr_sweep.preparation import check_known_sizes, models_to_instruct, prepare_examples, prepare_instructions
 from xlmr_sweep.progress import ProgressDisplay
 from xlmr_sweep.records import Collected, collect, open_study, set_aside, write_results, write_study
-from xlmr_sweep.status import print_plan, print_status
+from xlmr_sweep.status import print_status
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study, load_study
 
@@ -128,7 +129,7 @@ def _run(opened: Opened, address: str, console: Console, retry_failed: bool, wor
         if pending:
             from xlmr_sweep.cluster.run import run_pending
 
-            run_pending(whole, storage, pending, address, console, accept, work=work)
+            run_pending(whole, storage, pending, address, console, accept, rows=found.rows, work=work)
         else:
             accept()
     finally:

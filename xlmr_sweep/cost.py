@@ -156,6 +156,10 @@ class CostModel:
             return Estimate(flops / self._assumed_flops() / amount, "operations")
         return Estimate(UNKNOWN_S, "unknown")
 
+    def job_s(self, model: str, amount: float) -> float:
+        """Returns the expected seconds of a model's instruction job on that amount of the cluster."""
+        return self.job(model, amount).seconds
+
     def observe(self, trial: Trial, amount: float, seconds: float) -> None:
         """Takes in a finished trial's time."""
         self._add(trial.model, trial.task, trial.train_size, amount, seconds)

@@ -100,6 +100,7 @@ def run_instruct(
     num_ranks: int,
     use_gpu: bool,
     cpus_per_rank: float = 1.0,
+    label_selector: Sequence[dict[str, str]] = (),
     step: Step | None = None,
 ) -> dict[str, Any]:
     """Instruction-tunes one model on the connected Ray cluster, unless its weights are there.
@@ -111,6 +112,7 @@ def run_instruct(
         num_ranks: workers of the job.
         use_gpu: gives each worker a GPU.
         cpus_per_rank: CPUs of each worker.
+        label_selector: Ray's labels of the node of each worker; by default Ray chooses.
         step: shown how many steps are done.
 
     Returns:
@@ -143,6 +145,7 @@ def run_instruct(
             num_workers=num_ranks,
             use_gpu=use_gpu,
             resources_per_worker={"CPU": cpus_per_rank, **({"GPU": 1} if use_gpu else {})},
+            label_selector=list(label_selector) or None,
         ),
         run_config=ray.train.RunConfig(
             name=name,

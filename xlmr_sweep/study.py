@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
@@ -24,12 +24,25 @@ STUDIES = Path(__file__).parents[1] / "experiments" / "studies"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
+AUTO: Final = "auto"
+
+
 def _fraction(value: Any) -> Any:
     """Reads a share as a user writes it: 2, 0.25 or "1/4"."""
     try:
         return float(Fraction(value)) if isinstance(value, str) else value
     except ZeroDivisionError:
         raise ValueError(f"{value!r} divides by zero") from None
+
+
+def _gpu_share(value: Any) -> Any:
+    """Reads GPUs of a trial: `auto`, 1/n, or a whole number."""
+    if value == AUTO:
+        return value
+    value = _fraction(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        raise ValueError(f"{value!r} is neither 1/n, nor a whole number above 0, nor auto")
+    return float(value)
 
 
 def _task(value: Any) -> Any:
@@ -67,8 +80,9 @@ class ModelSpec(Declared):
     instructed_folder: Path | None = None
     """Weights that were instruction-tuned elsewhere; then no instruction job runs for this model."""
 
-    gpus: Share = 1.0
-    """Runtime. GPUs of one fine-tuning trial: 1/n to share one, or a whole number. Ignored where there is none."""
+    gpus: Annotated[float | Literal["auto"], BeforeValidator(_gpu_share)] = 1.0
+    """Runtime. GPUs of one fine-tuning trial: 1/n to share one, a whole number, or `auto` for the 1/n that the model's first
+    trial measures, alone on a whole GPU. Where there is none only `auto` counts: CPUs then follow from memory likewise."""
 
     cpus: Share = 1.0
     """Runtime. CPUs of one fine-tuning trial and of each of its ranks."""
@@ -85,6 +99,8 @@ class ModelSpec(Declared):
         given = [key for key in ("hub", "folder", "demo") if getattr(self, key) is not None]
         if len(given) != 1:
             raise ValueError(f"model {self.name}: give exactly one of hub, folder and demo, not {given or 'none'}")
+        if self.gpus == AUTO:
+            return self
         if self.gpus < 1 and abs(round(1 / self.gpus) * self.gpus - 1) > 1e-6:
             raise ValueError(f"model {self.name}: gpus {self.gpus} is not 1/n of a GPU, so trials cannot fill one exactly")
         if self.gpus > 1 and self.gpus != int(self.gpus):
@@ -94,7 +110,7 @@ class ModelSpec(Declared):
     @property
     def num_ranks(self) -> int:
         """Processes of one fine-tuning trial on GPUs: one a whole GPU, one where a GPU is shared."""
-        return max(1, int(self.gpus))
+        return 1 if self.gpus == AUTO else max(1, int(self.gpus))
 
 
 class DataSpec(Declared):

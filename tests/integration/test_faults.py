@@ -22,6 +22,7 @@ from faulty_work import Blocked, Faulty
 from rich.console import Console
 
 from xlmr_sweep.board import Board
+from xlmr_sweep.cost import CostModel
 from xlmr_sweep.plan import Trial, expand
 from xlmr_sweep.study import Study
 
@@ -57,6 +58,7 @@ def study_of(limits: dict[str, Any], seeds: int = 2, **gpus: float | str) -> Stu
 
 def run(study: Study, folder: Path, work: Faulty, storage: Any = None) -> tuple[list[Trial], Path, str, Board]:
     """Runs a study's trials; returns them, the storage's folder, what was said, and the board."""
+    from xlmr_sweep.cluster.admission import Admission
     from xlmr_sweep.cluster.resources import nodes, trial_width
     from xlmr_sweep.cluster.sweep import run_trials
 
@@ -65,7 +67,7 @@ def run(study: Study, folder: Path, work: Faulty, storage: Any = None) -> tuple[
     stream = io.StringIO()
     board = Board(Console(file=stream, width=300), trials, 5, "GPUs", lambda t: storage.path(f"logs/{t.trial_id}.log"))
     widths = {model.name: trial_width(model, has_gpus=True) for model in study.models}
-    run_trials(study, storage, trials, widths, nodes(), board, work=work)
+    run_trials(study, storage, Admission(trials, widths, nodes(), CostModel(study, {})), board, work=work)
     return trials, folder / "runs", stream.getvalue(), board
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from sleeping_work import Sleeping
 
 from analysis.tune_folder import read_tune_folder
 from xlmr_sweep.board import Board
+from xlmr_sweep.cluster.widths import Measured, read_measured
+from xlmr_sweep.cost import CostModel
 from xlmr_sweep.plan import Trial, expand
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study
@@ -63,6 +66,7 @@ def notes(folder: Path) -> list[tuple[str, str, int, str]]:
 
 
 def test_every_width_runs_once_where_it_was_placed_and_a_dead_worker_is_replaced(cluster: Any, tmp_path: Path) -> None:
+    from xlmr_sweep.cluster.admission import Admission
     from xlmr_sweep.cluster.resources import nodes, trial_width
     from xlmr_sweep.cluster.sweep import run_trials
 
@@ -72,7 +76,8 @@ def test_every_width_runs_once_where_it_was_placed_and_a_dead_worker_is_replaced
     ended: list[tuple[Trial, Any]] = []
     widths = {model.name: trial_width(model, has_gpus=True) for model in study.models}
     work = Sleeping(tmp_path, seconds=0.1, dies=("gang", "shared"))
-    run_trials(study, storage, trials, widths, nodes(), Ended(ended, trials), work=work)
+    admission = Admission(trials, widths, nodes(), CostModel(study, {}))
+    run_trials(study, storage, admission, Ended(ended, trials), work=work)
 
     assert sorted(trial for trial, _ in ended) == sorted(trials)
     rows = {trial.trial_id: row for trial, row in ended}
@@ -93,3 +98,54 @@ def test_every_width_runs_once_where_it_was_placed_and_a_dead_worker_is_replaced
     table = read_tune_folder(tmp_path / "runs" / "tune")
     assert sorted(table["trial_id"]) == sorted(rows)
     assert not list((tmp_path / "runs" / "failures").glob("*.json"))
+
+
+def test_jobs_run_beside_trials_and_instructed_trials_follow_their_models_weights(cluster: Any, tmp_path: Path) -> None:
+    from ray._private.state import available_resources_per_node
+
+    from xlmr_sweep.cluster.admission import Admission, Job
+    from xlmr_sweep.cluster.resources import Width, nodes
+    from xlmr_sweep.cluster.sweep import run_trials
+    from xlmr_sweep.cluster.widths import widths_of
+
+    study = study_of(tuned="auto", broken="1/2", other=1).replaced(paradigms=["prompted", "instructed"], seeds=[0, 1])
+    storage = Storage(tmp_path / "runs")
+    trials = [trial for trial in expand(study) if trial.model != "other" or trial.paradigm == "prompted"]
+    found = nodes()
+    widths, probing = widths_of(study, storage, [model.name for model in study.models], found)
+    assert probing == ["tuned"]
+    jobs: dict[str, tuple[float, float]] = {}
+
+    def run_job(job: Job) -> None:
+        began = time.time()
+        free = available_resources_per_node()
+        assert all(free[node]["GPU"] >= job.grant.node_ids.count(node) for node in job.grant.node_ids)
+        if job.model == "broken":
+            raise RuntimeError("no weights today")
+        time.sleep(6)
+        jobs[job.model] = (began, time.time())
+
+    ended: list[tuple[Trial, Any]] = []
+    board = Ended(ended, trials)
+    # Each fits twice into 10 GiB with the margin.
+    gib = 2**30
+    work = Sleeping(tmp_path, seconds=0.1, columns={"peak_memory_bytes": 3 * gib, "device_memory_bytes": 10 * gib})
+    needs = {"tuned": Width(1, 1, 3), "broken": Width(1, 1, 2)}
+    admission = Admission(trials, widths, found, CostModel(study, {}), jobs=needs, probing=probing)
+    run_trials(study, storage, admission, board, run_job=run_job, work=work)
+
+    rows = dict(ended)
+    lost = {trial for trial in trials if trial.model == "broken" and trial.paradigm == "instructed"}
+    assert set(rows) == set(trials) - lost
+    assert len(board.failed) == len(lost) == 4
+    assert all("RuntimeError" in line and "no weights today" in line for line in board.failed)
+    assert {path.stem for path in (tmp_path / "runs" / "failures").glob("*.json")} == {trial.trial_id for trial in lost}
+    began, done = jobs["tuned"]
+    instructed = [rows[trial] for trial in rows if trial.paradigm == "instructed"]
+    assert len(instructed) == 4
+    assert all(row["began"] >= done for row in instructed)
+    assert sum(began < row["began"] < done for row in rows.values()) >= 2, "trials ran beside the job"
+    shares = sorted(rows[trial]["num_gpus"] for trial in rows if trial.model == "tuned")
+    assert shares == [0.5] * 7 + [1.0], "one measured, the others take what it found"
+    assert all(row["gpu_share"] == row["num_gpus"] for row in rows.values())
+    assert read_measured(storage, "tuned") == Measured(True, 3 * gib, 10 * gib, None)

@@ -78,10 +78,10 @@ class Gang:
         self._places: list[dict[str, Any]] = []
         self._working: list[Any] = []
 
-    def join(self, size: int) -> Bench:
+    def join(self, size: int, gpu_share: float = 1.0) -> Bench:
         """Starts the other ranks in the bundles 1 .. size-1 and returns rank 0's bench."""
         if size == 1:
-            return self._work.open(self._study, self._storage, Seat())
+            return self._work.open(self._study, self._storage, Seat(gpu_share=gpu_share))
         group = get_current_placement_group()
         bundles = group.bundle_specs
         actor = ray.remote(RankProcess)

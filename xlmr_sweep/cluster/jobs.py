@@ -1,24 +1,37 @@
-"""The long jobs before the trials: pre-training the demo's models, and instruction tuning, with their progress.
+"""The long jobs: pre-training the demo's models, and instruction tuning, with their progress.
 
-In: a study, its storage, a connected Ray. Out: weights in the storage.
+In: a study, its storage, a connected Ray. Out: weights in the storage. A `TorchTrainer` makes a placement group of its own, so an
+instruction job is no Tune trial: the admission counts its room, and the job is bound to the nodes it was given.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from queue import SimpleQueue
 
 import ray
+from ray._private.state import available_resources_per_node
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from xlmr_sweep.cluster.resources import Node, Width, instruct_width
+from xlmr_sweep.cluster.admission import Admission, Job
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.identity import model_folder_name, recipe_folder_name
+from xlmr_sweep.identity import model_folder_name
+from xlmr_sweep.plan import Trial
 from xlmr_sweep.progress import ProgressDisplay, follow_progress
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study
+
+POLL_S = 0.1
+
+ROOM_TIMEOUT_S = 600.0
+"""Longer than any process takes to end."""
+
+MAX_STARTS = 3
+"""A job whose nodes die starts again elsewhere, so many times in all."""
 
 
 def check_storage_on_nodes(storage: Storage) -> None:
@@ -80,72 +93,82 @@ def _pretrain(study: Study, name: str, storage: Storage) -> None:
     pretrain_demo_model(study, name, storage)
 
 
-class _Room:
-    """What instruction jobs of this command may take of the cluster at the same time."""
-
-    def __init__(self, cluster: Sequence[Node]) -> None:
-        self._cpus = sum(node.cpus for node in cluster)
-        self._gpus = sum(node.gpus for node in cluster)
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def taken(self, width: Width) -> Iterator[None]:
-        """Waits for room, and gives it back after the block."""
-        with self._changed:
-            self._changed.wait_for(lambda: width.total_cpus <= self._cpus and width.total_gpus <= self._gpus)
-            self._add(width, -1)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._add(width, 1)
-                self._changed.notify_all()
-
-    def _add(self, width: Width, sign: int) -> None:
-        self._cpus += sign * width.total_cpus
-        self._gpus += sign * width.total_gpus
+RunJob = Callable[[Job], None]
+"""Runs an instruction job to its end on the nodes of its grant; raises if it fails."""
 
 
-def instruct_models(
-    study: Study, storage: Storage, names: Sequence[str], display: ProgressDisplay, cluster: Sequence[Node]
-) -> dict[str, Exception]:
-    """Instruction-tunes models, one `TorchTrainer` job a model.
+class InstructionJobs:
+    """Runs instruction jobs beside the trials, each in a thread, as the admission hands them out.
 
-    As many run at once as the cluster has room for, in the order given. Ray Train gives up on a job whose ranks get no resources
-    within a minute, so a job starts only when its ranks have room.
-
-    Returns:
-        What failed, by model; the other models' weights are there.
+    Args:
+        admission: is told of their ends.
+        run: runs a job.
+        on_failed: told a job that failed, why, and the trials that will not run for it; called from the driver's thread.
     """
-    from xlmr_sweep.instruct import run_instruct
 
-    has_gpus = any(node.gpus for node in cluster)
-    room = _Room(cluster)
+    def __init__(self, admission: Admission, run: RunJob, on_failed: Callable[[Job, Exception, list[Trial]], None]) -> None:
+        self._admission, self._run, self._on_failed = admission, run, on_failed
+        self._ended: SimpleQueue[tuple[Job, Exception | None]] = SimpleQueue()
+        self._starts: Counter[str] = Counter()
 
-    def job(name: str) -> None:
-        width = instruct_width(study.model(name), has_gpus)
-        with room.taken(width):
-            run_instruct(study, name, storage, num_ranks=width.num_bundles, use_gpu=has_gpus, cpus_per_rank=width.cpus)
+    def start(self, job: Job) -> None:
+        """Starts a job in a thread of its own."""
+        self._starts[job.model] += 1
+        # Not waited for at the end: after Ctrl-C a job's thread still polls a Ray that is about to end.
+        threading.Thread(target=self._work, args=(job,), daemon=True, name=job.tune_id).start()
 
-    failed: dict[str, Exception] = {}
-    with ExitStack() as stack:
-        steps = {
-            f"instruct/{recipe_folder_name(study, study.model(name))}": stack.enter_context(
-                display.step(f"Instruction tuning {name}")
-            )
-            for name in names
-        }
-        stack.enter_context(follow_progress(storage, steps))
-        pool = ThreadPoolExecutor(max(1, len(names)))
-        jobs = {name: pool.submit(job, name) for name in names}
+    def look(self) -> None:
+        """Tells the admission of the jobs that ended since the last look."""
+        while not self._ended.empty():
+            job, error = self._ended.get()
+            if error is None:
+                self._admission.cost.observe_job(job.model, self._admission.amount(job.width), time.monotonic() - job.began)
+                self._admission.job_ended(job, ok=True)
+            elif self._starts[job.model] <= MAX_STARTS and not set(job.grant.node_ids) <= _alive():
+                # What it had is kept, and it goes on elsewhere.
+                self._admission.job_again(job)
+            else:
+                self._on_failed(job, error, self._admission.job_ended(job, ok=False))
+
+    def run_alone(self) -> None:
+        """Runs the jobs of an admission that holds no trials."""
+        while not self._admission.is_finished:
+            self.look()
+            while isinstance(item := self._admission.next(), Job):
+                self.start(item)
+            time.sleep(POLL_S)
+
+    def _work(self, job: Job) -> None:
+        error: Exception | None = None
         try:
-            for name, future in jobs.items():
-                try:
-                    future.result()
-                except Exception as error:
-                    # One model's failure must not cost the other models their trials.
-                    failed[name] = error
-        finally:
-            # Not waited for: after Ctrl-C a job's thread still polls a Ray that is about to end.
-            pool.shutdown(wait=False, cancel_futures=True)
-    return failed
+            wait_for_room(job)
+            self._run(job)
+        except Exception as raised:
+            # One model's failure must not cost the other models their trials.
+            error = raised
+        self._ended.put((job, error))
+
+
+def wait_for_room(job: Job, timeout_s: float = ROOM_TIMEOUT_S) -> None:
+    """Waits until the nodes of a job's grant really are free for it.
+
+    The admission's books run ahead of Ray by the moment that a process takes to end, and Ray Train counts it as a failure if a
+    job's ranks get no room within a minute.
+
+    Raises:
+        TimeoutError: if they do not become free.
+    """
+    needs: dict[str, Counter[str]] = {}
+    for node_id, cpus, shares in job.grant.bundles:
+        needs.setdefault(node_id, Counter()).update({"CPU": cpus, "GPU": sum(share for _, share in shares)})
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        free = available_resources_per_node()
+        if all(free.get(node, {}).get(kind, 0.0) + 1e-6 >= n for node, need in needs.items() for kind, n in need.items()):
+            return
+        time.sleep(POLL_S)
+    raise TimeoutError(f"{job.tune_id}: its nodes did not become free within {timeout_s:g} s")
+
+
+def _alive() -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}

@@ -6,27 +6,31 @@ Here nothing is ever queued inside Tune or Ray: what is handed out has room, on 
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
-from xlmr_sweep.cluster.admission import Admission, Attempt
-from xlmr_sweep.plan import Trial
+from xlmr_sweep.cluster.admission import Admission, Attempt, Job
+from xlmr_sweep.cluster.jobs import InstructionJobs
+from xlmr_sweep.cluster.resources import NODE_LABEL, Width
 
-NODE_LABEL = "ray.io/node-id"
+ESTIMATE_INTERVAL_S = 5.0
+"""The estimated end is worked out anew this often: it looks at every trial that waits."""
 
 
 def _folder_name(trial: TuneTrial) -> str:
     return str(trial.trial_id)
 
 
-def trial_of(tune_trial: TuneTrial) -> Trial:
-    """Returns our trial of one of Tune's."""
-    return Trial(**tune_trial.config["trial"])
+@lru_cache(maxsize=1024)
+def _bundles(width: Width, node_ids: tuple[str, ...]) -> tune.PlacementGroupFactory:
+    return tune.PlacementGroupFactory(width.bundles(), bundle_label_selector=[{NODE_LABEL: node} for node in node_ids])
 
 
 class AttemptTrial(TuneTrial):  # type: ignore[misc]
@@ -48,15 +52,24 @@ class TuneQueue(BasicVariantGenerator):  # type: ignore[misc]
     """Tune's view of an `Admission`. Tune calls it from one thread.
 
     Args:
-        admission: the queue.
-        look: called each time Tune asks; while nothing runs Tune does nothing but ask.
+        admission: what comes next.
+        jobs: starts instruction jobs, of which Tune knows nothing, and hears of their ends.
+        look: called each time Tune asks.
     """
 
-    def __init__(self, admission: Admission, look: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, admission: Admission, jobs: InstructionJobs, look: Callable[[], None] = lambda: None) -> None:
         super().__init__()
-        self._admission, self._look = admission, look
+        self._admission, self._jobs, self._look = admission, jobs, look
         self._run = uuid.uuid4().hex[:8]
+        self._estimated = 0.0
         self._total = admission.num_waiting
+
+    def __reduce__(self) -> tuple[type[BasicVariantGenerator], tuple[()]]:
+        # The Tuner keeps a pickle of its settings, for a restore that this project never makes; threads have no place in it.
+        return (BasicVariantGenerator, ())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TuneQueue:
+        return self
 
     @property
     def total_samples(self) -> int:
@@ -71,8 +84,13 @@ class TuneQueue(BasicVariantGenerator):  # type: ignore[misc]
     def next_trial(self) -> TuneTrial | None:
         """Returns the next trial if there is room for it now, else None."""
         self._look()
-        attempt = self._admission.next()
-        return None if attempt is None else self._tune_trial(attempt)
+        self._jobs.look()
+        if time.monotonic() - self._estimated > ESTIMATE_INTERVAL_S:
+            self._admission.estimate()
+            self._estimated = time.monotonic()
+        while isinstance(item := self._admission.next(), Job):
+            self._jobs.start(item)
+        return None if item is None else self._tune_trial(item)
 
     def is_finished(self) -> bool:
         """Whether no trial is left to run, also none to run again."""
@@ -99,9 +117,7 @@ class TuneQueue(BasicVariantGenerator):  # type: ignore[misc]
             storage=spec["storage"],
             experiment_tag=attempt.tune_id,
             checkpoint_config=spec["checkpoint_config"],
-            placement_group_factory=tune.PlacementGroupFactory(
-                width.bundles(), bundle_label_selector=[{NODE_LABEL: node} for node in attempt.grant.node_ids]
-            ),
+            placement_group_factory=_bundles(width, attempt.grant.node_ids),
             trial_dirname_creator=_folder_name,
             max_failures=0,
         )

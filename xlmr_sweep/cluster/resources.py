@@ -7,7 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.study import ModelSpec, Study
+from xlmr_sweep.study import AUTO, ModelSpec, Study
+
+NODE_LABEL = "ray.io/node-id"
+"""Ray's label of a node that holds its id."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,14 @@ class Width:
 
 
 def trial_width(model: ModelSpec, has_gpus: bool) -> Width:
-    """Returns what a fine-tuning trial of a model takes: a share of a GPU, or one rank a whole GPU; CPUs where there are none."""
+    """Returns what a fine-tuning trial of a model takes: a share of a GPU, or one rank a whole GPU; CPUs where there are none.
+
+    Of a model whose share is to be measured: a whole GPU.
+    """
     if not has_gpus:
         return Width(model.cpus, 0)
-    return Width(model.cpus, model.gpus if model.gpus <= 1 else 1, model.num_ranks)
+    share = 1.0 if model.gpus == AUTO else min(1.0, model.gpus)
+    return Width(model.cpus, share, model.num_ranks)
 
 
 def instruct_width(model: ModelSpec, has_gpus: bool) -> Width:

@@ -42,6 +42,8 @@ class Room:
     def __init__(self, nodes: Iterable[Node]) -> None:
         self._nodes: dict[str, Node] = {}
         self._free: dict[str, _Free] = {}
+        self.version = 0
+        """Grows when a node comes or goes."""
         for node in nodes:
             self.add(node)
 
@@ -58,15 +60,24 @@ class Room:
         """
         if node.node_id in self._nodes:
             raise ValueError(f"two nodes have the id {node.node_id!r}")
+        self.version += 1
         self._nodes[node.node_id] = node
         self._free[node.node_id] = _Free(node.cpus, [1.0] * int(node.gpus))
 
     def remove(self, node_id: str) -> None:
         """Forgets a node that died. What was taken on it is given back by its items as usual, to nobody."""
+        self.version += 1
         self._nodes.pop(node_id, None)
         self._free.pop(node_id, None)
 
-    def take(self, width: Width, not_on: Collection[str] = ()) -> Grant | None:
+    def copy(self) -> Room:
+        """Returns books of their own with the same entries."""
+        other = Room(())
+        other._nodes = dict(self._nodes)
+        other._free = {name: _Free(free.cpus, list(free.gpus)) for name, free in self._free.items()}
+        return other
+
+    def take(self, width: Width, not_on: Collection[str] = (), closed: Collection[str] = ()) -> Grant | None:
         """Takes room for all bundles of a width, or nothing.
 
         A width that some node could hold alone is only ever put on one node: of those with room the fullest, so that wide items
@@ -75,11 +86,13 @@ class Room:
         Args:
             width: what is wanted.
             not_on: nodes to keep away from, unless no other could ever hold it.
+            closed: nodes of which nothing is taken now.
         """
         allowed = [name for name in self._nodes if name not in not_on]
         if not self._could_hold(width, allowed):
             allowed = list(self._nodes)
-        ordered = sorted(allowed, key=lambda name: (sum(self._free[name].gpus), self._free[name].cpus))
+        now = (name for name in allowed if name not in closed)
+        ordered = sorted(now, key=lambda name: (sum(self._free[name].gpus), self._free[name].cpus))
         if any(_capacity(width, self._nodes[name]) >= width.num_bundles for name in allowed):
             for name in ordered:
                 bundles = self._on_node(name, width, width.num_bundles)
@@ -94,6 +107,15 @@ class Room:
     def give(self, grant: Grant) -> None:
         """Gives back what an item took."""
         self._book(grant, 1.0)
+
+    def holds(self, grant: Grant) -> bool:
+        """Tells whether all of a grant is free, on its very GPUs."""
+        self._book(grant, -1.0)
+        places = [(name, index) for name, _, shares in grant.bundles for index, _ in shares]
+        fits = all(self._free[name].cpus > -EPSILON for name in grant.node_ids if name in self._free)
+        fits = fits and all(self._free[name].gpus[index] > -EPSILON for name, index in places if name in self._free)
+        self._book(grant, 1.0)
+        return fits
 
     def could_ever_hold(self, width: Width) -> bool:
         """Tells whether the whole cluster, empty, could hold a width."""

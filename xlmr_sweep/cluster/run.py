@@ -8,18 +8,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console
 
 from xlmr_sweep.board import Board
+from xlmr_sweep.cluster.admission import Admission, Job
 from xlmr_sweep.cluster.connect import connected, find_cluster, machine_cpus, probe
-from xlmr_sweep.cluster.failures import failure_of
-from xlmr_sweep.cluster.jobs import check_storage_on_nodes, instruct_models, pretrain_models
-from xlmr_sweep.cluster.policy import at_least
-from xlmr_sweep.cluster.resources import Node, Width, check_fits, nodes, trial_width
+from xlmr_sweep.cluster.jobs import InstructionJobs, RunJob, check_storage_on_nodes, pretrain_models
+from xlmr_sweep.cluster.resources import NODE_LABEL, check_fits, instruct_width, nodes
 from xlmr_sweep.cluster.sweep import run_trials
-from xlmr_sweep.cluster.trial_log import log_name, next_attempt
+from xlmr_sweep.cluster.trial_log import log_name
+from xlmr_sweep.cluster.widths import widths_of
 from xlmr_sweep.cluster.work import Work
+from xlmr_sweep.cost import CostModel
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.preparation import (
     check_models,
@@ -29,7 +31,6 @@ from xlmr_sweep.preparation import (
     prepare_instructions,
 )
 from xlmr_sweep.progress import ProgressDisplay
-from xlmr_sweep.records import write_failure
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study
 
@@ -50,6 +51,7 @@ def run_pending(
     console: Console,
     accept: Callable[[], None],
     *,
+    rows: Sequence[Mapping[str, Any]] = (),
     only_instruct: bool = False,
     work: Work | None = None,
 ) -> Tally:
@@ -61,6 +63,7 @@ def run_pending(
         pending: the trials to run.
         address: as of `--address`.
         console: where progress goes.
+        rows: results that are there, of which expected times are learned.
         accept: called once all that could be wrong has been looked at, before the storage changes for this command.
         only_instruct: stop after the instruction-tuned weights.
         work: what a trial's processes do; by default they fine-tune.
@@ -94,14 +97,24 @@ def run_pending(
         to_pretrain = models_to_pretrain(study, storage, pending)
         if to_pretrain:
             pretrain_models(study, storage, to_pretrain, display)
-        has_gpus = any(node.gpus for node in cluster)
-        broken = instruct_models(study, storage, to_instruct, display, cluster) if to_instruct else {}
         display.durations_s["starting Ray"] = started - began
+        has_gpus = any(node.gpus for node in cluster)
+        trials = [] if only_instruct else pending
+        widths, probing = widths_of(study, storage, names, cluster)
+        admission = Admission(
+            trials,
+            widths,
+            cluster,
+            CostModel.of(study, storage, rows, has_gpus=has_gpus),
+            jobs={name: instruct_width(study.model(name), has_gpus) for name in to_instruct},
+            probing=probing,
+        )
+        run_job = _job_runner(study, storage, display, has_gpus)
         tally = Tally()
-        ready = _without_weights(None if only_instruct else storage, pending, broken, tally, console)
-        if not only_instruct and ready:
-            widths = {name: at_least(trial_width(study.model(name), has_gpus), storage, name, cluster) for name in names}
-            _run_trials(study, storage, ready, widths, cluster, display, tally, work)
+        if only_instruct:
+            InstructionJobs(admission, run_job, lambda job, error, lost: None).run_alone()
+        else:
+            _run_trials(study, storage, trials, admission, display, tally, run_job, work)
     spent = ", ".join(f"{name.lower()} {seconds:.0f} s" for name, seconds in display.durations_s.items() if seconds >= 0.5)
     console.print(f"Where the time went: {spent}", soft_wrap=True, highlight=False)
     return tally
@@ -113,40 +126,50 @@ def _local_size(study: Study, to_instruct: Sequence[str]) -> tuple[int, int | No
     return study.cluster.cpus or max([machine_cpus(), *ranks]), None if study.cluster.gpus else 0
 
 
-def _without_weights(
-    storage: Storage | None, pending: Sequence[Trial], broken: Mapping[str, Exception], tally: Tally, console: Console
-) -> list[Trial]:
-    """Records the failure of trials whose instruction job failed (not without a storage); returns the others."""
-    for name, error in broken.items():
-        console.print(f"Instruction tuning of {name} failed: {type(error).__name__}: {error}", highlight=False, markup=False)
-    ready = []
-    for trial in pending:
-        if trial.paradigm == "instructed" and trial.model in broken:
-            if storage is not None:
-                write_failure(storage, trial, failure_of(broken[trial.model], next_attempt(storage, trial)))
-            tally.failed.append(f"{trial.cell}: no instruction-tuned weights")
-        else:
-            ready.append(trial)
-    return ready
+def _job_runner(study: Study, storage: Storage, display: ProgressDisplay, use_gpu: bool) -> RunJob:
+    """Returns what runs an instruction job and shows how far it is."""
+
+    def run(job: Job) -> None:
+        from xlmr_sweep.instruct import run_instruct
+
+        try:
+            with display.step(f"Instruction tuning {job.model}") as step:
+                run_instruct(
+                    study,
+                    job.model,
+                    storage,
+                    num_ranks=job.width.num_bundles,
+                    use_gpu=use_gpu,
+                    cpus_per_rank=job.width.cpus,
+                    label_selector=[{NODE_LABEL: node_id} for node_id in job.grant.node_ids],
+                    step=step,
+                )
+        except Exception as error:
+            text = f"Instruction tuning of {job.model} failed: {type(error).__name__}: {error}"
+            display.console.print(text, highlight=False, markup=False)
+            raise
+
+    return run
 
 
 def _run_trials(
     study: Study,
     storage: Storage,
     trials: Sequence[Trial],
-    widths: Mapping[str, Width],
-    cluster: Sequence[Node],
+    admission: Admission,
     display: ProgressDisplay,
     tally: Tally,
+    run_job: RunJob,
     work: Work | None,
 ) -> None:
-    has_gpus = any(node.gpus for node in cluster)
-    capacity = sum(node.gpus if has_gpus else node.cpus for node in cluster)
-    unit = "GPUs" if has_gpus else "CPUs"
-    board = Board(display.console, trials, capacity, unit, lambda trial: storage.path(log_name(trial)))
+    def where(trial: Trial) -> str:
+        return storage.path(log_name(trial))
+
+    unit = "GPUs" if admission.has_gpus else "CPUs"
+    board = Board(display.console, trials, admission.capacity, unit, where, lambda: admission.left_s)
     try:
         with display.panel(board.table), display.step("Trials", len(trials)) as board.step:
-            run_trials(study, storage, trials, widths, cluster, board, work=work)
+            run_trials(study, storage, admission, board, run_job=run_job, work=work)
     finally:
         tally.done += board.done
         tally.failed += board.failed

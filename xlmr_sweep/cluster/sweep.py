@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -18,16 +18,21 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.logger import JsonLoggerCallback
 
 from xlmr_sweep import provenance
-from xlmr_sweep.cluster.admission import Admission
+from xlmr_sweep.cluster.admission import Admission, Job
 from xlmr_sweep.cluster.controller import Controller
+from xlmr_sweep.cluster.failures import failure_of
+from xlmr_sweep.cluster.jobs import InstructionJobs, RunJob
+from xlmr_sweep.cluster.learning import Learning
 from xlmr_sweep.cluster.nodes import NodeWatch
 from xlmr_sweep.cluster.policy import RetryByCause
 from xlmr_sweep.cluster.queue import TuneQueue
-from xlmr_sweep.cluster.resources import Node, Width
 from xlmr_sweep.cluster.supervisor import Events, Supervisor
 from xlmr_sweep.cluster.trainable import TrialRunner
+from xlmr_sweep.cluster.trial_log import next_attempt
+from xlmr_sweep.cluster.tune_loop import own_loop
 from xlmr_sweep.cluster.work import FineTuning, Work
 from xlmr_sweep.plan import Trial
+from xlmr_sweep.records import write_failure
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study
 
@@ -58,32 +63,39 @@ class _TuneRows(JsonLoggerCallback):  # type: ignore[misc]
     def log_trial_end(self, trial: TuneTrial, failed: bool = False) -> None:
         with suppress(OSError):
             super().log_trial_end(trial, failed)
+        # Tune's class keeps them for ever.
+        self._trial_configs.pop(trial, None)
 
 
 def run_trials(
     study: Study,
     storage: Storage,
-    trials: Sequence[Trial],
-    widths: Mapping[str, Width],
-    nodes: Sequence[Node],
+    admission: Admission,
     events: Events,
     *,
+    run_job: RunJob | None = None,
     work: Work | None = None,
 ) -> None:
-    """Runs trials until each has a record or a failure, or is left out for one.
+    """Runs trials until each has a record or a failure, or is left out for one, and beside them the instruction jobs.
 
     Args:
         study: the study.
         storage: its folder.
-        trials: what to run.
-        widths: what a trial of each model takes.
-        nodes: the cluster.
+        admission: what to run.
         events: told in this thread what happens to trials.
+        run_job: runs an instruction job to its end; needed where the admission holds some.
         work: what a trial's processes do; by default they fine-tune.
     """
     os.environ.update(TUNE_ENVIRONMENT)
-    admission = Admission(trials, widths, nodes)
-    watch, controller = NodeWatch(nodes), Controller()
+
+    def without_weights(job: Job, error: Exception, lost: Sequence[Trial]) -> None:
+        for trial in lost:
+            failure = failure_of(error, next_attempt(storage, trial))
+            write_failure(storage, trial, failure)
+            events.gave_up(trial, failure)
+
+    jobs = InstructionJobs(admission, run_job or _no_job, without_weights)
+    watch, controller = NodeWatch(admission.room.nodes), Controller()
     policy = RetryByCause(study.cluster, storage, lambda: watch.nodes)
     supervisor = Supervisor(storage, study.cluster, admission, policy, controller, watch, events)
     tuner = tune.Tuner(
@@ -91,20 +103,24 @@ def run_trials(
             TrialRunner, study=study, storage=storage, work=work or FineTuning(), git_commit=provenance.git_commit()
         ),
         tune_config=tune.TuneConfig(
-            search_alg=TuneQueue(admission, supervisor.look), scheduler=controller, num_samples=1, reuse_actors=True
+            search_alg=TuneQueue(admission, jobs, supervisor.look), scheduler=controller, num_samples=1, reuse_actors=True
         ),
         run_config=tune.RunConfig(
             name=time.strftime("run-%Y%m%d-%H%M%S") + f"-{os.getpid()}",
             **storage.for_ray("tune"),
             # Ours first: it names the rows that the other writes.
-            callbacks=[supervisor, _TuneRows()],
+            callbacks=[supervisor, Learning(study, storage, admission), _TuneRows()],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
         ),
     )
-    with _quiet():
+    with _quiet(), own_loop():
         tuner.fit()
     supervisor.end()
+
+
+def _no_job(job: Job) -> None:
+    raise AssertionError(f"{job.tune_id}: no way to run it was given")
 
 
 @contextmanager

@@ -100,7 +100,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         limits = self._study.cluster
         with Watchdog(limits.trial_timeout_s, limits.trial_stall_s, self._on_hang, start_s=START_S) as watchdog:
             if self._bench is None:
-                self._bench = self._gang.join(self._width.num_bundles)
+                self._bench = self._gang.join(self._width.num_bundles, self._width.gpus or 1.0)
             with self._gang.at_work(trial):
                 outcome = self._bench.run(trial, watchdog.beat)
         width = self._width

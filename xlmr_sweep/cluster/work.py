@@ -7,7 +7,7 @@ records and Tune trials know nothing else of the work, so a benchmark of schedul
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -31,6 +31,8 @@ class Seat:
     size: int = 1
     address: str = ""
     """Where the ranks of a gang meet (`tcp://HOST:PORT`); empty for a trial of one rank."""
+    gpu_share: float = 1.0
+    """The part of its GPU that the process may use; 1 where there is none."""
 
 
 class Bench(Protocol):
@@ -58,11 +60,13 @@ class FineTuning:
 
     def open(self, study: Study, storage: Storage, seat: Seat) -> Bench:
         """Returns a bench of torch; with several ranks it joins their process group first."""
-        from xlmr_sweep.modeling.device import pick_device
+        from xlmr_sweep.modeling.device import limit_memory, pick_device
         from xlmr_sweep.modeling.fsdp import World
         from xlmr_sweep.workbench import Workbench
 
-        world = World(device=pick_device()) if seat.size == 1 else _join(seat)
+        device = pick_device()
+        limit_memory(device, seat.gpu_share)
+        world = World(device=device) if seat.size == 1 else _join(seat)
         return _TorchBench(Workbench(study, storage, world))
 
 
@@ -72,8 +76,11 @@ class _TorchBench:
 
     def run(self, trial: Trial, on_step: OnStep | None = None) -> Outcome:
         from xlmr_sweep.finetune import finetune
+        from xlmr_sweep.modeling.device import DeviceUse
 
-        return finetune(trial, self._workbench, on_step)
+        with DeviceUse(self._workbench.world.device) as use:
+            outcome = finetune(trial, self._workbench, on_step)
+        return replace(outcome, columns=outcome.columns | use.columns)
 
     def resolved(self, trial: Trial) -> dict[str, Any]:
         resolved: dict[str, Any] = self._workbench.resolved(trial)

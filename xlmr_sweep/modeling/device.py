@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
+from types import TracebackType
+from typing import Any
+
 import torch
+
+CONTEXT_BYTES = 600 * 2**20
+"""What a process takes of a GPU beside its allocator: CUDA's context and libraries."""
+
+BUSY_INTERVAL_S = 0.5
 
 
 def pick_device() -> torch.device:
@@ -22,3 +33,64 @@ def resolve_precision(setting: str, device: torch.device) -> str:
         return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp32"
     has_bf16 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return "bf16" if has_bf16 else "fp32"
+
+
+def limit_memory(device: torch.device, share: float) -> None:
+    """Keeps this process within its share of a GPU: beyond it torch runs out of memory, instead of its neighbours.
+
+    Ray's fractions of a GPU are only counted. Nothing is limited on a CPU, or where the process has a GPU for itself.
+    """
+    if device.type != "cuda" or share >= 1:
+        return
+    total = torch.cuda.get_device_properties(device).total_memory
+    # The limit is the allocator's, so what a process takes beside it comes off.
+    torch.cuda.set_per_process_memory_fraction(max(share - CONTEXT_BYTES / total, share / 2), device)
+
+
+class DeviceUse:
+    """Measures, for the length of a block, how busy the process kept its device.
+
+    Its `columns` hold `device_memory_bytes` (memory of the GPU, or of the machine) and `device_busy` (share of the time in
+    which the GPU was at work, of which each process that shares it sees the whole; or CPU cores that this process kept busy),
+    where known.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._samples: list[float] = []
+        self._ended = threading.Event()
+        self.columns: dict[str, Any] = {}
+
+    def __enter__(self) -> DeviceUse:
+        self._began, self._cpu_began = time.monotonic(), time.process_time()
+        if self._device.type == "cuda":
+            self._sampler = threading.Thread(target=self._sample, daemon=True, name="device-use")
+            self._sampler.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        elapsed = max(time.monotonic() - self._began, 1e-9)
+        if self._device.type != "cuda":
+            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            self.columns = {"device_memory_bytes": memory, "device_busy": (time.process_time() - self._cpu_began) / elapsed}
+            return
+        self._ended.set()
+        self._sampler.join()
+        self.columns = {"device_memory_bytes": torch.cuda.get_device_properties(self._device).total_memory}
+        if self._samples:
+            self.columns["device_busy"] = sum(self._samples) / len(self._samples)
+
+    def _sample(self) -> None:
+        while not self._ended.wait(BUSY_INTERVAL_S):
+            busy = gpu_busy(self._device)
+            if busy is None:
+                return
+            self._samples.append(busy)
+
+
+def gpu_busy(device: torch.device) -> float | None:
+    """Returns the share of the last moments in which a kernel ran on a GPU; None where NVML is not there to ask."""
+    try:
+        return torch.cuda.utilization(device) / 100
+    except (ModuleNotFoundError, RuntimeError):
+        return None

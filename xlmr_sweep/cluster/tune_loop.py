@@ -1,0 +1,118 @@
+"""Tune's control loop as a study needs it. It asks the admission and never sleeps on it, keeps a warm process exactly as long as
+the admission has a use for it, and forgets trials that are through.
+
+Tune's own looks at every trial of the run in each round, sleeps for seconds whenever nothing runs, keeps an idle process and its
+GPU for whatever may come, and gives a process that becomes free to a trial whose own is still starting.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+from ray.tune.execution.tune_controller import TuneController
+
+IDLE_S = 0.02
+"""Waits so long where Tune has nothing to wait for, because only instruction jobs run."""
+
+
+@contextmanager
+def own_loop() -> Iterator[None]:
+    """Has a `Tuner` that is started within the block use this module's loop."""
+    with mock.patch.object(sys.modules["ray.tune.tune"], "TuneController", SweepLoop):
+        yield
+
+
+class WarmProcesses:
+    """Processes between two trials, by what they hold. Takes the place of Tune's own cache (`_ObjectCache`).
+
+    A process that ended its trial is kept until the admission was asked what comes next. What that did not take is ended: its
+    room belongs to something else, or nothing like it is left.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[Any, list[tuple[Any, int]]] = defaultdict(list)
+        self._staged: Counter[Any] = Counter()
+        self._round = 0
+
+    def asked(self) -> None:
+        """The admission was asked, and all it handed out is known."""
+        self._round += 1
+
+    @property
+    def num_cached_objects(self) -> int:
+        """Number of processes kept."""
+        return sum(map(len, self._kept.values()))
+
+    @property
+    def total_max_objects(self) -> int:
+        """Number of staged trials."""
+        return sum(self._staged.values())
+
+    def increase_max(self, key: Any, by: int = 1) -> None:
+        """Notes that a trial is staged."""
+        self._staged[key] += by
+
+    def decrease_max(self, key: Any, by: int = 1) -> None:
+        """Notes that a staged trial started."""
+        self._staged[key] -= by
+
+    def has_cached_object(self, key: Any) -> bool:
+        """Tells whether a process of that kind is kept."""
+        return bool(self._kept.get(key))
+
+    def cache_object(self, key: Any, process: Any) -> bool:
+        """Keeps a process."""
+        self._kept[key].append((process, self._round))
+        return True
+
+    def pop_cached_object(self, key: Any) -> Any:
+        """Returns a kept process, or None."""
+        return self._kept[key].pop(0)[0] if self._kept.get(key) else None
+
+    def flush_cached_objects(self, force_all: bool = False) -> Iterator[Any]:
+        """Yields the processes that nothing took, to be ended."""
+        for key, kept in list(self._kept.items()):
+            self._kept[key] = [entry for entry in kept if entry[1] == self._round and not force_all]
+            yield from [process for process, put in kept if force_all or put != self._round]
+            if not self._kept[key]:
+                del self._kept[key]
+
+
+class _Nothing:
+    """Stands in for Tune's warnings of trials that find no room: here they wait in the admission, which knows why."""
+
+    def on_no_available_trials(self, all_trials: Any) -> None:
+        """Says nothing."""
+
+
+class SweepLoop(TuneController):  # type: ignore[misc]
+    """Tune's control loop with the changes that this module names."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._actor_cache = WarmProcesses()
+        self._insufficient_resources_manager = _Nothing()
+
+    def _maybe_update_trial_queue(self) -> None:
+        while (trial := self._search_alg.next_trial()) is not None:
+            self.add_trial(trial)
+        self._actor_cache.asked()
+
+    def on_step_end(self) -> None:
+        """Ends idle processes and forgets trials that are through, each of which would hold 60 kB."""
+        super().on_step_end()
+        for through in (self._stopped_trials, self._failed_trials):
+            for trial in [trial for trial in through if trial not in self._trial_to_actor]:
+                through.discard(trial)
+                self._trials.remove(trial)
+                self._live_trials.discard(trial)
+                self._trials_to_cache.discard(trial)
+                self._trial_metadata.pop(trial.trial_id, None)
+        if not self._actor_manager.num_total_actors:
+            time.sleep(IDLE_S)
