@@ -191,6 +191,8 @@ def _shorten_waits() -> None:
     """Sets what Ray Train reads from the environment of the driver, unless the user did."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+    # A job starts when its room is free, but a node may still be busy starting other processes.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
     if len(ray.nodes()) == 1:
         # It tells of nodes about to be taken away, costs a process of two CPU seconds, and here all would go at once.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -37,6 +38,9 @@ from xlmr_sweep.study import Study, load_study
 ROOT = Path(__file__).parents[2]
 CPUS = 40
 """Logical CPUs a node: enough for 32 quarters of a GPU and what Ray itself starts."""
+
+
+SETTLE_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -121,13 +125,16 @@ def ray_cluster(number: int, num_cpus: int, num_gpus: int) -> Iterator[list[Node
 
     from xlmr_sweep.cluster.resources import nodes
 
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    # Ray starts its workers at a niceness of 15; here whatever else runs on the machine would be measured with them.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": num_cpus, "num_gpus": num_gpus})
     try:
         for _ in range(number - 1):
             cluster.add_node(num_cpus=num_cpus, num_gpus=num_gpus)
-        ray.init(address=cluster.address, log_to_driver=False)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+        # Ray's own processes take some seconds of CPU after they are said to be there.
+        time.sleep(SETTLE_S)
         yield nodes()
     finally:
         ray.shutdown()
@@ -141,6 +148,9 @@ def sleep_job(storage: Storage, seconds: Mapping[str, float]) -> Callable[[Job],
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     import ray.train
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    # What Train says of itself: a line a second for each job.
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
 
     def work(config: dict[str, float]) -> None:
         time.sleep(config["seconds"])
