@@ -360,6 +360,20 @@ def test_what_no_node_can_hold_any_more_waits_and_holds_nothing_up() -> None:
     assert not admission.has_unplaceable
 
 
+def test_a_job_that_no_node_can_hold_any_more_goes_with_the_trials_that_wait_for_it() -> None:
+    queue = admission(of("xlmr-base"), [Node(64, 1, "a"), Node(64, 2, "b")], jobs={"xlmr-base": Width(1, 1, 3)})
+    job = queue.next()
+    assert isinstance(job, Job)
+    queue.room.remove("b")
+    queue.job_again(job)
+    assert queue.has_unplaceable
+    lost = queue.drop_unplaceable()
+    assert len(lost) == 105
+    assert {trial.paradigm for trial in lost} == {"instructed"}
+    assert not queue.has_unplaceable
+    assert all(isinstance(item, Attempt) for item in taken(queue))
+
+
 def test_a_node_can_be_done_without_only_if_the_others_hold_everything() -> None:
     admission, _ = small([Node(8, 1, "a"), Node(8, 2, "b")], gang=2, single=1)
     assert admission.could_do_without("a")

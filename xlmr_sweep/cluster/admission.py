@@ -281,12 +281,16 @@ class Admission:
 
     @property
     def has_unplaceable(self) -> bool:
-        """Whether a trial waits that the cluster, as it is now, could never hold."""
-        return any(not self.room.could_ever_hold(width) for width in {attempt.width for attempt in self.waiting()})
+        """Whether a trial or job waits that the cluster, as it is now, could never hold."""
+        items: Iterable[Item] = chain(self.waiting(), self._jobs)
+        return any(not self.room.could_ever_hold(width) for width in {item.width for item in items})
 
     def drop_unplaceable(self) -> list[Trial]:
-        """Takes out what the cluster, as it is now, could never hold, and returns it."""
-        return [attempt.trial for attempt in self._take_out(lambda attempt: not self.room.could_ever_hold(attempt.width))]
+        """Takes out what the cluster, as it is now, could never hold, and returns the trials, those of such a job among them."""
+        jobs = [job for job in self._jobs if not self.room.could_ever_hold(job.width)]
+        lost = [attempt.trial for job in jobs for attempt in self._without_weights.pop(job.model)]
+        self._jobs = [job for job in self._jobs if job not in jobs]
+        return lost + [attempt.trial for attempt in self._take_out(lambda attempt: not self.room.could_ever_hold(attempt.width))]
 
     def could_do_without(self, node_id: str) -> bool:
         """Tells whether the other nodes could hold everything that waits or is under way."""
