@@ -16,6 +16,7 @@ import pytest
         "xlmr_sweep.records",
         "xlmr_sweep.status",
         "xlmr_sweep.commands",
+        "xlmr_sweep.cluster.forecast",
         "xlmr_sweep.data.demo",
         "analysis",
         "analysis.report",
