@@ -165,6 +165,21 @@ def test_what_a_waiting_wide_trial_leaves_over_is_used() -> None:
     assert following.model == "xlmr-xl"
 
 
+def test_the_next_trials_of_a_width_take_the_places_whose_processes_are_warm() -> None:
+    nodes = [Node(8, 2, "a"), Node(8, 2, "b")]
+    queue = Admission(of("xlmr-base"), {"xlmr-base": Width(1, 1)}, nodes, Fixed())
+    first = queue.next()
+    assert isinstance(first, Attempt)
+    queue.requeue(queue.ended(first.tune_id), Requeue(not_on="a"))
+    again = queue.next()
+    assert isinstance(again, Attempt)
+    assert (first.grant.node_ids, again.grant.node_ids) == (("a",), ("b",))
+    queue.ended(again.tune_id)
+    # Both would fit on the first node, but there is a process on each.
+    following = [queue.next(), queue.next()]
+    assert {item.grant for item in following if item} == {first.grant, again.grant}
+
+
 def test_instructed_trials_wait_for_their_weights_and_others_fill_what_a_job_leaves() -> None:
     trials = of("xlmr-large")
     queue = admission(trials, jobs={"xlmr-large": Width(1, 1, 2)}, cost=Fixed(jobs={"xlmr-large": 1000.0}))

@@ -140,6 +140,8 @@ class Admission:
         self._vain: Counter[str] = Counter()
         self._delayed: list[Attempt] = []
         self._live: dict[str, Item] = {}
+        self._warm: dict[Width, list[Grant]] = defaultdict(list)
+        """What trials gave back since the last question that was answered in the negative: their processes are still there."""
         self._kept: dict[str, frozenset[str]] = {}
         """Nodes that heads without room wait for, by key."""
         self._sorted_by = cost.version
@@ -216,6 +218,7 @@ class Admission:
             wait = self._keep(head, now, waits)
             if wait is not None:
                 waits.append(wait)
+        self._warm.clear()
         self._stuck_at = state
         return None
 
@@ -223,6 +226,7 @@ class Admission:
         """Gives back the room of an attempt that ended, however it did, and returns it."""
         attempt = self._give_back(tune_id)
         assert isinstance(attempt, Attempt), f"{tune_id} is no trial"
+        self._warm[attempt.width].append(attempt.grant)
         if self._probes.get(attempt.model) == tune_id:
             # Unless `set_width` comes next, another trial of the model measures; after some in vain the others run as wide.
             del self._probes[attempt.model]
@@ -427,7 +431,7 @@ class Admission:
 
     def _fit(self, head: Item, now: float, waits: Sequence[_Wait]) -> Grant | None:
         """Takes room for an item that keeps no more important one from starting when it could."""
-        grant = self.room.take(head.width, head.not_on)
+        grant = self._take_warm(head) or self.room.take(head.width, head.not_on)
         if grant is None or not waits:
             return grant
         end = now + self.expected_s(head)
@@ -436,6 +440,17 @@ class Admission:
             return grant
         self.room.give(grant)
         return self.room.take(head.width, head.not_on, {node for wait in late for node in wait.nodes})
+
+    def _take_warm(self, head: Item) -> Grant | None:
+        """Takes the place of a trial of the same width that just ended, so that its process goes on."""
+        if isinstance(head, Job):
+            return None
+        warm = self._warm.get(head.width, [])
+        for grant in warm:
+            if not head.not_on & set(grant.node_ids) and self.room.take_again(grant):
+                warm.remove(grant)
+                return grant
+        return None
 
     def _keep(self, head: Item, now: float, waits: Sequence[_Wait]) -> _Wait | None:
         """Returns where and when a head without room will fit first; the same nodes until it starts."""

@@ -76,6 +76,11 @@ class TuneQueue(BasicVariantGenerator):  # type: ignore[misc]
         """Number of trials of the run."""
         return self._total
 
+    @property
+    def max_starting(self) -> int:
+        """Number of processes that may start at the same time: an eighth of each node's CPUs, at least two."""
+        return sum(max(2, int(node.cpus / 8)) for node in self._admission.room.nodes)
+
     def add_configurations(self, experiments: Any) -> None:
         """Takes from Tune what each of its trials is made with."""
         (experiment,) = experiments if isinstance(experiments, list) else [experiments]

@@ -104,6 +104,13 @@ class Room:
             found += self._on_node(name, width, width.num_bundles - len(found))
         return self._taken(found) if len(found) == width.num_bundles else None
 
+    def take_again(self, grant: Grant) -> bool:
+        """Takes exactly what an item that ended had, on its very GPUs, if all of it is free and its nodes are there."""
+        if not set(grant.node_ids) <= self._nodes.keys() or not self.holds(grant):
+            return False
+        self._book(grant, -1.0)
+        return True
+
     def give(self, grant: Grant) -> None:
         """Gives back what an item took."""
         self._book(grant, 1.0)

@@ -100,9 +100,23 @@ class SweepLoop(TuneController):  # type: ignore[misc]
         self._insufficient_resources_manager = _Nothing()
 
     def _maybe_update_trial_queue(self) -> None:
-        while (trial := self._search_alg.next_trial()) is not None:
+        """Takes what the admission hands out; beyond what warm processes can take, no more than may start at once.
+
+        A process that starts is seconds of CPU. All of a node's at once would all be late, and with short trials or the last
+        ones the first few do the work of all.
+        """
+        while self._actor_cache.num_cached_objects or self._num_starting < self._search_alg.max_starting:
+            trial = self._search_alg.next_trial()
+            if trial is None:
+                self._actor_cache.asked()
+                return
             self.add_trial(trial)
-        self._actor_cache.asked()
+            # A warm process takes it at once, so that the next question knows what is left.
+            self._maybe_add_actors()
+
+    @property
+    def _num_starting(self) -> int:
+        return len(self._pending_trials) - len(self._resetting_trials)
 
     def on_step_end(self) -> None:
         """Ends idle processes and forgets trials that are through, each of which would hold 60 kB."""
