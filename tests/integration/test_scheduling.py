@@ -42,7 +42,7 @@ def cluster() -> Iterator[Any]:
 
 def study_of(**gpus: float | str) -> Study:
     """A study of models that exist in name only."""
-    models = [{"name": name, "hub": f"none/{name}", "gpus": share} for name, share in gpus.items()]
+    models = [{"name": name, "hub": f"none/{name}", "gpus": share, "cpus": 0.5} for name, share in gpus.items()]
     fields = {"name": "sleep", "models": models, "paradigms": ["prompted"], "sizes": [2], "seeds": [0], "tasks": ["cb", "copa"]}
     return Study.model_validate(fields)
 
