@@ -16,11 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from xlmr_sweep.architecture import Architecture, shape_of
-from xlmr_sweep.data.demo.models import DEMO_MODELS
-from xlmr_sweep.data.demo.tokenizer import VOCAB_SIZE
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.storage import Storage
-from xlmr_sweep.study import FinetuneSpec, ModelSpec, Study
+from xlmr_sweep.study import FinetuneSpec, Study
 
 ASSUMED_ROWS = 32_768
 """Embedding rows of a task whose texts are not at hand: more than the different tokens that its English texts are taken to hold.
@@ -236,22 +234,24 @@ def print_needs(console: Console, study: Study, storage: Storage, trials: Sequen
         done: ids of the trials that have a record.
     """
     models = {name: study.model(name) for name in dict.fromkeys(trial.model for trial in trials)}
-    shapes = {name: shape for name, model in models.items() if (shape := _shape(study, storage, model)) is not None}
+    shapes = {name: shape for name, model in models.items() if (shape := shape_of(study, storage, model)) is not None}
     # One record a cell of model and task: rows follow from the task's texts, its prompt or their absence, and nothing else.
     cells = {(trial.model, trial.task, trial.paradigm): trial.trial_id for trial in trials if trial.trial_id in done}
     found = needs(study, shapes, trials, known_rows(storage, list(cells.values())))
     if not found:
         return
-    table = Table(title=f"Memory of a fine-tuning trial, inputs of {study.finetune.max_length} tokens")
+    table = Table(
+        title=f"Memory of a fine-tuning trial: inputs of {study.finetune.max_length} tokens, GPUs of {GPU_BYTES / 1e9:.0f} GB"
+    )
     table.add_column("model")
-    for column in ("parameters", "rows kept", "trained", "GPUs declared", "GB a GPU", f"{GPU_BYTES / 1e9:.0f} GB GPUs needed"):
+    for column in ("M parameters", "rows kept", "M trained", "GPUs", "GB a GPU", "GPUs needed"):
         table.add_column(column, justify="right")
     for need in found:
         rows = f"{need.rows:,}" if need.rows_are_known else f"<= {need.rows:,}"
-        trained = f"{need.compact_parameters / 1e6:,.1f} M"
+        trained = f"{need.compact_parameters / 1e6:,.1f}"
         fewest = "more than 16" if need.gpus_needed is None else str(need.gpus_needed)
         gb = f"{need.bytes_declared / 1e9:.1f}"
-        table.add_row(need.model, f"{need.num_parameters / 1e6:,.1f} M", rows, trained, f"{need.gpus_declared:g}", gb, fewest)
+        table.add_row(need.model, f"{need.num_parameters / 1e6:,.1f}", rows, trained, f"{need.gpus_declared:g}", gb, fewest)
     console.print(table)
     if not all(need.rows_are_known for need in found):
         console.print(
@@ -262,10 +262,3 @@ def print_needs(console: Console, study: Study, storage: Storage, trials: Sequen
     missing = [name for name in models if name not in shapes]
     if missing:
         console.print(f"Memory not known before the model is there: {', '.join(missing)}", highlight=False, soft_wrap=True)
-
-
-def _shape(study: Study, storage: Storage, model: ModelSpec) -> Architecture | None:
-    if model.demo in DEMO_MODELS:
-        spec = DEMO_MODELS[model.demo]
-        return Architecture(spec.layers, spec.hidden, spec.ffn, VOCAB_SIZE, spec.max_position_embeddings)
-    return shape_of(study, storage, model)
