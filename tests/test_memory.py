@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 
 from xlmr_sweep.architecture import KNOWN, Architecture
 from xlmr_sweep.data.examples import prepare_task
-from xlmr_sweep.finetune import finetune
+from xlmr_sweep.finetune import finetune, reset_peak_memory
 from xlmr_sweep.memory import (
     GPU_BYTES,
     GPU_RESERVE,
@@ -160,6 +160,7 @@ def test_a_trials_peak_is_predicted_and_is_its_own(study_file: Callable[..., Pat
     prepare_task(study, study.task("cb"), storage)
     trials = {t.model: t for t in expand(study) if (t.task, t.paradigm, t.train_size) == ("cb", "prompted", 8)}
     gc.collect()
+    reset_peak_memory(torch.device("cpu"))
     before = own_bytes()
     bench = Workbench(study, storage, World())
     peaks = [finetune(trials["mini"], bench).columns["peak_memory_bytes"] for _ in range(2)]

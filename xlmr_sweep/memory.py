@@ -74,7 +74,7 @@ class Needs:
     """Whether `rows` was measured by an earlier trial; else it is a bound."""
     gpus_declared: float
     bytes_declared: float
-    """Bytes a GPU with the GPUs that the study declares; for shares, of one trial."""
+    """Bytes a GPU with the GPUs that the study declares; for shares, of one trial; of a process where the study has no GPUs."""
     gpus_needed: int | None
     """Fewest GPUs (1, 2, 4, 8, 16) on which a trial fits; None where even those are too few."""
 
@@ -200,14 +200,21 @@ def needs(
         rows: embedding rows that earlier trials kept, by model (`known_rows`).
     """
     found = []
-    precision = "fp32" if study.finetune.precision == "fp32" else "bf16"
+    on_gpu = study.cluster.gpus > 0
+    precision = "bf16" if study.finetune.precision == "bf16" or (on_gpu and study.finetune.precision == "auto") else "fp32"
     for name in dict.fromkeys(trial.model for trial in trials):
         if name not in shapes:
             continue
         full, model = shapes[name], study.model(name)
         measured = (rows or {}).get(name)
         small = compacted(full, measured or ASSUMED_ROWS)
-        memory = trial_memory(small, study.finetune, precision=precision, num_ranks=model.num_ranks)
+        if on_gpu:
+            taken = trial_memory(small, study.finetune, precision=precision, num_ranks=model.num_ranks).total
+        else:
+            # Heads of 32 numbers are the narrowest in use, so there are at most so many.
+            heads = full.hidden // 32
+            memory = trial_memory(small, study.finetune, precision=precision, on_gpu=False, num_heads=heads)
+            taken = process_bytes(small, memory, study.finetune.eval_tokens)
         found.append(
             Needs(
                 name,
@@ -216,7 +223,7 @@ def needs(
                 small.vocabulary,
                 measured is not None,
                 model.gpus,
-                memory.total,
+                taken,
                 gpus_needed(small, study.finetune, precision),
             )
         )
@@ -240,18 +247,24 @@ def print_needs(console: Console, study: Study, storage: Storage, trials: Sequen
     found = needs(study, shapes, trials, known_rows(storage, list(cells.values())))
     if not found:
         return
-    table = Table(
-        title=f"Memory of a fine-tuning trial: inputs of {study.finetune.max_length} tokens, GPUs of {GPU_BYTES / 1e9:.0f} GB"
-    )
+    on_gpu = study.cluster.gpus > 0
+    where = f"GPUs of {GPU_BYTES / 1e9:.0f} GB" if on_gpu else "CPUs"
+    table = Table(title=f"Memory of a fine-tuning trial: inputs of {study.finetune.max_length} tokens, {where}")
     table.add_column("model")
-    for column in ("M parameters", "rows kept", "M trained", "GPUs", "GB a GPU", "GPUs needed"):
+    for column in (
+        "M parameters",
+        "rows kept",
+        "M trained",
+        *(("GPUs", "GB a GPU", "GPUs needed") if on_gpu else ("GB a process",)),
+    ):
         table.add_column(column, justify="right")
     for need in found:
         rows = f"{need.rows:,}" if need.rows_are_known else f"<= {need.rows:,}"
-        trained = f"{need.compact_parameters / 1e6:,.1f}"
-        fewest = "more than 16" if need.gpus_needed is None else str(need.gpus_needed)
-        gb = f"{need.bytes_declared / 1e9:.1f}"
-        table.add_row(need.model, f"{need.num_parameters / 1e6:,.1f}", rows, trained, f"{need.gpus_declared:g}", gb, fewest)
+        row = [need.model, f"{need.num_parameters / 1e6:,.1f}", rows, f"{need.compact_parameters / 1e6:,.1f}"]
+        row += [f"{need.gpus_declared:g}"] if on_gpu else []
+        row += [f"{need.bytes_declared / 1e9:.1f}"]
+        row += ["more than 16" if need.gpus_needed is None else str(need.gpus_needed)] if on_gpu else []
+        table.add_row(*row)
     console.print(table)
     if not all(need.rows_are_known for need in found):
         console.print(
