@@ -13,6 +13,7 @@ import torch
 from tiny_ranks import LIKE_BASE, LIKE_TINY, LIKE_XL, PAD, SETTINGS, VOCABULARY, Rows, tiny, train_on_ranks
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from xlmr_sweep import mlm
 from xlmr_sweep.batches import RowOrder, collate, plan_micro_batches
@@ -29,6 +30,20 @@ def run_of(model: Any, world: World | None = None, **changes: Any) -> Run:
     return Run(MaskedLMLoss(model), rows, replace(SETTINGS, **changes), world or World())
 
 
+def longest_first(rows: list[Masked]) -> list[Masked]:
+    return sorted(rows, key=lambda row: -len(row.input_ids))
+
+
+def plain_loss(model: Any, rows: list[Masked], reduction: str = "sum") -> Tensor:
+    """As transformers has it: padding, attention mask, logits of every position."""
+    ids = pad_sequence([torch.tensor(row.input_ids) for row in rows], batch_first=True, padding_value=PAD)
+    labels = torch.full(ids.shape, -100)
+    for i, row in enumerate(rows):
+        labels[i, row.positions] = torch.tensor(row.labels)
+    logits = model(input_ids=ids, attention_mask=(ids != PAD).long()).logits
+    return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction=reduction)
+
+
 def gradients(model: Any, max_tokens: int = 4096) -> dict[str, Tensor]:
     """Gradients of the first global batch, before clipping and the optimiser."""
     run = run_of(model, max_tokens=max_tokens)
@@ -43,14 +58,12 @@ def gradients(model: Any, max_tokens: int = 4096) -> dict[str, Tensor]:
 def test_loss_and_gradients_equal_plain_transformers(family: str, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlm, "LOGIT_BYTES", chunk_bytes)
     ours, plain = tiny(family).train(), tiny(family).train()
-    batch = collate(Rows().rows(0, range(12)), PAD)
+    rows = longest_first(Rows().rows(0, range(12)))
     root = MaskedLMLoss(ours)
     assert root.encoder.is_split
-    loss = root(batch)
+    loss = root(collate(rows))
     loss.backward()
-    labels = torch.full(batch.input_ids.shape, -100).flatten().index_copy(0, batch.positions, batch.labels)
-    logits = plain(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-    expected = functional.cross_entropy(logits.flatten(0, 1), labels, reduction="sum")
+    expected = plain_loss(plain, rows)
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     theirs = dict(plain.named_parameters())
@@ -70,9 +83,9 @@ def test_no_logits_but_of_masked_positions(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(root.encoder, "vocabulary_logits", spy)
     monkeypatch.setattr(mlm, "LOGIT_BYTES", 4 * VOCABULARY * 10)
-    batch = collate(Rows().rows(0, range(12)), PAD)
+    batch = collate(longest_first(Rows().rows(0, range(12))))
     root(batch)
-    assert sum(asked) == len(batch.labels) < batch.input_ids.numel() / 4
+    assert sum(asked) == len(batch.labels) < len(batch.tokens.input_ids) / 4
     assert max(asked) == 10
 
 
@@ -121,9 +134,7 @@ def test_equals_a_plain_loop_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}])
     rows, losses = Rows(), []
     for step in range(rows.num_steps):
-        batch = collate(rows.rows(step, range(rows.num_rows(step))), PAD)
-        logits = plain(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits.flatten(0, 1)
-        loss = functional.cross_entropy(logits[batch.positions], batch.labels)
+        loss = plain_loss(plain, rows.rows(step, range(rows.num_rows(step))), "mean")
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.5)

@@ -51,7 +51,6 @@ class Rows:
     batch_size: int = 12
     num_steps: int = 6
     total_rows: int = 70
-    pad_id: int = PAD
     seen: list[tuple[int, int]] = field(default_factory=list)
 
     def num_rows(self, step: int) -> int:

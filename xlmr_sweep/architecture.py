@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from xlmr_sweep.data.demo.models import DEMO_MODELS
+from xlmr_sweep.data.demo.tokenizer import VOCAB_SIZE
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.identity import model_folder_name, recipe_folder_name
 from xlmr_sweep.moved import folder_of
@@ -83,7 +85,7 @@ class Architecture:
 
 
 def shape_of(study: Study, storage: Storage, model: ModelSpec) -> Architecture | None:
-    """Returns a model's shape: by its hub id, from its own folder, or from weights that the study made, or None."""
+    """Returns a model's shape: by its hub id, from its own folder, from weights that the study made, by the demo, or None."""
     if model.hub in KNOWN:
         return KNOWN[model.hub]
     folders = []
@@ -96,7 +98,11 @@ def shape_of(study: Study, storage: Storage, model: ModelSpec) -> Architecture |
         path = model.folder / "config.json"
         configs.insert(0, _mapping(lambda: json.loads(path.read_text(encoding="utf-8"))))
     shapes = (Architecture.from_config(config) for config in configs if config is not None)
-    return next((shape for shape in shapes if shape is not None), None)
+    found = next((shape for shape in shapes if shape is not None), None)
+    if found is None and model.demo in DEMO_MODELS:
+        demo = DEMO_MODELS[model.demo]
+        return Architecture(demo.layers, demo.hidden, demo.ffn, VOCAB_SIZE, demo.max_position_embeddings)
+    return found
 
 
 def _mapping(read: Callable[[], Any]) -> Mapping[str, Any] | None:

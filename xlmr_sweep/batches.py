@@ -1,11 +1,12 @@
 """Which rows a step takes, and how a rank puts its share of them through the model.
 
-In: row counts and masked sequences. Out: row numbers of a step, slices of similar length, padded tensors. What is in a global
-batch follows from the step alone; ranks and micro-batches only cut it up.
+In: row counts and masked sequences. Out: row numbers of a step, slices of similar length, tensors. What is in a global batch
+follows from the step alone; ranks and micro-batches only cut it up.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,14 +17,11 @@ import torch
 from torch import Tensor
 
 from xlmr_sweep.masking import Masked
+from xlmr_sweep.modeling.sequences import Sequences, to_device
 
 
 class BatchSource(Protocol):
     """The data of a run."""
-
-    @property
-    def pad_id(self) -> int:
-        """Token that fills short rows."""
 
     @property
     def num_steps(self) -> int:
@@ -88,26 +86,19 @@ def mixed_seed(*parts: int) -> int:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Padded sequences of one pass. B sequences of T tokens, n of them masked."""
+    """Sequences of one pass, N tokens of which n are masked."""
 
-    input_ids: Tensor
-    """(B, T) int64."""
-
-    attention_mask: Tensor | None
-    """(B, T) int64, 1 for tokens; None where nothing is padded."""
+    tokens: Sequences
 
     positions: Tensor
-    """(n,) int64, where the masked tokens are in the batch laid out flat, row * T + column."""
+    """(n,) int64, which of the N tokens are masked."""
 
     labels: Tensor
     """(n,) int64 tokens to tell."""
 
     def to(self, device: torch.device) -> MicroBatch:
         """Returns the batch on a device."""
-        if device.type == "cpu":
-            return self
-        mask = None if self.attention_mask is None else self.attention_mask.to(device)
-        return MicroBatch(self.input_ids.to(device), mask, self.positions.to(device), self.labels.to(device))
+        return MicroBatch(self.tokens.to(device), to_device(self.positions, device), to_device(self.labels, device))
 
 
 def plan_micro_batches(lengths: Sequence[int], max_tokens: int) -> list[tuple[int, int]]:
@@ -129,21 +120,12 @@ def plan_micro_batches(lengths: Sequence[int], max_tokens: int) -> list[tuple[in
     return slices
 
 
-def collate(rows: Sequence[Masked], pad_id: int) -> MicroBatch:
-    """Pads rows to the longest. No row at all gives two tokens without a mask, for a rank that has to keep step."""
+def collate(rows: Sequence[Masked]) -> MicroBatch:
+    """Lays rows, given longest first, end to end. No row at all gives two tokens without a mask, for a rank that keeps step."""
     if not rows:
-        none = torch.zeros(0, dtype=torch.int64)
-        return MicroBatch(torch.zeros((1, 2), dtype=torch.int64), None, none, none)
-    lengths = [len(row.input_ids) for row in rows]
-    width = max(lengths)
-    ids = np.full((len(rows), width), pad_id, dtype=np.int64)
-    positions: list[int] = []
-    labels: list[int] = []
-    for index, row in enumerate(rows):
-        ids[index, : lengths[index]] = row.input_ids
-        positions += [index * width + position for position in row.positions]
-        labels += row.labels
-    attention_mask = None
-    if min(lengths) < width:
-        attention_mask = torch.from_numpy((np.arange(width) < np.array(lengths)[:, None]).astype(np.int64))
-    return MicroBatch(torch.from_numpy(ids), attention_mask, torch.tensor(positions), torch.tensor(labels))
+        return MicroBatch(Sequences(torch.zeros(2, dtype=torch.int64), (2,)), *(torch.zeros(0, dtype=torch.int64),) * 2)
+    lengths = tuple(len(row.input_ids) for row in rows)
+    starts = itertools.accumulate(lengths, initial=0)
+    positions = [start + position for start, row in zip(starts, rows, strict=False) for position in row.positions]
+    tokens = Sequences(torch.tensor([token for row in rows for token in row.input_ids]), lengths)
+    return MicroBatch(tokens, torch.tensor(positions), torch.tensor([label for row in rows for label in row.labels]))

@@ -22,6 +22,7 @@ from xlmr_sweep.errors import StorageError, StudyError
 from xlmr_sweep.identity import recipe_folder_name
 from xlmr_sweep.interrupt import INTERRUPTED
 from xlmr_sweep.lock import only_driver
+from xlmr_sweep.memory import print_needs
 from xlmr_sweep.plan import Trial, expand, select
 from xlmr_sweep.preparation import check_known_sizes, models_to_instruct, prepare_examples, prepare_instructions
 from xlmr_sweep.progress import ProgressDisplay
@@ -86,7 +87,9 @@ def status(request: Request, console: Console) -> int:
 def dry_run(request: Request, console: Console) -> int:
     """`--dry-run`: the plan, its needs and what is done."""
     opened = open_request(request)
-    print_plan(console, opened.whole, opened.storage, opened.trials, collect(opened.storage, opened.whole))
+    found = collect(opened.storage, opened.whole)
+    print_plan(console, opened.whole, opened.storage, opened.trials, found)
+    print_needs(console, opened.whole, opened.storage, opened.trials, found.done)
     return 0
 
 

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from xlmr_sweep.architecture import KNOWN, Architecture, shape_of
-from xlmr_sweep.data.demo.models import DEMO_MODELS
-from xlmr_sweep.data.demo.tokenizer import VOCAB_SIZE
 from xlmr_sweep.identity import mixture_name, recipe_folder_name, task_data_name
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.storage import Storage
@@ -110,7 +108,7 @@ class CostModel:
     @classmethod
     def of(cls, study: Study, storage: Storage, rows: Iterable[Mapping[str, Any]] = (), *, has_gpus: bool = True) -> CostModel:
         """Returns the model of a storage: shapes and data sizes as far as they are there, and the times of its records."""
-        shapes = {model.name: shape for model in study.models if (shape := _shape(study, storage, model)) is not None}
+        shapes = {model.name: shape for model in study.models if (shape := shape_of(study, storage, model)) is not None}
         num_rows = {}
         for task in study.tasks:
             manifest = storage.read_json(f"data/{task_data_name(study, task)}/manifest.json")
@@ -252,12 +250,3 @@ class CostModel:
         base = KNOWN["FacebookAI/xlm-roberta-base"]
         tokens = 3.0 * 320 * 16 * 256
         return tokens * base.encoder_flops_per_token(256) / PAPER_COSTS["FacebookAI/xlm-roberta-base"][0]
-
-
-def _shape(study: Study, storage: Storage, model: ModelSpec) -> Architecture | None:
-    """Returns a model's shape; that of a demo model also before it is pre-trained."""
-    shape = shape_of(study, storage, model)
-    if shape is None and model.demo in DEMO_MODELS:
-        demo = DEMO_MODELS[model.demo]
-        shape = Architecture(demo.layers, demo.hidden, demo.ffn, VOCAB_SIZE, demo.max_position_embeddings)
-    return shape

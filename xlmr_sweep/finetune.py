@@ -7,6 +7,7 @@ of hardware.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import logging
 import math
@@ -27,6 +28,7 @@ from xlmr_sweep.errors import DivergedError
 from xlmr_sweep.modeling.device import resolve_precision
 from xlmr_sweep.modeling.fsdp import World, local_parameters
 from xlmr_sweep.modeling.gang import step_sharded
+from xlmr_sweep.modeling.optimizer import AdamW, clip_divisor, square_norm
 from xlmr_sweep.outcome import Outcome
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.scoring import score
@@ -128,16 +130,15 @@ def _train(
             group["lr"] = spec.learning_rate * schedule(step, spec.steps, spec.warmup)
         # A rank without an example computes one all the same, at no weight, because FSDP's ranks must keep step.
         mine = examples[world.rank :: world.size]
-        batch = collate(mine or examples[:1], inputs.pad_id).to(world.device)
+        batch = collate(mine or examples[:1]).to(world.device)
         with autocast(precision, world.device):
             logits = model(batch)
         loss = functional.cross_entropy(logits.float(), batch.labels, reduction="sum") * (len(mine) > 0) / len(examples)
         # FSDP averages gradients over the ranks; the loss is a sum over them.
         (loss * world.size).backward()  # type: ignore[no-untyped-call]
         if world.size == 1:
-            nn.utils.clip_grad_norm_(parameters.values(), spec.clip)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            gradients = [parameter.grad for parameter in parameters.values() if parameter.grad is not None]
+            optimizer.step_divided(clip_divisor(square_norm(gradients), spec.clip))
         else:
             step_sharded(model, parameters, optimizer, spec.clip, world)
         losses.append(loss.detach())
@@ -155,7 +156,7 @@ def _checked(trial: Trial, losses: Tensor) -> list[float]:
     return [float(loss) for loss in losses.tolist()]
 
 
-def make_optimizer(model: nn.Module, parameters: Mapping[str, nn.Parameter], spec: FinetuneSpec) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, parameters: Mapping[str, nn.Parameter], spec: FinetuneSpec) -> AdamW:
     """Returns AdamW with bias correction; biases and norms do not decay, as in transformers' Trainer.
 
     Args:
@@ -168,7 +169,7 @@ def make_optimizer(model: nn.Module, parameters: Mapping[str, nn.Parameter], spe
         {"params": [p for name, p in parameters.items() if name in matrices], "weight_decay": spec.weight_decay},
         {"params": [p for name, p in parameters.items() if name not in matrices], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=spec.learning_rate, betas=(0.9, 0.999), eps=1e-8, fused=True)
+    return AdamW(groups, spec.learning_rate)
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
@@ -179,7 +180,6 @@ def schedule(step: int, steps: int, warmup: float) -> float:
     return (steps - step) / max(1, steps - num_warmup)
 
 
-@torch.no_grad()
 def _evaluate(model: TrialModel, inputs: TaskInputs, spec: FinetuneSpec, precision: str, world: World) -> Tensor:
     """Returns the logits (num_eval, num_labels) of the evaluation set, fp32 on the host, the same on every rank."""
     model.eval()
@@ -188,8 +188,9 @@ def _evaluate(model: TrialModel, inputs: TaskInputs, spec: FinetuneSpec, precisi
     for first in range(0, len(batches), world.size):
         # Ranks take a batch each; one that is left over computes the last again, because FSDP's ranks must keep step.
         positions = batches[min(first + world.rank, len(batches) - 1)]
-        batch = collate([inputs.validation[i] for i in positions], inputs.pad_id).to(world.device)
-        with autocast(precision, world.device):
+        batch = collate([inputs.validation[i] for i in positions]).to(world.device)
+        # FSDP's gathered weights must not become inference tensors: the next trial trains them.
+        with torch.inference_mode(world.size == 1), torch.no_grad(), autocast(precision, world.device):
             done.append((positions, model(batch).float()))
     logits = torch.zeros(len(inputs.validation), done[0][1].shape[1])
     times = torch.zeros(len(inputs.validation), 1)
@@ -211,6 +212,11 @@ def reset_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
         return
     try:
+        # What earlier trials freed and the allocator kept is not this one's (glibc; other C libraries have no such call).
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError, TypeError):
+        log.debug("freed memory is not given back to the system here")
+    try:
         # 5 resets the peak resident size (Linux: proc(5)).
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -218,11 +224,15 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Returns the peak memory since `reset_peak_memory`: of the GPU's allocator, or the process's resident size, in bytes."""
+    """Returns the peak since `reset_peak_memory`, in bytes: of the GPU's allocator, or of the process's own memory.
+
+    Own is what no other process shares: libraries and weights that a node holds once are left out, as they are now.
+    """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:
-        status = Path("/proc/self/status").read_text()
-        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
+        lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+        sizes = {words[0]: int(words[1]) * 1024 for words in lines if len(words) == 3 and words[2] == "kB"}
+        return sizes["VmHWM:"] - sizes["RssFile:"] - sizes["RssShmem:"]
+    except (OSError, KeyError):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -60,7 +60,6 @@ class ChatBatches:
     order: RowOrder
     template: ChatTemplate
     rate: float
-    pad_id: int
     mask_id: int
     _cache: dict[int, Chat] = field(default_factory=dict)
 
@@ -262,7 +261,6 @@ class _Job:
             order,
             ChatTemplate(self.tokenizer, recipe.max_length),
             recipe.mask_rate,
-            self.tokenizer.pad_token_id,
             self.tokenizer.mask_token_id,
         )
         root = MaskedLMLoss(self.model)

@@ -26,6 +26,7 @@ from xlmr_sweep.errors import DivergedError
 from xlmr_sweep.masking import Masked
 from xlmr_sweep.modeling.encoder import MaskedLMEncoder
 from xlmr_sweep.modeling.fsdp import World, begin_micro_batch, local_gradients, local_parameters
+from xlmr_sweep.modeling.optimizer import AdamW, clip_divisor, square_norm
 
 LOGIT_BYTES = 256 * 2**20
 """Logits of one chunk in fp32: 268 masked tokens of XLM-R's vocabulary. Whole, 16 x 512 tokens of it would be 8.2 GB."""
@@ -84,13 +85,10 @@ class MaskedLMLoss(nn.Module):
 
     def forward(self, batch: MicroBatch) -> Tensor:
         """Returns the sum of cross-entropies over the batch's masked tokens, a scalar in fp32."""
-        width = batch.input_ids.shape[1]
         if not self.encoder.is_split:
-            rows, columns = batch.positions // width, batch.positions % width
-            logits = self.encoder.logits_at(batch.input_ids, rows, columns, attention_mask=batch.attention_mask)
+            logits = self.encoder.logits_at(batch.tokens, batch.positions)
             return functional.cross_entropy(logits.float(), batch.labels, reduction="sum")
-        hidden = self.encoder.hidden(batch.input_ids, batch.attention_mask)
-        chosen = hidden.flatten(0, 1).index_select(0, batch.positions)
+        chosen = self.encoder.hidden(batch.tokens).index_select(0, batch.positions)
         vocab_size: int = self.encoder.model.config.vocab_size  # type: ignore[union-attr,assignment]
         size = max(1, LOGIT_BYTES // (4 * vocab_size))
         if len(chosen) <= size:
@@ -158,19 +156,18 @@ class Run:
         slices, num_tokens, num_masked = self._plan(mine)
         torch.manual_seed(mixed_seed(settings.seed, step, self.world.rank))
         self.root.zero_grad()
-        self.optimizer.zero_grad()
         local_loss = self._backward(mine, slices, num_masked)
         gradients = self._gradients()
-        square = float(torch.stack(torch._foreach_norm(gradients)).double().square().sum()) if gradients else 0.0
+        square = float(square_norm(gradients)) if gradients else 0.0
         loss, square = self.world.add([local_loss, square])
         norm = math.sqrt(square) if square >= 0 else math.nan
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise DivergedError(f"step {step + 1}: loss {loss}, gradient norm {norm}")
-        if norm > settings.clip:
-            torch._foreach_mul_(gradients, settings.clip / (norm + 1e-6))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, self.source.num_steps, settings)
-        self.optimizer.step()
+        self.optimizer.step_divided(
+            clip_divisor(torch.tensor(square, dtype=torch.float64, device=self.world.device), settings.clip)
+        )
         self.progress.tokens += num_tokens
         self.progress.masked_tokens += num_masked
         return loss
@@ -192,7 +189,7 @@ class Run:
         device = self.world.device
         total = torch.zeros((), device=device)
         for index, (start, end) in enumerate(slices):
-            batch = collate(mine[start:end], self.source.pad_id).to(device)
+            batch = collate(mine[start:end]).to(device)
             begin_micro_batch(self.root, is_last=index == len(slices) - 1)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
                 loss = self.root(batch) / max(1, num_masked)
@@ -230,14 +227,14 @@ def learning_rate(step: int, num_steps: int, settings: TrainSettings) -> float:
     return settings.learning_rate * (num_steps - step) / max(1, num_steps - warmup)
 
 
-def _adamw(parameters: dict[str, nn.Parameter], settings: TrainSettings) -> torch.optim.AdamW:
+def _adamw(parameters: dict[str, nn.Parameter], settings: TrainSettings) -> AdamW:
     # As in BERT's and transformers' own training, biases and normalisation are not decayed.
     kept = [parameter for parameter in parameters.values() if parameter.numel() > 0]
     groups = [
         {"params": [p for p in kept if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in kept if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate, fused=True)
+    return AdamW([group for group in groups if group["params"]], settings.learning_rate)
 
 
 @contextmanager

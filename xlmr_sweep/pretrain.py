@@ -43,7 +43,6 @@ class TextBatches:
     order: RowOrder
     rate: float
     max_length: int
-    pad_id: int
     mask_id: int
 
     @property
@@ -92,7 +91,7 @@ def pretrain_demo_model(study: Study, model_name: str, storage: Storage) -> dict
         model = build_model(spec.demo, len(tokenizer))
         texts = _encoded(tokenizer, pretraining_texts(study.data.seed), recipe.max_length)
         order = RowOrder(len(texts), recipe.batch_size, recipe.steps * recipe.batch_size, recipe.seed)
-        source = TextBatches(texts, order, recipe.mask_rate, recipe.max_length, tokenizer.pad_token_id, tokenizer.mask_token_id)
+        source = TextBatches(texts, order, recipe.mask_rate, recipe.max_length, tokenizer.mask_token_id)
         settings = TrainSettings(
             recipe.learning_rate, recipe.weight_decay, recipe.warmup, "linear", 1.0, "fp32", recipe.seed, 1, MAX_TOKENS
         )

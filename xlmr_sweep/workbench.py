@@ -48,7 +48,6 @@ class TaskInputs:
     kept: CompactVocabulary
     label_ids: Tensor
     """(num_labels,) compact ids of the label words; empty for `baseline`."""
-    pad_id: int
     fingerprint: str
 
 
@@ -72,11 +71,8 @@ class TrialModel(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Returns the logits (B, num_labels) of a batch."""
         if self.head is not None:
-            states = self.encoder.hidden(batch.input_ids, batch.attention_mask, **batch.extra)
-            return cast(Tensor, self.head(states[:, 0]))
-        rows = torch.arange(len(batch.mask_at), device=batch.mask_at.device)
-        label_ids = cast(Tensor, self.label_ids)
-        return self.encoder.logits_at(batch.input_ids, rows, batch.mask_at, label_ids, batch.attention_mask, **batch.extra)
+            return cast(Tensor, self.head(self.encoder.hidden(batch.tokens).index_select(0, batch.mask_at)))
+        return self.encoder.logits_at(batch.tokens, batch.mask_at, cast(Tensor, self.label_ids))
 
 
 T = TypeVar("T")
@@ -203,10 +199,9 @@ class Workbench:
         labels = label_token_ids(tokenizer, task) if prompted else []
         used = {token for example in (*train, *validation) for token in example.input_ids.tolist()}
         kept = CompactVocabulary.of(used | set(labels), tokenizer.all_special_ids)
-        pad_id = int(kept.compact(torch.tensor([tokenizer.pad_token_id]))[0])
         label_ids = kept.compact(torch.tensor(labels, dtype=torch.int64))
         pools = [[replace(e, input_ids=kept.compact(e.input_ids)) for e in pool] for pool in (train, validation)]
-        return TaskInputs(pools[0], pools[1], kept, label_ids, pad_id, data.fingerprint)
+        return TaskInputs(pools[0], pools[1], kept, label_ids, data.fingerprint)
 
     def _build(self, trial: Trial, inputs: TaskInputs) -> TrialModel:
         config = copy.deepcopy(load_config(self.source(trial)))

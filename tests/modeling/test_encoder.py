@@ -11,10 +11,12 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from xlmr_sweep.data.encoding import Encoded, collate
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.compact import CompactVocabulary, build_compact, compact_weights, restore_weights
 from xlmr_sweep.modeling.encoder import MaskedLMEncoder
 from xlmr_sweep.modeling.loading import check_model, load_masked_lm, load_tokenizer
+from xlmr_sweep.modeling.sequences import Sequences
 from xlmr_sweep.modeling.source import ModelSource
 from xlmr_sweep.tasks import CB, RTE
 from xlmr_sweep.template import label_token_ids
@@ -43,7 +45,11 @@ def test_loss_and_every_gradient_equal_plain_transformers(family: str, tmp_path:
     assert small.is_split
     small.model.load_state_dict(compact_weights(full, plain.config.vocab_size, kept))
     small.eval()
-    found = small.logits_at(kept.compact(ids), rows, columns, kept.compact(label_ids), mask)
+    small_ids = kept.compact(ids)
+    examples = [Encoded(row[keep.bool()], 0, int(at)) for row, keep, at in zip(small_ids, mask, columns, strict=True)]
+    batch = collate(examples)
+    assert batch.tokens.lengths == tuple(sorted(mask.sum(1).tolist(), reverse=True))
+    found = small.logits_at(batch.tokens, batch.mask_at, kept.compact(label_ids))
     torch.testing.assert_close(found, logits, rtol=1e-5, atol=1e-5)
     loss = functional.cross_entropy(found, labels)
     loss.backward()
@@ -69,10 +75,10 @@ def test_whole_vocabulary_logits_equal_plain_transformers(family: str, tmp_path:
     folder = make_encoder(tmp_path, family)
     plain = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32).eval()
     ids = torch.randint(4, 30, (3, 11), generator=torch.Generator().manual_seed(0))
-    rows, columns = torch.tensor([0, 2, 2]), torch.tensor([4, 0, 10])
+    places = torch.tensor([4, 22, 32])
     with torch.no_grad():
-        expected = plain(input_ids=ids).logits[rows, columns]
-        found = MaskedLMEncoder(plain).logits_at(ids, rows, columns)
+        expected = plain(input_ids=ids).logits.flatten(0, 1)[places]
+        found = MaskedLMEncoder(plain).logits_at(Sequences(ids.flatten(), (11, 11, 11)), places)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -81,11 +87,13 @@ def test_an_unknown_family_takes_the_plain_way_and_says_so(tmp_path: Path) -> No
     plain = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32).eval()
     with pytest.warns(UserWarning, match="electra: no fast path"):
         encoder = MaskedLMEncoder(plain)
-    ids = torch.tensor([[0, 5, 6, 2]])
+    ids = torch.tensor([0, 5, 6, 2, 0, 9, 2])
     with torch.no_grad():
-        found = encoder.logits_at(ids, torch.tensor([0]), torch.tensor([1]), torch.tensor([7, 8]))
-        expected = plain(input_ids=ids).logits[0, 1, [7, 8]]
-    torch.testing.assert_close(found[0], expected)
+        found = encoder.logits_at(Sequences(ids, (4, 3)), torch.tensor([1, 5]), torch.tensor([7, 8]))
+        states = encoder.hidden(Sequences(ids, (4, 3)))
+        for row, place, at, alone in ((0, 1, 1, ids[:4]), (1, 5, 1, ids[4:])):
+            torch.testing.assert_close(found[row], plain(input_ids=alone[None]).logits[0, at, [7, 8]])
+            torch.testing.assert_close(states[place], plain.base_model(input_ids=alone[None]).last_hidden_state[0, at])
 
 
 def test_a_token_outside_the_compact_vocabulary_is_an_error() -> None:

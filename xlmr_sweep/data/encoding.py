@@ -1,18 +1,19 @@
 """From rows to token ids, once a (task, tokenizer, paradigm), and from token ids to batches.
 
-Shapes: batch B, sequence T.
+Shapes: B sequences of N tokens in all; one of T tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from xlmr_sweep.data.examples import Row
+from xlmr_sweep.modeling.sequences import Sequences, longest_first, to_device
 from xlmr_sweep.tasks import TaskSpec, placeholders, render
 from xlmr_sweep.template import ChatTemplate, PlainText, without_last_tokens
 
@@ -33,34 +34,17 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded examples."""
+    """Examples without padding. Their tokens lie longest first; what stands once an example keeps the examples' order."""
 
-    input_ids: Tensor
-    """(B, T) int64."""
-    attention_mask: Tensor | None
-    """(B, T) int64, 1 for tokens; None where nothing is padded."""
+    tokens: Sequences
     mask_at: Tensor
-    """(B,) int64."""
+    """(B,) int64, places in the N tokens: of the mask, or of the first token for `baseline`."""
     labels: Tensor
     """(B,) int64."""
-    extra: Mapping[str, Tensor]
-    """Further inputs of the encoder, (B, T)."""
 
     def to(self, device: torch.device) -> Batch:
         """Returns the batch on a device; copies from pinned memory overlap with computing."""
-        if device.type == "cpu":
-            return self
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.pin_memory().to(device, non_blocking=True)
-
-        return Batch(
-            move(self.input_ids),
-            None if self.attention_mask is None else move(self.attention_mask),
-            move(self.mask_at),
-            move(self.labels),
-            {name: move(tensor) for name, tensor in self.extra.items()},
-        )
+        return Batch(self.tokens.to(device), to_device(self.mask_at, device), to_device(self.labels, device))
 
 
 def encode_task(tokenizer: Any, task: TaskSpec, rows: Sequence[Row], max_length: int, *, prompted: bool) -> list[Encoded]:
@@ -109,25 +93,15 @@ def _bare_texts(tokenizer: Any, task: TaskSpec, rows: list[Row], max_length: int
     return rendered(rows)
 
 
-def collate(examples: Sequence[Encoded], pad_id: int) -> Batch:
-    """Pads examples on the right to the longest of them."""
-    lengths = [len(example.input_ids) for example in examples]
-    longest = max(lengths)
-    shape = (len(examples), longest)
-    input_ids = torch.full(shape, pad_id, dtype=torch.int64)
-    extra = {}
+def collate(examples: Sequence[Encoded]) -> Batch:
+    """Lays examples end to end."""
+    order, starts = longest_first([len(example.input_ids) for example in examples])
+    types = None
     if examples[0].token_type_ids is not None:
-        extra["token_type_ids"] = torch.zeros(shape, dtype=torch.int64)
-    for i, (example, length) in enumerate(zip(examples, lengths, strict=True)):
-        input_ids[i, :length] = example.input_ids
-        if example.token_type_ids is not None:
-            extra["token_type_ids"][i, :length] = example.token_type_ids
-    attention_mask = None
-    if min(lengths) < longest:
-        attention_mask = (torch.arange(longest)[None] < torch.tensor(lengths)[:, None]).to(torch.int64)
-    mask_at = torch.tensor([example.mask_at for example in examples])
-    labels = torch.tensor([example.label for example in examples])
-    return Batch(input_ids, attention_mask, mask_at, labels, extra)
+        types = torch.cat([cast(Tensor, examples[i].token_type_ids) for i in order])
+    tokens = Sequences(torch.cat([examples[i].input_ids for i in order]), tuple(len(examples[i].input_ids) for i in order), types)
+    mask_at = torch.tensor([start + example.mask_at for start, example in zip(starts, examples, strict=True)])
+    return Batch(tokens, mask_at, torch.tensor([example.label for example in examples]))
 
 
 def training_batches(
@@ -147,7 +121,10 @@ def training_batches(
 
 
 def evaluation_batches(examples: Sequence[Encoded], max_tokens: int) -> Iterator[list[int]]:
-    """Yields positions of examples, sorted by length, in batches of at most `max_tokens` padded tokens."""
+    """Yields positions of examples, sorted by length, in batches of at most `max_tokens` tokens.
+
+    An example counts as many tokens as the longest of its batch.
+    """
     order = sorted(range(len(examples)), key=lambda i: (len(examples[i].input_ids), i))
     batch: list[int] = []
     for i in order:

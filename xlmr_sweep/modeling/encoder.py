@@ -1,18 +1,25 @@
-"""An encoder split where it saves work: hidden states first, then the vocabulary head only where a token is asked for.
+"""An encoder split where it saves work: hidden states of tokens without padding, then the head only where a token is asked for.
 
-In: any model that `AutoModelForMaskedLM` loads. For the families below the head runs on chosen positions and, for label words,
-on chosen rows of the output projection; transformers itself computes every position times the whole vocabulary (8.2 GB in fp32
-for 16 x 512 tokens of XLM-R). Any other model goes the plain way and a warning says so once.
+In: any model that `AutoModelForMaskedLM` loads. For the families below sequences run end to end through transformers' own
+layers with an attention of ours, and the head runs on chosen positions and, for label words, on chosen rows of the output
+projection; transformers itself computes every position times the whole vocabulary (8.2 GB in fp32 for 16 x 512 tokens of XLM-R).
+Any other model goes the plain, padded way and a warning says so once.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from xlmr_sweep.modeling import attention
+from xlmr_sweep.modeling.dropout import Dropout, replace_dropout
+from xlmr_sweep.modeling.layers import quicken_layers
+from xlmr_sweep.modeling.sequences import Sequences
 
 # For each transformers family: what turns a hidden state into the input of the output projection.
 _TRANSFORMS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
@@ -28,16 +35,25 @@ _TRANSFORMS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
 class MaskedLMEncoder(nn.Module):
     """A masked-LM model whose hidden states and vocabulary logits are computed apart.
 
-    Shapes: batch B, sequence T, hidden H, vocabulary V.
+    Shapes: B sequences of N tokens in all, hidden H, vocabulary V.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.family: str = model.config.model_type  # type: ignore[union-attr,assignment]
+        config: Any = model.config
+        self.family: str = config.model_type
         self.is_split = self.family in _TRANSFORMS
-        if not self.is_split:
-            warnings.warn(f"{self.family}: no fast path for this family; logits of every token are computed", stacklevel=2)
+        if self.is_split:
+            config._attn_implementation = attention.NAME
+            quicken_layers(model)
+        else:
+            warnings.warn(
+                f"{self.family}: no fast path for this family; batches are padded, logits of all tokens computed", stacklevel=2
+            )
+        replace_dropout(model)
+        # RoBERTa's positions begin behind that of the padding token: an unpadded batch that starts at 0 is silently wrong.
+        self._first_position = config.pad_token_id + 1 if "roberta" in self.family or self.family == "camembert" else 0
 
     @property
     def hidden_size(self) -> int:
@@ -45,11 +61,21 @@ class MaskedLMEncoder(nn.Module):
         size: int = self.model.config.hidden_size  # type: ignore[union-attr,assignment]
         return size
 
-    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None, **extra: Tensor) -> Tensor:
-        """Returns the last hidden states, (B, T, H), of token ids (B, T); `extra` goes to the encoder (token types)."""
-        encoder = self.model.base_model
-        states: Tensor = encoder(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state  # type: ignore[operator]
-        return states
+    def hidden(self, tokens: Sequences) -> Tensor:
+        """Returns the last hidden states, (N, H)."""
+        encoder: Any = self.model.base_model
+        if not self.is_split:
+            output = encoder(**self._padded(tokens))
+            return self._unpadded(output.last_hidden_state, tokens)
+        options: dict[str, Any] = {"lengths": tokens.lengths}
+        if tokens.token_type_ids is not None:
+            options["token_type_ids"] = tokens.token_type_ids[None]
+        if self.family == "modernbert":
+            # Its masks would be made, N x N for the sliding window, though nothing reads them.
+            options["attention_mask"] = {"full_attention": None, "sliding_attention": None}
+        positions = tokens.offsets().add_(self._first_position)
+        states: Tensor = encoder(input_ids=tokens.input_ids[None], position_ids=positions[None], **options).last_hidden_state
+        return states[0]
 
     def vocabulary_logits(self, hidden: Tensor, token_ids: Tensor | None = None) -> Tensor:
         """Returns the logits of hidden states (n, H) for all tokens, (n, V), or for `token_ids` (k,), (n, k).
@@ -63,33 +89,36 @@ class MaskedLMEncoder(nn.Module):
         bias = None if output.bias is None else output.bias[token_ids]
         return functional.linear(transformed, output.weight[token_ids], bias)
 
-    def logits_at(
-        self,
-        input_ids: Tensor,
-        rows: Tensor,
-        columns: Tensor,
-        token_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        **extra: Tensor,
-    ) -> Tensor:
-        """Returns logits at the positions (rows[i], columns[i]) of a batch, by the plain way where there is no fast one.
+    def logits_at(self, tokens: Sequences, places: Tensor, token_ids: Tensor | None = None) -> Tensor:
+        """Returns logits at some of the tokens, by the plain way where there is no fast one.
 
         Args:
-            input_ids: (B, T).
-            rows: (n,) indices into B.
-            columns: (n,) indices into T.
+            tokens: N of them.
+            places: (n,) indices into N.
             token_ids: (k,) or None for the whole vocabulary.
-            attention_mask: (B, T), 1 for tokens.
-            extra: further inputs of the encoder, each (B, T).
 
         Returns:
             (n, k) or (n, V).
         """
         if self.is_split:
-            states = self.hidden(input_ids, attention_mask, **extra)
-            return self.vocabulary_logits(states[rows, columns], token_ids)
-        logits: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **extra).logits[rows, columns]
+            return self.vocabulary_logits(self.hidden(tokens).index_select(0, places), token_ids)
+        logits = self._unpadded(self.model(**self._padded(tokens)).logits, tokens)[places]
         return logits if token_ids is None else logits[:, token_ids]
+
+    def _padded(self, tokens: Sequences) -> dict[str, Tensor]:
+        """Returns transformers' own inputs, each (B, T)."""
+        fill: int = self.model.config.pad_token_id or 0  # type: ignore[union-attr,assignment]
+        inputs = {
+            "input_ids": tokens.padded(tokens.input_ids, fill),
+            "attention_mask": tokens.padded(torch.ones_like(tokens.input_ids), 0),
+        }
+        if tokens.token_type_ids is not None:
+            inputs["token_type_ids"] = tokens.padded(tokens.token_type_ids, 0)
+        return inputs
+
+    def _unpadded(self, rows: Tensor, tokens: Sequences) -> Tensor:
+        """Returns the tokens' part, (N, ...), of rows (B, T, ...)."""
+        return torch.cat([row[:length] for row, length in zip(rows, tokens.lengths, strict=True)])
 
 
 class ClassificationHead(nn.Module):
@@ -101,7 +130,7 @@ class ClassificationHead(nn.Module):
     def __init__(self, hidden_size: int, num_labels: int, dropout: float, std: float) -> None:
         super().__init__()
         self.dense = nn.Linear(hidden_size, hidden_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.out_proj = nn.Linear(hidden_size, num_labels)
         self._std = std
 

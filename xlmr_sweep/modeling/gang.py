@@ -5,7 +5,6 @@ In: a module that `shard_model` spread over the ranks, or a whole one on a singl
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -13,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from xlmr_sweep.modeling.fsdp import World, local_gradients, slice_of
+from xlmr_sweep.modeling.optimizer import AdamW, clip_divisor, square_norm
 
 
 def reshard(root: nn.Module) -> None:
@@ -44,19 +44,13 @@ def fill_sharded(root: nn.Module, weights: Mapping[str, Tensor], world: World) -
         parameter.to_local().copy_(whole[start:end])  # type: ignore[attr-defined]
 
 
-def step_sharded(
-    root: nn.Module, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, clip: float, world: World
-) -> None:
+def step_sharded(root: nn.Module, parameters: Mapping[str, nn.Parameter], optimizer: AdamW, clip: float, world: World) -> None:
     """Clips the gradient's norm over all ranks and takes one optimiser step on this rank's slices."""
     gradients = []
     for name, gradient in local_gradients(root):
         parameters[name].grad = gradient
         if gradient is not None and gradient.numel() > 0:
             gradients.append(gradient)
-    square = float(torch.stack(torch._foreach_norm(gradients)).double().square().sum()) if gradients else 0.0
-    norm = math.sqrt(world.add([square])[0])
-    if norm > clip and gradients:
-        torch._foreach_mul_(gradients, clip / (norm + 1e-6))
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    square = world.add([float(square_norm(gradients)) if gradients else 0.0])[0]
+    optimizer.step_divided(clip_divisor(torch.tensor(square, dtype=torch.float64, device=world.device), clip))
     root.zero_grad(set_to_none=True)
