@@ -86,7 +86,7 @@ def test_a_dry_run_says_what_each_model_of_the_paper_needs() -> None:
     assert (found["xlmr-base"].rows, found["xlmr-base"].rows_are_known) == (8_500, True)
     assert not found["xlmr-xl"].rows_are_known
     # Four trials of base and two of large share a GPU as the study declares them.
-    assert all(need.bytes_declared / 1e9 < 80 * min(1, need.gpus_declared) for need in found.values())
+    assert all(need.bytes_declared / 1e9 < 80 * min(1, float(need.gpus_declared)) for need in found.values())
 
 
 @contextmanager

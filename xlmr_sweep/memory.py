@@ -18,7 +18,7 @@ from rich.table import Table
 from xlmr_sweep.architecture import Architecture, shape_of
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.storage import Storage
-from xlmr_sweep.study import FinetuneSpec, Study
+from xlmr_sweep.study import AUTO, FinetuneSpec, Study
 
 ASSUMED_ROWS = 32_768
 """Embedding rows of a task whose texts are not at hand: more than the different tokens that its English texts are taken to hold.
@@ -72,7 +72,7 @@ class Needs:
     """Embedding rows that are kept."""
     rows_are_known: bool
     """Whether `rows` was measured by an earlier trial; else it is a bound."""
-    gpus_declared: float
+    gpus_declared: str
     bytes_declared: float
     """Bytes a GPU with the GPUs that the study declares; for shares, of one trial; of a process where the study has no GPUs."""
     gpus_needed: int | None
@@ -222,7 +222,7 @@ def needs(
                 small.num_parameters,
                 small.vocabulary,
                 measured is not None,
-                model.gpus,
+                str(model.gpus) if model.gpus == AUTO else f"{model.gpus:g}",
                 taken,
                 gpus_needed(small, study.finetune, precision),
             )
@@ -261,7 +261,7 @@ def print_needs(console: Console, study: Study, storage: Storage, trials: Sequen
     for need in found:
         rows = f"{need.rows:,}" if need.rows_are_known else f"<= {need.rows:,}"
         row = [need.model, f"{need.num_parameters / 1e6:,.1f}", rows, f"{need.compact_parameters / 1e6:,.1f}"]
-        row += [f"{need.gpus_declared:g}"] if on_gpu else []
+        row += [need.gpus_declared] if on_gpu else []
         row += [f"{need.bytes_declared / 1e9:.1f}"]
         row += ["more than 16" if need.gpus_needed is None else str(need.gpus_needed)] if on_gpu else []
         table.add_row(*row)
