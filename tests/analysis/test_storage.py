@@ -239,7 +239,7 @@ def test_of_a_moved_storages_records_of_one_cell_the_newest_counts_but_for_those
     write_trials(storage, folder_study, 0.5, "2026-01-02")
     write_results(storage, collect(storage))
     # Other contents of the folder: the same declared settings, other trial ids.
-    (tmp_path / "encoder" / "weights").write_text("new")
+    (tmp_path / "encoder" / "extra.json").write_text("new")
     write_trials(storage, folder_study, 0.7, "2026-01-03")
     (tmp_path / "encoder").rename(tmp_path / "gone")
     assert load(tmp_path / "runs").rows["score"].max() == pytest.approx(0.5 + 0.11)
