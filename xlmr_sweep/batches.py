@@ -96,9 +96,12 @@ class MicroBatch:
     labels: Tensor
     """(n,) int64 tokens to tell."""
 
+    counts: tuple[int, ...]
+    """(B,) masked tokens of each sequence; their sum is n."""
+
     def to(self, device: torch.device) -> MicroBatch:
         """Returns the batch on a device."""
-        return MicroBatch(self.tokens.to(device), to_device(self.positions, device), to_device(self.labels, device))
+        return MicroBatch(self.tokens.to(device), to_device(self.positions, device), to_device(self.labels, device), self.counts)
 
 
 def plan_micro_batches(lengths: Sequence[int], max_tokens: int) -> list[tuple[int, int]]:
@@ -123,9 +126,10 @@ def plan_micro_batches(lengths: Sequence[int], max_tokens: int) -> list[tuple[in
 def collate(rows: Sequence[Masked]) -> MicroBatch:
     """Lays rows, given longest first, end to end. No row at all gives two tokens without a mask, for a rank that keeps step."""
     if not rows:
-        return MicroBatch(Sequences(torch.zeros(2, dtype=torch.int64), (2,)), *(torch.zeros(0, dtype=torch.int64),) * 2)
+        return MicroBatch(Sequences(torch.zeros(2, dtype=torch.int64), (2,)), *(torch.zeros(0, dtype=torch.int64),) * 2, (0,))
     lengths = tuple(len(row.input_ids) for row in rows)
     starts = itertools.accumulate(lengths, initial=0)
     positions = [start + position for start, row in zip(starts, rows, strict=False) for position in row.positions]
     tokens = Sequences(torch.tensor([token for row in rows for token in row.input_ids]), lengths)
-    return MicroBatch(tokens, torch.tensor(positions), torch.tensor([label for row in rows for label in row.labels]))
+    labels = torch.tensor([label for row in rows for label in row.labels])
+    return MicroBatch(tokens, torch.tensor(positions), labels, tuple(len(row.positions) for row in rows))

@@ -86,9 +86,9 @@ class MaskedLMLoss(nn.Module):
     def forward(self, batch: MicroBatch) -> Tensor:
         """Returns the sum of cross-entropies over the batch's masked tokens, a scalar in fp32."""
         if not self.encoder.is_split:
-            logits = self.encoder.logits_at(batch.tokens, batch.positions)
+            logits = self.encoder.logits_at(batch.tokens, batch.positions, batch.counts)
             return functional.cross_entropy(logits.float(), batch.labels, reduction="sum")
-        chosen = self.encoder.hidden(batch.tokens).index_select(0, batch.positions)
+        chosen = self.encoder.hidden_at(batch.tokens, batch.positions, batch.counts)
         vocab_size: int = self.encoder.model.config.vocab_size  # type: ignore[union-attr,assignment]
         size = max(1, LOGIT_BYTES // (4 * vocab_size))
         if len(chosen) <= size:

@@ -71,8 +71,8 @@ class TrialModel(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Returns the logits (B, num_labels) of a batch."""
         if self.head is not None:
-            return cast(Tensor, self.head(self.encoder.hidden(batch.tokens).index_select(0, batch.mask_at)))
-        return self.encoder.logits_at(batch.tokens, batch.mask_at, cast(Tensor, self.label_ids))
+            return cast(Tensor, self.head(self.encoder.hidden_at(batch.tokens, batch.mask_at, batch.counts)))
+        return self.encoder.logits_at(batch.tokens, batch.mask_at, batch.counts, cast(Tensor, self.label_ids))
 
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xlmr_sweep.modeling import attention
-from xlmr_sweep.modeling.attention import attend, plan_groups
+from xlmr_sweep.modeling.attention import attend, attend_from, plan_groups
 from xlmr_sweep.modeling.dropout import Dropout, keep_mask
 
 LENGTHS = (12, 9, 9, 7, 3, 3, 3, 1)
@@ -50,6 +50,33 @@ def test_values_and_gradients_are_those_of_each_sequence_alone(
     if most_scores > 200:
         assert num_groups == {0: 5, 3_000: num_groups, 10**9: 1}[group_cost]
     plan_groups.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "places"),
+    [
+        (LENGTHS, (11, 12, 24, 30, 39, 41, 44, 46)),
+        (LENGTHS, (0, 3, 11, 21, 22, 45)),
+        ((4, 4), (1, 2, 6, 7)),
+        ((5,), ()),
+    ],
+)
+def test_some_tokens_see_what_they_see_among_all(lengths: tuple[int, ...], places: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    ours = [torch.randn((sum(lengths), 2, 4), generator=generator, requires_grad=True) for _ in range(3)]
+    theirs = [part.detach().clone().requires_grad_() for part in ours]
+    chosen = torch.tensor(places, dtype=torch.int64)
+    ends = list(itertools.accumulate(lengths))
+    counts = tuple(sum(end - length <= place < end for place in places) for end, length in zip(ends, lengths, strict=True))
+    query, key, value = ours
+    found = attend_from(query[chosen], key, value, lengths, counts, 0.7, lambda weights: weights)
+    expected = plain(*theirs, lengths, 0.7, 0)[chosen]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    weight = torch.randn(expected.shape, generator=generator)
+    (found * weight).sum().backward()
+    (expected * weight).sum().backward()
+    for one, two in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.grad, two.grad, rtol=1e-5, atol=1e-6)
 
 
 def test_the_fused_kernels_way_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

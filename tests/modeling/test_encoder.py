@@ -49,7 +49,7 @@ def test_loss_and_every_gradient_equal_plain_transformers(family: str, tmp_path:
     examples = [Encoded(row[keep.bool()], 0, int(at)) for row, keep, at in zip(small_ids, mask, columns, strict=True)]
     batch = collate(examples)
     assert batch.tokens.lengths == tuple(sorted(mask.sum(1).tolist(), reverse=True))
-    found = small.logits_at(batch.tokens, batch.mask_at, kept.compact(label_ids))
+    found = small.logits_at(batch.tokens, batch.mask_at, batch.counts, kept.compact(label_ids))
     torch.testing.assert_close(found, logits, rtol=1e-5, atol=1e-5)
     loss = functional.cross_entropy(found, labels)
     loss.backward()
@@ -78,8 +78,46 @@ def test_whole_vocabulary_logits_equal_plain_transformers(family: str, tmp_path:
     places = torch.tensor([4, 22, 32])
     with torch.no_grad():
         expected = plain(input_ids=ids).logits.flatten(0, 1)[places]
-        found = MaskedLMEncoder(plain).logits_at(Sequences(ids.flatten(), (11, 11, 11)), places)
+        found = MaskedLMEncoder(plain).logits_at(Sequences(ids.flatten(), (11, 11, 11)), places, (1, 0, 2))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("counts", [(1, 1, 1), (2, 0, 1)])
+def test_states_of_some_tokens_and_their_gradients_are_those_among_all(
+    family: str, counts: tuple[int, ...], tmp_path: Path
+) -> None:
+    encoder = MaskedLMEncoder(AutoModelForMaskedLM.from_pretrained(make_encoder(tmp_path, family), dtype=torch.float32)).eval()
+    ids = torch.randint(4, 30, (19,), generator=torch.Generator().manual_seed(0))
+    tokens = Sequences(ids, (8, 6, 5), torch.zeros_like(ids) if family == "bert" else None)
+    places = torch.tensor({(1, 1, 1): (15, 7, 8), (2, 0, 1): (14, 0, 7)}[counts])
+    weight = torch.randn((3, encoder.hidden_size), generator=torch.Generator().manual_seed(1))
+
+    def gradients(states: torch.Tensor) -> dict[str, torch.Tensor]:
+        encoder.zero_grad()
+        (states * weight).sum().backward()
+        return {name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None}
+
+    all_states, some = encoder.hidden(tokens)[places], encoder.hidden_at(tokens, places, counts)
+    torch.testing.assert_close(some, all_states, rtol=1e-5, atol=1e-5)
+    expected, found = gradients(all_states), gradients(some)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_the_last_layer_computes_only_what_is_asked_for(tmp_path: Path) -> None:
+    encoder = MaskedLMEncoder(AutoModelForMaskedLM.from_pretrained(make_encoder(tmp_path), dtype=torch.float32)).eval()
+    rows: list[int] = []
+    for layer in encoder.model.base_model.encoder.layer:
+        layer.output.dense.register_forward_hook(
+            lambda module, inputs, output: rows.append(inputs[0].numel() // inputs[0].shape[-1])
+        )
+    tokens = Sequences(torch.arange(4, 16), (7, 5))
+    encoder.hidden_at(tokens, torch.tensor([11, 3]), (1, 1))
+    assert rows[-1] == 2
+    with pytest.raises(ValueError, match="1 places in 2 sequences"):
+        encoder.hidden_at(tokens, torch.tensor([11]), (1, 1))
 
 
 def test_an_unknown_family_takes_the_plain_way_and_says_so(tmp_path: Path) -> None:
@@ -89,7 +127,7 @@ def test_an_unknown_family_takes_the_plain_way_and_says_so(tmp_path: Path) -> No
         encoder = MaskedLMEncoder(plain)
     ids = torch.tensor([0, 5, 6, 2, 0, 9, 2])
     with torch.no_grad():
-        found = encoder.logits_at(Sequences(ids, (4, 3)), torch.tensor([1, 5]), torch.tensor([7, 8]))
+        found = encoder.logits_at(Sequences(ids, (4, 3)), torch.tensor([1, 5]), (1, 1), torch.tensor([7, 8]))
         states = encoder.hidden(Sequences(ids, (4, 3)))
         for row, place, at, alone in ((0, 1, 1, ids[:4]), (1, 5, 1, ids[4:])):
             torch.testing.assert_close(found[row], plain(input_ids=alone[None]).logits[0, at, [7, 8]])

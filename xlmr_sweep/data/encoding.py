@@ -42,6 +42,11 @@ class Batch:
     labels: Tensor
     """(B,) int64."""
 
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """(B,) places of `mask_at` in each sequence: one."""
+        return (1,) * len(self.tokens.lengths)
+
     def to(self, device: torch.device) -> Batch:
         """Returns the batch on a device; copies from pinned memory overlap with computing."""
         return Batch(self.tokens.to(device), to_device(self.mask_at, device), to_device(self.labels, device))

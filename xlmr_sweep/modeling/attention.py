@@ -9,7 +9,7 @@ Shapes: B sequences, N tokens, h heads of d numbers, H = h * d; a group has c se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -152,6 +152,57 @@ def _fused_padded(
 def _within(length: int, window: int, device: torch.device) -> Tensor:
     places = torch.arange(length, device=device)
     return (places[:, None] - places).abs() <= window
+
+
+def attend_from(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: tuple[int, ...],
+    counts: tuple[int, ...],
+    scale: float,
+    drop: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Returns what some of the tokens see in their sequences, softmax(query key^T * scale) value.
+
+    Args:
+        query: (n, h, d), of those tokens, sequence by sequence.
+        key: (N, h, d), of all tokens.
+        value: (N, h, d).
+        lengths: of the sequences, descending; their sum is N.
+        counts: how many of the n tokens each sequence has; their sum is n.
+        scale: of the scores.
+        drop: dropout of the softmax's outcome.
+
+    Returns:
+        (n, h, d).
+    """
+    whole, most = _group(lengths, 0), max(counts)
+    rows = (len(lengths), whole.longest, *key.shape[1:])
+    asked, sources, places = query, *_places_of(counts)
+    if whole.sources is not None:
+        of_tokens = whole.sources.to(key.device)
+        key, value = key.index_select(0, of_tokens), value.index_select(0, of_tokens)
+    if sources is not None and len(query):
+        asked = query.index_select(0, sources.to(query.device))
+    keys, values = (part.reshape(rows).transpose(1, 2) for part in (key, value))
+    queries = asked.reshape(len(counts), most if len(query) else 0, *query.shape[1:]).transpose(1, 2)
+    scores = queries @ keys.transpose(2, 3) * scale
+    if whole.bias is not None:
+        scores = scores + whole.bias.to(scores.device)
+    attended = (drop(scores.softmax(-1)).to(values.dtype) @ values).transpose(1, 2).reshape(-1, *query.shape[1:])
+    return attended if places is None or not len(query) else attended.index_select(0, places.to(query.device))
+
+
+@lru_cache(maxsize=1024)
+def _places_of(counts: tuple[int, ...]) -> tuple[Tensor | None, Tensor | None]:
+    """Returns for rows of unlike counts the token of each padded place (0 where there is none), and each token's place."""
+    most = max(counts)
+    if min(counts) == most:
+        return None, None
+    is_token = torch.arange(most) < torch.tensor(counts)[:, None]
+    places = is_token.flatten().nonzero()[:, 0]
+    return torch.zeros(is_token.numel(), dtype=torch.int64).index_copy_(0, places, torch.arange(sum(counts))), places
 
 
 class _Attention(torch.autograd.Function):

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from xlmr_sweep.modeling import attention
 from xlmr_sweep.modeling.dropout import Dropout, replace_dropout
-from xlmr_sweep.modeling.layers import quicken_layers
+from xlmr_sweep.modeling.layers import narrow_last_layer, quicken_layers
 from xlmr_sweep.modeling.sequences import Sequences
 
 # For each transformers family: what turns a hidden state into the input of the output projection.
@@ -44,9 +44,11 @@ class MaskedLMEncoder(nn.Module):
         config: Any = model.config
         self.family: str = config.model_type
         self.is_split = self.family in _TRANSFORMS
+        self._narrows = False
         if self.is_split:
             config._attn_implementation = attention.NAME
             quicken_layers(model)
+            self._narrows = narrow_last_layer(model)
         else:
             warnings.warn(
                 f"{self.family}: no fast path for this family; batches are padded, logits of all tokens computed", stacklevel=2
@@ -61,13 +63,31 @@ class MaskedLMEncoder(nn.Module):
         size: int = self.model.config.hidden_size  # type: ignore[union-attr,assignment]
         return size
 
-    def hidden(self, tokens: Sequences) -> Tensor:
+    def hidden_at(self, tokens: Sequences, places: Tensor, counts: tuple[int, ...]) -> Tensor:
+        """Returns the last hidden states of some of the tokens, (n, H); where it can, the last layer computes no others.
+
+        Args:
+            tokens: N of them.
+            places: (n,) indices into N, in any order.
+            counts: how many of the places lie in each sequence, in the sequences' order.
+
+        Raises:
+            ValueError: if there are not as many counts as sequences, or as many places as counted.
+        """
+        if len(counts) != len(tokens.lengths) or sum(counts) != len(places):
+            raise ValueError(f"{len(places)} places in {len(tokens.lengths)} sequences, but counts are {counts}")
+        if not self._narrows:
+            return self.hidden(tokens).index_select(0, places)
+        order = places.argsort()
+        return self.hidden(tokens, asked=(places[order], counts)).index_select(0, order.argsort())
+
+    def hidden(self, tokens: Sequences, **more: Any) -> Tensor:
         """Returns the last hidden states, (N, H)."""
         encoder: Any = self.model.base_model
         if not self.is_split:
             output = encoder(**self._padded(tokens))
             return self._unpadded(output.last_hidden_state, tokens)
-        options: dict[str, Any] = {"lengths": tokens.lengths}
+        options: dict[str, Any] = {"lengths": tokens.lengths, **more}
         if tokens.token_type_ids is not None:
             options["token_type_ids"] = tokens.token_type_ids[None]
         if self.family == "modernbert":
@@ -89,19 +109,20 @@ class MaskedLMEncoder(nn.Module):
         bias = None if output.bias is None else output.bias[token_ids]
         return functional.linear(transformed, output.weight[token_ids], bias)
 
-    def logits_at(self, tokens: Sequences, places: Tensor, token_ids: Tensor | None = None) -> Tensor:
+    def logits_at(self, tokens: Sequences, places: Tensor, counts: tuple[int, ...], token_ids: Tensor | None = None) -> Tensor:
         """Returns logits at some of the tokens, by the plain way where there is no fast one.
 
         Args:
             tokens: N of them.
             places: (n,) indices into N.
+            counts: how many of the places lie in each sequence.
             token_ids: (k,) or None for the whole vocabulary.
 
         Returns:
             (n, k) or (n, V).
         """
         if self.is_split:
-            return self.vocabulary_logits(self.hidden(tokens).index_select(0, places), token_ids)
+            return self.vocabulary_logits(self.hidden_at(tokens, places, counts), token_ids)
         logits = self._unpadded(self.model(**self._padded(tokens)).logits, tokens)[places]
         return logits if token_ids is None else logits[:, token_ids]
 
