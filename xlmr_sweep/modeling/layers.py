@@ -36,7 +36,7 @@ def narrow_last_layer(model: nn.Module) -> bool:
     config: Any = model.config
     if config.model_type not in NARROWED or config.is_decoder or config.chunk_size_feed_forward:
         return False
-    layer = model.base_model.encoder.layer[-1]  # type: ignore[union-attr,index]
+    layer: Any = model.base_model.encoder.layer[-1]  # type: ignore[union-attr,index]
     layer.forward = partial(_forward_narrow, layer, layer.forward)
     return True
 
@@ -52,8 +52,8 @@ def _forward_narrow(layer: Any, plain: Callable[..., Tensor], states: Tensor, *a
     seen = tokens if norm is None else norm(tokens)
     shape = (-1, inner.num_attention_heads, inner.attention_head_size)
     query, key, value = inner.query(seen.index_select(0, places)), inner.key(seen), inner.value(seen)
-    parts = (part.view(shape) for part in (query, key, value))
-    attended = attention.attend_from(*parts, options["lengths"], counts, shape[2] ** -0.5, inner.dropout)
+    query, key, value = (part.view(shape) for part in (query, key, value))
+    attended = attention.attend_from(query, key, value, options["lengths"], counts, shape[2] ** -0.5, inner.dropout)
     between = layer.attention.output(attended.flatten(1), tokens.index_select(0, places))
     after: Tensor = layer.feed_forward_chunk(between)
     return after[None]
