@@ -14,6 +14,7 @@ from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.registry import get_trainable_cls
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from xlmr_sweep.cluster.admission import Admission, Attempt, Job
@@ -34,9 +35,16 @@ def _bundles(width: Width, node_ids: tuple[str, ...]) -> tune.PlacementGroupFact
 
 
 class AttemptTrial(TuneTrial):  # type: ignore[misc]
-    """Tune's trial for one attempt, which keeps its error."""
+    """Tune's trial for one attempt, which keeps its error and knows its class.
+
+    Made with `stub=True`: Tune would ask the cluster's key-value store five times a trial (5 ms each) whether the class is there.
+    """
 
     error: Exception | None = None
+
+    def get_trainable_cls(self) -> Any:
+        """Returns the class whose actors run the trial."""
+        return self.temporary_state.trainable
 
     def handle_error(self, exc: Exception | None = None) -> None:
         """Keeps the error in memory: Tune's own way is a file in a folder that may be full.
@@ -85,6 +93,7 @@ class TuneQueue(BasicVariantGenerator):  # type: ignore[misc]
         """Takes from Tune what each of its trials is made with."""
         (experiment,) = experiments if isinstance(experiments, list) else [experiments]
         self._experiment = experiment
+        self._trainable = get_trainable_cls(experiment.spec["run"])
 
     def next_trial(self) -> TuneTrial | None:
         """Returns the next trial if there is room for it now, else None."""
@@ -114,7 +123,8 @@ class TuneQueue(BasicVariantGenerator):  # type: ignore[misc]
     def _tune_trial(self, attempt: Attempt) -> TuneTrial:
         spec = self._experiment.spec
         width = attempt.width
-        return AttemptTrial(
+        trial = AttemptTrial(
+            stub=True,
             trainable_name=spec["run"],
             config={"trial": attempt.trial.as_dict(), "width": width.as_dict(), "token": f"{self._run}-{attempt.tune_id}"},
             # Tune's own id of the trial is ours, so that its folder and our records name the same thing.
@@ -126,3 +136,6 @@ class TuneQueue(BasicVariantGenerator):  # type: ignore[misc]
             trial_dirname_creator=_folder_name,
             max_failures=0,
         )
+        # Where Tune keeps what no snapshot holds.
+        trial.temporary_state.trainable = self._trainable
+        return trial
