@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch.multiprocessing as mp
+from rank_processes import run_ranks
 
 from xlmr_sweep.data.examples import prepare_task
 from xlmr_sweep.modeling.fsdp import World
@@ -52,7 +52,7 @@ def test_a_gang_equals_one_process(study_file: Callable[..., Path], tmp_path: Pa
     alone = Workbench(study, storage, World())
     expected = [finetune(trial, alone) for trial in trials]
     rendezvous = f"file://{tmp_path}/rendezvous"
-    mp.spawn(run_rank, (size, rendezvous, study, storage, trials, str(tmp_path / "out")), nprocs=size)
+    run_ranks(run_rank, size, rendezvous, study, storage, trials, str(tmp_path / "out"))
     ranks = [torch.load(tmp_path / f"out.{rank}", weights_only=True) for rank in range(size)]
     for found in ranks:
         for wanted, predictions, columns in zip(expected, found["predictions"], found["columns"], strict=True):

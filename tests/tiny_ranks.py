@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from rank_processes import run_ranks
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -100,16 +100,9 @@ def _rank(rank: int, size: int, folder: Path, limits: tuple[int, int], options: 
 def train_on_ranks(
     size: int, folder: Path, limits: tuple[int, int] = LIKE_BASE, **options: Any
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Trains on so many gloo ranks; a fork server imports once for all."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["transformers", "xlmr_sweep.checkpoint", "torch.distributed.fsdp", "tiny_ranks"])
+    """Trains on so many gloo ranks."""
     (folder / "config.json").write_text(json.dumps(config_text(tiny(**options))))
     (folder / f"store-{size}").unlink(missing_ok=True)
-    ranks = [context.Process(target=_rank, args=(rank, size, folder, limits, options)) for rank in range(size)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(240)
-    assert [process.exitcode for process in ranks] == [0] * size
+    run_ranks(_rank, size, folder, limits, options)
     counts = json.loads((folder / f"counts-{size}.json").read_text())
     return load_file(folder / f"whole-{size}.safetensors"), counts

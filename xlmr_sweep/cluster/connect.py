@@ -25,6 +25,9 @@ from xlmr_sweep.errors import StudyError
 
 PROBE_TIMEOUT_S = 5.0
 
+TOKEN_TIMEOUT_S = 20.0
+"""A head that has just opened its port, on a busy machine, takes seconds to answer."""
+
 
 @contextmanager
 def connected(address: str, num_cpus: int | None = None, num_gpus: int | None = None) -> Iterator[str]:
@@ -62,16 +65,21 @@ def machine_cpus() -> int:
 
 def _start_local(num_cpus: int | None, num_gpus: int | None) -> ray.RayContext:
     os.environ.pop("RAY_ADDRESS", None)
-    return ray.init(
-        # Without an address Ray would join a cluster that happens to run here.
-        address="local",
-        num_cpus=machine_cpus() if num_cpus is None else num_cpus,
-        num_gpus=num_gpus,
-        include_dashboard=True,
-        dashboard_host="127.0.0.1",
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    try:
+        return ray.init(
+            # Without an address Ray would join a cluster that happens to run here.
+            address="local",
+            num_cpus=machine_cpus() if num_cpus is None else num_cpus,
+            num_gpus=num_gpus,
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except Exception as error:  # Ray raises no class of its own where its processes are not up within half a minute.
+        raise StudyError(
+            f"--address local: Ray did not start on this machine: {_first_line(error)} Try again when the machine is less busy"
+        ) from error
 
 
 def _join(address: str) -> ray.RayContext:
@@ -132,7 +140,7 @@ def _check_token(address: str, target: str) -> None:
         return
     channel = init_grpc_channel(target)
     try:
-        NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=PROBE_TIMEOUT_S)
+        NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=TOKEN_TIMEOUT_S)
     except grpc.RpcError as error:
         if error.code() == grpc.StatusCode.UNAUTHENTICATED:
             raise StudyError(
