@@ -27,8 +27,8 @@ from xlmr_sweep.preparation import (
     check_models,
     models_to_instruct,
     models_to_pretrain,
-    prepare_examples,
     prepare_instructions,
+    read_examples,
 )
 from xlmr_sweep.progress import ProgressDisplay
 from xlmr_sweep.storage import Storage
@@ -75,8 +75,7 @@ def run_pending(
     if address != "local":
         # Before anything long: an address where nobody answers is said within seconds.
         probe(find_cluster() if address == "auto" else address)
-    if not only_instruct:
-        prepare_examples(study, storage, pending, display)
+    examples = [] if only_instruct else read_examples(study, storage, pending, display)
     check_models(study, storage, pending, console)
     to_instruct = models_to_instruct(study, storage, pending)
     names = list(dict.fromkeys(trial.model for trial in pending))
@@ -94,6 +93,8 @@ def run_pending(
         if to_instruct:
             prepare_instructions(study, storage, display)
         accept()
+        for read in examples:
+            read.keep(storage)
         to_pretrain = models_to_pretrain(study, storage, pending)
         if to_pretrain:
             pretrain_models(study, storage, to_pretrain, display)
