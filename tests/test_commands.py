@@ -7,8 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -265,6 +267,27 @@ def test_nobody_at_an_address_is_said_within_seconds() -> None:
     for address in ("somewhere", "host:port", ""):
         with pytest.raises(StudyError, match="not of the form auto, local or HOST:PORT"):
             probe(address)
+
+
+def test_something_that_is_no_ray_head_is_said_before_data_are_read(
+    study_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    path = study_file()
+    (tmp_path / "superglue" / "CB" / "train.jsonl").write_text("{oops\n")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        threading.Thread(target=_hang_up, args=(other,), daemon=True).start()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(StudyError, match=f"--address {address}: no Ray head answers at {address}"):
+            commands.run(Request(str(path), str(tmp_path / "runs")), address, Console(quiet=True))
+        other.shutdown(socket.SHUT_RDWR)
+    assert not files(tmp_path / "runs")
+
+
+def _hang_up(server: socket.socket) -> None:
+    with suppress(OSError):
+        while True:
+            server.accept()[0].close()
 
 
 def test_a_cluster_that_is_too_small_is_refused_with_what_is_missing() -> None:

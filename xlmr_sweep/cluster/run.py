@@ -14,7 +14,7 @@ from rich.console import Console
 
 from xlmr_sweep.board import Board
 from xlmr_sweep.cluster.admission import Admission, Job
-from xlmr_sweep.cluster.connect import connected, find_cluster, machine_cpus, probe
+from xlmr_sweep.cluster.connect import connected, head_of, machine_cpus
 from xlmr_sweep.cluster.jobs import InstructionJobs, RunJob, check_storage_on_nodes, pretrain_models
 from xlmr_sweep.cluster.resources import NODE_LABEL, check_fits, instruct_width, nodes
 from xlmr_sweep.cluster.sweep import run_trials
@@ -74,7 +74,7 @@ def run_pending(
     display = ProgressDisplay(console)
     if address != "local":
         # Before anything long: an address where nobody answers is said within seconds.
-        probe(find_cluster() if address == "auto" else address)
+        head_of(address)
     examples = [] if only_instruct else read_examples(study, storage, pending, display)
     check_models(study, storage, pending, console)
     to_instruct = models_to_instruct(study, storage, pending)
