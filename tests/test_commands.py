@@ -70,6 +70,17 @@ def test_a_size_above_the_training_set_is_refused(study_file: Callable[..., Path
     assert not files(tmp_path / "runs"), "a refused command must leave nothing, above all not the size"
 
 
+def test_a_dry_run_refuses_examples_that_a_run_would_refuse(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    request = Request(str(study_file()), str(tmp_path / "runs"))
+    assert commands.dry_run(request, Console(quiet=True)) == 0
+    with pytest.raises(StudyError, match="sizes: 25 is above the 24 training examples of task cb"):
+        commands.dry_run(replace(request, sizes=(25,)), Console(quiet=True))
+    (tmp_path / "superglue" / "COPA" / "val.jsonl").write_text("{oops\n")
+    with pytest.raises(StudyError, match=r"COPA/val\.jsonl: line 1: not JSON"):
+        commands.dry_run(request, Console(quiet=True))
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_size_above_a_hub_training_set_needs_no_network(study_file: Callable[..., Path], tmp_path: Path) -> None:
     path = study_file(data={"source": "hub"}, max_train_size=500, sizes=[300])
     assert "sizes: 300 is above the 250 training examples of task cb" in complaint(path, tmp_path / "runs")

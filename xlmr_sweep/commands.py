@@ -105,8 +105,14 @@ def status(request: Request, console: Console) -> int:
 
 
 def dry_run(request: Request, console: Console) -> int:
-    """`--dry-run`: the plan, its needs and what is done."""
+    """`--dry-run`: the plan, its needs and what is done.
+
+    Raises:
+        StudyError: also for what a run would refuse of examples that lie in a folder.
+    """
     opened = open_request(request)
+    if opened.whole.data.source == "folder":
+        read_examples(opened.whole, opened.storage, opened.trials, ProgressDisplay(Console(quiet=True)))
     found = collect(opened.storage, opened.whole)
     print_plan(console, opened.whole, opened.storage, opened.trials, found)
     print_needs(console, opened.whole, opened.storage, opened.trials, found.done)
