@@ -7,7 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,7 @@ from xlmr_sweep.cluster.resources import Node, Width, check_fits, num_fitting, t
 from xlmr_sweep.commands import Request
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.plan import expand
-from xlmr_sweep.records import collect, write_record, write_results, write_study
+from xlmr_sweep.records import collect, write_failure, write_record, write_results, write_study
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import load_study
 from xlmr_sweep.tasks import TASKS
@@ -35,6 +39,11 @@ def _no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("Ray would have been started")
 
     monkeypatch.setattr("xlmr_sweep.cluster.run.connected", started)
+
+
+def files(folder: Path) -> list[str]:
+    """Returns the files below a folder."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def complaint(path: Path, storage: Path, **request: Any) -> str:
@@ -58,7 +67,18 @@ def test_unknown_names_are_said_with_the_known_ones(study_file: Callable[..., Pa
 
 def test_a_size_above_the_training_set_is_refused(study_file: Callable[..., Path], tmp_path: Path) -> None:
     assert "sizes: 25 is above the 24 training examples" in complaint(study_file(), tmp_path / "runs", sizes=(25,))
-    assert not (tmp_path / "runs" / "study.json").exists(), "a refused size must not be remembered"
+    assert not files(tmp_path / "runs"), "a refused command must leave nothing, above all not the size"
+
+
+def test_a_dry_run_refuses_examples_that_a_run_would_refuse(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    request = Request(str(study_file()), str(tmp_path / "runs"))
+    assert commands.dry_run(request, Console(quiet=True)) == 0
+    with pytest.raises(StudyError, match="sizes: 25 is above the 24 training examples of task cb"):
+        commands.dry_run(replace(request, sizes=(25,)), Console(quiet=True))
+    (tmp_path / "superglue" / "COPA" / "val.jsonl").write_text("{oops\n")
+    with pytest.raises(StudyError, match=r"COPA/val\.jsonl: line 1: not JSON"):
+        commands.dry_run(request, Console(quiet=True))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_size_above_a_hub_training_set_needs_no_network(study_file: Callable[..., Path], tmp_path: Path) -> None:
@@ -101,7 +121,8 @@ def test_bad_instructions_are_named_by_file_and_line(study_file: Callable[..., P
     file.write_text(whole + '{"inputs": "a"}\n')
     assert "instructions.jsonl: line 61:" in complaint(path, tmp_path / "runs")
     file.write_text("")
-    assert "instructions.jsonl" in complaint(path, tmp_path / "runs")
+    assert "instructions.jsonl: is empty" in complaint(path, tmp_path / "runs")
+    assert not files(tmp_path / "runs")
 
 
 def test_a_model_that_does_not_serve_is_refused(study_file: Callable[..., Path], tmp_path: Path) -> None:
@@ -115,6 +136,7 @@ def test_a_model_that_does_not_serve_is_refused(study_file: Callable[..., Path],
     demo = {"models": [{"name": "d", "demo": "tiny"}], "data": {"source": "demo"}, "instructions": {"source": "demo"}}
     words = TASKS["cb"].model_dump() | {"label_words": ["yes", "no", "not sure at all"]}
     assert "label word 'not sure at all' is" in complaint(study_file(**demo, tasks=[words]), tmp_path / "runs")
+    assert not files(tmp_path / "runs"), "examples are kept only once the models were looked at"
     long = {"finetune": {"max_length": 256}}
     assert "model d: max_length 256 is above the 128 positions" in complaint(study_file(**demo, **long), tmp_path / "runs")
 
@@ -164,6 +186,44 @@ def _refused_address(path: Path, storage: Path) -> str:
     with pytest.raises(StudyError) as error:
         commands.run(Request(str(path), str(storage)), "127.0.0.1:1", Console(quiet=True))
     return str(error.value)
+
+
+def test_status_of_a_storage_whose_folders_are_gone_counts_its_records(
+    study_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, home = study_file(), Storage(tmp_path / "runs")
+    study = load_study(str(path))
+    settings = study.model_dump(mode="json", include={"finetune", "instruct", "data"})
+    spec = {**settings, "model_spec": study.models[0].model_dump(mode="json")}
+    trials = expand(study)
+    for trial in trials[:5]:
+        write_record(home, {**trial.as_dict(), "score": 0.5, "spec": spec, "resolved": {}})
+    write_failure(home, trials[7], {"error_class": "X", "message": "m", "host": "h", "attempt": 1, "time": "2026-01-01"})
+    request = Request(str(path), str(home))
+    (tmp_path / "encoder").rename(tmp_path / "gone")
+    with pytest.raises(StudyError, match=r"encoder does not exist"):
+        commands.status(request, Console())
+    write_study(home, study)
+    assert commands.status(request, Console(width=200)) == 0
+    said = capsys.readouterr().out
+    assert "5 of 24 trials done, 1 failed, 18 missing" in said
+    assert "encoder does not exist; records are matched by their declared settings" in said
+    (tmp_path / "superglue").rename(tmp_path / "gone-too")
+    assert commands.status(replace(request, sizes=(4, 16), seeds=(0,)), Console(width=200)) == 0
+    assert "5 of 36 trials done, 1 failed, 30 missing" in capsys.readouterr().out
+    with pytest.raises(StudyError, match="--models: 'x' is not in the study; it has tiny"):
+        commands.status(replace(request, models=("x",)), Console())
+
+
+def test_an_error_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    def command(console: Console) -> int:
+        console.print("127.0.0.1:1:2", markup=False)
+        raise StudyError("--address 127.0.0.1:-1: [bold]not[/bold] of the form")
+
+    assert commands.main(command) == 2
+    told = capsys.readouterr()
+    assert told.err == "Error: --address 127.0.0.1:-1: [bold]not[/bold] of the form\n"
+    assert told.out == "127.0.0.1:1:2\n"
 
 
 def test_nothing_of_an_earlier_run_is_lost_by_bad_input(study_file: Callable[..., Path], tmp_path: Path) -> None:
@@ -228,6 +288,27 @@ def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) 
     ) as said:
         connected("local", 2, 0).__enter__()
     assert "More" not in str(said.value)
+
+
+def test_something_that_is_no_ray_head_is_said_before_data_are_read(
+    study_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    path = study_file()
+    (tmp_path / "superglue" / "CB" / "train.jsonl").write_text("{oops\n")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        threading.Thread(target=_hang_up, args=(other,), daemon=True).start()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(StudyError, match=f"--address {address}: no Ray head answers at {address}"):
+            commands.run(Request(str(path), str(tmp_path / "runs")), address, Console(quiet=True))
+        other.shutdown(socket.SHUT_RDWR)
+    assert not files(tmp_path / "runs")
+
+
+def _hang_up(server: socket.socket) -> None:
+    with suppress(OSError):
+        while True:
+            server.accept()[0].close()
 
 
 def test_a_cluster_that_is_too_small_is_refused_with_what_is_missing() -> None:

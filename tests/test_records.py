@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from xlmr_sweep import storage as storage_module
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.identity import mixture_name, recipe_folder_name
 from xlmr_sweep.plan import Trial, expand
@@ -182,9 +183,40 @@ def test_a_storage_belongs_to_one_study(study: Study, storage: Storage) -> None:
     write_study(storage, study)
     with pytest.raises(StudyError, match="belongs to study 'small', not 'other'"):
         open_study(storage, study.replaced(name="other"))
-    storage.write("study.json", b"{")
-    with pytest.raises(StudyError, match=r"study\.json: not JSON"):
-        open_study(storage, study)
+    for content, said in (
+        (b"{", r"study\.json: not JSON"),
+        (b"[]", r"study\.json: not a study: give a mapping of keys to values; restore it"),
+        (b'{"nam": "small"}', r"study\.json: not a study: name: is not given; restore it"),
+    ):
+        storage.write("study.json", content)
+        with pytest.raises(StudyError, match=said) as error:
+            open_study(storage, study)
+        assert "\n" not in str(error.value)
+
+
+NO_STORAGES = ["memory://", "s3://", "file:///", "://runs", "file:runs", "file://host/runs", "kind://x", "", "a\0b"]
+
+
+@pytest.mark.parametrize("location", NO_STORAGES)
+def test_what_is_no_storage_is_refused_and_never_taken_for_a_folder(
+    location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StudyError, match="--storage"):
+        Storage(location).check_writable()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_storage_that_can_only_be_read_says_so() -> None:
+    with pytest.raises(StudyError, match="--storage http://127.0.0.1:1/x: cannot be written on .*: it can only be read"):
+        Storage("http://127.0.0.1:1/x").check_writable()
+
+
+def test_google_storage_without_a_network_gives_up_within_a_while() -> None:
+    assert storage_module._bounded("gs://bucket/x") == "gs://bucket/x?retry_limit_seconds=15"
+    assert storage_module._bounded("gs://bucket/x?scheme=http") == "gs://bucket/x?scheme=http&retry_limit_seconds=15"
+    for uri in ("s3://bucket/x", "gs://bucket/x?retry_limit_seconds=900"):
+        assert storage_module._bounded(uri) == uri
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

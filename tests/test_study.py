@@ -67,6 +67,24 @@ def test_demo_is_360_trials_of_two_models() -> None:
         ({"models": [{"name": "a", "hub": "x/y", "gpus": 0.3}]}, "gpus 0.3 is not 1/n"),
         ({"models": [{"name": "a", "hub": "x/y", "gpus": 1.5}]}, "gpus 1.5 is neither"),
         ({"models": [{"name": "a", "hub": "x/y", "gpus": "1/0"}]}, "divides by zero"),
+        (
+            {"models": [{"name": "a", "hub": "x/y", "gpus": "few"}]},
+            "models.0.gpus: 'few' is no number; give one as",
+        ),
+        (
+            {"models": [{"name": "a", "hub": "x/y", "gpus": float("nan")}]},
+            "models.0.gpus: Input should be a finite number",
+        ),
+        ({"models": "a"}, "models: give a list, as [a, b], not 'a'"),
+        ({"models": ["a"]}, "models.0: give a mapping of keys to values, not 'a'"),
+        ({"models": []}, "models: the list is empty"),
+        ({"name": 5}, "name: give a text, in quotes where YAML takes it for something else, not 5"),
+        ({"sizes": ["many"]}, "sizes.0: Input should be a valid integer, not 'many'"),
+        ({"tasks": [{**OWN_TASK, "prompt": "{text"}]}, "'{text': expected '}' before end of string"),
+        (
+            {"data": {"source": "folder", "folder": "~nobody-here/x"}},
+            "study.yaml: data.folder: '~nobody-here/x' is not",
+        ),
         ({"finetune": {"learning_rate": float("inf")}}, "finetune.learning_rate"),
         ({"data": {"source": "folder"}}, "data.folder goes with data.source: folder"),
         ({"instructions": {"source": "demo", "tokenizer": "huge"}}, "no model 'huge'"),
@@ -89,11 +107,51 @@ def test_not_yaml_is_one_line(tmp_path: Path) -> None:
         load_study(str(tmp_path / "none.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"name: a\nfinetune:\n\tsteps: 3\n", "line 3, column 1: while scanning for the next token, found character '\\t'"),
+        (b"name: sm\xe4ll\n", "not a YAML file: 'utf-8' codec"),
+        (b"name: a\n---\nname: b\n", "line 2, column 1: expected a single document"),
+        (b"name: *other\n", "line 1, column 7: found undefined alias"),
+        (b"name: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
+        (b"[" * 5000, "nested too deeply"),
+        (b"- name\n", "holds no mapping"),
+        (b"", "holds no mapping"),
+        (b"name: a\nmodels: &m [*m]\n", "models.0: give a mapping"),
+    ],
+)
+def test_what_yaml_cannot_be_read_from_is_one_line_with_its_place(tmp_path: Path, text: bytes, said: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(text)
+    with pytest.raises(StudyError) as error:
+        load_study(str(path))
+    assert said in str(error.value)
+    assert "bad.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_a_key_that_is_there_twice_is_refused(study_file: Callable[..., Path]) -> None:
     path = study_file()
-    path.write_text(path.read_text() + "\nseeds: [7]\n")
+    text = path.read_text()
+    path.write_text(text + "\nseeds: [7]\n")
     with pytest.raises(StudyError, match="the key 'seeds' is there twice"):
         load_study(str(path))
+    path.write_text(text.replace("cluster:\n", "cluster:\n  cpus: 3\n"))
+    with pytest.raises(StudyError, match=r"line 3, column 3: the key 'cpus' is there twice"):
+        load_study(str(path))
+
+
+def test_anchors_and_merges_work_and_a_merged_key_may_be_overridden(study_file: Callable[..., Path]) -> None:
+    path = study_file()
+    plain = load_study(str(path))
+    text = path.read_text()
+    path.write_text(text.replace("finetune:\n", "finetune:\n  <<: {warmup: 0.5, steps: 9}\n"))
+    assert load_study(str(path)).finetune == plain.finetune.model_copy(update={"warmup": 0.5})
+    path.write_text(text.replace("sizes:\n- 4\n- 8\n", "sizes: &sizes [4, 8]\n") + "\nmax_train_size: 8\n")
+    assert load_study(str(path)).sizes == plain.sizes
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert load_study(str(path)) == plain
 
 
 def test_a_task_that_the_demo_lacks_is_named(study_file: Callable[..., Path]) -> None:

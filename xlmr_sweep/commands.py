@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from xlmr_sweep.dry_run import print_plan
-from xlmr_sweep.errors import StorageError, StudyError
+from xlmr_sweep.errors import MissingFolderError, StorageError, StudyError
 from xlmr_sweep.identity import recipe_folder_name
 from xlmr_sweep.interrupt import INTERRUPTED
 from xlmr_sweep.lock import only_driver
 from xlmr_sweep.memory import print_needs
+from xlmr_sweep.moved import collect_moved
 from xlmr_sweep.plan import Trial, expand, select
-from xlmr_sweep.preparation import check_known_sizes, models_to_instruct, prepare_examples, prepare_instructions
+from xlmr_sweep.preparation import check_known_sizes, models_to_instruct, prepare_instructions, read_examples
 from xlmr_sweep.progress import ProgressDisplay
 from xlmr_sweep.records import Collected, collect, open_study, set_aside, write_results, write_study
 from xlmr_sweep.status import print_status
@@ -65,28 +66,53 @@ def open_request(request: Request) -> Opened:
     Raises:
         StudyError: for anything wrong in the study, the options or the storage.
     """
+    whole, asked, storage = _read_studies(request)
+    return Opened(whole, _chosen(request, whole, asked, expand(whole)), storage)
+
+
+def _read_studies(request: Request) -> tuple[Study, Study, Storage]:
+    """Returns the study of the storage with what this command adds, the study with the sizes and seeds asked for, the storage."""
     declared = load_study(request.study)
     storage = Storage(f"runs/{declared.name}" if request.storage is None else request.storage)
     lists = {name: list(values) for name in ("sizes", "seeds") if (values := getattr(request, name)) is not None}
     asked = declared.replaced(**lists)
-    whole = open_study(storage, declared.extended(asked.sizes, asked.seeds))
-    chosen = set(asked.sizes), set(asked.seeds)
-    every = [trial for trial in expand(whole) if trial.train_size in chosen[0] and trial.seed in chosen[1]]
-    trials = select(every, request.models, request.tasks, request.paradigms)
+    return open_study(storage, declared.extended(asked.sizes, asked.seeds)), asked, storage
+
+
+def _chosen(request: Request, whole: Study, asked: Study, every: Sequence[Trial]) -> list[Trial]:
+    sizes, seeds = set(asked.sizes), set(asked.seeds)
+    listed = [trial for trial in every if trial.train_size in sizes and trial.seed in seeds]
+    trials = select(listed, request.models, request.tasks, request.paradigms)
     check_known_sizes(whole, trials)
-    return Opened(whole, trials, storage)
+    return trials
 
 
 def status(request: Request, console: Console) -> int:
-    """`--status`: what the storage holds of its whole study."""
-    opened = open_request(request)
-    print_status(console, collect(opened.storage, opened.whole))
+    """`--status`: what the storage holds of its whole study, also where the folders that the study names are gone."""
+    whole, asked, storage = _read_studies(request)
+    not_here = ""
+    try:
+        every = expand(whole)
+        found = collect(storage, whole)
+    except MissingFolderError as error:
+        if not storage.exists("study.json"):
+            raise
+        found, not_here = collect_moved(storage, whole), str(error)
+        every = [Trial(**cell, trial_id="") for cell in found.planned]
+    _chosen(request, whole, asked, every)
+    print_status(console, found, not_here)
     return 0
 
 
 def dry_run(request: Request, console: Console) -> int:
-    """`--dry-run`: the plan, its needs and what is done."""
+    """`--dry-run`: the plan, its needs and what is done.
+
+    Raises:
+        StudyError: also for what a run would refuse of examples that lie in a folder.
+    """
     opened = open_request(request)
+    if opened.whole.data.source == "folder":
+        read_examples(opened.whole, opened.storage, opened.trials, ProgressDisplay(Console(quiet=True)))
     found = collect(opened.storage, opened.whole)
     print_plan(console, opened.whole, opened.storage, opened.trials, found)
     print_needs(console, opened.whole, opened.storage, opened.trials, found.done)
@@ -204,9 +230,11 @@ def prepare(request: Request, console: Console, *, instructions: bool = True) ->
     opened = open_request(request)
     opened.storage.check_writable()
     display = ProgressDisplay(console)
-    prepare_examples(opened.whole, opened.storage, opened.trials, display)
+    examples = read_examples(opened.whole, opened.storage, opened.trials, display)
     if instructions and "instructed" in opened.whole.paradigms:
         prepare_instructions(opened.whole, opened.storage, display)
+    for read in examples:
+        read.keep(opened.storage)
     write_study(opened.storage, opened.whole)
     _say(console, f"Data of study {opened.whole.name}: {opened.storage.path('data')}")
     return 0
@@ -223,8 +251,9 @@ def _some(names: Sequence[str], most: int = 3) -> str:
 
 def main(command: Callable[[Console], int]) -> int:
     """Runs a command and returns its exit status; Ctrl-C and SIGTERM end it with 130."""
-    console = Console()
-    errors = Console(stderr=True)
+    # Without emoji: a port or a path may hold `:1:`, which rich would turn into a picture.
+    console = Console(emoji=False)
+    errors = Console(stderr=True, emoji=False)
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)
     try:

@@ -22,7 +22,7 @@ from xlmr_sweep.study import Study
 MODEL_KEYS = ("hub", "revision", "demo", "new_head")
 
 
-def collect_moved(storage: Storage) -> Collected:
+def collect_moved(storage: Storage, study: Study | None = None) -> Collected:
     """Reads a storage whose trial ids cannot be computed. Changes nothing.
 
     Of several records of a cell with the study's settings, the one in results.parquet counts, else the newest. A failure does
@@ -31,11 +31,12 @@ def collect_moved(storage: Storage) -> Collected:
 
     Args:
         storage: a folder with a study.json.
+        study: the study to compare with; by default that of study.json.
 
     Raises:
         StudyError: if study.json is absent or damaged.
     """
-    study = read_study(storage)
+    study = study or read_study(storage)
     if study is None:
         raise StudyError(f"{storage}: holds no study.json, so it is not the storage of a study")
     found = Collected(study, _planned(study))

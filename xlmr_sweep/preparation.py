@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from xlmr_sweep.data.examples import check_sizes, prepare_task
+from xlmr_sweep.data.examples import ReadTask, check_sizes, read_task
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.identity import mixture_name, model_folder_name, recipe_folder_name
 from xlmr_sweep.plan import Trial
@@ -23,21 +23,27 @@ from xlmr_sweep.tasks import TASKS, TaskSpec
 from xlmr_sweep.template import label_token_ids
 
 
-def prepare_examples(study: Study, storage: Storage, trials: Sequence[Trial], display: ProgressDisplay) -> None:
-    """Puts the examples of the trials' tasks into the storage and checks the training sizes against them.
+def read_examples(study: Study, storage: Storage, trials: Sequence[Trial], display: ProgressDisplay) -> list[ReadTask]:
+    """Reads the examples of the trials' tasks and checks the training sizes against them.
+
+    Returns:
+        What is to be kept in the storage once nothing else is wrong, so that a refused command leaves it as it was.
 
     Raises:
         StudyError: for data that are missing or malformed (file and line named) or too few.
     """
     names = list(dict.fromkeys(trial.task for trial in trials))
+    found = []
     with display.step("Task examples", len(names)) as step:
         for done, name in enumerate(names):
             step.update(done, note=name)
             task = study.task(name)
-            manifest = prepare_task(study, task, storage)
+            read = read_task(study, task, storage)
             sizes = sorted({trial.train_size for trial in trials if trial.task == name})
-            check_sizes(task, manifest["num_rows"]["train"], sizes)
+            check_sizes(task, read.manifest["num_rows"]["train"], sizes)
+            found.append(read)
         step.update(len(names))
+    return found
 
 
 def prepare_instructions(study: Study, storage: Storage, display: ProgressDisplay) -> None:

@@ -16,7 +16,7 @@ from xlmr_sweep.errors import StudyError
 from xlmr_sweep.identity import commit_file, mixture_name, model_folder_name, recipe_folder_name, task_data_name
 from xlmr_sweep.plan import Trial, expand
 from xlmr_sweep.storage import Storage
-from xlmr_sweep.study import ModelSpec, Study
+from xlmr_sweep.study import ModelSpec, Study, validated
 
 CELL_COLUMNS = ("model", "paradigm", "task", "train_size", "seed")
 """What names a cell; with `score`, the columns that `analysis` needs of any table."""
@@ -145,10 +145,9 @@ def read_study(storage: Storage) -> Study | None:
     if raw is None:
         return None
     try:
-        return Study.model_validate(raw)
-    except ValueError as error:
-        problem = " ".join(str(error).split())
-        raise StudyError(f"{storage.path('study.json')}: not a study: {problem}; restore it or use another folder") from None
+        return validated(raw, f"{storage.path('study.json')}: not a study")
+    except StudyError as error:
+        raise StudyError(f"{error}; restore it or use another folder") from None
 
 
 def write_study(storage: Storage, study: Study) -> None:

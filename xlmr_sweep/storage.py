@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 """Pauses between two tries of what failed; each is twice the one before."""
 
+CLIENT_PATIENCE_S = 15
+"""Seconds for which an object store's own client may try; what must be tried for longer is tried again from here."""
+
 T = TypeVar("T")
 
 
@@ -45,7 +48,12 @@ class Storage:
             raise StudyError(f"--storage {text!r}: not a path or URI")
         parsed = urlparse(text)
         self.local: Path | None = None
-        if "://" not in text:
+        scheme, is_uri, rest = text.partition("://")
+        if (is_uri and not scheme) or (text.startswith("file:") and not is_uri):
+            raise StudyError(f"--storage {text}: not a path or URI; a URI of this machine's disk is as file:///data/paper")
+        if is_uri and not rest.strip("/"):
+            raise StudyError(f"--storage {text}: names no folder; give a bucket and a path in it")
+        if not is_uri:
             try:
                 self.local = Path(text).expanduser().absolute()
             except RuntimeError as error:
@@ -235,8 +243,8 @@ class Storage:
             if self.read(name) != b"ok":
                 raise OSError("what was written is not what is read")
             self.delete(name)
-        except OSError as error:
-            problem = " ".join(str(error).split())
+        except (OSError, NotImplementedError) as error:  # Of a kind of storage that can only be read, such as http.
+            problem = " ".join(str(error).split()) or "it can only be read"
             raise StudyError(f"--storage {self.uri}: cannot be written on {socket.gethostname()}: {problem}") from None
 
     def _at(self, name: str) -> str:
@@ -247,13 +255,22 @@ def _filesystem(uri: str, local: Path | None) -> tuple[fs.FileSystem, str]:
     if local is not None:
         return fs.LocalFileSystem(), str(local)
     try:
-        filesystem, root = fs.FileSystem.from_uri(uri)
-    except (ValueError, OSError):
+        filesystem, root = fs.FileSystem.from_uri(_bounded(uri))
+    except (ValueError, OSError) as first:
         import fsspec
 
         try:
             wrapped, root = fsspec.core.url_to_fs(uri)
-        except (ImportError, ValueError, OSError) as error:
-            raise StudyError(f"--storage {uri}: neither pyarrow nor fsspec can open it: {error}") from None
+        except (ImportError, ValueError, OSError) as second:
+            # An OSError of pyarrow's says why a storage that it knows does not answer, a ValueError only that it knows none.
+            problem = " ".join(str(first if isinstance(first, OSError) else second).split())
+            raise StudyError(f"--storage {uri}: neither pyarrow nor fsspec can open it: {problem}") from None
         filesystem = fs.PyFileSystem(fs.FSSpecHandler(wrapped))
     return filesystem, root.rstrip("/")
+
+
+def _bounded(uri: str) -> str:
+    """Has Google's client give up after a while: by itself it tries for 15 minutes and hears no Ctrl-C meanwhile."""
+    if not uri.startswith(("gs://", "gcs://")) or "retry_limit_seconds" in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}retry_limit_seconds={CLIENT_PATIENCE_S}"

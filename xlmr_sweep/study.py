@@ -7,6 +7,7 @@ kept apart: `ClusterSpec` and the fields marked "Runtime" never enter a trial's 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -33,6 +34,8 @@ def _fraction(value: Any) -> Any:
         return float(Fraction(value)) if isinstance(value, str) else value
     except ZeroDivisionError:
         raise ValueError(f"{value!r} divides by zero") from None
+    except ValueError:
+        raise ValueError(f"{value!r} is no number; give one as 2, 0.25 or 1/4") from None
 
 
 def _gpu_share(value: Any) -> Any:
@@ -348,7 +351,7 @@ class Study(Declared):
         Raises:
             StudyError: naming the field that is wrong.
         """
-        return _validated({**{key: getattr(self, key) for key in type(self).model_fields}, **fields}, f"study {self.name}")
+        return validated({**{key: getattr(self, key) for key in type(self).model_fields}, **fields}, f"study {self.name}")
 
 
 def _refuse_twice(field: str, values: list[Any]) -> None:
@@ -357,27 +360,57 @@ def _refuse_twice(field: str, values: list[Any]) -> None:
             raise ValueError(f"{field}: {value!r} is there twice")
 
 
-def _validated(raw: Any, where: str) -> Study:
+REWORDED = {
+    "extra_forbidden": "unknown key",
+    "missing": "is not given",
+    "tuple_type": "give a list, as [a, b]",
+    "too_short": "the list is empty",
+    "model_type": "give a mapping of keys to values",
+    "string_type": "give a text, in quotes where YAML takes it for something else",
+    "string_pattern_mismatch": "give a name of letters, digits, and . _ - between them",
+    "invalid_key": "a key must be a text",
+}
+"""What of pydantic's messages speaks of Python, said in YAML's words, by the error's type."""
+
+
+def validated(raw: Any, where: str) -> Study:
+    """Returns the study that a mapping declares.
+
+    Raises:
+        StudyError: naming `where`, the field that is wrong and its value.
+    """
     try:
         return Study.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function-"))
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            message = "unknown key"
+        # A choice of types adds its own name to the field's.
+        parts = [part for part in map(str, first["loc"]) if not part.startswith("function-") and part != "float"]
+        field, kind, value = ".".join(parts), first["type"], first["input"]
+        message = REWORDED.get(kind, first["msg"].removeprefix("Value error, "))
+        if kind not in ("value_error", "extra_forbidden", "missing") and isinstance(value, str | int | float | date):
+            message += f", not {str(value) if isinstance(value, date) else value!r}"
         raise StudyError(f"{where}: {field + ': ' if field else ''}{message}") from None
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that is there twice, where the last would silently win."""
+    """Refuses a key that is there twice in the file, where the last would silently win. A merge (`<<`) may be overridden."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key, (where, _) in zip(keys, node.value, strict=True):
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is there twice", where.start_mark)
-        return super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} is there twice", key.start_mark)
+            seen.add(str(key.value))
+        return node
+
+
+def _yaml_problem(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+    context = f"{error.context}, " if isinstance(error, yaml.MarkedYAMLError) and error.context else ""
+    return f"line {mark.line + 1}, column {mark.column + 1}: {context}{getattr(error, 'problem', '')}"
 
 
 def load_study(name_or_path: str) -> Study:
@@ -396,27 +429,27 @@ def load_study(name_or_path: str) -> Study:
         raw = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506 - it is a SafeLoader.
     except OSError as error:
         raise StudyError(f"--study {path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problem = " ".join(str(error).split())
-        raise StudyError(f"--study {path}: not a YAML file: {problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise StudyError(f"--study {path}: not a YAML file: {_yaml_problem(error)}") from None
     if not isinstance(raw, dict):
         raise StudyError(f"--study {path}: holds no mapping of keys to values")
-    return _absolute(_validated(raw, str(path)), path.parent)
+    return _absolute(validated(raw, str(path)), path)
 
 
-def _absolute(study: Study, base: Path) -> Study:
+def _absolute(study: Study, path: Path) -> Study:
     """Makes folders absolute, relative to the study file, so that every node and every later command finds them."""
 
-    def resolve(folder: Path | None) -> Path | None:
+    def resolve(folder: Path | None, field: str) -> Path | None:
         try:
-            return None if folder is None else (base / folder.expanduser()).resolve()
+            return None if folder is None else (path.parent / folder.expanduser()).resolve()
         except (RuntimeError, ValueError, OSError) as error:
-            raise StudyError(f"folder {str(folder)!r}: not a path: {error}") from None
+            raise StudyError(f"{path}: {field}: {str(folder)!r} is not a path: {error}") from None
 
+    keys = ("folder", "instructed_folder")
     models = tuple(
-        model.model_copy(update={key: resolve(getattr(model, key)) for key in ("folder", "instructed_folder")})
-        for model in study.models
+        model.model_copy(update={key: resolve(getattr(model, key), f"models.{i}.{key}") for key in keys})
+        for i, model in enumerate(study.models)
     )
-    data = study.data.model_copy(update={"folder": resolve(study.data.folder)})
-    instructions = study.instructions.model_copy(update={"folder": resolve(study.instructions.folder)})
+    data = study.data.model_copy(update={"folder": resolve(study.data.folder, "data.folder")})
+    instructions = study.instructions.model_copy(update={"folder": resolve(study.instructions.folder, "instructions.folder")})
     return study.model_copy(update={"models": models, "data": data, "instructions": instructions})

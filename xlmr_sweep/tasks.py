@@ -93,7 +93,10 @@ def placeholders(text: str) -> tuple[str, ...]:
     Raises:
         ValueError: for an unnamed or malformed placeholder.
     """
-    found = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(text) if name is not None]
+    try:
+        found = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(text) if name is not None]
+    except ValueError as error:
+        raise ValueError(f"{text!r}: {error}; write a brace that is none of a {{field}} twice") from None
     for name, spec, conversion in found:
         if not name.isidentifier() or spec or conversion:
             shown = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")

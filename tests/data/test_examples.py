@@ -44,6 +44,7 @@ def test_a_folder_is_read_once_and_kept_in_the_storage(study: Study, storage: St
         ('{"premise": "a", "label": "neutral"}', r"line 3: lacks the field 'hypothesis' of task cb"),
         ('{"premise": ["a"], "hypothesis": "b", "label": 0}', r"line 3: the field 'premise' of task cb is list, not text"),
         ('{"premise": "a", "hypothesis": "\\ud800", "label": 0}', r"line 3: the field 'hypothesis' of task cb holds half"),
+        ('{"premise": NaN, "hypothesis": "b", "label": 0}', r"line 3: the field 'premise' of task cb is nan, not text"),
         ("[" * 200_000, r"train\.jsonl: line 3: not JSON"),
         ('{"premise": "a", "hypothesis": "b"}', r"line 3: lacks the field 'label'"),
         ('{"premise": "a", "hypothesis": "b", "label": "other"}', r"line 3: label 'other' is not one of entailment"),
@@ -57,6 +58,25 @@ def test_a_malformed_line_is_named(study: Study, storage: Storage, line: str, sa
     with pytest.raises(StudyError, match=said):
         prepare_task(study, CB, storage)
     assert not storage.exists("data")
+
+
+def test_a_line_that_is_not_utf8_is_named(study: Study, storage: Storage) -> None:
+    assert study.data.folder is not None
+    path = study.data.folder / "CB" / "train.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:9], lines[9].replace(b'"premise": "', b'"premise": "\xe9'), *lines[10:]]))
+    with pytest.raises(StudyError, match=r"train\.jsonl: line 10: not JSON \('utf-8' codec"):
+        prepare_task(study, CB, storage)
+
+
+def test_a_byte_order_mark_other_line_ends_and_blank_lines_change_no_example(study: Study, tmp_path: Path) -> None:
+    assert study.data.folder is not None
+    path = study.data.folder / "CB" / "train.jsonl"
+    plain = prepare_task(study, CB, Storage(tmp_path / "plain"))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n  \r\n")
+    marked = prepare_task(study, CB, Storage(tmp_path / "marked"))
+    assert marked["fingerprint"] == plain["fingerprint"]
+    assert marked["num_rows"]["train"] == 24
 
 
 def test_missing_and_empty_files_are_named(study: Study, storage: Storage) -> None:

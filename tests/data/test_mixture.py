@@ -179,6 +179,18 @@ def test_bad_files_give_one_line_that_names_the_place(model: Path, tmp_path: Pat
     assert not Storage(tmp_path / "runs").exists("data") or not list((tmp_path / "runs").rglob("manifest.json"))
 
 
+def test_a_bad_line_after_whole_shards_leaves_nothing(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mixture, "SHARD_ROWS", 2)
+    monkeypatch.setattr(mixture, "CHUNK_ROWS", 2)
+    path = tmp_path / "rows.jsonl"
+    path.write_text(GOOD * 6 + "{not json\n")
+    with pytest.raises(StudyError, match="line 7: not JSON"):
+        prepare_mixture(study_of(model, path), Storage(tmp_path / "runs"))
+    assert not [found for found in (tmp_path / "runs").rglob("*") if found.is_file()]
+    path.write_text(GOOD * 6)
+    assert len(prepare_mixture(study_of(model, path), Storage(tmp_path / "runs"))["shards"]) == 3
+
+
 def test_damaged_gzip_names_the_line(model: Path, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl.gz"
     path.write_bytes(gzip.compress((GOOD * 5000).encode())[:-20])

@@ -82,14 +82,32 @@ def _start_local(num_cpus: int | None, num_gpus: int | None) -> ray.RayContext:
         ) from error
 
 
-def _join(address: str) -> ray.RayContext:
+def head_of(address: str) -> str:
+    """Returns HOST:PORT of the cluster that an address means, once its head has answered this process with its token.
+
+    Raises:
+        StudyError: within seconds, if nobody or something that is no Ray head answers, or if the token is missing or wrong.
+    """
     target = find_cluster() if address == "auto" else address
     probe(target)
-    # Explicit addresses never pick up a token by themselves (Ray 2.60).
-    try:
+    # Explicit addresses never pick up a token by themselves (Ray 2.60), and Ray warns of the one that it takes up.
+    logging.getLogger(maybe_enable_token_auth_if_token_available.__module__).setLevel(logging.ERROR)
+    with _one_line(address, target):
         maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         _check_token(address, target)
+    return target
+
+
+def _join(address: str) -> ray.RayContext:
+    target = head_of(address)
+    with _one_line(address, target):
         return ray.init(address=target, log_to_driver=False, logging_level=logging.ERROR)
+
+
+@contextmanager
+def _one_line(address: str, target: str) -> Iterator[None]:
+    try:
+        yield
     except ray.exceptions.AuthenticationError as error:
         raise StudyError(f"--address {address}: {_first_line(error)}; give the cluster's token in RAY_AUTH_TOKEN") from None
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:

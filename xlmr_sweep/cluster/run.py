@@ -14,7 +14,7 @@ from rich.console import Console
 
 from xlmr_sweep.board import Board
 from xlmr_sweep.cluster.admission import Admission, Job
-from xlmr_sweep.cluster.connect import connected, find_cluster, machine_cpus, probe
+from xlmr_sweep.cluster.connect import connected, head_of, machine_cpus
 from xlmr_sweep.cluster.jobs import InstructionJobs, RunJob, check_storage_on_nodes, pretrain_models
 from xlmr_sweep.cluster.resources import NODE_LABEL, check_fits, instruct_width, nodes
 from xlmr_sweep.cluster.sweep import run_trials
@@ -27,8 +27,8 @@ from xlmr_sweep.preparation import (
     check_models,
     models_to_instruct,
     models_to_pretrain,
-    prepare_examples,
     prepare_instructions,
+    read_examples,
 )
 from xlmr_sweep.progress import ProgressDisplay
 from xlmr_sweep.storage import Storage
@@ -74,9 +74,8 @@ def run_pending(
     display = ProgressDisplay(console)
     if address != "local":
         # Before anything long: an address where nobody answers is said within seconds.
-        probe(find_cluster() if address == "auto" else address)
-    if not only_instruct:
-        prepare_examples(study, storage, pending, display)
+        head_of(address)
+    examples = [] if only_instruct else read_examples(study, storage, pending, display)
     check_models(study, storage, pending, console)
     to_instruct = models_to_instruct(study, storage, pending)
     names = list(dict.fromkeys(trial.model for trial in pending))
@@ -94,6 +93,8 @@ def run_pending(
         if to_instruct:
             prepare_instructions(study, storage, display)
         accept()
+        for read in examples:
+            read.keep(storage)
         to_pretrain = models_to_pretrain(study, storage, pending)
         if to_pretrain:
             pretrain_models(study, storage, to_pretrain, display)

@@ -48,15 +48,40 @@ def prepare_task(study: Study, task: TaskSpec, storage: Storage) -> dict[str, An
         StudyError: if a file is missing, empty, not jsonl, or lacks a field (file and line named), if the hub's data set
             does not load, or if a label is unknown.
     """
+    read = read_task(study, task, storage)
+    read.keep(storage)
+    return read.manifest
+
+
+@dataclass(frozen=True)
+class ReadTask:
+    """A task's examples as they were read and checked, or only their manifest where the storage has them."""
+
+    folder: str
+    manifest: dict[str, Any]
+    rows: dict[str, list[Row]]
+
+    def keep(self, storage: Storage) -> None:
+        """Writes them into the storage, the manifest last."""
+        for split, examples in self.rows.items():
+            sink = pa.BufferOutputStream()
+            parquet.write_table(pa.Table.from_pylist(examples), sink)
+            storage.write(f"{self.folder}/{split}.parquet", sink.getvalue().to_pybytes())
+        if self.rows:
+            storage.write_json(f"{self.folder}/manifest.json", self.manifest)
+
+
+def read_task(study: Study, task: TaskSpec, storage: Storage) -> ReadTask:
+    """Reads and checks a task's examples, unless the storage has them. Writes nothing.
+
+    Raises:
+        StudyError: as `prepare_task`.
+    """
     folder = f"data/{task_data_name(study, task)}"
-    manifest: dict[str, Any] | None = storage.read_json(f"{folder}/manifest.json")
-    if manifest is not None:
-        return manifest
+    kept = storage.read_json(f"{folder}/manifest.json")
+    if kept is not None:
+        return ReadTask(folder, kept, {})
     rows, resolved = _read(study, task)
-    for split, examples in rows.items():
-        sink = pa.BufferOutputStream()
-        parquet.write_table(pa.Table.from_pylist(examples), sink)
-        storage.write(f"{folder}/{split}.parquet", sink.getvalue().to_pybytes())
     manifest = {
         "task": task.name,
         "identity": data_identity(study, task),
@@ -69,8 +94,7 @@ def prepare_task(study: Study, task: TaskSpec, storage: Storage) -> dict[str, An
         "fingerprint": fingerprint(rows, 32),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    storage.write_json(f"{folder}/manifest.json", manifest)
-    return manifest
+    return ReadTask(folder, manifest, rows)
 
 
 def load_task(study: Study, task: TaskSpec, storage: Storage) -> TaskData:
@@ -147,7 +171,7 @@ def _read_hub(study: Study, task: TaskSpec) -> tuple[dict[str, list[Row]], dict[
 def _jsonl(path: Path) -> Iterator[tuple[int, Row]]:
     """Yields line numbers and rows of a jsonl file."""
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
@@ -160,8 +184,6 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Row]]:
                 yield number, row
     except OSError as error:
         raise StudyError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise StudyError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
 def _checked(task: TaskSpec, rows: Iterable[Row] | Iterable[tuple[int, Row]], where: str) -> Iterator[Row]:

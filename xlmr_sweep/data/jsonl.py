@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,8 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, str]]:
 
 def text_problem(value: Any) -> str:
     """Says why a field's value is no text; empty if it is. Numbers and booleans are taken as their text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"is {value}, not text"
     if not isinstance(value, str | int | float):
         return f"is {type(value).__name__}, not text"
     try:

@@ -73,16 +73,21 @@ def prepare_mixture(study: Study, storage: Storage, step: Step | None = None) ->
     kept = _Kept(storage, folder)
     num_in, num_filled = 0, 0
     rows = islice(source.rows(), spec.max_rows)
-    while chunk := list(islice(rows, CHUNK_ROWS)):
-        num_in += len(chunk)
-        filled = [row for row in chunk if row[0].strip() and row[1].strip()]
-        num_filled += len(filled)
-        num_targets = counter.tokens([row[1] for row in filled])
-        short = num_targets <= spec.max_target_tokens
-        rows_kept = list(compress(filled, short))
-        kept.add(rows_kept, counter.filled(rows_kept, num_targets[short]))
-        if step is not None:
-            step.update(num_in, source.total)
+    try:
+        while chunk := list(islice(rows, CHUNK_ROWS)):
+            num_in += len(chunk)
+            filled = [row for row in chunk if row[0].strip() and row[1].strip()]
+            num_filled += len(filled)
+            num_targets = counter.tokens([row[1] for row in filled])
+            short = num_targets <= spec.max_target_tokens
+            rows_kept = list(compress(filled, short))
+            kept.add(rows_kept, counter.filled(rows_kept, num_targets[short]))
+            if step is not None:
+                step.update(num_in, source.total)
+    except StudyError:
+        # A mended file has another hash, so that nobody would ever come back for these shards.
+        storage.delete(folder)
+        raise
     kept.close()
     if kept.num_rows == 0:
         raise StudyError(
