@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from types import SimpleNamespace
+
 from xlmr_sweep.cluster.tune_loop import WarmProcesses
 
 
@@ -42,11 +46,21 @@ def test_at_the_end_all_are_ended() -> None:
 
 
 def test_the_tuners_loop_is_ours_within_the_block_and_tunes_own_after_it() -> None:
-    from ray.tune.execution.tune_controller import TuneController
+    from ray.tune.execution import tune_controller
     from ray.tune.tune import run
 
     from xlmr_sweep.cluster.tune_loop import SweepLoop, own_loop
 
-    with own_loop():
+    before = tune_controller._get_trainable_kwargs
+    with own_loop("setup"):
         assert run.__globals__["TuneController"] is SweepLoop
-    assert run.__globals__["TuneController"] is TuneController
+        trial = SimpleNamespace(config={"trial": 1})
+        assert tune_controller._get_trainable_kwargs(trial) == {"config": {"trial": 1}, "setup": "setup"}
+    assert run.__globals__["TuneController"] is tune_controller.TuneController
+    assert tune_controller._get_trainable_kwargs is before
+
+
+def test_a_trials_process_imports_neither_tune_nor_torch_before_it_has_work() -> None:
+    heavy = {"torch", "ray.tune", "pandas", "transformers"}
+    code = f"import sys, xlmr_sweep.cluster.trainable; print({heavy} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"

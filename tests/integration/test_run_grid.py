@@ -208,7 +208,7 @@ def test_step_by_step_on_a_storage_that_is_no_path_with_a_killed_worker(
     command = start(GRID, *arguments)
     records = storage / "records"
     command.wait_for(lambda: records.is_dir() and len(list(records.glob("*.json"))) >= 2)
-    workers = command.processes(b"ray::trial ") or command.processes(b"_Inner")
+    workers = command.processes(b"ray::trial ") or command.processes(b"ray::TrialProcess")
     assert workers
     os.kill(max(workers), signal.SIGKILL)
     assert command.end() == 0, command.output

@@ -46,6 +46,10 @@ class AttemptTrial(TuneTrial):  # type: ignore[misc]
         """Returns the class whose actors run the trial."""
         return self.temporary_state.trainable
 
+    def set_ray_actor(self, ray_actor: Any) -> None:
+        """Takes note of its process. Tune's own way asks the process for metrics, which it does not have, and waits for them."""
+        self.temporary_state.ray_actor = ray_actor
+
     def handle_error(self, exc: Exception | None = None) -> None:
         """Keeps the error in memory: Tune's own way is a file in a folder that may be full.
 

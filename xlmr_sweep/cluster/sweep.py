@@ -27,9 +27,9 @@ from xlmr_sweep.cluster.nodes import NodeWatch
 from xlmr_sweep.cluster.policy import RetryByCause
 from xlmr_sweep.cluster.queue import TuneQueue
 from xlmr_sweep.cluster.supervisor import Events, Supervisor
-from xlmr_sweep.cluster.trainable import TrialRunner
+from xlmr_sweep.cluster.trainable import Setup
 from xlmr_sweep.cluster.trial_log import next_attempt
-from xlmr_sweep.cluster.tune_loop import own_loop
+from xlmr_sweep.cluster.tune_loop import InProcess, own_loop
 from xlmr_sweep.cluster.work import FineTuning, Work
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.records import write_failure
@@ -99,9 +99,7 @@ def run_trials(
     policy = RetryByCause(study.cluster, storage, lambda: watch.nodes)
     supervisor = Supervisor(storage, study.cluster, admission, policy, controller, watch, events)
     tuner = tune.Tuner(
-        tune.with_parameters(
-            TrialRunner, study=study, storage=storage, work=work or FineTuning(), git_commit=provenance.git_commit()
-        ),
+        InProcess,
         tune_config=tune.TuneConfig(
             search_alg=TuneQueue(admission, jobs, supervisor.look), scheduler=controller, num_samples=1, reuse_actors=True
         ),
@@ -114,7 +112,8 @@ def run_trials(
             verbose=0,
         ),
     )
-    with _quiet(), own_loop():
+    setup = ray.put(Setup(study, storage, work or FineTuning(), provenance.git_commit()))
+    with _quiet(), own_loop(setup):
         tuner.fit()
     supervisor.end()
 

@@ -2,11 +2,14 @@
 the admission has a use for it, and forgets trials that are through.
 
 Tune's own looks at every trial of the run in each round, sleeps for seconds whenever nothing runs, keeps an idle process and its
-GPU for whatever may come, and gives a process that becomes free to a trial whose own is still starting.
+GPU for whatever may come, and gives a process that becomes free to a trial whose own is still starting. It also gives every
+process a runtime environment of its own, for which Ray starts Python twice and uses none of the processes that it has ready; and
+arguments whose classes import all of Tune there.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import Counter, defaultdict
@@ -15,17 +18,54 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+import ray
+from ray import tune
 from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial as TuneTrial
+
+from xlmr_sweep.cluster.trainable import Setup, TrialProcess
 
 IDLE_S = 0.02
 """Waits so long where Tune has nothing to wait for, because only instruction jobs run."""
 
 
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
+"""Variables of the driver that Tune hands on to its processes."""
+
+
+class InProcess(tune.Trainable):  # type: ignore[misc]
+    """Stands for `TrialProcess` where a `Tuner` wants a class of Tune's own."""
+
+
 @contextmanager
-def own_loop() -> Iterator[None]:
-    """Has a `Tuner` that is started within the block use this module's loop."""
-    with mock.patch.object(sys.modules["ray.tune.tune"], "TuneController", SweepLoop):
+def own_loop(setup: ray.ObjectRef[Setup]) -> Iterator[None]:
+    """Has a `Tuner` of `InProcess` that is started within the block use this module's loop, and `TrialProcess` as its actors.
+
+    Args:
+        setup: what the processes are made with, in Ray's object store.
+    """
+
+    def arguments(trial: TuneTrial) -> dict[str, Any]:
+        return {"config": trial.config, "setup": setup}
+
+    with (
+        mock.patch.object(sys.modules["ray.tune.tune"], "TuneController", SweepLoop),
+        mock.patch.object(sys.modules["ray.tune.execution.tune_controller"], "_get_trainable_kwargs", arguments),
+    ):
         yield
+
+
+class OneActorClass:
+    """Takes the place of Tune's cache of actor classes (`_ActorClassCache`)."""
+
+    def __init__(self) -> None:
+        handed_on = {name: os.environ[name] for name in CREDENTIALS if name in os.environ}
+        remote = ray.remote(TrialProcess)
+        self._actor_class = remote.options(runtime_env={"env_vars": handed_on}) if handed_on else remote
+
+    def get(self, trainable_cls: type) -> Any:
+        """Returns the actor class, whatever Tune was told to run."""
+        return self._actor_class
 
 
 class WarmProcesses:
@@ -97,6 +137,7 @@ class SweepLoop(TuneController):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._actor_cache = WarmProcesses()
+        self._class_cache = OneActorClass()
         self._insufficient_resources_manager = _Nothing()
 
     def _maybe_update_trial_queue(self) -> None:
@@ -113,6 +154,15 @@ class SweepLoop(TuneController):  # type: ignore[misc]
             self.add_trial(trial)
             # A warm process takes it at once, so that the next question knows what is left.
             self._maybe_add_actors()
+
+    def _schedule_trial_reset(self, trial: TuneTrial, new_config: dict[str, Any], new_experiment_tag: str) -> None:
+        """Gives a warm process its next trial, and nothing of Tune's."""
+        trial.set_experiment_tag(new_experiment_tag)
+        trial.set_config(new_config)
+        self._resetting_trials.add(trial)
+        self._schedule_trial_task(
+            trial, "reset", args=(new_config,), on_result=self._on_trial_reset, on_error=self._trial_task_failure
+        )
 
     @property
     def _num_starting(self) -> int:

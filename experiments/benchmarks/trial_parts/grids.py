@@ -32,7 +32,7 @@ from xlmr_sweep.tasks import render
 from xlmr_sweep.template import ASSISTANT_MARK, USER_MARK, ChatTemplate, label_token_ids
 
 MODEL = "encoder"
-TRIAL_PROCESSES = ("ray::TrialRunner", "ray::trial ")
+TRIAL_PROCESSES = ("ray::TrialProcess", "ray::trial ")
 """How the titles of our trial processes begin."""
 
 

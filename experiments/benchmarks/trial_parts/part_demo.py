@@ -19,7 +19,7 @@ def run(options: Namespace, scratch: Path, console: Console) -> dict[str, Any]:
     """Runs the demo in a folder of its own."""
     part = ("--sizes", "8", "--seeds", "0") if options.small else ()
     command = python("experiments/demo.py", "--storage", str(scratch / "demo"), *part)
-    watched = run_watched(command, workers=("ray::TrialRunner",))
+    watched = run_watched(command, workers=("ray::TrialProcess",))
     split = time_split(watched.output)
     split["the rest"] = watched.total_s - sum(split.values())
     table = Table("step", "s", title="The demo study")
