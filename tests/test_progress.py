@@ -35,7 +35,7 @@ def test_a_long_step_says_where_it_is_and_what_is_left(monkeypatch: pytest.Monke
         for done in (10, 20):
             now[0] += 61
             step.update(done)
-    assert stream.getvalue().splitlines()[:2] == ["Trials: 10 of 40 , about 183 s left", "Trials: 20 of 40 , about 122 s left"]
+    assert stream.getvalue().splitlines()[:2] == ["Trials: 10 of 40, about 183 s left", "Trials: 20 of 40, about 122 s left"]
 
 
 def test_on_a_terminal_there_is_a_bar() -> None:

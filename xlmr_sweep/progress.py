@@ -156,7 +156,8 @@ class _Lines:
         if self._total and 0.02 * self._total <= self._done < self._total:
             seconds = (time.monotonic() - self._start) * (self._total / self._done - 1)
             left = f", about {seconds:.0f} s left"
-        self._console.print(f"{self._name}: {self._done:g}{total} {note}{left}", soft_wrap=True, highlight=False)
+        note = note and f" {note}"
+        self._console.print(f"{self._name}: {self._done:g}{total}{note}{left}", soft_wrap=True, highlight=False)
 
 
 class ProgressFile:
