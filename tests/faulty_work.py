@@ -30,7 +30,7 @@ class Faulty:
     notes: Path
     seconds: float = 0.0
     kinds: dict[str, str] = field(default_factory=dict)
-    """By model: die, hang, stuck, nan, bug (always), memory (below half a GPU), rank-dies, rank-memory."""
+    """By model: die, hang, stuck, nan, bug (always), memory (below half a GPU), rank-dies, rank-memory, held (by a file)."""
 
     def open(self, study: Study, storage: Storage, seat: Seat) -> Bench:
         return FaultyBench(self, seat)
@@ -68,7 +68,9 @@ class FaultyBench:
             if self._first(trial, "waited"):
                 time.sleep(120)  # As in a collective that never ends.
             return
-        if not kind or not self._first(trial, kind):
+        while kind == "held" and (self._work.notes / "held").exists():
+            time.sleep(0.02)
+        if kind in ("", "held") or not self._first(trial, kind):
             return
         if kind in ("die", "rank-dies"):
             os.kill(os.getpid(), signal.SIGKILL)

@@ -25,6 +25,7 @@ import ray
 import ray.train
 import torch
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 
 from xlmr_sweep.batches import RowOrder
 from xlmr_sweep.checkpoint import load_checkpoint, save_checkpoint
@@ -131,7 +132,7 @@ def run_instruct(
     if storage.read_json(f"data/{mixture_name(study)}/manifest.json") is None:
         raise StudyError(f"{storage.path(f'data/{mixture_name(study)}')}: the mixture is not prepared; run prepare_data.py")
     _shorten_waits()
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         _work,
         train_loop_config={
             "study": study.model_dump(mode="json"),
@@ -166,6 +167,13 @@ def run_instruct(
     manifest: dict[str, Any] = storage.read_json(f"{folder}/manifest.json")
     storage.delete(f"train/{name}")
     return manifest
+
+
+class _Trainer(TorchTrainer):  # type: ignore[misc]
+    """Without the process that hands out Ray Data's sets, some CPU seconds each start: ranks read the mixture themselves."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, DatasetsCallback)]
 
 
 def _fit(trainer: TorchTrainer) -> Any:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S, wait_for
 
 MARK = "XLMR_SWEEP_TEST"
 ROOT = Path(__file__).parents[2]
@@ -38,7 +39,7 @@ class Command:
     def output(self) -> str:
         return self.log.read_text()
 
-    def end(self, timeout: float = 300) -> int:
+    def end(self, timeout: float = PATIENCE_S) -> int:
         """Waits for the exit status, and notes which processes the command has meanwhile."""
         deadline = time.monotonic() + timeout
         while (status := self.process.poll()) is None:
@@ -47,13 +48,10 @@ class Command:
             time.sleep(0.3)
         return status
 
-    def wait_for(self, condition: Callable[[], bool], timeout: float = 240) -> None:
+    def wait_for(self, condition: Callable[[], bool]) -> None:
         """Waits until something is so while the command runs."""
-        deadline = time.monotonic() + timeout
-        while not condition():
-            assert self.process.poll() is None, f"ended early with {self.process.returncode}:\n{self.output}"
-            assert time.monotonic() < deadline, f"waited in vain:\n{self.output}"
-            time.sleep(0.1)
+        wait_for(lambda: condition() or self.process.poll() is not None, lambda: self.output)
+        assert self.process.poll() is None, f"ended early with {self.process.returncode}:\n{self.output}"
 
     def processes(self, holding: bytes = b"") -> list[int]:
         """Returns the ids of all live processes that the command started, directly or not, whose command line holds a text.
@@ -83,21 +81,18 @@ class Command:
                     grown = True
         return [pid for pid, (_, began, _, line) in table.items() if (pid, began) in self._seen and holding in line]
 
-    def left_behind(self, timeout: float = 30) -> list[int]:
-        """Returns the processes that are still there some seconds after the command ended.
+    def wait_until_gone(self) -> None:
+        """Waits until no process of the command is left.
 
         Ray's two agents of a node notice the death of their raylet only at their next look, a minute or so later; they are not
         waited for.
         """
-        deadline = time.monotonic() + timeout
 
         def left() -> list[int]:
             agents = self.processes(b"ray::DashboardAgent") + self.processes(b"ray::RuntimeEnvAgent")
             return sorted(set(self.processes()) - set(agents))
 
-        while left() and time.monotonic() < deadline:
-            time.sleep(0.2)
-        return left()
+        wait_for(lambda: not left(), lambda: f"processes {left()} outlived the command")
 
     def send(self, number: signal.Signals) -> None:
         """Sends a signal to the command alone."""
@@ -127,8 +122,8 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Co
 def run(start: Callable[..., Command]) -> Callable[..., tuple[int, str]]:
     """Runs a command to its end; returns exit status and output."""
 
-    def begin(*arguments: str, timeout: float = 300, **variables: str) -> tuple[int, str]:
+    def begin(*arguments: str, **variables: str) -> tuple[int, str]:
         command = start(*arguments, **variables)
-        return command.end(timeout), command.output
+        return command.end(), command.output
 
     return begin

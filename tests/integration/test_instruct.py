@@ -8,13 +8,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from builders import make_encoder
+from patience import wait_for
 
 from xlmr_sweep.data.mixture import prepare_mixture
 from xlmr_sweep.errors import DivergedError, StudyError
@@ -115,12 +115,6 @@ def is_alive(pid: int) -> bool:
     return state not in "ZX"
 
 
-def wait_for(what: Callable[[], Any]) -> None:
-    """Waits for what happens sooner or later; what does not is ended by pytest's own limit."""
-    while not what():
-        time.sleep(0.02)
-
-
 def checkpoint_step(study: Study, storage: Storage) -> int:
     """Returns the step of the last checkpoint that Train has taken note of, 0 for none."""
     folder = Path(storage.path(f"train/{recipe_folder_name(study, study.model('m'))}"))
@@ -160,7 +154,7 @@ def test_writes_weights_that_transformers_loads_and_a_whole_manifest(
 
 
 def test_leaves_no_process_of_train_behind(straight: tuple[Storage, dict[str, Any]]) -> None:
-    names = ("PlacementGroupCleaner", "TrainController", "RayTrainWorker", "SynchronizationActor", "Preemption")
+    names = ("PlacementGroupCleaner", "TrainController", "RayTrainWorker", "SynchronizationActor", "DatasetManager", "Preemption")
     wait_for(lambda: not any(processes(name) for name in names))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -168,7 +162,7 @@ def test_leaves_no_process_of_train_behind(straight: tuple[Storage, dict[str, An
 def test_finished_job_is_not_started_again(
     inputs: Path, straight: tuple[Storage, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xlmr_sweep.instruct.TorchTrainer", None)
+    monkeypatch.setattr("xlmr_sweep.instruct._Trainer", None)
     storage, manifest = straight
     assert instruct(study_of(inputs), storage) == manifest
 

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,18 @@ def _probe(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     patch_demo(interval_s=1e9)
     yield
     del demo.DEMO_MODELS["probe"]
+
+
+def hold_at(limit: int) -> None:
+    """Has this process stand before a step, so that on no machine it ends before it is killed."""
+    rows = pretrain.TextBatches.rows
+
+    def held(batches: pretrain.TextBatches, step: int, indices: Sequence[int]) -> Any:
+        while step == limit:
+            time.sleep(1)
+        return rows(batches, step, indices)
+
+    pretrain.TextBatches.rows = held
 
 
 def train(storage: Storage) -> dict[str, Any]:
@@ -86,11 +98,12 @@ def test_only_demo_models_are_pre_trained(tmp_path: Path) -> None:
 
 SCRIPT = """
 import sys
-sys.path[:0] = sys.argv[2:]
+sys.path[:0] = sys.argv[3:]
 import test_pretrain
 from xlmr_sweep.storage import Storage
 
 test_pretrain.patch_demo()
+test_pretrain.hold_at(int(sys.argv[2]))
 test_pretrain.train(Storage(sys.argv[1]))
 """
 
@@ -103,7 +116,8 @@ def test_killed_at_several_steps_ends_with_the_same_bits(tmp_path: Path) -> None
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
     seen = []
     for stop in (3, 25):
-        process = subprocess.Popen([sys.executable, "-c", SCRIPT, storage.uri, *paths])
+        # Killed while it makes the next steps, or at the latest where it stands.
+        process = subprocess.Popen([sys.executable, "-c", SCRIPT, storage.uri, str(stop + 4), *paths])
         while process.poll() is None:
             state = storage.read_json(latest)
             if state and int(state["folder"].removeprefix("step-")) >= stop:

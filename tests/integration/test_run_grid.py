@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, start: Callable[..., Any]
     study = make_study(folder, make_encoder(folder / "encoder"))
     storage = folder / "runs"
     command = start(GRID, "--study", str(study), "--storage", str(storage))
-    assert command.end(400) == 0, command.output
-    assert not command.left_behind(), "processes outlived the command"
+    assert command.end() == 0, command.output
+    command.wait_until_gone()
     return study, storage, command.output
 
 
@@ -79,12 +80,13 @@ def test_the_same_command_again_starts_nothing(finished: tuple[Path, Path, str],
     study, storage, _ = finished
     before = {p.name: p.stat().st_mtime_ns for p in (storage / "records").iterdir()}
     runs = sorted(p.name for p in (storage / "tune").iterdir())
-    began = time.monotonic()
-    status, output = run(GRID, "--study", str(study), "--storage", str(storage))
+    status, output = run(GRID, "--study", str(study), "--storage", str(storage), PYTHONPROFILEIMPORTTIME="1")
     assert status == 0, output
     assert "24 trials, 0 to run" in output
     assert "Ray dashboard" not in output
-    assert time.monotonic() - began < 60
+    # What takes seconds to import is not.
+    assert re.search(r"\| +pydantic$", output, re.MULTILINE)
+    assert not re.search(r"\| +(ray|torch|transformers)$", output, re.MULTILINE)
     assert {p.name: p.stat().st_mtime_ns for p in (storage / "records").iterdir()} == before
     assert sorted(p.name for p in (storage / "tune").iterdir()) == runs
 
@@ -105,9 +107,10 @@ def test_status_and_dry_run_start_nothing_and_count(
 
 
 def test_a_new_seed_a_corrupt_record_and_a_lost_one_run_and_nothing_else(
-    finished: tuple[Path, Path, str], run: Callable[..., tuple[int, str]]
+    finished: tuple[Path, Path, str], tmp_path: Path, run: Callable[..., tuple[int, str]]
 ) -> None:
-    study, storage, _ = finished
+    study, whole, _ = finished
+    storage = Path(shutil.copytree(whole, tmp_path / "runs"))
     before = scores(storage)
     copa = pd.read_parquet(storage / "results.parquet").query("task == 'copa' and train_size == 4 and paradigm == 'prompted'")
     lost, corrupt = copa["trial_id"].tolist()
@@ -127,41 +130,6 @@ def test_a_new_seed_a_corrupt_record_and_a_lost_one_run_and_nothing_else(
     assert json.loads((storage / "study.json").read_text())["seeds"] == [0, 1, 2]
     status, output = run(GRID, "--study", str(study), "--storage", str(storage), "--status")
     assert "25 of 36 trials done, 0 failed, 11 missing" in output
-
-
-def test_an_ended_run_keeps_what_is_done_and_the_same_command_finishes(
-    finished: tuple[Path, Path, str], tmp_path: Path, start: Callable[..., Any]
-) -> None:
-    study, undisturbed, _ = finished
-    storage = tmp_path / "runs"
-    records = storage / "records"
-    arguments = [GRID, "--study", str(study), "--storage", str(storage), "--paradigms", "baseline,prompted"]
-    kept: dict[str, int] = {}
-
-    def times() -> dict[str, int]:
-        return {path.name: path.stat().st_mtime_ns for path in records.glob("*.json")}
-
-    # One run that is ended three times, each time after two more trials.
-    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)):
-        command = start(*arguments)
-        wanted = len(kept) + 2
-        command.wait_for(lambda wanted=wanted: len(times()) >= wanted)
-        command.send(number)
-        assert command.end(60) == status, command.output
-        assert not command.left_behind(), f"processes outlived {number.name}"
-        assert f"16 trials, {16 - len(kept)} to run" in command.output
-        now = times()
-        assert {name: now[name] for name in kept} == kept
-        kept = now
-    assert 6 <= len(kept) < 16
-    command = start(*arguments)
-    assert command.end() == 0, command.output
-    assert f"16 trials, {16 - len(kept)} to run" in command.output
-    now = times()
-    assert {name: now[name] for name in kept} == kept
-    assert len(now) == 16
-    expected = scores(undisturbed)
-    assert all(expected[trial_id] == score for trial_id, score in scores(storage).items())
 
 
 def test_a_failed_trial_is_recorded_and_costs_no_other_trial(tmp_path: Path, run: Callable[..., tuple[int, str]]) -> None:
@@ -185,7 +153,7 @@ def test_a_failed_trial_is_recorded_and_costs_no_other_trial(tmp_path: Path, run
     assert "2 trials, 0 to run" in output
 
 
-def test_step_by_step_on_a_storage_that_is_no_path_with_a_killed_worker(
+def test_step_by_step_on_a_storage_that_is_no_path_and_a_run_that_is_ended_three_times_and_loses_a_worker(
     finished: tuple[Path, Path, str], tmp_path: Path, start: Callable[..., Any], run: Callable[..., tuple[int, str]]
 ) -> None:
     study, undisturbed, _ = finished
@@ -205,18 +173,36 @@ def test_step_by_step_on_a_storage_that_is_no_path_with_a_killed_worker(
     assert not (storage / "records").exists()
     made = (weights / "manifest.json").stat().st_mtime_ns
 
-    command = start(GRID, *arguments)
-    records = storage / "records"
-    command.wait_for(lambda: records.is_dir() and len(list(records.glob("*.json"))) >= 2)
+    def times() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in (storage / "records").glob("*.json")}
+
+    def after_two_more(kept: dict[str, int]) -> Any:
+        command = start(GRID, *arguments)
+        command.wait_for(lambda: len(times()) >= len(kept) + 2)
+        return command
+
+    # One run that is ended three times, each time after two more trials, and goes on with the same command.
+    kept: dict[str, int] = {}
+    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)):
+        command = after_two_more(kept)
+        command.send(number)
+        assert command.end() == status, command.output
+        command.wait_until_gone()
+        assert f"24 trials, {24 - len(kept)} to run" in command.output
+        now = times()
+        assert {name: now[name] for name in kept} == kept
+        kept = now
+    assert 6 <= len(kept) < 24
+    command = after_two_more(kept)
     workers = command.processes(b"ray::trial ") or command.processes(b"ray::TrialProcess")
-    assert workers
     os.kill(max(workers), signal.SIGKILL)
     assert command.end() == 0, command.output
-    attempts = [json.loads(path.read_text())["attempt"] for path in records.glob("*.json")]
-    assert sorted(set(attempts)) in ([1], [1, 2])  # Between two trials there is nothing to try again.
-    found = scores(storage)
-    assert len(found) == 24
-    wanted = scores(undisturbed)  # One cell more, where the test of a new seed has run.
-    assert {trial_id: wanted[trial_id] for trial_id in found} == found
-    assert all((storage / "logs" / f"{trial_id}.log").exists() for trial_id in found)
+    assert f"24 trials, {24 - len(kept)} to run" in command.output
+    now = times()
+    assert {name: now[name] for name in kept} == kept
+    attempts = [json.loads(path.read_text())["attempt"] for path in (storage / "records").glob("*.json")]
+    # At most one for each process that died with the trial.
+    assert set(attempts) <= {1, 2, 3, 4, 5}
+    assert scores(storage) == scores(undisturbed)
+    assert all((storage / "logs" / f"{trial_id}.log").exists() for trial_id in scores(storage))
     assert (weights / "manifest.json").stat().st_mtime_ns == made, "instruction-tuned again"

@@ -11,7 +11,8 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import faulty_work
 import pytest
 from builders import make_encoder, make_study
 from faulty_work import Blocked, Faulty
+from patience import PATIENCE_S, wait_for
 from rich.console import Console
 
 from xlmr_sweep.board import Board
@@ -27,26 +29,6 @@ from xlmr_sweep.plan import Trial, expand
 from xlmr_sweep.study import Study
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """Two nodes, of 2 and 3 logical GPUs."""
-    import ray
-    from ray import cloudpickle
-    from ray.cluster_utils import Cluster
-
-    cloudpickle.register_pickle_by_value(faulty_work)
-    # Drivers of their own processes join too, and a token would only have to be handed on.
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    system = {"metrics_report_interval_ms": 500}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 8, "num_gpus": 2, "_system_config": system})
-    cluster.add_node(num_cpus=8, num_gpus=3)
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
-    del os.environ["RAY_AUTH_MODE"]
 
 
 def study_of(limits: dict[str, Any], seeds: int = 2, **gpus: float | str) -> Study:
@@ -84,11 +66,23 @@ def left_on_cluster() -> list[str]:
     return groups + [f"actor {a['ActorClassName']}" for a in actors().values() if a["State"] != "DEAD"]
 
 
-def assert_nothing_left(timeout: float = 15) -> None:
-    deadline = time.monotonic() + timeout
-    while left_on_cluster() and time.monotonic() < deadline:
-        time.sleep(0.3)
-    assert not left_on_cluster()
+def wait_until_nothing_is_left() -> None:
+    wait_for(lambda: not left_on_cluster(), left_on_cluster)
+
+
+@contextmanager
+def in_thread(work: Callable[[], None]) -> Iterator[None]:
+    """Does something beside the block."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield
+    thread.join()
+
+
+def starts(folder: Path) -> list[list[str]]:
+    """Returns trial, process, rank, ranks, process title and time of each start of work."""
+    file = folder / "ran.txt"
+    return [line.split("|") for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def scrape() -> str:
@@ -143,41 +137,53 @@ def test_each_failure_is_answered_by_its_cause(cluster: Any, tmp_path: Path) -> 
         assert line == text
     assert "model memory ran out of memory on 1/4 of a GPU: its trials run on 1/2 of a GPU from now on" in said
     # A process is named after its trial, also the second one that it runs, and each rank.
-    ran = [line.split("|") for line in (tmp_path / "ran.txt").read_text().splitlines()]
+    started = starts(tmp_path)
     names = {trial.trial_id: trial.cell for trial in trials}
-    for trial_id, _, rank, size, title, _ in ran:
+    for trial_id, _, rank, size, title, _ in started:
         wanted = f"ray::trial {names[trial_id]}" + (f" rank {rank} of {size}" if size != "1" else "")
         assert title == wanted
-    pids = [pid for _, pid, _, _, _, _ in ran]
+    pids = [pid for _, pid, _, _, _, _ in started]
     assert len(set(pids)) < len(pids), "no process was used twice"
-    assert_nothing_left()
+    wait_until_nothing_is_left()
     # A gauge is told once a scrape, a counter always.
-    told, deadline = "", time.monotonic() + 20
-    while not ('end="done"' in told and "xlmr_sweep_score{" in told) and time.monotonic() < deadline:
-        time.sleep(0.5)
-        told += scrape()
-    for text in ('end="done"', 'end="diverged"', "xlmr_sweep_score{", 'model="fine"'):
-        assert text in told
+    told: list[str] = []
+
+    def all_told() -> bool:
+        told.append(scrape())
+        text = "\n".join(told)
+        return all(part in text for part in ('end="done"', 'end="diverged"', "xlmr_sweep_score{", 'model="fine"'))
+
+    wait_for(all_told, lambda: told[-1])
 
 
 def test_the_same_traceback_stops_the_model_and_a_full_disk_is_waited_for(cluster: Any, tmp_path: Path) -> None:
     study = study_of({"max_same_failures": 2}, seeds=9, broken=1, fine="1/2")
     (tmp_path / "full").touch()
-    threading.Timer(4, (tmp_path / "full").unlink).start()
-    began = time.time()
-    trials, storage, said, board = run(study, tmp_path, Faulty(tmp_path, kinds={"broken": "bug"}))
+    fine = {trial.trial_id for trial in expand(study) if trial.model == "fine"}
+    freed: list[float] = []
+
+    def free() -> None:
+        # Two have run and stand before the full disk.
+        wait_for(lambda: len({start[0] for start in starts(tmp_path)} & fine) >= 2)
+        time.sleep(1)
+        freed.append(time.time())
+        time.sleep(0.1)  # Times of files run a little behind.
+        (tmp_path / "full").unlink()
+
+    with in_thread(free):
+        trials, storage, said, board = run(study, tmp_path, Faulty(tmp_path, kinds={"broken": "bug"}))
     kept = records(storage)
     assert {trial.model for trial in trials if trial.trial_id in kept} == {"fine"}
     assert len(kept) == board.done == 9
     assert {row["attempt"] for row in kept.values()} == {1}, "a trial ran again though only its record could not be written"
     ends = [storage.joinpath("records", f"{trial_id}.json").stat().st_mtime for trial_id in kept]
-    assert min(ends) >= began + 3.5
+    assert min(ends) >= freed[0]
     assert "Stopped: model broken, task cb: the same failure 2 times in a row (ValueError at faulty_work.py:" in said
     assert 2 <= len(board.failed) < 9
     assert len(board.failed) + board.num_left_out == 9
     failures = list((storage / "failures").glob("*.json"))
     assert len(failures) == len(board.failed)
-    assert_nothing_left()
+    wait_until_nothing_is_left()
 
 
 def test_a_storage_that_stays_full_is_a_known_failure(cluster: Any, tmp_path: Path) -> None:
@@ -191,18 +197,26 @@ def test_a_storage_that_stays_full_is_a_known_failure(cluster: Any, tmp_path: Pa
     assert [failure["error_class"] for failure in failures] == ["StorageError"] * 2
 
 
-def test_a_node_that_dies_costs_its_trials_an_attempt_and_the_rest_nothing(cluster: Any, tmp_path: Path) -> None:
+def test_a_node_that_dies_costs_its_trial_an_attempt_and_the_rest_nothing(cluster: Any, tmp_path: Path) -> None:
     node = cluster.add_node(num_cpus=8, num_gpus=4)
     study = study_of({}, seeds=4, gang=4, single=1)
-    timer = threading.Timer(4, cluster.remove_node, [node, False])
-    timer.start()
-    began = time.time()
-    trials, _, said, board = run(study, tmp_path, Faulty(tmp_path, seconds=1.5))
-    timer.join()
+    gangs = {trial.trial_id for trial in expand(study) if trial.model == "gang"}
+    (tmp_path / "held").touch()
+
+    def end_node() -> None:
+        # A gang of four is on the only node of four, and waits there.
+        wait_for(lambda: len([start for start in starts(tmp_path) if start[0] in gangs]) == 4)
+        cluster.remove_node(node, False)
+        (tmp_path / "held").unlink()
+
+    with in_thread(end_node):
+        trials, storage, said, board = run(study, tmp_path, Faulty(tmp_path, kinds={"gang": "held"}))
     assert board.done == len(trials) == 8
     assert "is gone" in said
-    assert time.time() - began < 90
-    assert_nothing_left()
+    attempts = {trial_id: record["attempt"] for trial_id, record in records(storage).items()}
+    assert sorted(attempts[trial_id] for trial_id in gangs) == [1, 1, 1, 2]
+    assert {attempts[trial_id] for trial_id in set(attempts) - gangs} == {1}
+    wait_until_nothing_is_left()
 
 
 def test_a_driver_that_is_interrupted_or_killed_leaves_nothing_and_the_next_takes_over(cluster: Any, tmp_path: Path) -> None:
@@ -222,24 +236,21 @@ def test_a_driver_that_is_interrupted_or_killed_leaves_nothing_and_the_next_take
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def wait_for_ranks(driver: subprocess.Popen[str]) -> None:
-        deadline = time.monotonic() + 60
-        while len((tmp_path / "ran.txt").read_text().splitlines() if (tmp_path / "ran.txt").exists() else []) < 2:
-            assert driver.poll() is None, driver.communicate()[0]
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_for(lambda: driver.poll() is not None or len(starts(tmp_path)) >= 2)
+        assert driver.poll() is None, driver.communicate()[0]
 
     driver = start(60)
     wait_for_ranks(driver)
     second = start(0)
-    assert f"process {driver.pid} on " in second.communicate(timeout=60)[0]
+    assert f"process {driver.pid} on " in second.communicate(timeout=PATIENCE_S)[0]
     assert second.returncode == 2
     driver.kill()
-    assert driver.wait(30) == -signal.SIGKILL
-    assert_nothing_left()
+    assert driver.wait(PATIENCE_S) == -signal.SIGKILL
+    wait_until_nothing_is_left()
     assert len(list((storage / "driver").iterdir())) == 1, "the killed driver's claim"
     third = start(60)
     wait_for_ranks(third)
     third.send_signal(signal.SIGINT)
-    assert third.wait(30) == 130
+    assert third.wait(PATIENCE_S) == 130
     assert not list((storage / "driver").iterdir())
-    assert_nothing_left()
+    wait_until_nothing_is_left()

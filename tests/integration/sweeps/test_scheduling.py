@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sleeping_work
 from rich.console import Console
 from sleeping_work import Sleeping
 
@@ -22,22 +21,6 @@ from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """Two nodes, of 2 and 3 logical GPUs."""
-    import ray
-    from ray import cloudpickle
-    from ray.cluster_utils import Cluster
-
-    cloudpickle.register_pickle_by_value(sleeping_work)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 2})
-    cluster.add_node(num_cpus=4, num_gpus=3)
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
 
 
 def study_of(**gpus: float | str) -> Study:

@@ -1,0 +1,34 @@
+"""One Ray of two nodes for all tests of sweeps on logical GPUs, with work that only waits or fails."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import faulty_work
+import pytest
+import sleeping_work
+
+
+@pytest.fixture(scope="package")
+def cluster() -> Iterator[Any]:
+    """Two nodes, of 2 and 3 logical GPUs."""
+    import ray
+    from ray import cloudpickle
+    from ray.cluster_utils import Cluster
+
+    # Trials' processes cannot import them by name.
+    cloudpickle.register_pickle_by_value(faulty_work)
+    cloudpickle.register_pickle_by_value(sleeping_work)
+    # Drivers of their own processes join too, and a token would only have to be handed on.
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    system = {"metrics_report_interval_ms": 500}
+    head = {"num_cpus": 8, "num_gpus": 2, "include_dashboard": False, "_system_config": system}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster.add_node(num_cpus=8, num_gpus=3)
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+    del os.environ["RAY_AUTH_MODE"]
