@@ -3,7 +3,7 @@
 (() => {
   const KEYS = ["model", "task", "paradigm"];
   const GAP_X = 0.035;
-  const GAP_Y_PX = 80;
+  const GAP_Y_PX = 92;
   const PANEL_PX = 250;
   const MIN_PANEL_PX = 230;
   const NARROW_PX = 560;

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from analysis.figures.style import layout_of, titled
+from analysis.figures.style import label, layout_of, titled
 
 PANEL_HEIGHT = 250
 MARGIN_HEIGHT = 116
@@ -43,7 +43,7 @@ def panel_layout(names: Sequence[str], key: str, x: dict[str, Any], y: dict[str,
         axes[here["y"]] = {**y, **title, "domain": [max(0.0, upper - height + GAP_Y), upper], "anchor": x_name}
         annotations.append(
             {
-                "text": f"<b>{name}</b>", "showarrow": False, "xref": "paper", "yref": "paper", "xanchor": "center",
+                "text": f"<b>{label(name)}</b>", "showarrow": False, "xref": "paper", "yref": "paper", "xanchor": "center",
                 "yanchor": "bottom", "x": left + (width - GAP_X) / 2, "y": upper,
             }
         )  # fmt: skip
