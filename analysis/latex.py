@@ -34,7 +34,7 @@ _METHODS = {PER_SEED: "per seed, pooled", BEST_OF_SEEDS: "best of seeds"}
 
 # A small installation of LaTeX lacks booktabs; plain lines do then.
 _PREAMBLE = r"""\documentclass{article}
-\usepackage[margin=2cm]{geometry}
+\usepackage[landscape,margin=2cm]{geometry}
 \IfFileExists{booktabs.sty}{\usepackage{booktabs}}{\let\toprule\hline\let\midrule\hline\let\bottomrule\hline}
 """
 

@@ -117,5 +117,5 @@ def spread_figure(spread_table: Table, models: Sequence[str] = ()) -> Figure:
                 }
             )  # fmt: skip
     sizes = sorted(table["train_size"].unique().tolist())
-    y = {"range": [0, 1.1 * float(table["mean_std"].max() or 0.1)], "tickformat": ".2f"}
+    y = {"range": [0, 1.1 * float(table["mean_std"].max() or 0.1)], "tickformat": ".2~g"}
     return {"data": traces, "layout": panel_layout(names, "model", size_axis(sizes), y, "std over seeds")}

@@ -41,6 +41,7 @@ def completeness_map(cells: Table, models: Sequence[str], tasks: Sequence[str]) 
         yaxis={**category, "categoryarray": rows[::-1], "tickfont": {"size": 10}},
         margin={"t": 30},
         showlegend=False,
+        meta={"columns": len(columns)},
     )
     return {"data": traces, "layout": layout}
 
