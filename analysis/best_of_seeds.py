@@ -27,15 +27,19 @@ def best_of_seeds(table: Table) -> pd.DataFrame:
         table: results, as in `analysis.schema.checked`.
 
     Returns:
-        `COLUMNS`; cells whose band of scores is empty have no value and are not in the average.
+        `COLUMNS`; cells whose band of scores is empty have no value and none in the average, but count there as wholly
+        outside the band, so that the average hides none of them.
     """
     rows = checked(table)
     parts = [_comparison(rows, name) for name in COMPARISONS]
     cells = pd.concat([part for part in parts if len(part)] or [pd.DataFrame(columns=COLUMNS)], ignore_index=True)
-    groups = cells.dropna(subset="mean").groupby(["comparison", "model"])
-    averages = groups[["mean", *BAND]].mean()
-    averages = averages.assign(std=groups["mean"].std(), num_seeds=groups.size()).reset_index().assign(task=AVERAGE)
-    return pd.concat([cells, averages[COLUMNS]], ignore_index=True) if len(averages) else cells
+    if cells.empty:
+        return cells
+    groups = cells.groupby(["comparison", "model"])
+    banded = cells.dropna(subset="mean").groupby(["comparison", "model"])[["y_low", "y_high"]].mean()
+    averages = groups[["mean", "share_outside", "range_low", "range_high"]].mean().join(banded)
+    averages = averages.assign(std=groups["mean"].std(), num_seeds=groups["mean"].count())
+    return pd.concat([cells, averages.reset_index().assign(task=AVERAGE)[COLUMNS]], ignore_index=True)
 
 
 def _comparison(rows: pd.DataFrame, comparison: str) -> pd.DataFrame:

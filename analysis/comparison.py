@@ -28,14 +28,16 @@ def cell_differences(a: Table, b: Table) -> pd.DataFrame:
     where the number of examples or the metric is not known, or the metric is not accuracy.
     """
     first, second = checked(a), checked(b)
-    keep = [*CELL, "score", *(name for name in ("num_eval", "metric") if name in first.columns)]
+    known = {"num_eval", "metric"} <= set(first.columns)
+    keep = [*CELL, "score", *(["num_eval", "metric"] if known else [])]
     both = first[keep].merge(second[[*CELL, "score"]], on=CELL, suffixes=("_a", "_b"))
     both["difference"] = both["score_b"] - both["score_a"]
     both["noise"] = np.nan
-    if "num_eval" in both.columns:
+    if known:
         share = (both["score_a"] + both["score_b"]) / 2
-        noise = Z_95 * np.sqrt(2 * share * (1 - share) / both["num_eval"].astype("float64"))
-        both["noise"] = noise.where(both["metric"] == "accuracy") if "metric" in both.columns else noise
+        num_eval = both["num_eval"].astype("float64")
+        noise = Z_95 * np.sqrt(2 * share * (1 - share) / num_eval.where(num_eval > 0))
+        both["noise"] = noise.where(both["metric"] == "accuracy")
     return both[CELL_COLUMNS]
 
 

@@ -70,7 +70,7 @@ def derive(results: Results, found: Artifacts, options: Options) -> Derived:
     }
     tables |= _compute(results, found, tables) | mixture_tables(found)
     tables["provenance"] = provenance(results, found, options)
-    notes = _notes(results, tables)
+    notes = _notes(results, tables, options)
     if num_unusable:
         notes.append(f"predictions of {num_unusable} trials do not give their recorded score or examples and are not used")
     return Derived(tables, notes)
@@ -116,22 +116,32 @@ def _paper_models(results: Results) -> list[str]:
     return [model for model in paper.MODELS if model in set(results.rows["model"])]
 
 
-def _notes(results: Results, tables: dict[str, pd.DataFrame]) -> list[str]:
+def _notes(results: Results, tables: dict[str, pd.DataFrame], options: Options) -> list[str]:
     rows, notes = results.rows, []
+    per_seed = tables["ipr_per_seed"]
+    num_undefined = int((per_seed["ipr"].isna() & (per_seed["num_sizes"].astype("int64") >= 2)).sum())
     if rows.empty:
         notes.append(f"no trial of {len(results.planned)} planned ones has a result yet")
     elif rows["train_size"].nunique() == 1:
         notes.append(f"only one training size, {rows['train_size'].iloc[0]}: no integral over sizes, so IPR is undefined")
-    elif tables["ipr_per_seed"].empty:
+    elif per_seed.empty:
         found = sorted(rows["paradigm"].unique())
         hint = "" if set(found) <= set(PARADIGMS) else f"; --paradigm OURS=THEIRS reads others as {', '.join(PARADIGMS)}"
         notes.append(
             f"no model and task has two paradigms with the same seed (found: {', '.join(found)}), so there is no IPR{hint}"
         )
-    elif not (tables["ipr_per_seed"]["num_sizes"].astype("int64") >= 2).any():
+    elif not (per_seed["num_sizes"].astype("int64") >= 2).any():
         notes.append("no pair of curves has two training sizes in common, so IPR is undefined")
-    elif not tables["ipr_per_seed"]["used"].any():
+    elif options.rule == "trapezoid" and not per_seed["used"].any():
         notes.append("every curve to be divided by is 0 at all its sizes, so IPR is undefined")
+    if options.rule == "simpson" and num_undefined:
+        notes.append(
+            f"{num_undefined} pairs of curves have no IPR: their divisor is 0, or Simpson's rule counts a size negatively, as it "
+            "does where a step between sizes is more than twice its neighbour; --x-scale log or --rule trapezoid may do"
+        )
+    absent = sorted(set(options.mixture_tasks or ()) - set(results.planned["task"]))
+    if absent:
+        notes.append(f"--mixture-tasks: no results of {', '.join(absent)} (tasks: {', '.join(ordered(results.planned['task']))})")
     if results.not_here:
         how = "so records are matched by their declared settings, not by the contents of folders, and not checked for being stale"
         notes.append(f"{results.not_here}; {how}")

@@ -40,6 +40,15 @@ def power(value: Any) -> str:
     return f"{mantissa} × 10{str(int(exponent)).translate(str.maketrans('0123456789-', '⁰¹²³⁴⁵⁶⁷⁸⁹⁻'))}"
 
 
+def compact(value: Any) -> str:
+    """Returns a large number in three digits and a letter, as 278M or 3.48B; for places too narrow for `power`."""
+    if pd.isna(value):
+        return MISSING
+    size, letter = next(((size, letter) for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")) if value >= size), (1, ""))
+    digits = f"{value / size:.3g}"
+    return f"{float(digits):g}{letter}"
+
+
 def plain(value: Any) -> str:
     """Returns a value as it is."""
     return MISSING if pd.isna(value) else str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ PAPER, INK = "#ffffff", "#1d2330"
 
 def write_images(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
     """Writes `<name>.png` and `<name>.svg` of every figure, on white, at the report's proportions.
+
+    What no file system takes in a name, such as the slash of a task `a/b`, is written as `%2F`.
 
     Args:
         figures: figures by name.
@@ -33,7 +36,7 @@ def write_images(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
 
     folder.mkdir(parents=True, exist_ok=True)
     shown: list[dict[str, Any]] = [_on_paper(figure) for figure in figures.values()]
-    paths = [folder / f"{name}.{kind}" for kind in ("png", "svg") for name in figures]
+    paths = [folder / f"{_file_name(name)}.{kind}" for kind in ("png", "svg") for name in figures]
     scales = [PNG_SCALE] * len(shown) + [1] * len(shown)
     try:
         io.write_images(shown * 2, paths, scale=scales, width=WIDTH, validate=False)
@@ -45,6 +48,10 @@ def write_images(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
             raise
         raise TableError("--images needs Chromium or Chrome: install one, or name it in BROWSER_PATH") from error
     return paths
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r'[%/\\:*?"<>|\x00-\x1f]', lambda found: f"%{ord(found.group()):02X}", name)
 
 
 def _on_paper(figure: Figure) -> Figure:

@@ -36,16 +36,31 @@ def integral_ratio(first: np.ndarray, second: np.ndarray, x: np.ndarray, rule: R
         rule: how a curve is integrated. Simpson's needs three common sizes; with two it is the trapezoid.
 
     Returns:
-        (num_pairs,); NaN for pairs with fewer than two common sizes or an integral of 0 in the denominator.
+        (num_pairs,); NaN for pairs with fewer than two common sizes or an integral of 0 in the denominator, and for those
+        where the rule counts a size negatively (`has_negative_weight`), whose integrals are no areas.
     """
     ratios = np.full(len(first), np.nan)
     for chosen, pattern in same_sizes(~np.isnan(first)):
-        if pattern.sum() < 2:
+        if pattern.sum() < 2 or has_negative_weight(x[pattern], rule):
             continue
         above, below = (RULES[rule](y[np.ix_(chosen, pattern)], x=x[pattern], axis=1) for y in (first, second))
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios[chosen] = np.where(below > 0, above / below - 1, np.nan)
     return ratios
+
+
+def has_negative_weight(x: np.ndarray, rule: Rule) -> bool:
+    """Returns whether a rule counts a score at one of the positions negatively, so that a better curve could count as worse.
+
+    Simpson's does where a step is more than twice its neighbour, as over the sizes 8, 32 and 128 on the linear scale.
+
+    Args:
+        x: positions of the sizes, ascending, (num_sizes,).
+        rule: how a curve is integrated.
+    """
+    weights = RULES[rule](np.eye(len(x)), x=x, axis=1)
+    # Steps that double give a weight of exactly 0 but for rounding.
+    return bool((weights < -1e-9 * np.ptp(x)).any())
 
 
 def ipr_per_seed(
@@ -61,7 +76,7 @@ def ipr_per_seed(
 
     Returns:
         `SEED_COLUMNS`: `ipr` in percentage points, sizes in examples. `used` is False for seeds that are left out:
-        another range than their cell, fewer than two common sizes, or an undefined ratio.
+        another range than their cell, fewer than two common sizes, or an undefined ratio (`integral_ratio`).
 
     Raises:
         TableError: for the log scale with a training size of 0.

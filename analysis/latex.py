@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,21 +10,41 @@ import pandas as pd
 
 from analysis.advantage import BEST_OF_SEEDS, PER_SEED
 from analysis.derive import Derived
-from analysis.display import count, decimal, mean_std, power
+from analysis.display import count, decimal, power
 from analysis.schema import AVERAGE
+from analysis.terminal import cell_text
 
 DOCUMENT = "tables"
 _ESCAPES = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "×": r"$\times$", "’": "'",
-    "<": "$<$", ">": "$>$",
+    "<": "$<$", ">": "$>$", "|": r"\textbar{}", '"': "''", "“": "``", "”": "''", "ß": r"\ss{}", "æ": r"\ae{}",
+    "Æ": r"\AE{}", "ø": r"\o{}", "Ø": r"\O{}", "œ": r"\oe{}", "Œ": r"\OE{}", "ł": r"\l{}", "Ł": r"\L{}", "ı": r"\i{}",
+    # At the start of a row these two would be read as options of the line break before it.
+    "[": "{[}", "*": "{*}",
+}  # fmt: skip
+# Accents by their combining character.
+_ACCENTS = {
+    "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u", "\u0307": ".", "\u0308": '"',
+    "\u030a": "r", "\u030b": "H", "\u030c": "v", "\u0327": "c",
 }  # fmt: skip
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻"
 _METHODS = {PER_SEED: "per seed, pooled", BEST_OF_SEEDS: "best of seeds"}
 
 
+# A small installation of LaTeX lacks booktabs; plain lines do then.
+_PREAMBLE = r"""\documentclass{article}
+\usepackage[landscape,margin=2cm]{geometry}
+\IfFileExists{booktabs.sty}{\usepackage{booktabs}}{\let\toprule\hline\let\midrule\hline\let\bottomrule\hline}
+"""
+
+
 def escaped(text: object) -> str:
-    """Returns text as LaTeX shows it: special characters escaped, signs and powers of ten as mathematics."""
+    """Returns text as any LaTeX shows it: special characters escaped, signs and powers of ten as mathematics.
+
+    Letters with accents become commands. What the standard fonts lack is shown as its code, such as U+6A21: pdflatex would
+    stop at the character itself.
+    """
     out, power_of = "", ""
     for character in f"{text}\0":
         if character in _SUPERSCRIPTS:
@@ -31,8 +52,17 @@ def escaped(text: object) -> str:
             continue
         if power_of:
             out, power_of = f"{out}$^{{{power_of}}}$", ""
-        out += _ESCAPES.get(character, character) if character != "\0" else ""
+        out += _letter(character) if character != "\0" else ""
     return out
+
+
+def _letter(character: str) -> str:
+    if character in _ESCAPES or (character.isascii() and character.isprintable()):
+        return _ESCAPES.get(character, character)
+    parts = unicodedata.normalize("NFD", character)
+    if len(parts) == 2 and parts[0].isascii() and parts[0].isalpha() and parts[1] in _ACCENTS:
+        return rf"\{_ACCENTS[parts[1]]}{{{parts[0]}}}"
+    return rf"\texttt{{U+{ord(character):04X}}}"
 
 
 def latex_tables(derived: Derived, models: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:
@@ -53,7 +83,7 @@ def latex_tables(derived: Derived, models: Sequence[str], tasks: Sequence[str]) 
         found[f"advantage_{method}_{_file(str(comparison))}"] = _latex(_matrix(part, models, tasks), caption)
     found |= _compute(derived)
     inputs = "\n\n".join(rf"\input{{{name}}}" for name in found)
-    found[DOCUMENT] = f"\\documentclass{{article}}\n\\usepackage{{booktabs}}\n\\begin{{document}}\n{inputs}\n\\end{{document}}\n"
+    found[DOCUMENT] = f"{_PREAMBLE}\\begin{{document}}\n{inputs}\n\\end{{document}}\n"
     return found
 
 
@@ -68,7 +98,7 @@ def write_latex(texts: Mapping[str, str], folder: Path) -> list[Path]:
 
 
 def _matrix(part: pd.DataFrame, models: Sequence[str], tasks: Sequence[str]) -> pd.DataFrame:
-    cells = {(row["model"], row["task"]): mean_std(row) for row in part.to_dict("records")}
+    cells = {(row["model"], row["task"]): cell_text(row) for row in part.to_dict("records")}
     names = [model for model in models if (model, AVERAGE) in cells]
     return pd.DataFrame([{"model": m, **{t: cells.get((m, t), "–") for t in [*tasks, AVERAGE]}} for m in names])
 

@@ -3,7 +3,7 @@
 (() => {
   const KEYS = ["model", "task", "paradigm"];
   const GAP_X = 0.035;
-  const GAP_Y_PX = 80;
+  const GAP_Y_PX = 92;
   const PANEL_PX = 250;
   const MIN_PANEL_PX = 230;
   const NARROW_PX = 560;
@@ -62,6 +62,7 @@
       change[`${panel.x}.domain`] = [left, left + step - GAP_X];
       change[`${panel.y}.domain`] = [Math.max(0, top - PANEL_PX / inner), top];
       change[`${panel.x}.visible`] = change[`${panel.y}.visible`] = true;
+      change[`${panel.y}.showticklabels`] = column === 0 || !meta.y_labels_once;
       change[`${panel.y}.title.text`] = column === 0 ? meta.y_title : "";
       change[`annotations[${panel.annotation}].visible`] = true;
       change[`annotations[${panel.annotation}].x`] = left + (step - GAP_X) / 2;
@@ -108,6 +109,11 @@
       }
     }
     apply(layout, panelLayout(layout, chosen, div.clientWidth));
+    if (layout.meta && layout.meta.columns) {
+      // Squares side by side must not cover each other, or a missing one is not seen; axis names take about 130 pixels.
+      const room = (div.clientWidth - 130) / layout.meta.columns;
+      for (const trace of spec.data) trace.marker.size = Math.max(3, Math.min(13, Math.floor(room) - 1));
+    }
     // On a phone the buttons would lie on the legend, and fingers zoom without them.
     const config = { ...CONFIG, displayModeBar: div.clientWidth >= NARROW_PX && "hover" };
     div.style.height = `${layout.height}px`;

@@ -6,6 +6,7 @@ public function, so that a table from elsewhere gets the same clear errors as on
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -44,12 +45,15 @@ def as_frame(table: Table) -> pd.DataFrame:
     """Returns a pandas DataFrame of a table of pandas, polars, pyarrow or anything else with the Arrow interface.
 
     Raises:
-        TableError: for other types.
+        TableError: for other types, and for a column of the Arrow interface in place of a table.
     """
     if isinstance(table, pd.DataFrame):
         return table
     if hasattr(table, "__arrow_c_stream__"):
-        frame: pd.DataFrame = pa.table(table).to_pandas()
+        try:
+            frame: pd.DataFrame = pa.table(table).to_pandas()
+        except (pa.ArrowException, TypeError) as error:
+            raise TableError(f"a {type(table).__name__} is no table: {str(error).splitlines()[0]}") from error
         return frame
     raise TableError(f"a table of type {type(table).__name__} is neither a DataFrame nor has the Arrow interface")
 
@@ -63,7 +67,7 @@ def renamed(table: Table, columns: Mapping[str, str], paradigms: Mapping[str, st
         paradigms: this project's paradigm name to the table's own value.
 
     Raises:
-        TableError: for a column that the table does not have, or a name that would then be there twice.
+        TableError: for a column or a paradigm that the table does not have, or a name that would then be there twice.
     """
     table = as_frame(table)
     for ours, theirs in columns.items():
@@ -74,7 +78,12 @@ def renamed(table: Table, columns: Mapping[str, str], paradigms: Mapping[str, st
     table = table.rename(columns={theirs: ours for ours, theirs in columns.items()})
     if paradigms and "paradigm" in table.columns:
         values = {theirs: ours for ours, theirs in paradigms.items()}
-        table = table.assign(paradigm=table["paradigm"].astype(str).replace(values))
+        found = table["paradigm"].astype(str)
+        for theirs, ours in values.items():
+            if len(found) and theirs not in set(found):
+                known = ", ".join(sorted(set(found)))
+                raise TableError(f"no paradigm {theirs!r} to read as {ours!r}; found: {known}")
+        table = table.assign(paradigm=found.replace(values))
     return table
 
 
@@ -89,8 +98,9 @@ def checked(table: Table) -> pd.DataFrame:
         numbers, other columns as they are; sorted by cell, index 0 to n - 1.
 
     Raises:
-        TableError: missing columns, empty keys, sizes or seeds that are no whole numbers, measures that are no numbers, scores
-            that are NaN or outside [0, 1], a task called `average`, and cells that occur twice (issue 5, "Bad input").
+        TableError: missing columns or two of one name, empty keys, sizes or seeds that are no whole numbers, measures that are
+            no numbers from 0 up, scores that are NaN or outside [0, 1], a task called `average`, and cells that occur twice
+            (issue 5, "Bad input").
     """
     frame = as_frame(table)
     missing = [name for name in REQUIRED if name not in frame.columns]
@@ -99,6 +109,9 @@ def checked(table: Table) -> pd.DataFrame:
             f"missing column{'s' * (len(missing) > 1)} {', '.join(missing)}; found: "
             f"{', '.join(map(str, frame.columns)) or 'none'}"
         )
+    double = [name for name in (*REQUIRED, *MEASURES) if (frame.columns == name).sum() > 1]
+    if double:
+        raise TableError(f"column{'s' * (len(double) > 1)} {', '.join(double)} more than once")
     frame = frame.reset_index(drop=True)
     typed: dict[str, Any] = {name: _text(frame, name) for name in ("model", "paradigm", "task")}
     typed |= {name: _whole(frame, name) for name in ("train_size", "seed")}
@@ -120,7 +133,12 @@ def ordered(values: Iterable[Any], declared: Sequence[Any] = ()) -> list[Any]:
     found = set(values)
     known = [*declared, *PARADIGMS, *PAPER_MODELS, *PAPER_TASKS]
     first = [value for value in dict.fromkeys(known) if value in found]
-    return first + sorted(found - set(first))
+    return first + sorted(found - set(first), key=_as_counted)
+
+
+def _as_counted(name: Any) -> list[tuple[int, str]]:
+    """Sorts `m-2` before `m-10`: runs of digits count as numbers."""
+    return [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d+)", str(name))]
 
 
 def _text(frame: pd.DataFrame, name: str) -> pd.Series:
@@ -132,7 +150,7 @@ def _text(frame: pd.DataFrame, name: str) -> pd.Series:
 
 def _whole(frame: pd.DataFrame, name: str) -> pd.Series:
     # Not by way of floats, which would make large seeds equal.
-    numbers = pd.to_numeric(frame[name], errors="coerce")
+    numbers = _numbers(frame, name)
     wrong = numbers.isna() | (numbers < 0) | (numbers % 1 != 0) | (numbers >= TOO_LARGE)
     if wrong.any():
         raise TableError(f"column {name} is not a whole number from 0 up in {_rows(wrong)}")
@@ -140,19 +158,31 @@ def _whole(frame: pd.DataFrame, name: str) -> pd.Series:
 
 
 def _measure(frame: pd.DataFrame, name: str) -> pd.Series:
-    numbers = pd.to_numeric(frame[name], errors="coerce")
-    wrong = numbers.isna() & frame[name].notna()
-    if wrong.any():
-        raise TableError(f"column {name} is not a number in {_rows(wrong)}")
+    numbers = _numbers(frame, name)
+    for what, wrong in (
+        ("not a number", numbers.isna() & frame[name].notna()),
+        ("negative or infinite", (numbers < 0) | np.isinf(numbers.astype("float64"))),
+    ):
+        if wrong.any():
+            raise TableError(f"column {name} is {what} in {_rows(wrong)}")
     return numbers
 
 
 def _scores(frame: pd.DataFrame) -> pd.Series:
-    scores = pd.to_numeric(frame["score"], errors="coerce").astype("float64")
+    scores = _numbers(frame, "score").astype("float64")
     for what, wrong in (("not a number", scores.isna()), ("outside [0, 1]", (scores < 0) | (scores > 1))):
         if wrong.any():
             raise TableError(f"score is {what} in {_rows(wrong)}")
     return scores
+
+
+def _numbers(frame: pd.DataFrame, name: str) -> pd.Series:
+    """Numbers of a column, NaN where there is none; dates, durations and truth values are none, though pandas counts them."""
+    numbers = pd.to_numeric(frame[name], errors="coerce")
+    for kind in (frame[name].dtype, numbers.dtype):
+        if getattr(kind, "kind", "") in "bmM" and len(frame):
+            raise TableError(f"column {name} holds values of type {kind}, not numbers")
+    return numbers
 
 
 def _rows(wrong: pd.Series) -> str:

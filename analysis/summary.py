@@ -13,6 +13,7 @@ from analysis.schema import AVERAGE
 from analysis.significance import ALPHA
 
 MAIN = "instructed/prompted"
+MAX_MODELS = 12
 
 
 def summary(derived: Derived, models: Sequence[str]) -> list[str]:
@@ -26,19 +27,24 @@ def _gains(ipr: pd.DataFrame, models: Sequence[str]) -> list[str]:
         return []
     comparison = MAIN if MAIN in set(there["comparison"]) else str(there["comparison"].iloc[0])
     rows = {row["model"]: row for row in there[there["comparison"] == comparison].to_dict("records")}
+    num_tests = int(ipr.loc[ipr["comparison"] == comparison, "p"].notna().sum())
     first, second = comparison.split("/")
     what = {
         MAIN: "Instruction tuning changes the integral of the prompted performance curve",
         "prompted/baseline": "Prompting changes the integral of the baseline's performance curve",
     }.get(comparison, f"{first} changes the integral of the performance curve of {second}")
-    return [f"{what} by:", *(_gain(model, rows[model]) for model in models if model in rows)]
+    names = [model for model in models if model in rows]
+    more = [f"And {len(names) - MAX_MODELS} more models, in the tables below."] if len(names) > MAX_MODELS else []
+    return [f"{what} by:", *(_gain(model, rows[model], num_tests) for model in names[:MAX_MODELS]), *more]
 
 
-def _gain(model: str, row: dict[Any, Any]) -> str:
+def _gain(model: str, row: dict[Any, Any], num_tests: int) -> str:
     sure = f"95% interval {interval(row['ci_low'], row['ci_high'])}" if not pd.isna(row["ci_low"]) else "no interval"
     p = row["p_holm"]
     if pd.isna(p):
         verdict = "too few values to test"
+    elif p >= ALPHA and row["p_smallest"] * num_tests >= ALPHA:
+        verdict = f"too few values to tell among {num_tests} tests, Holm-corrected p {_with_sign(p_value(p))}"
     else:
         verdict = f"{'' if p < ALPHA else 'not '}distinguishable from zero, Holm-corrected p {_with_sign(p_value(p))}"
     return f"{model}: {row['mean']:+.1f}% ({sure}, {row['num_seeds']} values, {verdict})"

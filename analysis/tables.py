@@ -78,7 +78,10 @@ def load(results: Path | str, columns: Mapping[str, str] | None = None, paradigm
         raise TableError(f"{source}: no such file or folder")
     else:
         table, name = _read_file(str(path)), path.stem
-    return from_table(renamed(table, columns or {}, paradigms or {}), name, source)
+    try:
+        return from_table(renamed(table, columns or {}, paradigms or {}), name, source)
+    except TableError as error:
+        raise TableError(f"{source}: {error}") from error
 
 
 def local_path(source: str) -> Path | None:
@@ -97,7 +100,7 @@ def from_table(table: Table, name: str = "table", source: str = "memory") -> Res
     """
     rows = checked(table)
     if rows.empty:
-        raise TableError(f"{source}: the table has no row")
+        raise TableError("the table has no row")
     return Results(name, source, rows, product_of_values(rows), pd.DataFrame(columns=FAILURE_COLUMNS))
 
 
@@ -114,10 +117,18 @@ def _read_file(path: str) -> pd.DataFrame:
         if path.endswith(".parquet"):
             return pd.read_parquet(path)
         if path.endswith(".csv"):
-            return pd.read_csv(path)
+            return _separated_by_commas(pd.read_csv(path))
     except (OSError, ValueError, ImportError) as error:
         raise TableError(f"{path}: cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}") from error
     raise TableError(f"{path}: neither a folder nor a .parquet or .csv file")
+
+
+def _separated_by_commas(table: pd.DataFrame) -> pd.DataFrame:
+    header = str(table.columns[0])
+    for separator, word in ((";", "semicolons"), ("\t", "tabs")):
+        if len(table.columns) == 1 and separator in header:
+            raise ValueError(f"its columns are separated by {word}, not by commas; write it with commas, or as parquet")
+    return table
 
 
 def _from_storage(source: str) -> Results:
@@ -134,7 +145,8 @@ def _from_storage(source: str) -> Results:
         except MissingFolderError as error:
             found, not_here = collect_moved(storage), str(error)
     except StudyError as error:
-        raise TableError(str(error)) from error
+        # Storages name the option of the commands that run a study.
+        raise TableError(str(error).removeprefix("--storage ")) from error
     rows = pd.DataFrame(found.rows) if found.rows else pd.DataFrame(columns=list(REQUIRED))
     failures = pd.DataFrame(found.failures) if found.failures else pd.DataFrame(columns=FAILURE_COLUMNS)
     return Results(

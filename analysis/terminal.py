@@ -45,5 +45,5 @@ def cell_text(row: dict[Hashable, Any] | None) -> str:
     """Returns a cell as `mean ± std`, with `(n of planned)` where values are missing, or a dash where all are."""
     if row is None or not row["num_seeds"]:
         return MISSING
-    short = f" ({row['num_seeds']} of {row['num_planned']})" if row["num_seeds"] != row["num_planned"] else ""
-    return mean_std(row) + short
+    complete = pd.isna(row["num_planned"]) or row["num_seeds"] == row["num_planned"]
+    return mean_std(row) + ("" if complete else f" ({row['num_seeds']} of {row['num_planned']})")

@@ -7,7 +7,6 @@ retried trial leaves several lines or folders, of which the newest that holds a 
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +40,8 @@ def read_tune_folder(folder: Path) -> pd.DataFrame:
     if not rows:
         raise TableError(f"{folder}: no study.json, and no {RESULT_FILE} below it with the columns {', '.join(REQUIRED)}")
     newest: dict[Any, dict[str, Any]] = {}
-    for row in sorted(rows, key=lambda row: float(row.get("timestamp") or -math.inf)):
-        newest[tuple(row[name] for name in CELL)] = row
+    for row in sorted(rows, key=_timestamp):
+        newest[tuple(str(row[name]) for name in CELL)] = row
     return pd.DataFrame([{key: row[key] for key in row if _is_column(key)} for row in newest.values()])
 
 
@@ -56,6 +55,12 @@ def _last_row(path: Path) -> dict[str, Any] | None:
         if isinstance(row, dict) and all(name in row for name in REQUIRED):
             return row
     return None
+
+
+def _timestamp(row: dict[str, Any]) -> float:
+    """When Tune wrote the row; before all others where it does not say."""
+    time = row.get("timestamp")
+    return float(time) if isinstance(time, int | float) else float("-inf")
 
 
 def _is_column(key: str) -> bool:

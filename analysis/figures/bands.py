@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.figures.panels import axis_names, panel_layout
-from analysis.figures.style import SERIES_COLORS, Figure, titled
+from analysis.figures.style import SERIES_COLORS, Figure, label, titled
 from analysis.schema import AVERAGE, Table, as_frame, ordered
 
 COMPARISON = "instructed/prompted"
@@ -32,14 +32,14 @@ def band_figure(advantage: Table, models: Sequence[str], tasks: Sequence[str]) -
         x_axis, y_axis = axis_names(number)
         for row in table[table["model"] == model].to_dict("records"):
             shared = {
-                "type": "scatter", "mode": "lines", "y": [row["task"]] * 2, "xaxis": x_axis, "yaxis": y_axis,
+                "type": "scatter", "mode": "lines", "y": [label(row["task"])] * 2, "xaxis": x_axis, "yaxis": y_axis,
                 "meta": {"model": model, "task": row["task"], "paradigms": COMPARISON.replace("/", " ")},
             }  # fmt: skip
             traces.append(_line(shared, row, "either curve", ("range_low", "range_high"), 3, "#8a8f98", not traces))
             if not pd.isna(row["mean"]):
                 first = not any(trace["name"] == "both curves" for trace in traces)
                 traces.append(_line(shared, row, "both curves", ("y_low", "y_high"), 11, SERIES_COLORS[0], first))
-    order = {"type": "category", "categoryorder": "array", "categoryarray": list(reversed(list(tasks)))}
+    order = {"type": "category", "categoryorder": "array", "categoryarray": [label(task) for task in reversed(tasks)]}
     ends = table[["range_low", "range_high"]].to_numpy(dtype="float64")
     scores = titled(
         "score", tickformat=".2f", range=[float(ends.min()) - 0.02, float(ends.max()) + 0.02] if ends.size else [0, 1]
@@ -51,7 +51,7 @@ def _line(
     shared: dict[str, Any], row: dict[Any, Any], name: str, ends: tuple[str, str], width: int, color: str, shown: bool
 ) -> dict[str, Any]:
     hover = (
-        f"{row['task']}: {name} {row[ends[0]]:.3f} to {row[ends[1]]:.3f}<br>{row['share_outside']:.0%} outside the band, "
+        f"{label(row['task'])}: {name} {row[ends[0]]:.3f} to {row[ends[1]]:.3f}<br>{row['share_outside']:.0%} outside the band, "
         f"{row['num_seeds']} of {row['num_planned']} seeds have one<extra></extra>"
     )
     return {

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.figures.panels import axis_names, panel_layout, size_axis
-from analysis.figures.style import Figure, numbers, paradigm_style, translucent
+from analysis.figures.style import Figure, label, numbers, paradigm_style, translucent
 from analysis.schema import Table, as_frame, ordered
 
 HOVER = (
@@ -62,7 +62,7 @@ def _traces(points: pd.DataFrame, panel: int, position: int) -> list[dict[str, A
     symbols = [f"{style['symbol']}-open" if few else style["symbol"] for few in short]
     line = {
         **shared, "x": numbers(points["train_size"]), "y": numbers(points["mean"]), "mode": "lines+markers",
-        "name": paradigm, "showlegend": panel == 0, "customdata": _hover_data(points), "hovertemplate": HOVER,
+        "name": label(paradigm), "showlegend": panel == 0, "customdata": _hover_data(points), "hovertemplate": HOVER,
         "line": {"color": style["color"], "dash": style["dash"], "width": 2}, "marker": {"symbol": symbols, "size": 7},
         "meta": {**meta, "kind": "mean"},
     }  # fmt: skip
@@ -107,7 +107,8 @@ def spread_figure(spread_table: Table, models: Sequence[str] = ()) -> Figure:
             style = paradigm_style(paradigm, position)
             traces.append(
                 {
-                    "type": "scatter", "x": numbers(points["train_size"]), "y": numbers(points["mean_std"]), "name": paradigm,
+                    "type": "scatter", "x": numbers(points["train_size"]), "y": numbers(points["mean_std"]),
+                    "name": label(paradigm),
                     "mode": "lines+markers", "line": {"color": style["color"], "dash": style["dash"]},
                     "marker": {"symbol": style["symbol"]}, "legendgroup": paradigm, "showlegend": number == 0,
                     "xaxis": x_axis, "yaxis": y_axis, "meta": {"model": model, "paradigm": paradigm},
@@ -116,5 +117,5 @@ def spread_figure(spread_table: Table, models: Sequence[str] = ()) -> Figure:
                 }
             )  # fmt: skip
     sizes = sorted(table["train_size"].unique().tolist())
-    y = {"range": [0, 1.1 * float(table["mean_std"].max() or 0.1)], "tickformat": ".2f"}
+    y = {"range": [0, 1.1 * float(table["mean_std"].max() or 0.1)], "tickformat": ".2~g"}
     return {"data": traces, "layout": panel_layout(names, "model", size_axis(sizes), y, "std over seeds")}

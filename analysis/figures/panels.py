@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from analysis.figures.style import layout_of, titled
+from analysis.figures.style import label, layout_of, titled
 
 PANEL_HEIGHT = 250
 MARGIN_HEIGHT = 116
@@ -25,11 +25,12 @@ def panel_layout(names: Sequence[str], key: str, x: dict[str, Any], y: dict[str,
         names: what the panels show, such as models.
         key: the filter the names belong to: `model`, `task` or `paradigm`.
         x: what all x axes have.
-        y: what all y axes have.
+        y: what all y axes have; names (a category axis) are written once a row, because they are longer than the gap.
         y_title: title of the y axes of the first column.
     """
     columns = max(1, min(MAX_COLUMNS, len(names)))
     rows = max(1, math.ceil(len(names) / columns))
+    once = y.get("type") == "category"
     axes: dict[str, Any] = {}
     annotations, panels = [], []
     for number, name in enumerate(names):
@@ -39,16 +40,16 @@ def panel_layout(names: Sequence[str], key: str, x: dict[str, Any], y: dict[str,
         x_name, y_name = axis_names(number)
         here = {"x": f"xaxis{x_name[1:]}", "y": f"yaxis{y_name[1:]}"}
         axes[here["x"]] = {**x, "domain": [left, left + width - GAP_X], "anchor": y_name}
-        title = titled(y_title if column == 0 else "")
+        title = {**titled(y_title if column == 0 else ""), "showticklabels": column == 0 or not once}
         axes[here["y"]] = {**y, **title, "domain": [max(0.0, upper - height + GAP_Y), upper], "anchor": x_name}
         annotations.append(
             {
-                "text": f"<b>{name}</b>", "showarrow": False, "xref": "paper", "yref": "paper", "xanchor": "center",
+                "text": f"<b>{label(name)}</b>", "showarrow": False, "xref": "paper", "yref": "paper", "xanchor": "center",
                 "yanchor": "bottom", "x": left + (width - GAP_X) / 2, "y": upper,
             }
         )  # fmt: skip
         panels.append({"key": key, "name": name, **here, "annotation": number})
-    meta = {"panels": panels, "y_title": y_title}
+    meta = {"panels": panels, "y_title": y_title, "y_labels_once": once}
     margin = {"t": 64}
     return layout_of(MARGIN_HEIGHT + PANEL_HEIGHT * rows, **axes, annotations=annotations, meta=meta, margin=margin)
 

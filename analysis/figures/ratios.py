@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.display import interval, mean_std, power
-from analysis.figures.style import Figure, layout_of, numbers, series_marker, titled
+from analysis.display import compact, interval, mean_std
+from analysis.figures.style import Figure, label, layout_of, numbers, series_marker, titled
 from analysis.overlap import ORDER
 from analysis.schema import AVERAGE, Table, as_frame, ordered
 
@@ -35,10 +35,12 @@ def ipr_by_model(ipr: Table, models: Sequence[str], num_parameters: Mapping[str,
             if len(row):
                 traces.append(_interval_trace(row, model, comparison, position, shown))
                 shown = False
-    sizes = {model: power(number) for model, number in (num_parameters or {}).items() if not pd.isna(number)}
-    order = {"categoryorder": "array", "categoryarray": list(models), "type": "category", "tickvals": list(models)}
-    order |= {"ticktext": [f"{model}<br>{sizes[model]} parameters" if model in sizes else model for model in models]}
-    layout = layout_of(380, xaxis=titled("model", **order), yaxis=titled("IPR, percentage points"), shapes=[ZERO_LINE])
+    sizes = {model: compact(number) for model, number in (num_parameters or {}).items() if not pd.isna(number)}
+    names = [label(model) for model in models]
+    order = {"categoryorder": "array", "categoryarray": names, "type": "category", "tickvals": names}
+    order |= {"ticktext": [label(model) + (f"<br>{sizes[model]}" if model in sizes else "") for model in models]}
+    title = "model, number of parameters" if sizes else "model"
+    layout = layout_of(380, xaxis=titled(title, **order), yaxis=titled("IPR, percentage points"), shapes=[ZERO_LINE])
     return {"data": traces, "layout": {**layout, "scattermode": "group", "scattergap": 0.6}}
 
 
@@ -46,12 +48,10 @@ def _interval_trace(row: pd.DataFrame, model: str, comparison: str, position: in
     low, high = row["ci_low"].fillna(row["mean"]), row["ci_high"].fillna(row["mean"])
     error = {"type": "data", "symmetric": False, "array": numbers(high - row["mean"]), "arrayminus": numbers(row["mean"] - low)}
     return {
-        "type": "scatter", "mode": "markers", "x": [model], "y": numbers(row["mean"]), "error_y": error,
+        "type": "scatter", "mode": "markers", "x": [label(model)], "y": numbers(row["mean"]), "error_y": error,
         "name": comparison.replace("/", " over "), "legendgroup": comparison, "offsetgroup": comparison, "showlegend": shown,
         "marker": series_marker(position), "meta": {"model": model, "paradigms": comparison.replace("/", " ")},
-        "customdata": [numbers(row.iloc[0][["num_seeds", "num_planned", "ci_low", "ci_high"]])],
-        "hovertemplate": "%{x}: %{y:.1f}, 95% interval %{customdata[2]:.1f} to %{customdata[3]:.1f}<br>"
-        "%{customdata[0]} of %{customdata[1]} values<extra>%{fullData.name}</extra>",
+        "hovertemplate": f"%{{x}}: %{{y:.1f}}{_sureness(row.iloc[0], 'values')}<extra>%{{fullData.name}}</extra>",
     }  # fmt: skip
 
 
@@ -66,13 +66,15 @@ def ipr_by_overlap_figure(cells: Table, models: Sequence[str]) -> Figure:
     table = table[table["comparison"] == "instructed/prompted"]
     traces: list[dict[str, Any]] = []
     for position, model in enumerate(models):
-        part = table[table["model"] == model]
+        # Labels of neighbours in height lie on both sides, so that near values do not write over each other.
+        part = table[table["model"] == model].sort_values(["overlap", "mean"])
         traces.extend(
             {
-                "type": "scatter", "mode": "markers+text", "x": [row["overlap"]], "y": [row["mean"]], "text": [row["task"]],
-                "textposition": "middle right", "name": model, "legendgroup": model, "offsetgroup": model, "showlegend": i == 0,
+                "type": "scatter", "mode": "markers+text", "x": [row["overlap"]], "y": [row["mean"]],
+                "text": [label(row["task"])], "textposition": ("middle right", "middle left")[i % 2], "name": label(model),
+                "legendgroup": model, "offsetgroup": model, "showlegend": i == 0,
                 "marker": series_marker(position), "meta": {"model": model, "task": row["task"]}, "textfont": {"size": 10},
-                "hovertemplate": f"{row['task']}, %{{y:.1f}}{_sureness(row)}<extra>{model}</extra>",
+                "hovertemplate": f"{label(row['task'])}, %{{y:.1f}}{_sureness(row)}<extra>{label(model)}</extra>",
             }
             for i, row in enumerate(part.to_dict("records"))
         )  # fmt: skip
@@ -82,11 +84,11 @@ def ipr_by_overlap_figure(cells: Table, models: Sequence[str]) -> Figure:
     return {"data": traces, "layout": {**layout, "scattermode": "group", "scattergap": 0.3}}
 
 
-def _sureness(row: Mapping[Any, Any]) -> str:
-    """Second line of a hover: the number of seeds and the interval, where there is one."""
+def _sureness(row: Mapping[Any, Any] | pd.Series, of: str = "seeds") -> str:
+    """Second line of a hover: the number of values and the interval, where there is one."""
     planned = row["num_seeds"] if pd.isna(row["num_planned"]) else row["num_planned"]
     inside = "" if pd.isna(row["ci_low"]) else f", 95% interval {interval(row['ci_low'], row['ci_high'])}"
-    return f"<br>{row['num_seeds']} of {planned} seeds{inside}"
+    return f"<br>{row['num_seeds']} of {planned} {of}{inside}"
 
 
 def advantage_against_ipr(advantage: Table, ipr: Table, models: Sequence[str]) -> Figure:
@@ -113,10 +115,12 @@ def advantage_against_ipr(advantage: Table, ipr: Table, models: Sequence[str]) -
             }  # fmt: skip
             traces.append(
                 {
-                    "type": "scatter", "mode": "markers", "x": [row["mean_ipr"]], "y": [row["mean"]], "name": model,
+                    "type": "scatter", "mode": "markers", "x": [row["mean_ipr"]], "y": [row["mean"]],
+                    "name": label(model),
                     "legendgroup": model, "showlegend": i == 0, "marker": marker, "meta": {"model": model, "task": row["task"]},
-                    "hovertemplate": f"{model}, {row['task']}: IPR %{{x:.1f}}, advantage %{{y:.1f}} examples{_sureness(row)}<br>"
-                    f"band {row['y_low']:.3f} to {row['y_high']:.3f}, {row['share_outside']:.0%} outside<extra></extra>",
+                    "hovertemplate": f"{label(model)}, {label(row['task'])}: IPR %{{x:.1f}}, advantage %{{y:.1f}} examples"
+                    f"{_sureness(row)}<br>band {row['y_low']:.3f} to {row['y_high']:.3f}, {row['share_outside']:.0%} "
+                    "outside<extra></extra>",
                 }
             )  # fmt: skip
     axes = {"xaxis": titled("IPR, percentage points"), "yaxis": titled("average prompt advantage, examples")}
@@ -139,12 +143,13 @@ def ours_against_paper(compared: Table, models: Sequence[str]) -> Figure:
             ours, theirs = (mean_std({"mean": row[side], "std": row[f"{side}_std"]}) for side in ("ours", "paper"))
             traces.append(
                 {
-                    "type": "scatter", "mode": "markers", "x": [row["paper"]], "y": [row["ours"]], "name": model,
+                    "type": "scatter", "mode": "markers", "x": [row["paper"]], "y": [row["ours"]],
+                    "name": label(model),
                     "legendgroup": model, "showlegend": i == 0, "marker": marker, "meta": {"model": model, "task": row["task"]},
                     "error_x": {"type": "data", "array": numbers([row["paper_std"]]), "thickness": 0.7, "color": marker["color"]},
                     "error_y": {"type": "data", "array": numbers([row["ours_std"]]), "thickness": 0.7, "color": marker["color"]},
-                    "hovertemplate": f"{model}, {row['task']}: ours {ours} ({row['num_seeds']:.0f} values), paper {theirs}"
-                    "<extra></extra>",
+                    "hovertemplate": f"{label(model)}, {label(row['task'])}: ours {ours} "
+                    f"({row['num_seeds']:.0f} values), paper {theirs}<extra></extra>",
                 }
             )  # fmt: skip
     both = table[["ours", "paper"]].to_numpy(dtype="float64")

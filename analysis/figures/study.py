@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.compute import hours_kind
 from analysis.figures.panels import axis_names, panel_layout, size_axis
-from analysis.figures.style import SERIES_COLORS, Figure, layout_of, numbers, paradigm_style, titled
+from analysis.figures.style import SERIES_COLORS, Figure, label, layout_of, numbers, paradigm_style, titled
 from analysis.schema import Table, as_frame, ordered
 
 ROW_HEIGHT = 26
@@ -32,8 +32,8 @@ def completeness_map(cells: Table, models: Sequence[str], tasks: Sequence[str]) 
         _point_squares(part, str(model), str(paradigm), str(task))
         for (model, paradigm, task), part in points.groupby(["model", "paradigm", "task"])
     ]
-    rows = [f"{model} {paradigm}" for model in models for paradigm in ordered(table["paradigm"])]
-    columns = [f"{task} {size}" for task in tasks for size in sorted(table["train_size"].unique())]
+    rows = [label(f"{model} {paradigm}") for model in models for paradigm in ordered(table["paradigm"])]
+    columns = [label(f"{task} {size}") for task in tasks for size in sorted(table["train_size"].unique())]
     category = {"type": "category", "categoryorder": "array", "showgrid": False}
     layout = layout_of(
         120 + 20 * max(4, len(rows)),
@@ -41,6 +41,7 @@ def completeness_map(cells: Table, models: Sequence[str], tasks: Sequence[str]) 
         yaxis={**category, "categoryarray": rows[::-1], "tickfont": {"size": 10}},
         margin={"t": 30},
         showlegend=False,
+        meta={"columns": len(columns)},
     )
     return {"data": traces, "layout": layout}
 
@@ -55,8 +56,8 @@ def _point_squares(points: pd.DataFrame, model: str, paradigm: str, task: str) -
         "colorscale": [[0, "#c8433f"], [0.5, "#e0b040"], [1, "#3a9d6e"]],
     }  # fmt: skip
     return {
-        "type": "scatter", "mode": "markers", "x": [f"{task} {size}" for size in points["train_size"]],
-        "y": [f"{model} {paradigm}"] * len(points), "text": words, "marker": marker,
+        "type": "scatter", "mode": "markers", "x": [label(f"{task} {size}") for size in points["train_size"]],
+        "y": [label(f"{model} {paradigm}")] * len(points), "text": words, "marker": marker,
         "meta": {"model": model, "paradigm": paradigm, "task": task}, "hovertemplate": "%{y}, %{x}: %{text}<extra></extra>",
     }  # fmt: skip
 
@@ -75,16 +76,16 @@ def hours_figure(hours: Table, models: Sequence[str]) -> Figure:
     for position, stage in enumerate(["instruct", *ordered(set(table["stage"]) - {"instruct"})]):
         color = SERIES_COLORS[2] if stage == "instruct" else paradigm_style(stage, position)["color"]
         for i, row in enumerate(table[table["stage"] == stage].dropna(subset=column).to_dict("records")):
-            name = "instruction tuning" if stage == "instruct" else f"fine-tuning, {stage}"
+            name = "instruction tuning" if stage == "instruct" else f"fine-tuning, {label(stage)}"
             traces.append(
                 {
-                    "type": "bar", "orientation": "h", "y": [row["model"]], "x": [row[column]], "name": name,
+                    "type": "bar", "orientation": "h", "y": [label(row["model"])], "x": [row[column]], "name": name,
                     "legendgroup": stage, "showlegend": i == 0, "marker": {"color": color}, "meta": {"model": row["model"]},
-                    "hovertemplate": f"{row['model']}, {name}: %{{x:.2f}} {unit}<br>"
+                    "hovertemplate": f"{label(row['model'])}, {name}: %{{x:.2f}} {unit}<br>"
                     f"{row['num_timed']} of {row['num_jobs']} jobs timed<extra></extra>",
                 }
             )  # fmt: skip
-    order = {"categoryorder": "array", "categoryarray": list(reversed(models)), "type": "category"}
+    order = {"categoryorder": "array", "categoryarray": [label(model) for model in reversed(models)], "type": "category"}
     layout = layout_of(130 + 2 * ROW_HEIGHT * len(models), xaxis=titled(unit), yaxis=order, barmode="stack")
     return {"data": traces, "layout": layout}
 
@@ -117,7 +118,8 @@ def target_figure(top_targets: Table) -> Figure:
     """
     table = as_frame(top_targets)
     trace = {
-        "type": "bar", "orientation": "h", "x": numbers(table["count"]), "y": [f"“{target}”" for target in table["target"]],
+        "type": "bar", "orientation": "h", "x": numbers(table["count"]),
+        "y": [label(f"“{target}”") for target in table["target"]],
         "marker": {"color": SERIES_COLORS[0]}, "hovertemplate": "%{y}: %{x:,}<extra></extra>", "textposition": "outside",
         "texttemplate": "%{x:,}", "textfont": {"size": 10}, "cliponaxis": False,
     }  # fmt: skip
@@ -144,16 +146,17 @@ def efficiency_figure(efficiency: Table, models: Sequence[str], tasks: Sequence[
                 style = paradigm_style(paradigm, position)
                 traces.append(
                     {
-                        "type": "scatter", "mode": "markers", "x": [row["examples_needed"]], "y": [row["task"]], "name": paradigm,
+                        "type": "scatter", "mode": "markers", "x": [row["examples_needed"]], "y": [label(row["task"])],
+                        "name": label(paradigm),
                         "legendgroup": paradigm, "showlegend": paradigm not in shown, "xaxis": x_axis, "yaxis": y_axis,
                         "marker": {"color": style["color"], "symbol": style["symbol"], "size": 10},
                         "meta": {"model": model, "task": row["task"], "paradigm": paradigm},
-                        "hovertemplate": f"{row['task']}: %{{x:.1f}} examples for a score of {row['target_score']:.3f}"
+                        "hovertemplate": f"{label(row['task'])}: %{{x:.1f}} examples for a score of {row['target_score']:.3f}"
                         "<extra>%{fullData.name}</extra>",
                     }
                 )  # fmt: skip
                 shown.add(paradigm)
-    order = {"type": "category", "categoryorder": "array", "categoryarray": list(reversed(list(tasks)))}
+    order = {"type": "category", "categoryorder": "array", "categoryarray": [label(task) for task in reversed(tasks)]}
     return {"data": traces, "layout": panel_layout(names, "model", _examples_axis(efficiency), order, "")}
 
 

@@ -17,6 +17,7 @@ PARADIGM_STYLE: dict[str, dict[str, Any]] = {
     "instructed": {"color": "#df6f1f", "dash": "solid", "symbol": "diamond"},
 }
 SERIES_COLORS = ("#3b87d0", "#df6f1f", "#3a9d6e", "#b04fb3", "#b8860b", "#8a8f98", "#d0485c", "#1fa3b3")
+# As many symbols as colours: the n-th round of colours starts at the n-th symbol, so 64 series look different.
 SERIES_SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "star", "hexagon")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 AXIS = {"gridcolor": "rgba(128,128,128,0.22)", "zeroline": False, "linecolor": "rgba(128,128,128,0.5)", "automargin": True}
@@ -32,9 +33,14 @@ def series_marker(position: int, size: int = 9) -> dict[str, Any]:
     """Returns the marker of the n-th series of a figure whose series are not paradigms."""
     return {
         "color": SERIES_COLORS[position % len(SERIES_COLORS)],
-        "symbol": SERIES_SYMBOLS[position % len(SERIES_SYMBOLS)],
+        "symbol": SERIES_SYMBOLS[(position + position // len(SERIES_COLORS)) % len(SERIES_SYMBOLS)],
         "size": size,
     }
+
+
+def label(name: object) -> str:
+    """Returns a name as plotly shows it letter by letter; it would take `<b>` for bold and `%{x}` for a value of the trace."""
+    return str(name).replace("&", "&amp;").replace("<", "&lt;").replace("%{", "&#37;{")
 
 
 def translucent(color: str, alpha: float) -> str:

@@ -31,7 +31,8 @@ def advantage_section(derived: Derived, models: list[str], tasks: list[str]) -> 
         "How many training examples fewer the first paradigm needs for the same score, on average over the scores that both "
         "reach. Positive where the first needs fewer.",
         "The paper distrusts this measure because it looks only at that band of scores: a model that improves beyond the other’s "
-        "best gains nothing by it. So each cell shows, in brackets, the share of the two curves’ range outside the band.",
+        "best gains nothing by it. So each cell shows, in brackets, the share of the two curves’ range outside the band, and "
+        "where values are missing or have no band, how many there are.",
     ]
     blocks = [Block(text=text)]
     for method, words in WORDS.items():
@@ -72,7 +73,9 @@ def _matrix(part: pd.DataFrame, models: list[str], tasks: list[str]) -> pd.DataF
 def _cell(row: dict[Hashable, Any] | None) -> str:
     if row is None or pd.isna(row["share_outside"]):
         return "–"
-    return f"{mean_std(row)} ({percent(row['share_outside'])})"
+    planned = row["num_planned"]
+    short = "" if pd.isna(planned) or row["num_seeds"] == planned else f"{row['num_seeds']} of {planned}, "
+    return f"{mean_std(row)} ({short}{percent(row['share_outside'])})"
 
 
 def _bands(table: pd.DataFrame, models: list[str], words: str) -> Block:

@@ -131,6 +131,20 @@ def test_best_of_seeds_stands_runs_of_different_length() -> None:
     assert row["mean"] == pytest.approx(reference(list(best.loc["instructed"]), list(best.loc["prompted"])), rel=1e-6)
 
 
+def test_cells_without_a_common_band_count_as_outside_in_the_average(table_of: Callable[..., pd.DataFrame]) -> None:
+    apart = {("m", "instructed", "a"): {2: [0.8], 4: [0.9]}, ("m", "prompted", "a"): {2: [0.4], 4: [0.5]}}
+    near = {("m", "instructed", "b"): {2: [0.5], 4: [0.7]}, ("m", "prompted", "b"): {2: [0.4], 4: [0.6]}}
+    found = advantage_table(table_of({**apart, **near})).set_index(["method", "comparison", "model", "task"])
+    for method in ("per_seed", "best_of_seeds"):
+        row = found.loc[(method, "instructed/prompted", "m", "average")]
+        # Outside are all of a and two thirds of b's range 0.4 to 0.7.
+        assert row["share_outside"] == pytest.approx((1 + 2 / 3) / 2)
+        assert (row["y_low"], row["y_high"], row["num_seeds"]) == (0.5, 0.6, 1)
+    alone = advantage_table(table_of(apart)).set_index(["method", "task"])
+    for method in ("per_seed", "best_of_seeds"):
+        assert (alone.loc[(method, "average"), "share_outside"], alone.loc[(method, "average"), "num_seeds"]) == (1, 0)
+
+
 def test_per_seed_pools_all_values_of_all_tasks() -> None:
     table = three_seeds()
     values = advantage_per_seed(table)

@@ -48,7 +48,8 @@ def test_noise_of_a_cell_is_that_of_two_proportions(study_table: pd.DataFrame) -
     cells = cell_differences(table, table)
     expected = stats.norm.ppf(0.975) * np.sqrt(2 * 0.25 / 200)
     assert cells["noise"].tolist() == pytest.approx([expected] * len(cells))
-    assert cell_differences(table.assign(metric="macro_f1"), table)["noise"].isna().all()
+    for unknown in (table.assign(metric="macro_f1"), table.drop(columns="metric"), table.assign(num_eval=0)):
+        assert cell_differences(unknown, table)["noise"].isna().all()
 
 
 def test_cells_of_only_one_run_are_named(study_table: pd.DataFrame) -> None:

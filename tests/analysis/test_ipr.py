@@ -49,6 +49,24 @@ def test_simpson_is_exact_for_parabolas() -> None:
     assert ratio(parabola, [0.5] * 5, sizes) != pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "x_scale", "defined"),
+    [((2, 4, 8), "linear", True), ((8, 32, 128), "linear", False), ((2, 8, 16), "linear", True), ((8, 32, 128), "log", True),
+     ((2, 4, 32), "log", False), ((8, 32), "linear", True)],
+)  # fmt: skip
+def test_simpson_gives_no_value_where_it_counts_a_size_negatively(
+    table_of: Callable[..., pd.DataFrame], sizes: tuple[int, ...], x_scale: str, defined: bool
+) -> None:
+    first, second = ({size: [score] for size in sizes} for score in (0.6, 0.5))
+    table = table_of({("m", "instructed", "t"): first, ("m", "prompted", "t"): second})
+    found = ipr_per_seed(table, "simpson", x_scale, ["instructed/prompted"])  # type: ignore[arg-type]
+    assert found["used"].tolist() == [defined]
+    assert found["ipr"].tolist() == pytest.approx([20.0 if defined else np.nan], nan_ok=True)
+    # Over 8, 32 and 128 it would: the integral weighs size 8 with -40, so a better start would make the curve worse.
+    better = table_of({("m", "instructed", "t"): {**first, sizes[0]: [0.9]}, ("m", "prompted", "t"): first})
+    assert not (ipr_per_seed(better, "simpson", x_scale)["ipr"] < -1e-9).any()  # type: ignore[arg-type]
+
+
 @given(curve)
 def test_a_curve_over_itself_is_zero(f: list[float]) -> None:
     assert ratio(f, f) == 0

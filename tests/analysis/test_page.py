@@ -254,6 +254,16 @@ def test_light_and_dark_change_page_and_figures(page: Any) -> None:
     assert errors(page) == []
 
 
+def test_names_of_tasks_are_written_once_a_row_of_panels(page: Any) -> None:
+    script = """
+        const layout = document.querySelector('.figure[data-name="efficiency"]')._fullLayout;
+        return ["yaxis", "yaxis2", "yaxis3"].map((name) => [layout[name].visible, layout[name].showticklabels]);
+    """
+    assert page.execute_script(script) == [[True, True], [True, False], [True, False]]
+    choose(page, model=["base"])
+    assert page.execute_script(script)[1:] == [[True, True], [True, False]]
+
+
 def test_on_a_phone_nothing_is_wider_than_the_screen_and_panels_stack(browser: Any, report: ReportPaths) -> None:
     phone = {"width": 390, "height": 800, "deviceScaleFactor": 2, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
@@ -280,6 +290,16 @@ def test_on_a_phone_nothing_is_wider_than_the_screen_and_panels_stack(browser: A
         """
     )
     assert overlaps == []
+    # Forty columns of squares would lie on each other at their full size, which six have.
+    squares = """
+        const [columns, done] = arguments;
+        const div = document.querySelector('.figure[data-name="completeness"]');
+        div.layout.meta.columns = columns;
+        window.report.draw().then(() => done([div._fullLayout.xaxis._length, div._fullData[0].marker.size]));
+    """
+    assert browser.execute_async_script(squares, 6)[1] == 13
+    room, size = browser.execute_async_script(squares, 40)
+    assert 3 <= size <= room / 40
     titles = "return document.querySelectorAll('.figure .annotation-text-g text, .figure .g-x2title text').length"
     assert browser.execute_script(titles) >= 5 * (3 + 1)
     assert errors(browser) == []

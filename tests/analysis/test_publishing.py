@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from analysis.artifacts import Artifacts
 from analysis.assemble import assemble
 from analysis.derive import derive
+from analysis.figures.style import series_marker
 from analysis.images import write_images
 from analysis.latex import escaped, latex_tables, write_latex
 from analysis.options import Options
@@ -97,6 +99,26 @@ def test_the_examples_needed_lie_on_one_axis_for_all_models(page: Page) -> None:
     assert ranges[0][0] < needed.min() <= needed.max() < ranges[0][1]
 
 
+def test_names_of_markup_reach_figures_letter_by_letter_and_filters_unchanged(study_table: pd.DataFrame) -> None:
+    odd = {"model": {"base": "<b>", "large": "a&lt;b"}, "task": {"cb": "%{x}/<i>"}, "paradigm": {"baseline": "<s>"}}
+    results = from_table(study_table.replace(odd).assign(total_time_s=1.0))
+    options = Options(mixture_tasks=("rte",))
+    figures = assemble(results, Artifacts(), derive(results, Artifacts(), options), options).figures
+    assert len(figures) > 8
+    for figure in figures.values():
+        shown = json.dumps([{k: v for k, v in part.items() if k not in ("meta", "legendgroup", "offsetgroup")}
+                            for part in (*figure["data"], figure["layout"])])  # fmt: skip
+        assert not any(name in shown.replace("<b>&lt;b></b>", "").replace("<b>a&amp;lt;b</b>", "")
+                       for name in ("<b>", "a&lt;b", "%{x}/", "<i>", "<s>"))  # fmt: skip
+        for trace in figure["data"]:
+            assert trace["meta"].get("model", "<b>") in ("<b>", "a&lt;b")
+            assert trace["meta"].get("task", "rte") in ("%{x}/<i>", "rte")
+
+
+def test_the_first_64_series_look_different() -> None:
+    assert len({(marker["color"], marker["symbol"]) for marker in map(series_marker, range(64))}) == 64
+
+
 def test_markers_are_open_only_where_seeds_are_missing(study_table: pd.DataFrame) -> None:
     results = from_table(study_table.drop(index=0))
     derived = derive(results, Artifacts(), Options())
@@ -110,10 +132,17 @@ def test_latex_escapes_what_has_a_meaning_and_sets_powers_of_ten() -> None:
     assert escaped("a_b & 50% ± 1") == r"a\_b \& 50\% $\pm$ 1"
     assert escaped("1.47 × 10¹⁶") == r"1.47 $\times$ 10$^{16}$"
     assert escaped("–") == "--"
+    assert escaped("[x]*") == "{[}x]{*}"
+    assert escaped("Bär ÇŁß") == r"B\"{a}r \c{C}\L{}\ss{}"
+    assert escaped("模") == r"\texttt{U+6A21}"
 
 
 def test_latex_tables_hold_the_numbers_and_compile(study_table: pd.DataFrame, tmp_path: Path) -> None:
     results = from_table(study_table.replace({"model": {"large": "my_model"}}))
+    odd = {"model": {"base": '[é]*"|`^~\\{}#&%$', "large": "模型 🤖 Čšůőąāăż\n"}, "task": {"cb": "Ärger ÆŒøı"}}
+    others = from_table(study_table.drop(index=0).replace(odd))
+    other_texts = latex_tables(derive(others, Artifacts(), Options()), list(odd["model"].values()), ["Ärger ÆŒøı", "rte"])
+    assert "(2 of 3)" in other_texts["ipr_prompted_over_baseline"]
     derived = derive(results, Artifacts(), Options())
     texts = latex_tables(derived, ["base", "my_model"], ["cb", "rte"])
     row = derived["ipr"].query("comparison == 'instructed/prompted' and model == 'base' and task == 'cb'").iloc[0]
@@ -122,14 +151,16 @@ def test_latex_tables_hold_the_numbers_and_compile(study_table: pd.DataFrame, tm
     paths = write_latex(texts, tmp_path)
     assert len(paths) == len(texts)
     assert all(texts["tables"].count(rf"\input{{{name}}}") == 1 for name in texts if name != "tables")
-    for text in texts.values():
+    write_latex(other_texts, tmp_path / "odd")
+    for text in (*texts.values(), *other_texts.values()):
         assert text.count(r"\begin{") == text.count(r"\end{")
         assert text.isascii()
     if shutil.which("pdflatex"):
         command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout[-2000:]
-        assert (tmp_path / "tables.pdf").stat().st_size > 1000
+        for folder in (tmp_path, tmp_path / "odd"):
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout[-2000:]
+            assert (folder / "tables.pdf").stat().st_size > 1000
 
 
 @pytest.mark.browser
@@ -140,9 +171,9 @@ def test_images_are_a_png_and_an_svg_of_each_figure(page: Page, tmp_path: Path) 
         if os.environ.get("XLMR_SWEEP_REQUIRE_BROWSER") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
-    figures = {name: page.figures[name] for name in ("curves-cb", "hours")}
+    figures = {"curves-a/b": page.figures["curves-cb"], "hours": page.figures["hours"]}
     paths = write_images(figures, tmp_path / "images")
-    assert sorted(path.name for path in paths) == ["curves-cb.png", "curves-cb.svg", "hours.png", "hours.svg"]
+    assert sorted(path.name for path in paths) == ["curves-a%2Fb.png", "curves-a%2Fb.svg", "hours.png", "hours.svg"]
     assert (tmp_path / "images" / "hours.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / "images" / "hours.svg").read_text()[:200]
 

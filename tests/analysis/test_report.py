@@ -133,6 +133,7 @@ def test_a_given_score_reaches_the_table_and_must_be_one(study_table: pd.DataFra
         ("a.csv", "", "cannot be read: No columns to parse from file"),
         ("a.parquet", "no parquet", "cannot be read: "),
         ("a.txt", "x", "neither a folder nor a .parquet or .csv file"),
+        ("a.csv", ";".join(REQUIRED) + "\nm;p;t;8;0;0.5\n", "its columns are separated by semicolons, not by commas"),
         (None, "", "no such file or folder"),
     ],
 )
@@ -145,6 +146,7 @@ def test_bad_input_is_one_line_and_status_2(tmp_path: Path, name: str | None, te
     assert out == ""
     assert err.count("\n") == 1
     assert message in err
+    assert err.startswith(f"error: {path}: ")
     assert not (tmp_path / "out").exists()
 
 
@@ -159,6 +161,24 @@ def test_bad_input_is_one_line_and_status_2(tmp_path: Path, name: str | None, te
 def test_a_wrong_option_is_one_line_and_status_2(csv_file: Path, tmp_path: Path, option: tuple[str, str], message: str) -> None:
     code, _, err = run("--results", str(csv_file), "--out", str(tmp_path / "out"), *option)
     assert (code, err) == (2, f"error: {message}\n")
+
+
+def test_a_task_of_the_mixture_without_results_is_said(csv_file: Path, tmp_path: Path) -> None:
+    _, _, err = run("--results", str(csv_file), "--out", str(tmp_path / "out"), "--mixture-tasks", "rte,wick")
+    assert err == "note: --mixture-tasks: no results of wick (tasks: cb, rte)\n"
+
+
+def test_what_simpsons_rule_cannot_integrate_is_said(csv_file: Path, tmp_path: Path) -> None:
+    _, out, err = run("--results", str(csv_file), "--out", str(tmp_path / "out"), "--rule", "simpson")
+    assert err.startswith("note: 36 pairs of curves have no IPR: their divisor is 0, or Simpson's rule counts a size negatively")
+    assert err.count("\n") == 1
+    assert out.startswith("Report: ")
+
+
+def test_a_storage_that_cannot_be_opened_is_named_without_an_option_of_other_commands() -> None:
+    code, _, err = run("--results", "nowhere://bucket")
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("error: nowhere://bucket: ")
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(csv_file: Path, tmp_path: Path) -> None:
@@ -194,6 +214,11 @@ def test_tunes_folder_gives_the_same_tables_as_the_file(
     found = build_report(tmp_path / "tune", tmp_path / "b").csv
     for name in ("ipr", "curves", "completeness"):
         assert found[name].read_text() == expected[name]
+    odd = {**study_table.iloc[1].to_dict(), "seed": [1], "timestamp": "noon"}
+    (retried / "result.json").write_text(json.dumps(odd, default=int))
+    code, _, err = run("--results", str(tmp_path / "tune"))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "column seed is not a whole number from 0 up in row 1" in err
 
 
 def test_an_empty_folder_is_one_line(tmp_path: Path) -> None:
