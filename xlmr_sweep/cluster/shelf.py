@@ -56,7 +56,7 @@ class RayShelf:
         entry = internal_kv._internal_kv_get(self._entry(key), namespace=NAMESPACE)
         if not entry:
             return None
-        _, reference = cloudpickle.loads(entry)
+        *_, reference = cloudpickle.loads(entry)
         if reference is None:
             return None
         try:
@@ -79,8 +79,7 @@ class RayShelf:
             return arrays
         self._held[key] = reference
         # Pickled by us, so that Ray does not let go of the object before this process ends.
-        entry = cloudpickle.dumps((size, cloudpickle.dumps(reference)))
-        internal_kv._internal_kv_put(self._entry(key), entry, overwrite=True, namespace=NAMESPACE)
+        self._note(key, size, cloudpickle.dumps(reference))
         shared: Arrays = ray.get(reference)
         return shared
 
@@ -90,14 +89,23 @@ class RayShelf:
             taken = 0
             for name in internal_kv._internal_kv_list(self._prefix, namespace=NAMESPACE):
                 entry = internal_kv._internal_kv_get(name, namespace=NAMESPACE)
-                if entry and name != self._entry(key):
-                    taken += cloudpickle.loads(entry)[0]
+                if not entry or name == self._entry(key):
+                    continue
+                bytes_of, owner, _ = cloudpickle.loads(entry)
+                if Path(f"/proc/{owner}").exists():
+                    taken += bytes_of
+                else:  # Ray may give the memory to others.
+                    internal_kv._internal_kv_del(name, namespace=NAMESPACE)
             room = STORE_SHARE * store_bytes(self._node) - taken
             if size > room:
                 self._say_once(key, size, room)
                 return False
-            internal_kv._internal_kv_put(self._entry(key), cloudpickle.dumps((size, None)), overwrite=True, namespace=NAMESPACE)
+            self._note(key, size, None)
             return True
+
+    def _note(self, key: str, size: int, reference: bytes | None) -> None:
+        entry = cloudpickle.dumps((size, os.getpid(), reference))
+        internal_kv._internal_kv_put(self._entry(key), entry, overwrite=True, namespace=NAMESPACE)
 
     def _say_once(self, key: str, size: int, room: float) -> None:
         said = self._prefix.replace(b"shelf:", b"said:", 1) + key.encode()
