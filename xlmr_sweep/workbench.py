@@ -198,10 +198,17 @@ class Workbench:
         key = f"tokens of {source.name} {task_name} {fingerprint(declared)}"
         return from_arrays(self._shelf.get(key, lambda: to_arrays(self._tokenised(source, task, prompted))))
 
-    def _tokenised(self, source: ModelSource, task: TaskSpec, prompted: bool) -> TaskInputs:
+    def tokenizer(self, trial: Trial) -> Any:
+        """Returns the tokenizer of the trial's inputs."""
+        return self._tokenizer(base_source(self.storage, self.study, self.study.model(trial.model)))
+
+    def _tokenizer(self, source: ModelSource) -> Any:
         if source not in self._tokenizers:
             self._tokenizers[source] = load_tokenizer(source)
-        tokenizer, config = self._tokenizers[source], load_config(source)
+        return self._tokenizers[source]
+
+    def _tokenised(self, source: ModelSource, task: TaskSpec, prompted: bool) -> TaskInputs:
+        tokenizer, config = self._tokenizer(source), load_config(source)
         data = load_task(self.study, task, self.storage)
         length = self.study.finetune.max_length
         pools = {

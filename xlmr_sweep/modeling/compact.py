@@ -72,15 +72,15 @@ def compact_weights(weights: Mapping[str, Tensor], vocab_size: int, kept: Compac
 
 
 def restore_weights(trained: Mapping[str, Tensor], full: Mapping[str, Tensor], kept: CompactVocabulary) -> dict[str, Tensor]:
-    """Returns a full state dict: trained rows where they were kept, the starting rows elsewhere."""
-    restored = {}
+    """Returns a full state dict: trained rows where they were kept, the starting rows elsewhere. Tied weights stay one tensor."""
+    whole: dict[int, Tensor] = {}
     for name, tensor in trained.items():
         if tensor.shape == full[name].shape:
-            restored[name] = tensor
-        else:
-            restored[name] = full[name].clone()
-            restored[name][kept.token_ids] = tensor.to(full[name].dtype)
-    return restored
+            whole[id(tensor)] = tensor
+        elif id(tensor) not in whole:
+            whole[id(tensor)] = full[name].clone()
+            whole[id(tensor)][kept.token_ids] = tensor.to(full[name].dtype)
+    return {name: whole[id(tensor)] for name, tensor in trained.items()}
 
 
 def always_kept(config: Any, tokenizer: Any) -> set[int]:
