@@ -1,4 +1,4 @@
-"""What outlives a trial in a warm process: tokenised data, host copies of starting weights, built modules. Nothing trained.
+"""What outlives a trial in a warm process: tokenised data, starting weights, built modules. Nothing trained.
 
 In: a study, its storage, the ranks. Out, for a trial: tokenised examples, and a module whose every weight was just copied from
 the starting weights, so that a warm trial equals a cold one to the last bit.

@@ -121,9 +121,9 @@ class RayShelf:
 
 def clear_shelves() -> None:
     """Takes the notes of this job's shelves out of Ray's key-value store; its objects end with the processes that put them."""
-    prefix = _prefix(ray.get_runtime_context().get_job_id(), "")
-    for name in (prefix, prefix.replace(b"shelf:", b"said:", 1)):
-        with suppress(Exception):  # A Ray that is going down takes its notes with it.
+    with suppress(Exception):  # A Ray that is going down takes its notes with it.
+        prefix = _prefix(ray.get_runtime_context().get_job_id(), "")
+        for name in (prefix, prefix.replace(b"shelf:", b"said:", 1)):
             internal_kv._internal_kv_del(name, del_by_prefix=True, namespace=NAMESPACE)
 
 
