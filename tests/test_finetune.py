@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import make_encoder
+from builders import FAMILIES, make_encoder
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score
 from torch.nn import functional
-from transformers import AutoModelForMaskedLM, AutoTokenizer, get_linear_schedule_with_warmup
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, get_linear_schedule_with_warmup
 
 from xlmr_sweep.data.encoding import evaluation_batches, training_batches
 from xlmr_sweep.data.examples import few_shot, load_task, prepare_task
@@ -49,9 +49,11 @@ def settings(**changes: Any) -> dict[str, Any]:
     return {"steps": 6, "batch_size": 4, "learning_rate": 1e-3, "max_length": 64, "precision": "fp32", **changes}
 
 
-def test_a_trial_equals_plain_transformers_code(study_file: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_trial_equals_plain_transformers_code(family: str, study_file: Callable[..., Path], tmp_path: Path) -> None:
     """A loop as a user would write it: full vocabulary, all logits, padding, torch's AdamW, transformers' schedule."""
-    study = load_study(str(study_file(finetune=settings(dropout=0.0, steps=12))))
+    models = [{"name": "tiny", "folder": str(make_encoder(tmp_path / family, family))}]
+    study = load_study(str(study_file(models=models, finetune=settings(dropout=0.0, steps=12))))
     storage = Storage(tmp_path / "runs")
     bench = prepared(study, storage)
     trial = pick(study, "prompted")
@@ -59,15 +61,10 @@ def test_a_trial_equals_plain_transformers_code(study_file: Callable[..., Path],
 
     folder = study.models[0].folder
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    model.config.attention_probs_dropout_prob = 0.0
-    for layer in model.roberta.encoder.layer:
-        layer.attention.self.dropout.p = 0.0
-        if hasattr(layer.attention.self, "attention_dropout"):
-            layer.attention.self.attention_dropout = 0.0
+    config = AutoConfig.from_pretrained(folder)
+    for name in [name for name, value in vars(config).items() if "dropout" in name and isinstance(value, float)]:
+        setattr(config, name, 0.0)
+    model = AutoModelForMaskedLM.from_pretrained(folder, config=config, dtype=torch.float32)
     data = load_task(study, COPA, storage)
     train = few_shot(data.train, 8, trial.seed)
     words = torch.tensor([tokenizer.convert_tokens_to_ids(word) for word in COPA.label_words])
@@ -101,7 +98,27 @@ def test_a_trial_equals_plain_transformers_code(study_file: Callable[..., Path],
     assert outcome.columns["score"] == np.mean(expected.argmax(1) == np.array(labels))
 
 
-@pytest.mark.parametrize("family", ["xlm-roberta", "bert"])
+@pytest.mark.parametrize("paradigm", ["baseline", "prompted"])
+def test_bf16_scores_lie_within_the_spread_over_seeds(paradigm: str, study_file: Callable[..., Path], tmp_path: Path) -> None:
+    """Of the same trials in fp32: rounding moves a score by less than another seed does."""
+    found: dict[str, Any] = {}
+    for precision in ("fp32", "bf16"):
+        declared = settings(steps=40, learning_rate=3e-3, precision=precision)
+        study = load_study(str(study_file(seeds=[0, 1, 2], finetune=declared)))
+        bench = prepared(study, Storage(tmp_path / precision))
+        outcomes = [finetune(pick(study, paradigm, seed=seed), bench) for seed in range(3)]
+        assert {outcome.columns["precision"] for outcome in outcomes} == {precision}
+        found[precision] = np.array([outcome.predictions["score_0"] for outcome in outcomes])
+    exact, rounded = found["fp32"], found["bf16"]
+    assert not np.array_equal(exact, rounded), "bf16 was used"
+    spread = exact.std(axis=0, ddof=1).mean()
+    assert spread > 0.02
+    assert np.abs(exact - rounded).mean() < spread
+    scores = {name: (table > 0.5).mean(axis=1) for name, table in found.items()}
+    assert abs(scores["bf16"].mean() - scores["fp32"].mean()) <= scores["fp32"].std(ddof=1) + 1 / exact.shape[1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_warm_process_gives_the_same_bits_as_a_cold_one(study_file: Callable[..., Path], tmp_path: Path, family: str) -> None:
     folder = make_encoder(tmp_path / family, family)
     study = load_study(str(study_file(models=[{"name": "m", "folder": str(folder)}], finetune=settings())))

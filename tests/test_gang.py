@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from rank_processes import run_ranks
+from safetensors.torch import load_file
 
 from xlmr_sweep.data.examples import prepare_task
 from xlmr_sweep.modeling.fsdp import World
@@ -42,7 +44,7 @@ def test_a_gang_equals_one_process(study_file: Callable[..., Path], tmp_path: Pa
     from xlmr_sweep.workbench import Workbench
 
     settings: dict[str, Any] = {"steps": 6, "batch_size": 4, "learning_rate": 1e-3, "max_length": 64, "precision": "fp32"}
-    settings |= {"dropout": 0.0, "eval_tokens": 64}
+    settings |= {"dropout": 0.0, "eval_tokens": 64, "save_weights": True}
     study = load_study(str(study_file(finetune=settings, sizes=[2, 8])))
     storage = Storage(tmp_path / "runs")
     for task in study.tasks:
@@ -51,6 +53,10 @@ def test_a_gang_equals_one_process(study_file: Callable[..., Path], tmp_path: Pa
     trials = [next(t for t in expand(study) if (t.paradigm, t.task, t.train_size) == cell) for cell in cells]
     alone = Workbench(study, storage, World())
     expected = [finetune(trial, alone) for trial in trials]
+    folders = [tmp_path / "runs" / "weights" / trial.trial_id for trial in trials[:3]]
+    trained = [load_file(folder / "model.safetensors") for folder in folders]
+    for folder in folders:
+        shutil.rmtree(folder)
     rendezvous = f"file://{tmp_path}/rendezvous"
     run_ranks(run_rank, size, rendezvous, study, storage, trials, str(tmp_path / "out"))
     ranks = [torch.load(tmp_path / f"out.{rank}", weights_only=True) for rank in range(size)]
@@ -62,3 +68,9 @@ def test_a_gang_equals_one_process(study_file: Callable[..., Path], tmp_path: Pa
         # The same trial again in the warm gang, after others: the same bits.
         assert found["predictions"][0] == found["predictions"][3]
     assert ranks[0]["predictions"] == ranks[1]["predictions"]
+    # The gang's first rank has kept the same weights, whole.
+    for folder, wanted in zip(folders, trained, strict=True):
+        kept = load_file(folder / "model.safetensors")
+        assert kept.keys() == wanted.keys()
+        for name, tensor in wanted.items():
+            torch.testing.assert_close(kept[name], tensor, rtol=0, atol=1e-4, msg=name)

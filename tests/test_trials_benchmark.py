@@ -20,9 +20,11 @@ EXPERIMENTS = str(Path(__file__).resolve().parents[1] / "experiments")
 def parts() -> Iterator[Any]:
     sys.path.insert(0, EXPERIMENTS)
     try:
-        from benchmarks.trial_parts import measures, part_demo, part_share
+        from benchmarks.trial_parts import grids, measures, part_ablation, part_demo, part_share, worlds
 
-        yield SimpleNamespace(measures=measures, demo=part_demo, share=part_share)
+        yield SimpleNamespace(
+            measures=measures, demo=part_demo, share=part_share, ablation=part_ablation, grids=grids, worlds=worlds
+        )
     finally:
         sys.path.remove(EXPERIMENTS)
 
@@ -75,3 +77,22 @@ def test_the_split_of_a_run_is_read_from_its_last_lines(parts: Any) -> None:
 def test_operations_are_counted_once_by_the_first_kind_that_names_them(parts: Any) -> None:
     found = parts.share.by_kind([("aten::addmm", 2.0), ("aten::mm", 1.0), ("aten::gelu_backward", 0.5), ("strange", 0.25)])
     assert found == {"matrix products": 3.0, "gelu": 0.5, "other": 0.25}
+
+
+def test_every_means_can_be_switched_off_and_none_changes_a_score(parts: Any, tmp_path: Path) -> None:
+    grid = parts.grids.Grid(tasks=("cb",), sizes=(8,), seeds=(0,), steps=4, max_length=64, learning_rate=1e-3)
+    data = parts.worlds.make_data(tmp_path / "data", grid.tasks, max_words=40)
+    for path in data.rglob("*.jsonl"):
+        path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:12]))
+    folder = parts.worlds.make_encoder(tmp_path / "encoder", parts.worlds.SMALL_XLMR, parts.worlds.data_texts(data))
+    found = {
+        name: parts.ablation.time_without(switches, grid, folder, data, tmp_path / str(i), "fp32")
+        for i, (name, switches) in enumerate(parts.ablation.MEANS.items())
+    }
+    first = found["all on"]
+    assert len(first.scores) == 12
+    assert max(first.scores) - min(first.scores) > 1e-4
+    for name, timed in found.items():
+        assert timed.scores == pytest.approx(first.scores, abs=1e-5), name
+    # The 12,000 rows, gradients and moments of the vocabulary, and nothing less.
+    assert found["compact vocabulary"].peak_bytes - first.peak_bytes > 12_000 * 64 * 4 * 3

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from xlmr_sweep.data.encoding import collate, evaluation_batches, training_batches
+from xlmr_sweep.data.tokenised import TaskInputs
 from xlmr_sweep.errors import DivergedError
 from xlmr_sweep.modeling.device import resolve_precision
 from xlmr_sweep.modeling.fsdp import World, local_parameters
@@ -33,7 +34,8 @@ from xlmr_sweep.outcome import Outcome
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.scoring import score
 from xlmr_sweep.study import FinetuneSpec
-from xlmr_sweep.workbench import TaskInputs, TrialModel, Workbench
+from xlmr_sweep.trained import save_trained
+from xlmr_sweep.workbench import TrialModel, Workbench
 
 log = logging.getLogger("xlmr_sweep.trial")
 
@@ -87,6 +89,8 @@ def finetune(trial: Trial, bench: Workbench, on_step: Callable[[int], None] | No
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "precision": precision,
     }
+    if spec.save_weights:
+        save_trained(trial, bench, model, inputs)
     probabilities = torch.softmax(logits.double(), dim=1)
     predictions: dict[str, list[Any]] = {
         "example_id": [example.example_id for example in inputs.validation],

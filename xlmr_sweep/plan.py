@@ -83,7 +83,7 @@ def _base_identity(
             "task": task.model_dump(mode="json", include={"labels", "metric"} | seen),
             "data": data,
             "template": None if paradigm == "baseline" else TEMPLATE_VERSION,
-            "finetune": study.finetune.model_dump(mode="json"),
+            "finetune": study.finetune.model_dump(mode="json", exclude={"save_weights"}),
         },
         32,
     )

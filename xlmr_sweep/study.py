@@ -254,6 +254,10 @@ class FinetuneSpec(Declared):
     eval_tokens: int = Field(default=16384, ge=1)
     """Padded tokens of one evaluation batch; part of the identity because it changes rounding."""
 
+    save_weights: bool = False
+    """Runtime. Keeps each trial's trained weights, with the whole vocabulary, under `weights/<trial_id>/` as a folder that
+    transformers loads. As large as the model, for every trial; a trial that has a record already does not run again for it."""
+
 
 class ClusterSpec(Declared):
     """Runtime. What the study expects of the cluster, and its limits. Nothing here changes a score."""

@@ -1,4 +1,4 @@
-"""What outlives a trial in a warm process: tokenised data, host copies of starting weights, built modules. Nothing trained.
+"""What outlives a trial in a warm process: tokenised data, starting weights, built modules. Nothing trained.
 
 In: a study, its storage, the ranks. Out, for a trial: tokenised examples, and a module whose every weight was just copied from
 the starting weights, so that a warm trial equals a cold one to the last bit.
@@ -10,7 +10,7 @@ import copy
 import json
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 import torch
@@ -18,17 +18,23 @@ from torch import Tensor, nn
 
 from xlmr_sweep.data.encoding import Batch, Encoded, encode_task
 from xlmr_sweep.data.examples import few_shot, load_task
-from xlmr_sweep.modeling.compact import CompactVocabulary, build_compact, compact_weights
+from xlmr_sweep.data.tokenised import TaskInputs, compact_inputs, from_arrays, to_arrays
+from xlmr_sweep.declared import fingerprint
+from xlmr_sweep.identity import task_data_name
+from xlmr_sweep.modeling.compact import always_kept, build_compact, compact_weights
 from xlmr_sweep.modeling.device import resolve_precision
 from xlmr_sweep.modeling.encoder import ClassificationHead, MaskedLMEncoder
 from xlmr_sweep.modeling.fsdp import World, shard_model
 from xlmr_sweep.modeling.gang import fill_sharded
-from xlmr_sweep.modeling.loading import load_config, load_masked_lm, load_tokenizer
+from xlmr_sweep.modeling.loading import load_config, load_tokenizer, starting_weights
 from xlmr_sweep.modeling.source import ModelSource, base_source, instructed_source
+from xlmr_sweep.modeling.weights import as_arrays, as_tensors, stamp
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.records import current_resolution
+from xlmr_sweep.shelf import OwnShelf, Shelf, num_bytes
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study
+from xlmr_sweep.tasks import TaskSpec
 from xlmr_sweep.template import label_token_ids
 
 NO_SHAPE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
@@ -39,21 +45,8 @@ KEEP_BYTES = 4 * 2**30
 
 
 @dataclass(frozen=True)
-class TaskInputs:
-    """A task tokenised for one model and one kind of input, in compact ids."""
-
-    train: list[Encoded]
-    """The whole training pool, in the order of the data."""
-    validation: list[Encoded]
-    kept: CompactVocabulary
-    label_ids: Tensor
-    """(num_labels,) compact ids of the label words; empty for `baseline`."""
-    fingerprint: str
-
-
-@dataclass(frozen=True)
 class StartingWeights:
-    """Host copies of one model's starting weights in fp32, by state dict name."""
+    """One model's starting weights in fp32, by state dict name, in host memory that others may share: only to be read."""
 
     tensors: dict[str, Tensor]
     config: Any
@@ -98,12 +91,20 @@ class Kept(Generic[T]):
 
 
 class Workbench:
-    """The warm state of one process (one rank, where a trial has several) for one study."""
+    """The warm state of one process (one rank, where a trial has several) for one study.
 
-    def __init__(self, study: Study, storage: Storage, world: World) -> None:
+    Args:
+        study: the study.
+        storage: its folder.
+        world: the ranks.
+        shelf: what this process shares with others of its node; by default nothing.
+    """
+
+    def __init__(self, study: Study, storage: Storage, world: World, shelf: Shelf | None = None) -> None:
         self.study = study
         self.storage = storage
         self.world = world
+        self._shelf = shelf or OwnShelf()
         self._inputs: Kept[TaskInputs] = Kept()
         self._weights: Kept[StartingWeights] = Kept()
         self._modules: Kept[TrialModel] = Kept()
@@ -132,13 +133,16 @@ class Workbench:
         return few_shot(self.inputs(trial).train, trial.train_size, trial.seed)
 
     def starting_weights(self, trial: Trial) -> StartingWeights:
-        """Returns host copies of the weights that the trial starts from."""
-
-        def size(weights: StartingWeights) -> int:
-            return sum(tensor.nbytes for tensor in weights.tensors.values())
-
+        """Returns the weights that the trial starts from."""
         source = self.source(trial)
-        return self._weights.get(source, lambda: _host_weights(source), size)
+        # Weights that were made anew in the same folder are others.
+        key = f"weights of {source.name} {stamp(source)}"
+
+        def take() -> StartingWeights:
+            arrays = self._shelf.get(key, lambda: as_arrays(starting_weights(source)))
+            return StartingWeights(as_tensors(arrays), load_config(source))
+
+        return self._weights.get(key, take, lambda weights: num_bytes(as_arrays(weights.tensors)))
 
     def model(self, trial: Trial, head_generator: torch.Generator) -> TrialModel:
         """Returns the trial's module on the device, every weight just copied from the starting weights.
@@ -188,20 +192,32 @@ class Workbench:
         }
 
     def _encode(self, source: ModelSource, task_name: str, prompted: bool) -> TaskInputs:
-        task = self.study.task(task_name)
+        task, length = self.study.task(task_name), self.study.finetune.max_length
+        data_name = task_data_name(self.study, task)
+        declared = [stamp(source), task.model_dump(mode="json"), prompted, length, data_name]
+        key = f"tokens of {source.name} {task_name} {fingerprint(declared)}"
+        return from_arrays(self._shelf.get(key, lambda: to_arrays(self._tokenised(source, task, prompted))))
+
+    def tokenizer(self, trial: Trial) -> Any:
+        """Returns the tokenizer of the trial's inputs."""
+        return self._tokenizer(base_source(self.storage, self.study, self.study.model(trial.model)))
+
+    def _tokenizer(self, source: ModelSource) -> Any:
         if source not in self._tokenizers:
             self._tokenizers[source] = load_tokenizer(source)
-        tokenizer = self._tokenizers[source]
+        return self._tokenizers[source]
+
+    def _tokenised(self, source: ModelSource, task: TaskSpec, prompted: bool) -> TaskInputs:
+        tokenizer, config = self._tokenizer(source), load_config(source)
         data = load_task(self.study, task, self.storage)
         length = self.study.finetune.max_length
-        train = encode_task(tokenizer, task, data.train, length, prompted=prompted)
-        validation = encode_task(tokenizer, task, data.validation, length, prompted=prompted)
+        pools = {
+            split: encode_task(tokenizer, task, rows, length, prompted=prompted)
+            for split, rows in (("train", data.train), ("validation", data.validation))
+        }
         labels = label_token_ids(tokenizer, task) if prompted else []
-        used = {token for example in (*train, *validation) for token in example.input_ids.tolist()}
-        kept = CompactVocabulary.of(used | set(labels), tokenizer.all_special_ids)
-        label_ids = kept.compact(torch.tensor(labels, dtype=torch.int64))
-        pools = [[replace(e, input_ids=kept.compact(e.input_ids)) for e in pool] for pool in (train, validation)]
-        return TaskInputs(pools[0], pools[1], kept, label_ids, data.fingerprint)
+        always = always_kept(config, tokenizer)
+        return compact_inputs(task, pools, labels, always, config.vocab_size, data.fingerprint, tokenizer)
 
     def _build(self, trial: Trial, inputs: TaskInputs) -> TrialModel:
         config = copy.deepcopy(load_config(self.source(trial)))
@@ -237,9 +253,3 @@ def dropout_of(config: Any) -> float:
         if value is not None:
             return float(value)
     return 0.0
-
-
-def _host_weights(source: ModelSource) -> StartingWeights:
-    model = load_masked_lm(source)
-    tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    return StartingWeights(tensors, model.config)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from xlmr_sweep.data.encoding import Batch
 from xlmr_sweep.modeling import attention
 from xlmr_sweep.modeling.attention import attend, attend_from, plan_groups
 from xlmr_sweep.modeling.dropout import Dropout, keep_mask
+from xlmr_sweep.modeling.sequences import Sequences
 
 LENGTHS = (12, 9, 9, 7, 3, 3, 3, 1)
 
@@ -89,6 +92,39 @@ def test_the_fused_kernels_way_gives_the_same(monkeypatch: pytest.MonkeyPatch) -
     torch.testing.assert_close(attention._fused_padded(*same, (8, 8, 8), 0.7, 0.0, 0), plain(*same, (8, 8, 8), 0.7, 0))
     monkeypatch.setattr(attention, "FUSED_LENGTH", 5)
     torch.testing.assert_close(attend(*parts, LENGTHS, 0.7, 0.0, 0), plain(*parts, LENGTHS, 0.7, 0), rtol=1e-5, atol=1e-6)
+
+
+def test_padding_that_an_evaluation_made_serves_a_training_step_of_the_same_lengths() -> None:
+    parts = [torch.randn((sum(LENGTHS), 2, 4), generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    attention._padding_on.cache_clear()
+    with torch.inference_mode():
+        first = attention._fused_padded(*parts, LENGTHS, 0.7, 0.0, 2)
+    leaves = [part.requires_grad_() for part in parts]
+    again = attention._fused_padded(*leaves, LENGTHS, 0.7, 0.0, 2)
+    again.sum().backward()
+    assert torch.equal(first, again)
+    assert all(leaf.grad is not None and leaf.grad.any() for leaf in leaves[2:])
+    # Made once for all layers of a step: on a GPU every copy from the host would hold the queue up.
+    assert attention._padding_on.cache_info().misses == 1
+
+
+def test_copies_to_a_gpu_come_from_pinned_memory_and_hold_nothing_up() -> None:
+    """With a stand-in for the tensor: there is no GPU here."""
+    calls: list[tuple[Any, ...]] = []
+
+    class Tensor:
+        def pin_memory(self) -> Tensor:
+            calls.append(("pin_memory",))
+            return self
+
+        def to(self, device: torch.device, *, non_blocking: bool = False) -> Tensor:
+            calls.append(("to", device, non_blocking))
+            return self
+
+    gpu = torch.device("cuda", 0)
+    tokens: Any = Tensor()
+    Batch(Sequences(tokens, (3, 2), tokens), tokens, tokens).to(gpu)
+    assert calls == [("pin_memory",), ("to", gpu, True)] * 4
 
 
 def test_groups_cover_all_sequences_at_the_least_cost() -> None:

@@ -26,6 +26,7 @@ from xlmr_sweep.cluster.learning import Learning
 from xlmr_sweep.cluster.nodes import NodeWatch
 from xlmr_sweep.cluster.policy import RetryByCause
 from xlmr_sweep.cluster.queue import TuneQueue
+from xlmr_sweep.cluster.shelf import clear_shelves
 from xlmr_sweep.cluster.supervisor import Events, Supervisor
 from xlmr_sweep.cluster.trainable import Setup
 from xlmr_sweep.cluster.trial_log import next_attempt
@@ -113,8 +114,11 @@ def run_trials(
         ),
     )
     setup = ray.put(Setup(study, storage, work or FineTuning(), provenance.git_commit()))
-    with _quiet(), own_loop(setup):
-        tuner.fit()
+    try:
+        with _quiet(), own_loop(setup):
+            tuner.fit()
+    finally:
+        clear_shelves()
     supervisor.end()
 
 

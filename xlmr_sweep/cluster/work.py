@@ -60,6 +60,9 @@ class FineTuning:
 
     def open(self, study: Study, storage: Storage, seat: Seat) -> Bench:
         """Returns a bench of torch; with several ranks it joins their process group first."""
+        import ray
+
+        from xlmr_sweep.cluster.shelf import RayShelf
         from xlmr_sweep.modeling.device import limit_memory, pick_device
         from xlmr_sweep.modeling.fsdp import World
         from xlmr_sweep.workbench import Workbench
@@ -67,7 +70,7 @@ class FineTuning:
         device = pick_device()
         limit_memory(device, seat.gpu_share)
         world = World(device=device) if seat.size == 1 else _join(seat)
-        return _TorchBench(Workbench(study, storage, world))
+        return _TorchBench(Workbench(study, storage, world, RayShelf() if ray.is_initialized() else None))
 
 
 class _TorchBench:

@@ -20,6 +20,7 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 from xlmr_sweep.modeling.dropout import keep_mask, keep_scale
+from xlmr_sweep.modeling.sequences import to_device
 
 NAME = "xlmr_sweep_unpadded"
 
@@ -133,20 +134,34 @@ def _fused_padded(
     query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], scale: float, p: float, window: int
 ) -> Tensor:
     """For GPUs: padded for the attention alone, in as few calls as can be, with their fused kernels."""
-    whole = _group(lengths, 0)
-    shape = (whole.num_sequences, whole.longest, *query.shape[1:])
-    if whole.places is None or whole.sources is None or whole.bias is None:
-        mask = None if window == 0 else _within(whole.longest, window, query.device)
+    shape = (len(lengths), lengths[0], *query.shape[1:])
+    places, sources, mask = _padding_on(query.device, lengths, window)
+    if places is None or sources is None:
         rows = [part.view(shape).transpose(1, 2) for part in (query, key, value)]
         return _fused(*rows, attn_mask=mask, dropout_p=p, scale=scale).reshape(query.shape)
-    places, sources = whole.places.to(query.device), whole.sources.to(query.device)
-    mask = (whole.bias == 0).to(query.device)
-    if window:
-        # Padding sees everything, so that none of its rows is without a token to see.
-        mask = mask & _within(whole.longest, window, query.device) | ~mask.transpose(2, 3)
     rows = [part.index_select(0, sources).view(shape).transpose(1, 2) for part in (query, key, value)]
     attended = _fused(*rows, attn_mask=mask, dropout_p=p, scale=scale)
     return attended.reshape(-1, *query.shape[1:]).index_select(0, places)
+
+
+@lru_cache(maxsize=16)
+def _padding_on(
+    device: torch.device, lengths: tuple[int, ...], window: int
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Returns places and sources of the padding on a device, None where there is none, and the mask, None where all is seen.
+
+    Kept for the layers of a step, which would wait for the host's copies otherwise.
+    """
+    # An evaluation may make what a training step with the same lengths then saves for its backward pass.
+    with torch.inference_mode(False):
+        whole = _group(lengths, 0)
+        if whole.places is None or whole.sources is None or whole.bias is None:
+            return None, None, None if window == 0 else _within(whole.longest, window, device)
+        mask = to_device(whole.bias == 0, device)
+        if window:
+            # Padding sees everything, so that none of its rows is without a token to see.
+            mask = mask & _within(whole.longest, window, device) | ~mask.transpose(2, 3)
+        return to_device(whole.places, device), to_device(whole.sources, device), mask
 
 
 def _within(length: int, window: int, device: torch.device) -> Tensor:

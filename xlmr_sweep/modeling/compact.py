@@ -16,6 +16,14 @@ from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM
 
 
+class TokenNotKeptError(KeyError):
+    """A token id that a compact vocabulary does not hold."""
+
+    def __init__(self, token_id: int, num_kept: int) -> None:
+        super().__init__(f"token id {token_id} is not in the compact vocabulary of {num_kept} tokens")
+        self.token_id = token_id
+
+
 @dataclass(frozen=True)
 class CompactVocabulary:
     """The tokens that are kept, in ascending order of their full ids."""
@@ -35,12 +43,12 @@ class CompactVocabulary:
         """Maps full ids to compact ones, keeping the shape.
 
         Raises:
-            KeyError: if an id was not kept, so that no token is ever replaced in silence.
+            TokenNotKeptError: if an id was not kept, so that no token is ever replaced in silence.
         """
         found = torch.searchsorted(self.token_ids, ids).clamp_(max=len(self) - 1)
         wrong = self.token_ids[found] != ids
         if bool(wrong.any()):
-            raise KeyError(f"token id {int(ids[wrong][0])} is not in the compact vocabulary of {len(self)} tokens")
+            raise TokenNotKeptError(int(ids[wrong][0]), len(self))
         return found
 
 
@@ -64,15 +72,32 @@ def compact_weights(weights: Mapping[str, Tensor], vocab_size: int, kept: Compac
 
 
 def restore_weights(trained: Mapping[str, Tensor], full: Mapping[str, Tensor], kept: CompactVocabulary) -> dict[str, Tensor]:
-    """Returns a full state dict: trained rows where they were kept, the starting rows elsewhere."""
-    restored = {}
+    """Returns a full state dict: trained rows where they were kept, the starting rows elsewhere. Tied weights stay one tensor."""
+    whole: dict[int, Tensor] = {}
     for name, tensor in trained.items():
         if tensor.shape == full[name].shape:
-            restored[name] = tensor
-        else:
-            restored[name] = full[name].clone()
-            restored[name][kept.token_ids] = tensor.to(full[name].dtype)
-    return restored
+            whole[id(tensor)] = tensor
+        elif id(tensor) not in whole:
+            whole[id(tensor)] = full[name].clone()
+            whole[id(tensor)][kept.token_ids] = tensor.to(full[name].dtype)
+    return {name: whole[id(tensor)] for name, tensor in trained.items()}
+
+
+def always_kept(config: Any, tokenizer: Any) -> set[int]:
+    """Returns the token ids that every compact vocabulary of a model holds.
+
+    Special tokens, the configuration's padding token, and, where positions are counted from it (XLM-R's start at
+    padding_idx + 1), all tokens before it, so that it keeps its place.
+    """
+    kept = set(tokenizer.all_special_ids)
+    if config.pad_token_id is not None:
+        first = 0 if _counts_from_padding(config) else config.pad_token_id
+        kept |= set(range(first, config.pad_token_id + 1))
+    return kept
+
+
+def _counts_from_padding(config: Any) -> bool:
+    return "roberta" in config.model_type or config.model_type == "camembert"
 
 
 def build_compact(config: Any, kept: CompactVocabulary) -> nn.Module:
@@ -80,17 +105,16 @@ def build_compact(config: Any, kept: CompactVocabulary) -> nn.Module:
 
     Args:
         config: the full model's transformers configuration.
-        kept: the vocabulary.
+        kept: the vocabulary, with what `always_kept` says.
 
     Raises:
-        ValueError: if the padding token would move in a model that counts positions from it (XLM-R's start at
-            padding_idx + 1).
+        ValueError: if the padding token would move in a model that counts positions from it.
     """
     small = copy.deepcopy(config)
     small.vocab_size = len(kept)
     if config.pad_token_id is not None:
         pad = int(kept.compact(torch.tensor([config.pad_token_id], device="cpu"))[0])
-        if pad != config.pad_token_id and "roberta" in config.model_type:
+        if pad != config.pad_token_id and _counts_from_padding(config):
             raise ValueError(f"{config.model_type}: the padding token would move from {config.pad_token_id} to {pad}")
         small.pad_token_id = pad
     # Ids that only generation uses would lie outside the small vocabulary.

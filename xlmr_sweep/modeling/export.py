@@ -23,15 +23,17 @@ def config_text(model: Any) -> str:
     return json.dumps(model.config.to_dict())
 
 
-def empty_model(config: str) -> Any:
-    """Returns a masked-LM model of that configuration without memory for its weights (on the "meta" device)."""
+def empty_model(config: str, kind: Any = AutoModelForMaskedLM) -> Any:
+    """Returns a model of that configuration and kind of head without memory for its weights (on the "meta" device)."""
     values = json.loads(config)
-    kind = values.pop("model_type")
+    family = values.pop("model_type")
     with torch.device("meta"):
-        return AutoModelForMaskedLM.from_config(AutoConfig.for_model(kind, **values))
+        return kind.from_config(AutoConfig.for_model(family, **values))
 
 
-def write_weights(config: str, weights: Mapping[str, Tensor], tokenizer: Any, folder: Path) -> str:
+def write_weights(
+    config: str, weights: Mapping[str, Tensor], tokenizer: Any, folder: Path, kind: Any = AutoModelForMaskedLM
+) -> str:
     """Writes configuration, weights (safetensors, in several files where large) and tokenizer.
 
     Args:
@@ -39,11 +41,12 @@ def write_weights(config: str, weights: Mapping[str, Tensor], tokenizer: Any, fo
         weights: every parameter by name, tied ones once, in host memory.
         tokenizer: saved beside the weights.
         folder: where to; made if missing.
+        kind: transformers' class of models that the folder then loads as.
 
     Returns:
         The weights' hash.
     """
-    model = empty_model(config)
+    model = empty_model(config, kind)
     model.load_state_dict(dict(weights), strict=False, assign=True)
     model.tie_weights()
     unset = [name for name, parameter in model.named_parameters() if parameter.is_meta]

@@ -6,6 +6,7 @@ In: a `ModelSource`. Out: a tokenizer, a masked-LM model in fp32. No remote code
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -24,6 +26,7 @@ from xlmr_sweep.errors import StudyError
 from xlmr_sweep.identity import commit_file
 from xlmr_sweep.modeling.glance import usable_length
 from xlmr_sweep.modeling.source import ModelSource, base_source
+from xlmr_sweep.modeling.weights import mapped_weights, safetensors_folder
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import ModelSpec, Study
 from xlmr_sweep.tasks import TaskSpec
@@ -81,16 +84,18 @@ def load_config(source: ModelSource) -> Any:
 
 
 def load_masked_lm(source: ModelSource) -> Any:
-    """Returns the source's masked-LM model in fp32, in evaluation mode.
+    """Returns the source's masked-LM model in fp32, in evaluation mode. A `.bin` is read from this node's safetensors of it.
 
     Raises:
         StudyError: if it does not load, lacks weights of the encoder, or has no masked-LM head and none may be made.
     """
+    folder = safetensors_folder(source)
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(NEW_HEAD_SEED)
         try:
             model, info = AutoModelForMaskedLM.from_pretrained(
-                source.location,
+                source.location if folder is None else folder,
+                config=copy.deepcopy(load_config(source)),
                 revision=source.revision or "main",
                 dtype=torch.float32,
                 output_loading_info=True,
@@ -100,6 +105,22 @@ def load_masked_lm(source: ModelSource) -> Any:
             raise StudyError(_cannot_load(source, "masked-LM model", error)) from None
     _check_missing(source, model, info["missing_keys"])
     return model.eval()
+
+
+def starting_weights(source: ModelSource) -> dict[str, Tensor]:
+    """Returns the tensors of the source's masked-LM model in fp32 by state dict name, mapped from its files where they can be.
+
+    Raises:
+        StudyError: as `load_masked_lm`.
+    """
+    try:
+        with _quiet():
+            mapped = mapped_weights(source, load_config(source))
+    except SafetensorError as error:
+        raise StudyError(_cannot_load(source, "masked-LM model", error)) from None
+    if mapped is not None:
+        return mapped
+    return {name: tensor.detach() for name, tensor in load_masked_lm(source).state_dict().items()}
 
 
 def check_model(source: ModelSource, tasks: Iterable[TaskSpec], max_length: int = 0) -> bool:

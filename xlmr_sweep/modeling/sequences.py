@@ -33,7 +33,8 @@ class Sequences:
 
     def offsets(self) -> Tensor:
         """Returns each token's place in its sequence, (N,) int64, counted from 0."""
-        return torch.from_numpy(np.concatenate([np.arange(length) for length in self.lengths])).to(self.input_ids.device)
+        places = torch.from_numpy(np.concatenate([np.arange(length) for length in self.lengths]))
+        return to_device(places, self.input_ids.device)
 
     def padded(self, flat: Tensor, fill: int) -> Tensor:
         """Returns a value a token, (N,), as one row a sequence, (B, T), filled up to the longest."""

@@ -32,10 +32,14 @@ class ModelSource:
     """A missing masked-LM head is made new."""
 
 
+def node_cache() -> Path:
+    """Returns the folder where this node keeps what can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xlmr_sweep"
+
+
 def cache_folder(storage: Storage) -> Path:
     """Returns the folder where this node keeps copies of what a far storage holds."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "xlmr_sweep" / "copies" / fingerprint(storage.uri)
+    return node_cache() / "copies" / fingerprint(storage.uri)
 
 
 def base_source(storage: Storage, study: Study, model: ModelSpec) -> ModelSource:

@@ -33,6 +33,8 @@ class Timed:
     peak_bytes: int
     steps_s: list[float] = field(default_factory=list)
     """Each step after the first."""
+    scores: list[float] = field(default_factory=list)
+    """The first label's probability of every evaluation example."""
 
 
 def open_bench(grid: Grid, encoder: Path, data: Path, scratch: Path, precision: str) -> tuple[Workbench, Trial]:
@@ -62,8 +64,10 @@ def time_trial(bench: Workbench, trial: Trial, on_step: Callable[[int], None] = 
         on_step(step)
         marks.append(time.perf_counter())
 
-    columns = finetune(trial, bench, mark).columns
+    outcome = finetune(trial, bench, mark)
+    columns = outcome.columns
     steps = [later - earlier for earlier, later in pairwise(marks)]
     return Timed(
-        first_setup, columns["setup_time_s"], columns["eval_time_s"], columns["num_eval"], columns["peak_memory_bytes"], steps
-    )
+        first_setup, columns["setup_time_s"], columns["eval_time_s"], columns["num_eval"], columns["peak_memory_bytes"], steps,
+        outcome.predictions["score_0"],
+    )  # fmt: skip

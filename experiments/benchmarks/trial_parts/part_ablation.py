@@ -10,6 +10,7 @@ import gc
 import json
 import subprocess
 import time
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,13 +28,15 @@ from benchmarks.trial_parts.watch import ROOT, python
 from benchmarks.trial_parts.worlds import SMALL_XLMR, XLMR_BASE, data_texts, make_data, make_encoder
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from xlmr_sweep import finetune, workbench
 from xlmr_sweep.data.encoding import Encoded
-from xlmr_sweep.modeling.compact import CompactVocabulary
+from xlmr_sweep.modeling import encoder
 from xlmr_sweep.modeling.device import resolve_precision
 from xlmr_sweep.modeling.encoder import MaskedLMEncoder
-from xlmr_sweep.modeling.loading import load_config
+from xlmr_sweep.modeling.loading import load_masked_lm
+from xlmr_sweep.modeling.sequences import Sequences
 
 STEPS = 3
 """The first warms up and is not counted."""
@@ -46,18 +49,12 @@ TRIAL_STEPS = 30
 @contextmanager
 def full_vocabulary() -> Iterator[None]:
     """Every row of the embeddings is kept."""
-    plain = workbench.Workbench._encode
+    plain = workbench.compact_inputs
 
-    def encode(self: Any, source: Any, *rest: Any, **more: Any) -> Any:
-        size = load_config(source).vocab_size
+    def everything(task: Any, pools: Any, labels: Any, special: Any, vocab_size: int, *rest: Any) -> Any:
+        return plain(task, pools, labels, range(vocab_size), vocab_size, *rest)
 
-        def everything(used: Any, special: Any) -> CompactVocabulary:
-            return CompactVocabulary(torch.arange(size))
-
-        with mock.patch.object(CompactVocabulary, "of", staticmethod(everything)):
-            return plain(self, source, *rest, **more)
-
-    with mock.patch.object(workbench.Workbench, "_encode", encode):
+    with mock.patch.object(workbench, "compact_inputs", everything):
         yield
 
 
@@ -65,13 +62,54 @@ def full_vocabulary() -> Iterator[None]:
 def all_logits() -> Iterator[None]:
     """Logits of every token of the batch for every row of the vocabulary, as transformers computes them."""
 
-    def logits_at(
-        self: Any, ids: torch.Tensor, rows: Any, columns: Any, token_ids: Any = None, mask: Any = None, **more: Any
-    ) -> torch.Tensor:
-        logits = self.vocabulary_logits(self.hidden(ids, mask, **more))[rows, columns]
+    def logits_at(self: Any, tokens: Sequences, places: Tensor, token_ids: Tensor | None = None) -> Tensor:
+        logits: Tensor = self.vocabulary_logits(self.hidden(tokens))[places]
         return logits if token_ids is None else logits[:, token_ids]
 
     with mock.patch.object(MaskedLMEncoder, "logits_at", logits_at):
+        yield
+
+
+@contextmanager
+def plain_layers() -> Iterator[None]:
+    """transformers' own layers, an operation of autograd after the other, on sequences laid end to end."""
+    with mock.patch.object(encoder, "quicken_layers", return_value=None):
+        yield
+
+
+@contextmanager
+def padded() -> Iterator[None]:
+    """Batches padded to their longest sequence, through transformers' own model and attention."""
+    plain = MaskedLMEncoder.__init__
+
+    def init(self: Any, model: Any) -> None:
+        with mock.patch.dict(encoder._TRANSFORMS, clear=True), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            plain(self, model)
+
+    def logits_at(self: Any, tokens: Sequences, places: Tensor, token_ids: Tensor | None = None) -> Tensor:
+        logits: Tensor = self.vocabulary_logits(self.hidden(tokens).index_select(0, places), token_ids)
+        return logits
+
+    with mock.patch.object(MaskedLMEncoder, "__init__", init), mock.patch.object(MaskedLMEncoder, "logits_at", logits_at):
+        yield
+
+
+@contextmanager
+def nothing_kept() -> Iterator[None]:
+    """Every trial of a process reads weights, tokenises its task and builds its module anew."""
+    with mock.patch.object(workbench.Kept, "get", lambda self, key, make, size: make()):
+        yield
+
+
+@contextmanager
+def own_weights() -> Iterator[None]:
+    """Every process reads the starting weights into memory of its own."""
+
+    def read(source: Any) -> dict[str, Tensor]:
+        return {name: tensor.detach() for name, tensor in load_masked_lm(source).state_dict().items()}
+
+    with mock.patch.object(workbench, "starting_weights", read):
         yield
 
 
@@ -87,14 +125,27 @@ def evaluation_as_it_comes() -> Iterator[None]:
         yield
 
 
+class LoopAdamW(torch.optim.AdamW):
+    """AdamW that goes through parameters one by one."""
+
+    @torch.no_grad()
+    def step_divided(self, divisor: Tensor) -> None:
+        """As `xlmr_sweep.modeling.optimizer.AdamW`."""
+        for parameter in (parameter for group in self.param_groups for parameter in group["params"]):
+            if parameter.grad is not None:
+                parameter.grad /= divisor
+        self.step()
+        self.zero_grad()
+
+
 @contextmanager
 def loop_optimiser() -> Iterator[None]:
-    """AdamW that goes through parameters one by one."""
+    """Clipping and AdamW go through parameters one by one."""
     plain = finetune.make_optimizer
 
     def make(*arguments: Any) -> torch.optim.AdamW:
         groups = [{key: group[key] for key in ("params", "weight_decay", "lr")} for group in plain(*arguments).param_groups]
-        return torch.optim.AdamW(groups, foreach=False, fused=False)
+        return LoopAdamW(groups, foreach=False, fused=False)
 
     with mock.patch.object(finetune, "make_optimizer", make):
         yield
@@ -104,13 +155,19 @@ Switch = Callable[[], Any]
 
 MEANS: dict[str, tuple[Switch, ...]] = {
     "all on": (),
-    "full vocabulary": (full_vocabulary,),
-    "logits of every token": (all_logits,),
-    "full vocabulary, logits of every token": (full_vocabulary, all_logits),
-    "evaluation as it comes, in eights": (evaluation_as_it_comes,),
-    "AdamW one parameter at a time": (loop_optimiser,),
-    "all of these off": (full_vocabulary, all_logits, evaluation_as_it_comes, loop_optimiser),
-}
+    "compact vocabulary": (full_vocabulary,),
+    "label rows only: logits of every token": (all_logits,),
+    "both of these": (full_vocabulary, all_logits),
+    "a layer as one step of autograd": (plain_layers,),
+    "no padding (and own layers)": (padded,),
+    "fused optimiser": (loop_optimiser,),
+    "evaluation sorted by length: as it comes, in eights": (evaluation_as_it_comes,),
+    "warm state: all made anew for every trial": (nothing_kept,),
+    "shared weights: a copy a process": (own_weights,),
+    "all of these": (
+        full_vocabulary, padded, all_logits, loop_optimiser, evaluation_as_it_comes, nothing_kept, own_weights,
+    ),
+}  # fmt: skip
 """What is switched off."""
 
 
@@ -123,6 +180,8 @@ class Row:
     step_s: float
     eval_s: float
     peak_bytes: int
+    difference: float
+    """Greatest difference of a score of an evaluation example from that of the first row."""
 
     @property
     def trial_s(self) -> float:
@@ -136,13 +195,16 @@ def run(options: Namespace, scratch: Path, console: Console) -> dict[str, Any]:
     grid = Grid(tasks=("cb",), sizes=(16,), seeds=(0,), steps=STEPS, max_length=LENGTH)
     data = make_data(scratch / "data", grid.tasks, options.data, max_words=WORDS)
     _fewer(data, 16)
-    encoder = make_encoder(scratch / "encoder", shape, data_texts(data))
+    folder = make_encoder(scratch / "encoder", shape, data_texts(data))
     precision = resolve_precision("auto", torch.device("cpu"))
     rows: list[Row] = []
+    first: list[float] = []
 
     def measure(name: str, precision: str, switches: Sequence[Switch]) -> Row:
-        timed = _timed(grid, encoder, data, scratch / str(len(rows)), precision, switches)
-        row = Row(name, timed.setup_s, median(timed.steps_s), timed.eval_s, timed.peak_bytes)
+        timed = time_without(switches, grid, folder, data, scratch / str(len(rows)), precision)
+        first.extend(() if first else timed.scores)
+        difference = max(abs(a - b) for a, b in zip(timed.scores, first, strict=True))
+        row = Row(name, timed.setup_s, median(timed.steps_s), timed.eval_s, timed.peak_bytes, difference)
         # A row takes up to a minute on a slow core.
         console.print(f"{name}: {row.step_s:.2f} s a step", highlight=False)
         rows.append(row)
@@ -151,7 +213,7 @@ def run(options: Namespace, scratch: Path, console: Console) -> dict[str, Any]:
     for name, switches in MEANS.items():
         row = measure(name, precision, switches)
         if not switches:
-            rows.append(replace(row, name="a new process for every trial", setup_s=_cold_setup(scratch / "0")))
+            rows.append(replace(row, name="warm processes: a new one for every trial", setup_s=_cold_setup(scratch / "0")))
     if precision == "bf16" or options.small:
         # Without the hardware, bf16 is emulated: a row that takes minutes and tells nothing.
         other = "fp32" if precision == "bf16" else "bf16"
@@ -160,7 +222,8 @@ def run(options: Namespace, scratch: Path, console: Console) -> dict[str, Any]:
     return {"precision": precision, "trial_steps": TRIAL_STEPS, "rows": [{**asdict(r), "trial_s": r.trial_s} for r in rows]}
 
 
-def _timed(grid: Grid, encoder: Path, data: Path, scratch: Path, precision: str, switches: Sequence[Switch]) -> Timed:
+def time_without(switches: Sequence[Switch], grid: Grid, encoder: Path, data: Path, scratch: Path, precision: str) -> Timed:
+    """Times a grid's first trial with some means switched off."""
     # What an earlier row held must not count in this one's memory.
     gc.collect()
     with ExitStack() as stack:
@@ -204,12 +267,13 @@ def _fewer(data: Path, number: int) -> None:
 def _table(rows: Sequence[Row], precision: str) -> Table:
     title = f"One trial, {precision}, one thread, batch 8 of CB at {LENGTH} tokens; each means switched off in turn"
     table = Table(
-        "switched off", "setup, s", "step, s", "evaluation, s", "peak, GiB", f"{TRIAL_STEPS} steps, s", "times", title=title
-    )
+        "switched off", "setup, s", "step, s", "evaluation, s", "peak, GiB", f"{TRIAL_STEPS} steps, s", "times", "scores differ",
+        title=title,
+    )  # fmt: skip
     first = rows[0].trial_s
     for row in rows:
         table.add_row(
             row.name, f"{row.setup_s:.2f}", f"{row.step_s:.2f}", f"{row.eval_s:.2f}", f"{row.peak_bytes / 2**30:.2f}",
-            f"{row.trial_s:.1f}", f"{row.trial_s / first:.2f}",
+            f"{row.trial_s:.1f}", f"{row.trial_s / first:.2f}", f"{row.difference:.0e}",
         )  # fmt: skip
     return table
