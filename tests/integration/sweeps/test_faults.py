@@ -38,15 +38,17 @@ def study_of(limits: dict[str, Any], seeds: int = 2, **gpus: float | str) -> Stu
     return Study.model_validate({**fields, "seeds": list(range(seeds)), "cluster": limits})
 
 
-def run(study: Study, folder: Path, work: Faulty, storage: Any = None) -> tuple[list[Trial], Path, str, Board]:
-    """Runs a study's trials; returns them, the storage's folder, what was said, and the board."""
+def run(
+    study: Study, folder: Path, work: Faulty, storage: Any = None, stream: io.StringIO | None = None
+) -> tuple[list[Trial], Path, str, Board]:
+    """Runs a study's trials; returns them, the storage's folder, what was said (to the stream), and the board."""
     from xlmr_sweep.cluster.admission import Admission
     from xlmr_sweep.cluster.resources import nodes, trial_width
     from xlmr_sweep.cluster.sweep import run_trials
 
     storage = storage or Blocked(folder / "runs")
     trials = expand(study)
-    stream = io.StringIO()
+    stream = stream or io.StringIO()
     board = Board(Console(file=stream, width=300), trials, 5, "GPUs", lambda t: storage.path(f"logs/{t.trial_id}.log"))
     widths = {model.name: trial_width(model, has_gpus=True) for model in study.models}
     run_trials(study, storage, Admission(trials, widths, nodes(), CostModel(study, {})), board, work=work)
@@ -207,10 +209,13 @@ def test_a_node_that_dies_costs_its_trial_an_attempt_and_the_rest_nothing(cluste
         # A gang of four is on the only node of four, and waits there.
         wait_for(lambda: len([start for start in starts(tmp_path) if start[0] in gangs]) == 4)
         cluster.remove_node(node, False)
+        # The run looks at its nodes once a second, and must not be over by then.
+        wait_for(lambda: "is gone" in stream.getvalue())
         (tmp_path / "held").unlink()
 
+    stream = io.StringIO()
     with in_thread(end_node):
-        trials, storage, said, board = run(study, tmp_path, Faulty(tmp_path, kinds={"gang": "held"}))
+        trials, storage, said, board = run(study, tmp_path, Faulty(tmp_path, kinds={"gang": "held"}), stream=stream)
     assert board.done == len(trials) == 8
     assert "is gone" in said
     attempts = {trial_id: record["attempt"] for trial_id, record in records(storage).items()}
