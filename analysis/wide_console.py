@@ -9,5 +9,6 @@ PIPE_WIDTH = 160
 
 def wide_console() -> Console:
     """Returns a console for stdout that does not fold tables into 80 columns where nobody watches."""
-    console = Console()
-    return console if console.is_terminal else Console(width=PIPE_WIDTH)
+    # A model named "a:cat:" is no emoji.
+    console = Console(emoji=False)
+    return console if console.is_terminal else Console(width=PIPE_WIDTH, emoji=False)

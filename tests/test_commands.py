@@ -272,6 +272,8 @@ def test_nobody_at_an_address_is_said_within_seconds() -> None:
             probe(f"127.0.0.1:{port}")
     with pytest.raises(StudyError, match="nobody answers"):
         probe("a..b:80")
+    with pytest.raises(StudyError, match="--address ray://head:10001: .* not Ray Client; give HOST:PORT of the head"):
+        probe("ray://head:10001")
     for address in ("somewhere", "host:port", ""):
         with pytest.raises(StudyError, match="not of the form auto, local or HOST:PORT"):
             probe(address)

@@ -128,7 +128,10 @@ def check_demo_model(study: Study, model: ModelSpec, tasks: Sequence[TaskSpec], 
 
     usable = DEMO_MODELS[str(model.demo)].max_position_embeddings - 2
     if max_length > usable:
-        raise StudyError(f"model {model.name}: max_length {max_length} is above the {usable} positions of a demo model")
+        raise StudyError(
+            f"model {model.name}: max_length {max_length} is above the {usable} positions of a demo model; "
+            f"set finetune.max_length and instruct.max_length to at most {usable}"
+        )
     own = [task for task in tasks if task != TASKS.get(task.name)]
     if not own:  # The built-in tasks' words are words of the demo's language.
         return

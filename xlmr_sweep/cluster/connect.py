@@ -139,7 +139,9 @@ def probe(target: str) -> None:
     Raises:
         StudyError: if the address is malformed or nobody answers.
     """
-    host, separator, port = target.removeprefix("ray://").rpartition(":")
+    if target.startswith("ray://"):
+        raise StudyError(f"--address {target}: a driver joins the cluster itself, not Ray Client; give HOST:PORT of the head")
+    host, separator, port = target.rpartition(":")
     if not separator or not port.isdigit():
         raise StudyError(f"--address {target}: not of the form auto, local or HOST:PORT")
     try:
@@ -154,8 +156,6 @@ def _check_token(address: str, target: str) -> None:
     Raises:
         StudyError: if the token is missing or wrong, or the head does not answer.
     """
-    if target.startswith("ray://"):
-        return
     channel = init_grpc_channel(target)
     try:
         NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=TOKEN_TIMEOUT_S)

@@ -152,7 +152,10 @@ def check_model(source: ModelSource, tasks: Iterable[TaskSpec], max_length: int 
             raise StudyError(_cannot_load(source, "masked-LM model", error)) from None
     usable = usable_length(model.config.to_dict())
     if max_length > usable:
-        raise StudyError(f"model {source.name}: max_length {max_length} is above the {usable} positions of {source.location}")
+        raise StudyError(
+            f"model {source.name}: max_length {max_length} is above the {usable} positions of {source.location}; "
+            f"set finetune.max_length and instruct.max_length to at most {usable}"
+        )
     if len(tokenizer) > model.config.vocab_size:
         raise StudyError(
             f"model {source.name}: the tokenizer of {source.location} has {len(tokenizer)} tokens and the model "
