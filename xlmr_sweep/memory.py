@@ -1,9 +1,9 @@
 """How much memory a fine-tuning trial takes, by closed-form arithmetic. In: a study, shapes of its models. Out: bytes. No torch.
 
 Weights, gradients and AdamW's two moments stand in fp32 (16 bytes a parameter) and are shared out over the ranks; what a step
-computes comes on top. Counted are the tensors that autograd keeps, as this project's layers run (the last layer, which keeps less,
-is counted whole): tests hold parameters against
-the meta device at the real sizes, kept tensors against what autograd really keeps, and the sum against a real trial's peak.
+computes comes on top. Counted are the tensors that autograd keeps, as our layers run (the last layer, which keeps less,
+is counted whole): tests hold parameters against the meta device at the real sizes, kept tensors against what autograd really
+keeps, and the sum against a real trial's peak.
 
 Symbols: hidden H, feed-forward F, N tokens of a step on one rank.
 """
