@@ -153,6 +153,7 @@ def test_a_failed_trial_is_recorded_and_costs_no_other_trial(tmp_path: Path, run
     assert "2 trials, 0 to run" in output
 
 
+@pytest.mark.timeout(1800)  # Seven commands.
 def test_step_by_step_on_a_storage_that_is_no_path_and_a_run_that_is_ended_three_times_and_loses_a_worker(
     finished: tuple[Path, Path, str], tmp_path: Path, start: Callable[..., Any], run: Callable[..., tuple[int, str]]
 ) -> None:

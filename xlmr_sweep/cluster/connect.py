@@ -71,7 +71,8 @@ def _start_local(num_cpus: int | None, num_gpus: int | None) -> ray.RayContext:
             address="local",
             num_cpus=machine_cpus() if num_cpus is None else num_cpus,
             num_gpus=num_gpus,
-            include_dashboard=True,
+            # Starts one; but with True here, one that is not up within a minute, on a busy machine, would end the study.
+            include_dashboard=None,
             dashboard_host="127.0.0.1",
             log_to_driver=False,
             logging_level=logging.ERROR,
