@@ -128,6 +128,11 @@ def test_a_dry_run_of_the_paper_sums_up_to_its_table(tmp_path: Path) -> None:
     assert plan.disk["instruction-tuned weights"] == 4 * sum(KNOWN[str(model.hub)].num_parameters for model in PAPER.models)
     some = make_plan(PAPER, storage, [t for t in trials if t.model == "xlmr-base"], collect(storage, PAPER))
     assert some.hours == pytest.approx((6, 12))
+    # Weights that are kept are as many as trials: 315 of each model.
+    assert "trained weights" not in plan.disk
+    keeping = PAPER.replaced(finetune=PAPER.finetune.model_copy(update={"save_weights": True}))
+    kept = make_plan(keeping, storage, trials, collect(storage, keeping)).disk
+    assert kept["trained weights"] == 315 * 4 * sum(KNOWN[str(model.hub)].num_parameters for model in PAPER.models)
 
 
 def test_a_dry_run_says_what_it_knows(study_file: Callable[..., Path], tmp_path: Path) -> None:

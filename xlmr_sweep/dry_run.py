@@ -147,6 +147,10 @@ def _disk(study: Study, storage: Storage, left: Sequence[Trial], to_instruct: Se
     """Returns the bytes to come, by what they are."""
     rows = sum(study.task(trial.task).num_validation or 0 for trial in left)
     found: dict[str, int | None] = {"records, predictions and logs": TRIAL_BYTES * len(left) + PREDICTION_BYTES * rows}
+    if study.finetune.save_weights:
+        of_model = {name: shape_of(study, storage, study.model(name)) for name in {trial.model for trial in left}}
+        sizes = [None if (shape := of_model[trial.model]) is None else 4 * shape.num_parameters for trial in left]
+        found["trained weights"] = None if None in sizes else sum(size for size in sizes if size is not None)
     shapes = [shape_of(study, storage, study.model(name)) for name in to_instruct]
     if to_instruct:
         weights = None if None in shapes else sum(4 * shape.num_parameters for shape in shapes if shape is not None)

@@ -75,7 +75,7 @@ class RayShelf:
             reference = ray.put(dict(arrays))
         except (ray.exceptions.RayError, OSError) as error:
             internal_kv._internal_kv_del(self._entry(key), namespace=NAMESPACE)
-            log.warning("%s: the object store does not take %.2f GB (%s); each process holds its own", key, size / 1e9, error)
+            log.warning("%s: the object store does not take %.2f GB (%s); each process reads for itself", key, size / 1e9, error)
             return arrays
         self._held[key] = reference
         # Pickled by us, so that Ray does not let go of the object before this process ends.
@@ -111,7 +111,7 @@ class RayShelf:
         said = self._prefix.replace(b"shelf:", b"said:", 1) + key.encode()
         if not internal_kv._internal_kv_put(said, b"1", overwrite=False, namespace=NAMESPACE):
             log.warning(
-                "%s: %.2f GB do not fit into the %.2f GB that are left of this node's object store; each process holds its own "
+                "%s: %.2f GB do not fit into the %.2f GB that are left of this node's object store; each process reads for itself "
                 "(give Ray more: ray start --object-store-memory)", key, size / 1e9, room / 1e9,
             )  # fmt: skip
 
