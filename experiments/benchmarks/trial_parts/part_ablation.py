@@ -62,11 +62,18 @@ def full_vocabulary() -> Iterator[None]:
 def all_logits() -> Iterator[None]:
     """Logits of every token of the batch for every row of the vocabulary, as transformers computes them."""
 
-    def logits_at(self: Any, tokens: Sequences, places: Tensor, token_ids: Tensor | None = None) -> Tensor:
+    def logits_at(self: Any, tokens: Sequences, places: Tensor, counts: Any, token_ids: Any = None) -> Tensor:
         logits: Tensor = self.vocabulary_logits(self.hidden(tokens))[places]
         return logits if token_ids is None else logits[:, token_ids]
 
     with mock.patch.object(MaskedLMEncoder, "logits_at", logits_at):
+        yield
+
+
+@contextmanager
+def whole_last_layer() -> Iterator[None]:
+    """The last layer computes every token."""
+    with mock.patch.object(encoder, "narrow_last_layer", return_value=False):
         yield
 
 
@@ -87,7 +94,7 @@ def padded() -> Iterator[None]:
             warnings.simplefilter("ignore")
             plain(self, model)
 
-    def logits_at(self: Any, tokens: Sequences, places: Tensor, token_ids: Tensor | None = None) -> Tensor:
+    def logits_at(self: Any, tokens: Sequences, places: Tensor, counts: Any, token_ids: Any = None) -> Tensor:
         logits: Tensor = self.vocabulary_logits(self.hidden(tokens).index_select(0, places), token_ids)
         return logits
 
@@ -158,6 +165,7 @@ MEANS: dict[str, tuple[Switch, ...]] = {
     "compact vocabulary": (full_vocabulary,),
     "label rows only: logits of every token": (all_logits,),
     "both of these": (full_vocabulary, all_logits),
+    "last layer of the asked tokens only": (whole_last_layer,),
     "a layer as one step of autograd": (plain_layers,),
     "no padding (and own layers)": (padded,),
     "fused optimiser": (loop_optimiser,),
