@@ -111,8 +111,8 @@ class RayShelf:
         said = self._prefix.replace(b"shelf:", b"said:", 1) + key.encode()
         if not internal_kv._internal_kv_put(said, b"1", overwrite=False, namespace=NAMESPACE):
             log.warning(
-                "%s: %.2f GB do not fit into the %.2f GB left in this node's object store; each process reads for itself "
-                "(give Ray more: ray start --object-store-memory)", key, size / 1e9, room / 1e9,
+                "%s: %.2f GB do not fit into the %.2f GB that are left of this node's object store; "
+                "each process reads for itself (give Ray more: ray start --object-store-memory)", key, size / 1e9, room / 1e9,
             )  # fmt: skip
 
     def _entry(self, key: str) -> bytes:
