@@ -195,7 +195,9 @@ def test_step_by_step_on_a_storage_that_is_no_path_and_a_run_that_is_ended_three
         kept = now
     assert 6 <= len(kept) < 24
     command = after_two_more(kept)
-    workers = command.processes(b"ray::trial ") or command.processes(b"ray::TrialProcess")
+    # Only within a trial is a process named after one.
+    workers: list[int] = []
+    command.wait_for(lambda: bool(workers.extend(command.processes(b"ray::trial ")) or workers))
     os.kill(max(workers), signal.SIGKILL)
     assert command.end() == 0, command.output
     assert f"24 trials, {24 - len(kept)} to run" in command.output

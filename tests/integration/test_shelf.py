@@ -86,7 +86,7 @@ def test_what_does_not_fit_stays_a_processs_own_and_is_said_once(start: Callable
     assert [row["value"] for row in found] == [2.0, 2.0]
     said = [line for row in found for line in row["said"]]
     assert len(said) == 1
-    assert "too large: 0.06 GB do not fit into the 0.04 GB left in this node's object store" in said[0]
+    assert "too large: 0.06 GB do not fit into the 0.04 GB that are left of this node's object store" in said[0]
     assert ray.get(second.get.remote("small", 3.0, BIG // 2))["is_shared"]
     assert not ray.get(first.get.remote("small", 4.0, BIG // 2))["made"]
     # What a process booked that is gone is room again.
