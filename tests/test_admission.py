@@ -389,6 +389,47 @@ def test_a_job_that_no_node_can_hold_any_more_goes_with_the_trials_that_wait_for
     assert all(isinstance(item, Attempt) for item in taken(queue))
 
 
+def test_a_cluster_that_lost_all_its_gpus_waits_for_others() -> None:
+    queue = admission(of("xlmr-base", 3), [Node(8, 0, "head"), Node(64, 8, "a")], jobs={"xlmr-base": Width(1, 1, 2)})
+    queue.room.remove("a")
+    assert queue.next() is None
+    queue.estimate()
+    assert queue.left_s is None
+    assert queue.has_unplaceable
+    queue.room.add(Node(64, 8, "b"))
+    assert len(taken(queue)) == 4
+    queue.estimate()
+    assert queue.left_s
+
+
+def test_a_job_that_comes_back_while_hardly_anything_changed_finds_its_place() -> None:
+    trials = of("xlmr-base", 1) + of("xlmr-large", 1)
+    needs = {"xlmr-base": Width(1, 1, 4), "xlmr-large": Width(1, 1, 4)}
+    queue = admission(trials, [Node(64, 4, "a"), Node(64, 4, "b")], jobs=needs)
+    first, second = taken(queue)
+    assert isinstance(first, Job)
+    assert isinstance(second, Job)
+    queue.job_again(first)
+    again = queue.next()
+    assert isinstance(again, Job)
+    assert again.model == first.model
+
+
+def test_a_stopped_model_takes_its_instruction_job_along_unless_that_has_begun() -> None:
+    needs = {"xlmr-base": Width(1, 1, 8), "xlmr-large": Width(1, 1, 8)}
+    queue = admission(of("xlmr-base") + of("xlmr-large"), jobs=needs)
+    begun = queue.next()
+    assert isinstance(begun, Job)
+    queue.drop(lambda trial: True)
+    assert queue.job_ended(begun, ok=True) == []
+    assert queue.is_finished
+    # A job of no trials at all is wanted for its weights.
+    assert isinstance(admission([], jobs=needs).next(), Job)
+    queue = admission(of("xlmr-base") + of("xlmr-large"), jobs=needs)
+    queue.drop(lambda trial: trial.paradigm == "baseline")
+    assert [item.model for item in (queue.next(),) if isinstance(item, Job)] != []
+
+
 def test_a_node_can_be_done_without_only_if_the_others_hold_everything() -> None:
     admission, _ = small([Node(8, 1, "a"), Node(8, 2, "b")], gang=2, single=1)
     assert admission.could_do_without("a")

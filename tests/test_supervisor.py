@@ -69,7 +69,7 @@ class Run:
         watch = NodeWatch(self.there, look=lambda: list(self.there), clock=self.clock)
         self.board = Board(Console(file=self.stream, width=300), trials, 3, "GPUs", lambda trial: "log", clock=self.clock)
         self.controller: Any = ControllerStub()
-        policy = RetryByCause(LIMITS, self.storage, lambda: watch.nodes)
+        policy = RetryByCause(LIMITS, self.storage, lambda: self.admission.room.nodes)
         self.supervisor = Supervisor(
             self.storage, LIMITS, self.admission, policy, self.controller, watch, self.board, clock=self.clock
         )
@@ -156,6 +156,14 @@ def test_a_node_that_wide_trials_need_is_kept(tmp_path: Path, monkeypatch: pytes
     assert "it is still used, because no other could hold all trials" in run.said
     run.now += 100
     assert run.start().attempt.grant.node_ids == ("b", "b")
+
+
+def test_memory_on_a_node_that_is_left_out_is_no_larger_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path, monkeypatch, {"single": 1})
+    run.admission.room.remove("b")
+    run.end(run.start(), MemoryError("CUDA out of memory"))
+    assert len(run.board.failed) == 1
+    assert not run.admission.has_unplaceable
 
 
 def test_trials_that_no_node_can_hold_are_left_out_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

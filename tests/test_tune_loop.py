@@ -5,8 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import Any
 
-from xlmr_sweep.cluster.tune_loop import WarmProcesses
+import pytest
+
+from xlmr_sweep.cluster.tune_loop import CREDENTIALS, OneActorClass, SweepLoop, WarmProcesses
 
 
 def test_a_process_is_kept_for_the_next_question_and_ended_if_nothing_takes_it() -> None:
@@ -58,6 +61,40 @@ def test_the_tuners_loop_is_ours_within_the_block_and_tunes_own_after_it() -> No
         assert tune_controller._get_trainable_kwargs(trial) == {"config": {"trial": 1}, "setup": "setup"}
     assert run.__globals__["TuneController"] is tune_controller.TuneController
     assert tune_controller._get_trainable_kwargs is before
+
+
+@pytest.mark.parametrize("credentials", [{}, {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}])
+def test_processes_get_the_drivers_credentials_and_no_environment_of_their_own_without(
+    credentials: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.actor import ActorClass
+
+    for name in CREDENTIALS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in credentials.items():
+        monkeypatch.setenv(name, value)
+    actor_class: Any = OneActorClass().get(object)
+    assert isinstance(actor_class, ActorClass), "Tune's actor manager takes nothing else"
+    environment = actor_class._default_options.get("runtime_env")
+    assert environment == ({"env_vars": credentials} if credentials else None)
+
+
+def test_a_trial_whose_process_died_while_it_took_it_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.tune.execution.tune_controller.TuneController.on_step_end", lambda self: None)
+    loop: Any = SweepLoop.__new__(SweepLoop)
+    loop._stopped_trials, loop._pending_trials, loop._trial_to_actor, loop._trial_metadata = set(), {"b"}, {}, {}
+    trial = _Trial()
+    loop._failed_trials, loop._live_trials, loop._trials_to_cache, loop._resetting_trials = ({trial} for _ in range(4))
+    loop._trials = [trial]
+    loop._actor_manager = SimpleNamespace(num_total_actors=1)
+    loop.on_step_end()
+    left = [loop._trials, loop._failed_trials, loop._live_trials, loop._resetting_trials]
+    assert not any(left)
+    assert loop._num_starting == 1
+
+
+class _Trial:
+    trial_id = "a"
 
 
 def test_a_trials_process_imports_neither_tune_nor_torch_before_it_has_work() -> None:

@@ -204,7 +204,8 @@ class Admission:
         now = self._clock()
         self._wake(now)
         state = (self._changes, self.room.version)
-        if self._stuck_at == state:
+        # Without capacity the nodes that trials and jobs need are all gone: they wait.
+        if self._stuck_at == state or not self.capacity:
             return None
         if self.cost.version != self._sorted_by:
             self._sorted_by = self.cost.version
@@ -271,8 +272,14 @@ class Admission:
             self._put(replace(attempt, width=width))
 
     def drop(self, covers: Callable[[Trial], bool]) -> list[Trial]:
-        """Takes waiting trials out of the run and returns them; what is under way goes on."""
-        return [attempt.trial for attempt in self._take_out(lambda attempt: covers(attempt.trial))]
+        """Takes waiting trials out of the run and returns them; what is under way goes on.
+
+        An instruction job that has not begun goes too if nothing of the run waits for its weights any more.
+        """
+        wanted = {model for model, held in self._without_weights.items() if held}
+        left_out = [attempt.trial for attempt in self._take_out(lambda attempt: covers(attempt.trial))]
+        self._jobs = [job for job in self._jobs if job.model not in wanted or self._without_weights[job.model]]
+        return left_out
 
     def widen(self, model: str, width: Width) -> None:
         """Gives the model's waiting trials at least this share."""
@@ -305,8 +312,8 @@ class Admission:
     # --- how long it takes ---------------------------------------------------------------------------------------------------
 
     def estimate(self) -> None:
-        """Works out `left_s` anew."""
-        self.left_s = self.remaining_s()
+        """Works out `left_s` anew; None while the cluster has nothing to run trials on."""
+        self.left_s = self.remaining_s() if self.capacity else None
 
     def remaining_s(self) -> float:
         """Returns the estimated seconds until the end, weighted by cost.
@@ -407,7 +414,7 @@ class Admission:
         if not self._jobs:
             return 0.0
         # A sum over all trials, so not for each one that ends.
-        stamp = (self.cost.version, len(self._jobs), self._changes // 50)
+        stamp = (self.cost.version, tuple(job.model for job in self._jobs), self._changes // 50)
         if self._need[0] != stamp:
             work = sum(self.amount(attempt.width) * self.expected_s(attempt) for attempt in self.waiting())
             work += sum(self.amount(job.width) * self.expected_s(job) for job in self._jobs)

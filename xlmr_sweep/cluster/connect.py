@@ -17,6 +17,8 @@ from contextlib import contextmanager
 import grpc
 import ray
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.authentication.authentication_utils import is_token_auth_enabled
+from ray._private.authentication.grpc_authentication_client_interceptor import _get_authentication_metadata_tuple
 from ray._private.grpc_utils import init_grpc_channel
 from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
@@ -110,7 +112,11 @@ def _one_line(address: str, target: str) -> Iterator[None]:
     try:
         yield
     except ray.exceptions.AuthenticationError as error:
-        raise StudyError(f"--address {address}: {_first_line(error)}; give the cluster's token in RAY_AUTH_TOKEN") from None
+        # Its first sentence; the others are a page of advice in one line.
+        said = _first_line(error).split(". ")[0]
+        raise StudyError(
+            f"--address {address}: {said}; give the cluster's token in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+        ) from None
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise StudyError(f"--address {address}: cannot connect to the cluster at {target}: {_first_line(error)}") from None
 
@@ -162,9 +168,10 @@ def _check_token(address: str, target: str) -> None:
         NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=TOKEN_TIMEOUT_S)
     except grpc.RpcError as error:
         if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+            sent = is_token_auth_enabled() and _get_authentication_metadata_tuple()
+            what = f"refuses this process's token ({error.details()})" if sent else "asks for a token and this process sends none"
             raise StudyError(
-                f"--address {address}: the cluster refuses this process's token ({error.details()}); "
-                "give the cluster's token in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+                f"--address {address}: the cluster {what}; give the cluster's token in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
             ) from None
         raise StudyError(f"--address {address}: no Ray head answers at {target} ({error.code().name.lower()})") from None
     finally:

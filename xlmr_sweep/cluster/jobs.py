@@ -18,6 +18,7 @@ from ray._private.state import available_resources_per_node
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from xlmr_sweep.cluster.admission import Admission, Job
+from xlmr_sweep.cluster.nodes import NodeWatch
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.identity import model_folder_name
 from xlmr_sweep.plan import Trial
@@ -104,10 +105,18 @@ class InstructionJobs:
         admission: is told of their ends.
         run: runs a job.
         on_failed: told a job that failed, why, and the trials that will not run for it; called from the driver's thread.
+        node_patience_s: how long a job that no node can hold any more waits for one, where it runs alone.
     """
 
-    def __init__(self, admission: Admission, run: RunJob, on_failed: Callable[[Job, Exception, list[Trial]], None]) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        run: RunJob,
+        on_failed: Callable[[Job, Exception, list[Trial]], None],
+        node_patience_s: float = 600.0,
+    ) -> None:
         self._admission, self._run, self._on_failed = admission, run, on_failed
+        self._node_patience_s = node_patience_s
         self._ended: SimpleQueue[tuple[Job, Exception | None]] = SimpleQueue()
         self._starts: Counter[str] = Counter()
 
@@ -124,16 +133,28 @@ class InstructionJobs:
             if error is None:
                 self._admission.cost.observe_job(job.model, self._admission.amount(job.width), time.monotonic() - job.began)
                 self._admission.job_ended(job, ok=True)
-            elif self._starts[job.model] <= MAX_STARTS and not set(job.grant.node_ids) <= _alive():
-                # What it had is kept, and it goes on elsewhere.
+            elif self._starts[job.model] < MAX_STARTS and (dead := set(job.grant.node_ids) - _alive()):
+                # What it had is kept, and it goes on elsewhere. Nobody else may have looked at the nodes yet.
+                for node_id in dead:
+                    self._admission.room.remove(node_id)
                 self._admission.job_again(job)
             else:
                 self._on_failed(job, error, self._admission.job_ended(job, ok=False))
 
     def run_alone(self) -> None:
-        """Runs the jobs of an admission that holds no trials."""
+        """Runs the jobs of an admission that holds no trials; gives up one that no node can hold any more."""
+        watch, placeable_at = NodeWatch(self._admission.room.nodes), time.monotonic()
         while not self._admission.is_finished:
             self.look()
+            came, went = watch.changes()
+            for node in came:
+                self._admission.room.add(node)
+            for node in went:
+                self._admission.room.remove(node.node_id)
+            if not self._admission.has_unplaceable:
+                placeable_at = time.monotonic()
+            elif time.monotonic() - placeable_at > self._node_patience_s:
+                self._admission.drop_unplaceable()
             while isinstance(item := self._admission.next(), Job):
                 self.start(item)
             time.sleep(POLL_S)
@@ -156,13 +177,15 @@ def wait_for_room(job: Job, timeout_s: float = ROOM_TIMEOUT_S) -> None:
     job's ranks get no room within a minute.
 
     Raises:
-        TimeoutError: if they do not become free.
+        TimeoutError: if they do not become free, at once if one of them is gone.
     """
     needs: dict[str, Counter[str]] = {}
     for node_id, cpus, shares in job.grant.bundles:
         needs.setdefault(node_id, Counter()).update({"CPU": cpus, "GPU": sum(share for _, share in shares)})
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
+        if not needs.keys() <= _alive():
+            raise TimeoutError(f"{job.tune_id}: a node of its own is gone")
         free = available_resources_per_node()
         if all(free.get(node, {}).get(kind, 0.0) + 1e-6 >= n for node, need in needs.items() for kind, n in need.items()):
             return

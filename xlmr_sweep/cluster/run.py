@@ -113,7 +113,7 @@ def run_pending(
         run_job = _job_runner(study, storage, display, has_gpus)
         tally = Tally()
         if only_instruct:
-            InstructionJobs(admission, run_job, lambda job, error, lost: None).run_alone()
+            InstructionJobs(admission, run_job, lambda job, error, lost: None, study.cluster.node_patience_s).run_alone()
         else:
             _run_trials(study, storage, trials, admission, display, tally, run_job, work)
     spent = ", ".join(f"{name.lower()} {seconds:.0f} s" for name, seconds in display.durations_s.items() if seconds >= 0.5)

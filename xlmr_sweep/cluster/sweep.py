@@ -97,7 +97,8 @@ def run_trials(
 
     jobs = InstructionJobs(admission, run_job or _no_job, without_weights)
     watch, controller = NodeWatch(admission.room.nodes), Controller()
-    policy = RetryByCause(study.cluster, storage, lambda: watch.nodes)
+    # The nodes that trials may use: a larger share that only a node in quarantine could hold is none.
+    policy = RetryByCause(study.cluster, storage, lambda: admission.room.nodes)
     supervisor = Supervisor(storage, study.cluster, admission, policy, controller, watch, events)
     tuner = tune.Tuner(
         InProcess,

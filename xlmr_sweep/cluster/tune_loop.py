@@ -60,8 +60,9 @@ class OneActorClass:
 
     def __init__(self) -> None:
         handed_on = {name: os.environ[name] for name in CREDENTIALS if name in os.environ}
-        remote = ray.remote(TrialProcess)
-        self._actor_class = remote.options(runtime_env={"env_vars": handed_on}) if handed_on else remote
+        # Not by `options`: what that returns is no actor class, and Tune's actor manager refuses it.
+        make = ray.remote(runtime_env={"env_vars": handed_on}) if handed_on else ray.remote
+        self._actor_class = make(TrialProcess)
 
     def get(self, trainable_cls: type) -> Any:
         """Returns the actor class, whatever Tune was told to run."""
@@ -177,6 +178,8 @@ class SweepLoop(TuneController):  # type: ignore[misc]
                 self._trials.remove(trial)
                 self._live_trials.discard(trial)
                 self._trials_to_cache.discard(trial)
+                # Still there if its process died while it took the trial; it would count as one that is not starting.
+                self._resetting_trials.discard(trial)
                 self._trial_metadata.pop(trial.trial_id, None)
         if not self._actor_manager.num_total_actors:
             time.sleep(IDLE_S)
