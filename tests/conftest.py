@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from builders import make_encoder, make_study
+from xdist.scheduler import LoadScopeScheduling
 
 
 def pytest_configure() -> None:
@@ -17,12 +18,30 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)
+class OneRay(LoadScopeScheduling):
+    """What may start Ray goes to one process, so that no two Rays run at once; each other file is a piece of work for any.
+
+    xdist's own `loadgroup` does this by names that pytest 9.2 no longer reads.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "integration" if nodeid.startswith("tests/integration/") else nodeid.split("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneRay:
+    """Gives xdist the order above."""
+    return OneRay(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups for `--dist loadgroup`: what starts Ray is the first, so that no two Rays run at once; every other file is one."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else item.path.stem))
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    """Puts the longest piece of work first, and keeps Ray out of all others."""
+    elsewhere = [item.nodeid for item in items if item.get_closest_marker("ray") and not _is_integration(item)]
+    assert not elsewhere, f"tests that start Ray belong into tests/integration: {elsewhere}"
+    items.sort(key=lambda item: not _is_integration(item))
+
+
+def _is_integration(item: pytest.Item) -> bool:
+    return "integration" in item.path.parts
 
 
 @pytest.fixture(autouse=True)
