@@ -1,4 +1,4 @@
-"""One Ray of two nodes for all tests of sweeps on logical GPUs, with work that only waits or fails."""
+"""A Ray of two nodes for the tests of a module on logical GPUs, with work that only waits or fails."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import sleeping_work
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Two nodes, of 2 and 3 logical GPUs."""
     import ray
