@@ -10,6 +10,7 @@ from itertools import combinations, product
 import pytest
 
 from xlmr_sweep.data.demo import instruction_rows, lexicon, pretraining_texts, task_rows
+from xlmr_sweep.data.demo.examples import VAGUE
 from xlmr_sweep.tasks import TASKS
 
 EVENT_PHRASES = [*lexicon.ABSURD, *(phrase for sides in lexicon.EVENTS.values() for side in sides for phrase in side)]
@@ -47,7 +48,8 @@ def test_no_fact_of_a_validation_row_occurs_in_any_training_document(seed: int) 
     known = facts_of_all(training)
     for task, splits in rows.items():
         held_out = [facts_of(row_text(row)) for row in splits["validation"]]
-        assert all(held_out), f"{task}: every row decides by at least one fact"
+        bare = sum(not facts for facts in held_out) / len(held_out)
+        assert bare == pytest.approx(VAGUE if task == "wic" else 0, abs=0.08), f"{task}: rows that decide by no fact"
         assert not known.intersection(*[set().union(*held_out)]), task
 
 

@@ -20,11 +20,16 @@ from xlmr_sweep.data.demo.sentences import (
     tell,
     tell_look,
     tell_sense,
+    tell_vaguely,
 )
 from xlmr_sweep.data.demo.world import Scene, Split, World, stream
 
 NUM_TRAIN = 400
 NUM_VALIDATION = 200
+
+VAGUE = 0.25
+"""Share of wic's rows whose second sentence does not tell the word's sense, so that nobody can be sure: people agree on about
+80% of the real rows (Pilehvar and Camacho-Collados 2019). The usual sense still helps: at most about 0.93 can be right."""
 
 Row = dict[str, object]
 
@@ -113,6 +118,9 @@ def _rte(rng: Random, world: World, scene: Scene, split: Split, label: int) -> R
 def _wic(rng: Random, world: World, scene: Scene, split: Split, label: int) -> Row:
     senses = world.senses(rng, split, same=bool(label))
     first, second = (sentence(tell_sense(rng, scene, senses, which)) for which in (0, 1))
+    # Drawn apart from the label, in both splits.
+    if rng.random() < VAGUE:
+        second = sentence(tell_vaguely(rng, scene, senses))
     return {"word": senses.word, "sentence1": first, "sentence2": second}
 
 

@@ -49,6 +49,13 @@ SENSE_CLAUSES = (
     "{person} drew a {word} and a {noun}",
 )
 
+VAGUE_CLAUSES = (
+    "{person} saw the {word}",
+    "{person} talked about the {word}",
+    "{person} drew a {word}",
+)
+"""Clauses that do not tell the sense of a word."""
+
 LOOK_CLAUSES = (
     "the {0.colour} {0.thing} of {0.person} is {1}",
     "{0.person} has a {1} {0.colour} {0.thing}",
@@ -78,6 +85,11 @@ def deny(fact: Fact) -> str:
 def tell_sense(rng: Random, scene: Scene, senses: Senses, which: int) -> str:
     """Tells something of an ambiguous word beside one of its two nouns."""
     return rng.choice(SENSE_CLAUSES).format(person=rng.choice(scene.people), word=senses.word, noun=senses.nouns[which])
+
+
+def tell_vaguely(rng: Random, scene: Scene, senses: Senses) -> str:
+    """Tells something of an ambiguous word beside no noun."""
+    return rng.choice(VAGUE_CLAUSES).format(person=rng.choice(scene.people), word=senses.word)
 
 
 def draw_has(rng: Random, scene: Scene, count: int) -> list[Has]:

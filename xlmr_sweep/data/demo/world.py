@@ -17,7 +17,7 @@ from typing import Literal, TypeVar
 
 from xlmr_sweep.data.demo import lexicon
 
-DEMO_VERSION = 1
+DEMO_VERSION = 2
 """Part of the data identity: raise it with any change that alters a text, a row or a weight."""
 
 NUM_GROUPS = 3
