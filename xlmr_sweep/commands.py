@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from xlmr_sweep.cluster.work import Work
 
 
+PIPE_WIDTH = 160
+"""Columns of tables where nobody says how wide the output is."""
+
+
 @dataclass(frozen=True)
 class Request:
     """What a user asked for on the command line."""
@@ -253,6 +257,9 @@ def main(command: Callable[[Console], int]) -> int:
     """Runs a command and returns its exit status; Ctrl-C and SIGTERM end it with 130."""
     # Without emoji: a port or a path may hold `:1:`, which rich would turn into a picture.
     console = Console(emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        # A pipe has no width, and tables folded into 80 columns lose their names.
+        console.width = PIPE_WIDTH
     errors = Console(stderr=True, emoji=False)
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)

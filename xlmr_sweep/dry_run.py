@@ -236,9 +236,10 @@ def _print_times(console: Console, plan: Plan) -> None:
     if not plan.is_known or not tuning + instruction:
         return
     amount = sum(node.gpus if plan.unit == "GPU" else node.cpus for node in plan.nodes)
+    nodes = "1 node" if len(plan.nodes) == 1 else f"{len(plan.nodes)} nodes"
     console.print(
         f"{plan.unit}-hours expected: {tuning:.3g} of fine-tuning, {instruction:.3g} of instruction tuning. On {amount:g} "
-        f"{plan.unit}s ({len(plan.nodes)} nodes): {plan.makespan_s / 3600:.3g} h from start to end; no order takes less than "
+        f"{plan.unit}s ({nodes}): {plan.makespan_s / 3600:.3g} h from start to end; no order takes less than "
         f"{plan.lower_bound_s / 3600:.3g} h",
         soft_wrap=True,
         highlight=False,

@@ -116,7 +116,9 @@ def run_pending(
             InstructionJobs(admission, run_job, lambda job, error, lost: None, study.cluster.node_patience_s).run_alone()
         else:
             _run_trials(study, storage, trials, admission, display, tally, run_job, work)
-    spent = ", ".join(f"{name.lower()} {seconds:.0f} s" for name, seconds in display.durations_s.items() if seconds >= 0.5)
+    spent = ", ".join(
+        f"{name[0].lower()}{name[1:]} {seconds:.0f} s" for name, seconds in display.durations_s.items() if seconds >= 0.5
+    )
     console.print(f"Where the time went: {spent}", soft_wrap=True, highlight=False)
     return tally
 
