@@ -93,8 +93,30 @@ def test_a_trial_whose_process_died_while_it_took_it_is_forgotten(monkeypatch: p
     assert loop._num_starting == 1
 
 
+def test_a_process_that_becomes_free_is_not_given_to_a_trial_whose_own_is_starting() -> None:
+    loop: Any = SweepLoop.__new__(SweepLoop)
+    loop._actor_cache = WarmProcesses()
+    starting, handed_out = _Trial(), _Trial()
+    given: list[Any] = []
+    loop._schedule_trial_actor = loop._maybe_reuse_cached_actor = given.append
+    loop._pending_trials, loop._staged_trials, loop._pending_trials_list = {starting}, set(), [starting]
+    # Tune's own step asks it first, and takes what it names: the first of all that are pending.
+    loop._scheduler_alg, loop._wrapped = SimpleNamespace(choose_trial_to_run=lambda of: starting), lambda: loop
+    loop._maybe_add_actors()
+    assert given == [starting]
+    loop._actor_cache.cache_object("half a GPU", "a process")
+    loop._pending_trials.add(handed_out)
+    loop._pending_trials_list.append(handed_out)
+    loop._maybe_add_actors()
+    assert given == [starting, handed_out]
+    # Nothing new was handed out: the process is for the next question, or ended.
+    loop._maybe_add_actors()
+    assert given == [starting, handed_out]
+
+
 class _Trial:
     trial_id = "a"
+    placement_group_factory = "half a GPU"
 
 
 def test_a_trials_process_imports_neither_tune_nor_torch_before_it_has_work() -> None:

@@ -156,6 +156,20 @@ class SweepLoop(TuneController):  # type: ignore[misc]
             # A warm process takes it at once, so that the next question knows what is left.
             self._maybe_add_actors()
 
+    def _maybe_add_actors(self) -> None:
+        """Gives what was handed out a warm process, or starts one for it, and leaves those that wait for theirs alone.
+
+        Tune's own gives every process that becomes free to the trial that waits longest for a starting one, which it ends: where
+        trials are shorter than a start, most of a node's processes never came to be.
+        """
+        added: list[TuneTrial] = self._pending_trials_list
+        self._pending_trials_list: list[TuneTrial] = []
+        for trial in added:
+            if trial in self._pending_trials and trial not in self._staged_trials:
+                self._staged_trials.add(trial)
+                self._actor_cache.increase_max(trial.placement_group_factory)
+                self._schedule_trial_actor(trial)
+
     def _schedule_trial_reset(self, trial: TuneTrial, new_config: dict[str, Any], new_experiment_tag: str) -> None:
         """Gives a warm process its next trial, and nothing of Tune's."""
         trial.set_experiment_tag(new_experiment_tag)
