@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from xlmr_sweep.board import Board, duration
+from xlmr_sweep.board import Board
 from xlmr_sweep.plan import Trial
-from xlmr_sweep.progress import ProgressDisplay
+from xlmr_sweep.progress import ProgressDisplay, duration
 
 TRIALS = [Trial(model, "prompted", "cb", 8, seed, f"{model}{seed}") for model in ("base", "xl") for seed in range(4)]
 BASE, XL = TRIALS[:4], TRIALS[4:]
@@ -63,6 +63,15 @@ def test_counts_use_throughput_and_end() -> None:
     assert row_of(text, "xl") == ["xl", "prompted", "1", "", "1", "2"]
     assert row_of(text, "base") == ["base", "prompted", "", "1", "", "3"]
     assert "2 of 8 trials, 0.5 a minute, GPUs 25% in use (62% on average), about 6 min left" in text
+
+
+def test_an_instruction_job_is_use_of_the_cluster() -> None:
+    board, clock, _, _ = make()
+    with board.job("instruct xl", 4):
+        clock.now += 60
+        assert board.in_use() == (1.0, 1.0)
+    clock.now += 60
+    assert board.in_use() == (0.0, 0.5)
 
 
 def test_throughput_is_of_the_last_ten_minutes() -> None:

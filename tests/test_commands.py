@@ -337,7 +337,7 @@ def test_widths_follow_the_declared_share() -> None:
 
 
 def test_a_node_that_cannot_write_or_does_not_see_the_storage_says_so(tmp_path: Path) -> None:
-    from xlmr_sweep.cluster.jobs import _check_node
+    from xlmr_sweep.cluster.storage_check import _check_node
 
     check = _check_node._function
     (tmp_path / "file").write_text("")

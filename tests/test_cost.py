@@ -128,6 +128,13 @@ def test_a_dry_run_of_the_paper_sums_up_to_its_table(tmp_path: Path) -> None:
     assert plan.disk["instruction-tuned weights"] == 4 * sum(KNOWN[str(model.hub)].num_parameters for model in PAPER.models)
     some = make_plan(PAPER, storage, [t for t in trials if t.model == "xlmr-base"], collect(storage, PAPER))
     assert some.hours == pytest.approx((6, 12))
+    # A model's own line is the plan of a command for it alone, and a task's takes the jobs of all models whose weights it needs.
+    base, cb = plan.by_model["xlmr-base"], plan.by_task["cb"]
+    assert (base.makespan_s, base.lower_bound_s) == (some.makespan_s, some.lower_bound_s)
+    assert base.disk == some.disk
+    some = make_plan(PAPER, storage, [t for t in trials if t.task == "cb"], collect(storage, PAPER))
+    assert (cb.makespan_s, cb.lower_bound_s) == (some.makespan_s, some.lower_bound_s)
+    assert set(some.jobs) == set(plan.jobs)
     # Weights that are kept are as many as trials: 315 of each model.
     assert "trained weights" not in plan.disk
     keeping = PAPER.replaced(finetune=PAPER.finetune.model_copy(update={"save_weights": True}))
@@ -146,3 +153,4 @@ def test_a_dry_run_says_what_it_knows(study_file: Callable[..., Path], tmp_path:
     assert "measured first" in said
     assert "CPU-hours expected" in said
     assert "Disk in the storage" in said
+    assert "One model or task alone" in said

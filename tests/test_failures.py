@@ -139,6 +139,25 @@ def test_nodes_that_come_and_go_are_told_once() -> None:
     assert watch.changes() == ([], [])
 
 
+def test_a_node_that_joins_comes_once_it_is_found_usable_or_is_refused_once() -> None:
+    now, there = [0.0], [Node(1, 1, "a")]
+    problems: dict[str, str | None] = {"b": None, "c": "--storage /runs: cannot be written"}
+    watch = NodeWatch(list(there), lambda: list(there), lambda: now[0], lambda node: problems[node.node_id])
+    there += [Node(1, 1, "b"), Node(1, 1, "c")]
+    now[0] = 1.5
+    assert watch.changes() == ([], [])
+    assert watch.refused() == [(Node(1, 1, "c"), "--storage /runs: cannot be written")]
+    problems["b"] = ""
+    now[0] = 3
+    assert watch.changes() == ([Node(1, 1, "b")], [])
+    assert watch.refused() == []
+    assert watch.nodes == [Node(1, 1, "a"), Node(1, 1, "b")]
+    # One that never was used does not go either.
+    del there[2]
+    now[0] = 5
+    assert watch.changes() == ([], [])
+
+
 def test_tune_meets_an_actor_that_the_memory_monitor_killed_as_a_dead_one() -> None:
     seen: list[Exception] = []
     handle = _with_killed_actors(lambda tracked_actor_task, exception: seen.append(exception))

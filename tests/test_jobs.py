@@ -29,7 +29,9 @@ class Cluster:
             module, "available_resources_per_node", lambda: {n.node_id: {"CPU": n.cpus, "GPU": n.gpus} for n in self.nodes}
         )
         clock = iter(range(10**9))
-        monkeypatch.setattr(module, "NodeWatch", lambda known: NodeWatch(known, lambda: list(self.nodes), lambda: next(clock)))
+        monkeypatch.setattr(
+            module, "NodeWatch", lambda known, problem: NodeWatch(known, lambda: list(self.nodes), lambda: next(clock), problem)
+        )
 
     def admission(self, width: Width) -> Admission:
         return Admission([], {}, self.nodes, CostModel(load_study("paper"), {}), jobs={"xlmr-base": width})

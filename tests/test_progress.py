@@ -35,7 +35,7 @@ def test_a_long_step_says_where_it_is_and_what_is_left(monkeypatch: pytest.Monke
         for done in (10, 20):
             now[0] += 61
             step.update(done)
-    assert stream.getvalue().splitlines()[:2] == ["Trials: 10 of 40, about 183 s left", "Trials: 20 of 40, about 122 s left"]
+    assert stream.getvalue().splitlines()[:2] == ["Trials: 10 of 40, about 3 min left", "Trials: 20 of 40, about 2 min left"]
 
 
 def test_on_a_terminal_there_is_a_bar() -> None:
@@ -46,7 +46,7 @@ def test_on_a_terminal_there_is_a_bar() -> None:
         other.update(1)
     assert "2/3" in stream.getvalue()
     assert "1/2" in stream.getvalue()
-    assert list(display.durations_s) == ["Weights", "Trials"]
+    assert list(display.spans) == ["Weights", "Trials"]
 
 
 def test_the_driver_follows_a_job_on_another_node(tmp_path: Path) -> None:
@@ -65,3 +65,43 @@ def test_the_driver_follows_a_job_on_another_node(tmp_path: Path) -> None:
         job.update(50, 50)
     assert seen[0] == (1, 50)
     assert seen[-1] == (50, 50)
+
+
+def test_a_step_with_an_estimate_of_its_own_shows_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    console, stream = pipe()
+    now = [100.0]
+    monkeypatch.setattr("xlmr_sweep.progress.time.monotonic", lambda: now[0])
+    with ProgressDisplay(console).step("Trials", 40, lambda: 1800.0) as step:
+        now[0] += 61
+        step.update(10)
+    assert stream.getvalue().splitlines()[0] == "Trials: 10 of 40, about 30 min left"
+    screen = io.StringIO()
+    with ProgressDisplay(Console(file=screen, force_terminal=True, width=120)).step("Trials", 40, lambda: 1800.0) as step:
+        step.update(10)
+    assert "30 min" in screen.getvalue()
+
+
+def test_what_ran_beside_a_step_is_counted_within_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    console, _ = pipe()
+    now = [100.0]
+    monkeypatch.setattr("xlmr_sweep.progress.time.monotonic", lambda: now[0])
+    display = ProgressDisplay(console)
+    with display.step("Data"):
+        now[0] += 3
+    with display.step("Trials", 2):
+        now[0] += 1
+        with display.step("Instruction tuning a"):
+            now[0] += 50
+        now[0] += 10
+    assert display.where_the_time_went() == "data 3 s, trials 61 s (meanwhile instruction tuning a 50 s)"
+
+
+def test_a_step_that_ended_says_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    console, stream = pipe()
+    now = [100.0]
+    monkeypatch.setattr("xlmr_sweep.progress.time.monotonic", lambda: now[0])
+    with ProgressDisplay(console).step("Pre-training tiny", 10) as step:
+        step.update(10)
+    now[0] += 100
+    step.update(10)
+    assert stream.getvalue() == "Pre-training tiny: 10 of 10 in 0.0 s\n"

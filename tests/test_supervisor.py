@@ -128,6 +128,26 @@ def test_what_waits_for_a_node_that_died_is_taken_back_and_runs_elsewhere(
     assert run.start().attempt.grant.node_ids == ("c",)
 
 
+def test_a_trial_whose_process_never_starts_is_tried_again_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path, monkeypatch, {"single": 1})
+    running = run.start()
+    attempt = run.admission.next()
+    assert attempt is not None
+    stuck = TuneStub(attempt)
+    run.tune.append(stuck)
+    run.look(module.START_LIMIT_S - 1)
+    assert run.controller.taken_back == []
+    run.look(2)
+    assert run.controller.taken_back == [stuck.trial_id], "the other one's process is there"
+    run.supervisor.on_trial_complete(0, run.tune, stuck)  # As Tune does for a trial that is stopped.
+    assert f"did not start within {module.START_LIMIT_S:g} s" in run.said
+    assert run.board.failed == []
+    again = run.admission.next()
+    assert again is not None
+    assert (getattr(again, "trial", None), getattr(again, "number", None)) == (attempt.trial, 2)
+    assert running.status == "RUNNING"
+
+
 def test_a_record_that_a_dying_process_wrote_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path, monkeypatch, {"single": 1})
     trial = run.start()

@@ -69,8 +69,10 @@ def test_operations_are_those_of_the_closed_form_without_the_head(parts: Any) ->
 
 
 def test_the_split_of_a_run_is_read_from_its_last_lines(parts: Any) -> None:
-    line = "Where the time went: pre-training tiny 20 s, instruction tuning small 143 s, trials 182 s\nmore"
-    assert parts.demo.time_split(line) == {"pre-training tiny": 20.0, "instruction tuning small": 143.0, "trials": 182.0}
+    line = (
+        "Where the time went: pre-training tiny 20 s, trials 182 s (meanwhile instruction tuning small 143 s), report 4 s\nmore"
+    )
+    assert parts.demo.time_split(line) == {"pre-training tiny": 20.0, "trials": 182.0, "report": 4.0}
     assert parts.demo.time_split("nothing") == {}
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, Group
@@ -16,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xlmr_sweep.plan import Trial
-from xlmr_sweep.progress import Step
+from xlmr_sweep.progress import Step, duration
 
 RATE_WINDOW_S = 600.0
 """Throughput is that of the last ten minutes, so that it follows a change of width."""
@@ -53,6 +54,7 @@ class Board:
         for trial in trials:
             self._of(trial)["waiting"] += 1
         self._running: dict[str, float] = {}
+        """What each trial and job under way holds."""
         self._ends: deque[float] = deque()
         self._total = len(trials)
         self._began = clock()
@@ -101,6 +103,19 @@ class Board:
         self._ended(trial, "failed")
         self._say(f"Failed {line}")
 
+    @contextmanager
+    def job(self, name: str, share: float) -> Iterator[None]:
+        """An instruction job holds so many GPUs (or CPUs) for the length of the block. For threads of their own."""
+        with self._lock:
+            self._account()
+            self._running[name] = share
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._account()
+                del self._running[name]
+
     def left_out(self, trials: Sequence[Trial], why: str) -> None:
         """Trials that this run does not start; the next command runs them."""
         with self._lock:
@@ -122,7 +137,7 @@ class Board:
         return 60 * recent / window if window > 0 else 0.0
 
     def in_use(self) -> tuple[float, float]:
-        """Returns the share of the cluster that trials hold now, and on average since the start."""
+        """Returns the share of the cluster that trials and instruction jobs hold now, and on average since the start."""
         with self._lock:
             self._account()
             elapsed = self._looked - self._began
@@ -193,10 +208,3 @@ def describe(row: Mapping[str, Any]) -> str:
     """Says how an attempt failed, in one line: class, host and the message's first line."""
     message = str(row.get("message", "")).strip().splitlines()
     return f"{row['error_class']} on {row['host']}" + (f": {message[0]}" if message else "")
-
-
-def duration(seconds: float) -> str:
-    """Writes seconds as a user reads them: 40 s, 12 min, 3.5 h."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"

@@ -53,6 +53,11 @@ class Part:
     hours: float = 0.0
     """GPU-hours of what is left, or CPU-hours where there are no GPUs."""
     sources: set[str] = field(default_factory=set)
+    makespan_s: float = 0.0
+    """Of a command for this part alone, the instruction jobs that it needs included."""
+    lower_bound_s: float = 0.0
+    disk: Mapping[str, int | None] = field(default_factory=dict)
+    """Bytes, as `Plan.disk`."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,22 @@ def make_plan(study: Study, storage: Storage, trials: Sequence[Trial], found: Co
                 part.left += 1
                 part.hours += amount * estimate.seconds / 3600
                 part.sources.add(estimate.source)
+
+    def forecast(part: Sequence[Trial], its_jobs: Mapping[str, Width]) -> tuple[float, float]:
+        its_probing = [name for name in probing if any(trial.model == name for trial in part)]
+        makespan_s = simulate(part, widths, nodes, cost, jobs=its_jobs, probing=its_probing).makespan_s
+        return makespan_s, lower_bound_s(part, widths, nodes, cost, its_jobs)
+
+    for name, part in by_model.items():
+        mine, its_jobs = [trial for trial in left if trial.model == name], {job: jobs[job] for job in jobs if job == name}
+        part.makespan_s, part.lower_bound_s = forecast(mine, its_jobs)
+        part.disk = _disk(study, storage, mine, list(its_jobs))
+    for name, part in by_task.items():
+        mine = [trial for trial in left if trial.task == name]
+        needed = {trial.model for trial in mine if trial.paradigm == "instructed"}
+        part.makespan_s, part.lower_bound_s = forecast(mine, {job: jobs[job] for job in jobs if job in needed})
+        part.disk = _disk(study, storage, mine, ())
+    makespan_s, bound_s = forecast(left, jobs)
     amounts = {name: width.total_gpus if has_gpus else width.total_cpus for name, width in jobs.items()}
     return Plan(
         nodes,
@@ -123,8 +144,8 @@ def make_plan(study: Study, storage: Storage, trials: Sequence[Trial], found: Co
         by_model,
         by_task,
         {name: (width, cost.job(name, amounts[name])) for name, width in jobs.items()},
-        simulate(left, widths, nodes, cost, jobs=jobs, probing=probing).makespan_s,
-        lower_bound_s(left, widths, nodes, cost, jobs),
+        makespan_s,
+        bound_s,
         probing,
         _disk(study, storage, left, to_instruct),
     )
@@ -172,6 +193,7 @@ def print_plan(console: Console, study: Study, storage: Storage, trials: Sequenc
     num_done = sum(part.total - part.left for part in plan.by_model.values())
     console.print(f"{len(trials)} trials: {num_done} done, {len(trials) - num_done} to run; storage {storage}", soft_wrap=True)
     _print_times(console, plan)
+    _print_alone(console, plan)
     _print_disk(console, plan)
     _print_label_words(console, study, trials)
 
@@ -244,6 +266,23 @@ def _print_times(console: Console, plan: Plan) -> None:
         soft_wrap=True,
         highlight=False,
     )
+
+
+def _print_alone(console: Console, plan: Plan) -> None:
+    """Prints for each model and task what a command for it alone would take."""
+    if len(plan.by_model) == len(plan.by_task) == 1:
+        return
+    table = Table(title="One model or task alone, with the instruction jobs that it needs")
+    table.add_column("alone")
+    for column in ("hours from start to end", "no order takes less", "disk"):
+        table.add_column(column, justify="right")
+    known = plan.is_known
+    for name, part in [*plan.by_model.items(), *plan.by_task.items()]:
+        hours = [f"{seconds / 3600:.3g}" if known else "not known" for seconds in (part.makespan_s, part.lower_bound_s)]
+        sizes = part.disk.values()
+        more = "more than " if None in sizes else ""
+        table.add_row(name, *hours, more + _size(sum(size for size in sizes if size is not None)))
+    console.print(table)
 
 
 def _print_disk(console: Console, plan: Plan) -> None:

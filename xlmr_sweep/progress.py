@@ -18,11 +18,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage import Storage
@@ -32,6 +34,9 @@ PLAIN_INTERVAL_S = 60.0
 
 WRITE_INTERVAL_S = 1.0
 """A remote job writes its progress at most this often."""
+
+
+LeftS = Callable[[], float | None]
 
 
 class Step(Protocol):
@@ -51,21 +56,45 @@ class ProgressDisplay:
         self._panels: list[Callable[[], RenderableType]] = []
         self._live: Live | None = None
         self._num_open = 0
-        self.durations_s: dict[str, float] = {}
-        """How long each step took that has ended, in the order of their ends."""
+        self.spans: dict[str, tuple[float, float]] = {}
+        """When each step began that has ended, and when it ended, in seconds of the monotonic clock."""
 
     @contextmanager
-    def step(self, name: str, total: float | None = None) -> Iterator[Step]:
-        """Shows one step for as long as the block runs."""
+    def step(self, name: str, total: float | None = None, left_s: LeftS | None = None) -> Iterator[Step]:
+        """Shows one step for as long as the block runs.
+
+        Args:
+            name: what is done.
+            total: how much there is to do, if that is known.
+            left_s: returns the seconds that are left, None while that is not known; by default by the mean so far.
+        """
         began = time.monotonic()
         if self.console.is_terminal:
-            with self._bar(name, total) as bar:
+            with self._bar(name, total, left_s) as bar:
                 yield bar
         else:
-            line = _Lines(self.console, name, total)
+            line = _Lines(self.console, name, total, left_s)
             yield line
             line.close()
-        self.durations_s[name] = time.monotonic() - began
+        self.spans[name] = (began, time.monotonic())
+
+    def where_the_time_went(self) -> str:
+        """Says how long each step took, and within a step those that ran beside it."""
+
+        def within(name: str, other: str) -> bool:
+            (began, ended), (from_, to) = self.spans[name], self.spans[other]
+            return name != other and from_ <= began and ended <= to
+
+        def took(name: str) -> str:
+            return f"{name[0].lower()}{name[1:]} {self.spans[name][1] - self.spans[name][0]:.0f} s"
+
+        names = sorted(self.spans, key=lambda name: self.spans[name])
+        parts = []
+        for name in names:
+            if not any(within(name, other) for other in names):
+                beside = ", ".join(took(other) for other in names if within(other, name))
+                parts.append(took(name) + (f" (meanwhile {beside})" if beside else ""))
+        return ", ".join(parts)
 
     @contextmanager
     def panel(self, render: Callable[[], RenderableType]) -> Iterator[None]:
@@ -83,7 +112,7 @@ class ProgressDisplay:
                 self.console.print(render())
 
     @contextmanager
-    def _bar(self, name: str, total: float | None) -> Iterator[Step]:
+    def _bar(self, name: str, total: float | None, left_s: LeftS | None) -> Iterator[Step]:
         with self._shown():
             with self._lock:
                 if self._bars is None:
@@ -92,13 +121,13 @@ class ProgressDisplay:
                         BarColumn(),
                         MofNCompleteColumn(),
                         TimeElapsedColumn(),
-                        TimeRemainingColumn(),
+                        _Left(),
                         TextColumn("{task.fields[note]}"),
                         console=self.console,
                         auto_refresh=False,
                     )
                 bars = self._bars
-                task = bars.add_task(name, total=total, note="")
+                task = bars.add_task(name, total=total, note="", left_s=left_s)
             yield _Bar(bars, task)
 
     @contextmanager
@@ -124,6 +153,16 @@ class ProgressDisplay:
         return Group(*(render() for render in self._panels), *bars)
 
 
+class _Left(TimeRemainingColumn):
+    """What is left of a step, by its own estimate where it has one."""
+
+    def render(self, task: Task) -> Text:
+        if task.fields["left_s"] is None:
+            return super().render(task)
+        seconds = task.fields["left_s"]()
+        return Text("" if seconds is None else duration(seconds), style="progress.remaining")
+
+
 class _Bar:
     def __init__(self, bars: Progress, task: TaskID) -> None:
         self._bars, self._task = bars, task
@@ -134,30 +173,44 @@ class _Bar:
 
 
 class _Lines:
-    def __init__(self, console: Console, name: str, total: float | None) -> None:
-        self._console, self._name, self._total = console, name, total
+    def __init__(self, console: Console, name: str, total: float | None, left_s: LeftS | None) -> None:
+        self._console, self._name, self._total, self._left_s = console, name, total, left_s
         self._done = 0.0
+        self._is_open = True
         self._start = self._said = time.monotonic()
 
     def update(self, done: float, total: float | None = None, note: str = "") -> None:
         self._done, self._total = done, total or self._total
         now = time.monotonic()
-        if now - self._said >= PLAIN_INTERVAL_S:
+        if self._is_open and now - self._said >= PLAIN_INTERVAL_S:
             self._said = now
             self._say(note)
 
     def close(self) -> None:
+        self._is_open = False
         self._say(f"in {time.monotonic() - self._start:.1f} s")
 
     def _say(self, note: str) -> None:
         total = f" of {self._total:g}" if self._total is not None else ""
-        left = ""
-        # The first moments tell of start-up, not of speed.
-        if self._total and 0.02 * self._total <= self._done < self._total:
-            seconds = (time.monotonic() - self._start) * (self._total / self._done - 1)
-            left = f", about {seconds:.0f} s left"
+        seconds = self._seconds_left() if self._is_open else None
+        left = "" if seconds is None else f", about {duration(seconds)} left"
         note = note and f" {note}"
         self._console.print(f"{self._name}: {self._done:g}{total}{note}{left}", soft_wrap=True, highlight=False)
+
+    def _seconds_left(self) -> float | None:
+        if self._left_s is not None:
+            return self._left_s()
+        # The first moments tell of start-up, not of speed.
+        if not self._total or not 0.02 * self._total <= self._done < self._total:
+            return None
+        return (time.monotonic() - self._start) * (self._total / self._done - 1)
+
+
+def duration(seconds: float) -> str:
+    """Writes seconds as a user reads them: 40 s, 12 min, 3.5 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
 
 
 class ProgressFile:

@@ -15,11 +15,9 @@ from queue import SimpleQueue
 
 import ray
 from ray._private.state import available_resources_per_node
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from xlmr_sweep.cluster.admission import Admission, Job
-from xlmr_sweep.cluster.nodes import NodeWatch
-from xlmr_sweep.errors import StudyError
+from xlmr_sweep.cluster.nodes import NodeWatch, Problem, no_problem
 from xlmr_sweep.identity import model_folder_name
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.progress import ProgressDisplay, follow_progress
@@ -35,45 +33,6 @@ MAX_STARTS = 3
 """A job whose nodes die starts again elsewhere, so many times in all."""
 
 
-def check_storage_on_nodes(storage: Storage) -> None:
-    """Checks that every node can write the storage and sees what the driver wrote there.
-
-    Raises:
-        StudyError: naming the node.
-    """
-    marker = "tmp/seen-from-nodes"
-    storage.write(marker, b"driver")
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    checks = [
-        _check_node.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            storage.uri, marker
-        )
-        for node in nodes
-    ]
-    try:
-        for node, check in zip(nodes, checks, strict=True):
-            try:
-                problem = ray.get(check)
-            except ray.exceptions.RayError as error:
-                problem = f"cannot check the storage: {str(error).strip().splitlines()[-1]}; is the project installed there?"
-            if problem:
-                raise StudyError(f"node {node['NodeManagerHostname']} ({node['NodeManagerAddress']}): {problem}")
-    finally:
-        storage.delete(marker)
-
-
-@ray.remote(num_cpus=0, max_retries=1)  # type: ignore[untyped-decorator]
-def _check_node(uri: str, marker: str) -> str:
-    try:
-        storage = Storage(uri)
-        storage.check_writable()
-    except StudyError as error:
-        return str(error)
-    if not storage.exists(marker):
-        return f"--storage {uri}: does not hold what the driver wrote; use a folder or URI that all nodes share"
-    return ""
-
-
 def pretrain_models(study: Study, storage: Storage, names: Sequence[str], display: ProgressDisplay) -> None:
     """Pre-trains demo models, each in a task of one CPU, as many at once as there are CPUs.
 
@@ -82,9 +41,15 @@ def pretrain_models(study: Study, storage: Storage, names: Sequence[str], displa
     """
     folders = {name: f"models/{model_folder_name(study, study.model(name))}" for name in names}
     with ExitStack() as stack:
-        steps = {folders[name]: stack.enter_context(display.step(f"Pre-training {name}")) for name in names}
+        each = {name: stack.enter_context(ExitStack()) for name in names}
+        steps = {folders[name]: each[name].enter_context(display.step(f"Pre-training {name}")) for name in names}
         stack.enter_context(follow_progress(storage, steps))
-        ray.get([_pretrain.options(name=f"pretrain {name}").remote(study, name, storage) for name in names])
+        jobs = {_pretrain.options(name=f"pretrain {name}").remote(study, name, storage): name for name in names}
+        while jobs:
+            (ended,), _ = ray.wait(list(jobs))
+            ray.get(ended)
+            # Its own step ends with it; the others go on.
+            each[jobs.pop(ended)].close()
 
 
 @ray.remote(num_cpus=1, max_retries=2)  # type: ignore[untyped-decorator]
@@ -106,6 +71,7 @@ class InstructionJobs:
         run: runs a job.
         on_failed: told a job that failed, why, and the trials that will not run for it; called from the driver's thread.
         node_patience_s: how long a job that no node can hold any more waits for one, where it runs alone.
+        problem: what is wrong with a node that joins, where they run alone; see `NodeWatch`.
     """
 
     def __init__(
@@ -114,9 +80,10 @@ class InstructionJobs:
         run: RunJob,
         on_failed: Callable[[Job, Exception, list[Trial]], None],
         node_patience_s: float = 600.0,
+        problem: Problem = no_problem,
     ) -> None:
         self._admission, self._run, self._on_failed = admission, run, on_failed
-        self._node_patience_s = node_patience_s
+        self._node_patience_s, self._problem = node_patience_s, problem
         self._ended: SimpleQueue[tuple[Job, Exception | None]] = SimpleQueue()
         self._starts: Counter[str] = Counter()
 
@@ -143,7 +110,7 @@ class InstructionJobs:
 
     def run_alone(self) -> None:
         """Runs the jobs of an admission that holds no trials; gives up one that no node can hold any more."""
-        watch, placeable_at = NodeWatch(self._admission.room.nodes), time.monotonic()
+        watch, placeable_at = NodeWatch(self._admission.room.nodes, problem=self._problem), time.monotonic()
         while not self._admission.is_finished:
             self.look()
             came, went = watch.changes()

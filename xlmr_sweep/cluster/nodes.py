@@ -47,6 +47,15 @@ def oom_kills_on(node_id: str) -> int | None:
     return count
 
 
+Problem = Callable[[Node], str | None]
+"""Returns what is wrong with a node that joined, empty if nothing is; None until that is known, and is asked again."""
+
+
+def no_problem(node: Node) -> str:
+    """Takes every node."""
+    return ""
+
+
 class NodeWatch:
     """Tells which nodes came and went. Asks Ray at most once a second.
 
@@ -54,14 +63,21 @@ class NodeWatch:
         known: the nodes at the start.
         look: returns the live nodes; by default Ray's.
         clock: seconds that only grow.
+        problem: what is wrong with a node that joins; it comes once that is nothing.
     """
 
     def __init__(
-        self, known: Sequence[Node], look: Callable[[], list[Node]] = nodes, clock: Callable[[], float] = time.monotonic
+        self,
+        known: Sequence[Node],
+        look: Callable[[], list[Node]] = nodes,
+        clock: Callable[[], float] = time.monotonic,
+        problem: Problem = no_problem,
     ) -> None:
         self._nodes = {node.node_id: node for node in known}
-        self._look, self._clock = look, clock
+        self._look, self._clock, self._problem = look, clock, problem
         self._looked = clock()
+        self._refused: dict[str, str] = {}
+        self._to_say: list[tuple[Node, str]] = []
 
     @property
     def nodes(self) -> list[Node]:
@@ -75,7 +91,24 @@ class NodeWatch:
             return [], []
         self._looked = now
         found = {node.node_id: node for node in self._look()}
-        came = [node for node_id, node in found.items() if node_id not in self._nodes]
+        came = [node for node_id, node in found.items() if node_id not in self._nodes and self._takes(node)]
         went = [node for node_id, node in self._nodes.items() if node_id not in found]
-        self._nodes = found
+        for node in came:
+            self._nodes[node.node_id] = node
+        for node in went:
+            del self._nodes[node.node_id]
         return came, went
+
+    def refused(self) -> list[tuple[Node, str]]:
+        """Returns the nodes that joined and cannot be used, and why, since the last call."""
+        refused, self._to_say = self._to_say, []
+        return refused
+
+    def _takes(self, node: Node) -> bool:
+        if node.node_id in self._refused:
+            return False
+        problem = self._problem(node)
+        if problem:
+            self._refused[node.node_id] = problem
+            self._to_say.append((node, problem))
+        return problem == ""

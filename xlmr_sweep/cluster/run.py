@@ -15,8 +15,9 @@ from rich.console import Console
 from xlmr_sweep.board import Board
 from xlmr_sweep.cluster.admission import Admission, Job
 from xlmr_sweep.cluster.connect import connected, head_of, machine_cpus
-from xlmr_sweep.cluster.jobs import InstructionJobs, RunJob, check_storage_on_nodes, pretrain_models
+from xlmr_sweep.cluster.jobs import InstructionJobs, RunJob, pretrain_models
 from xlmr_sweep.cluster.resources import NODE_LABEL, check_fits, instruct_width, nodes
+from xlmr_sweep.cluster.storage_check import LateNodes, check_storage_on_nodes
 from xlmr_sweep.cluster.sweep import run_trials
 from xlmr_sweep.cluster.trial_log import log_name
 from xlmr_sweep.cluster.widths import widths_of
@@ -98,7 +99,7 @@ def run_pending(
         to_pretrain = models_to_pretrain(study, storage, pending)
         if to_pretrain:
             pretrain_models(study, storage, to_pretrain, display)
-        display.durations_s["starting Ray"] = started - began
+        display.spans["starting Ray"] = (began, started)
         has_gpus = any(node.gpus for node in cluster)
         trials = [] if only_instruct else pending
         widths, probing = widths_of(study, storage, names, cluster)
@@ -113,13 +114,13 @@ def run_pending(
         run_job = _job_runner(study, storage, display, has_gpus)
         tally = Tally()
         if only_instruct:
-            InstructionJobs(admission, run_job, lambda job, error, lost: None, study.cluster.node_patience_s).run_alone()
+            jobs = InstructionJobs(
+                admission, run_job, lambda job, error, lost: None, study.cluster.node_patience_s, LateNodes(storage).problem
+            )
+            jobs.run_alone()
         else:
             _run_trials(study, storage, trials, admission, display, tally, run_job, work)
-    spent = ", ".join(
-        f"{name[0].lower()}{name[1:]} {seconds:.0f} s" for name, seconds in display.durations_s.items() if seconds >= 0.5
-    )
-    console.print(f"Where the time went: {spent}", soft_wrap=True, highlight=False)
+    console.print(f"Where the time went: {display.where_the_time_went()}", soft_wrap=True, highlight=False)
     return tally
 
 
@@ -170,9 +171,14 @@ def _run_trials(
 
     unit = "GPUs" if admission.has_gpus else "CPUs"
     board = Board(display.console, trials, admission.capacity, unit, where, lambda: admission.left_s)
+
+    def run_job_shown(job: Job) -> None:
+        with board.job(job.tune_id, admission.amount(job.width)):
+            run_job(job)
+
     try:
-        with display.panel(board.table), display.step("Trials", len(trials)) as board.step:
-            run_trials(study, storage, admission, board, run_job=run_job, work=work)
+        with display.panel(board.table), display.step("Trials", len(trials), board.left_s) as board.step:
+            run_trials(study, storage, admission, board, run_job=run_job_shown, work=work)
     finally:
         tally.done += board.done
         tally.failed += board.failed

@@ -17,7 +17,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from xlmr_sweep.cluster.admission import Admission, Attempt
 from xlmr_sweep.cluster.causes import WorkerDiedError, cause_of
 from xlmr_sweep.cluster.controller import Controller
-from xlmr_sweep.cluster.failures import failure_of_attempt
+from xlmr_sweep.cluster.failures import failure_of, failure_of_attempt
 from xlmr_sweep.cluster.metrics import TrialMetrics
 from xlmr_sweep.cluster.nodes import NodeWatch, oom_kills_on
 from xlmr_sweep.cluster.policy import Quarantine, RetryByCause, Stop, Widen, in_words, share_in_words
@@ -32,6 +32,9 @@ LOOK_INTERVAL_S = 1.0
 
 KILL_MARGIN_S = 120.0
 """A trial's own watchdog ends it at its time limit; one whose process is past hearing is killed by the driver so much later."""
+
+START_LIMIT_S = 600.0
+"""A trial that no process has taken so long after it was handed out is tried again: its process, or its room, never came."""
 
 
 class Events(Protocol):
@@ -85,6 +88,7 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
         self._controller, self._nodes, self._events, self._clock = controller, nodes, events, clock
         self._metrics = TrialMetrics()
         self._began: dict[str, tuple[TuneTrial, float]] = {}
+        self._unstarted: set[str] = set()
         self._quarantined: set[str] = set()
         self._unwritten: dict[str, tuple[Trial, Mapping[str, Any]]] = {}
         self._unplaceable_since: float | None = None
@@ -107,6 +111,7 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
         """A process took the trial."""
         attempt = self._admission.live[trial.trial_id]
         self._began[trial.trial_id] = (trial, self._clock())
+        self._unstarted.discard(trial.trial_id)
         self._events.started(attempt.trial, attempt.width.total_gpus or attempt.width.total_cpus)
         self._metrics.started(attempt.trial)
 
@@ -119,10 +124,16 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
     def on_trial_complete(self, iteration: int, trials: Sequence[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """A trial has its record, or was taken back before it started."""
         attempt = self._admission.ended(trial.trial_id)
+        ran = self._forget(trial)
         if "score" in trial.last_result:
-            self._finished(attempt, trial.last_result, ran=self._forget(trial))
+            self._finished(attempt, trial.last_result, ran=ran)
+        elif trial.trial_id in self._unstarted:
+            self._unstarted.discard(trial.trial_id)
+            error = WorkerDiedError(f"its process did not start within {START_LIMIT_S:g} s")
+            failure = failure_of(error, attempt.number) | {"node_id": attempt.grant.node_ids[0]}
+            self._metrics.ended(attempt.trial, cause_of(failure), ran=ran)
+            self._failed(attempt, failure, error)
         else:
-            self._forget(trial)
             self._admission.requeue(attempt, Requeue())
 
     def on_trial_error(self, iteration: int, trials: Sequence[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -143,10 +154,11 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
         self._failed(attempt, failure, error)
 
     def look(self) -> None:
-        """Looks once a second at nodes, overdue trials, trials that no node can hold, and failures yet to be written."""
+        """Looks once a second at nodes, late and overdue trials, those that no node can hold, and failures yet to be written."""
         if self._clock() - self._looked < LOOK_INTERVAL_S:
             return
         self._look_at_nodes()
+        self._take_back_unstarted()
         self._kill_overdue()
         self._leave_out_unplaceable()
         self._write_failures()
@@ -202,6 +214,8 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
             if node.node_id not in self._quarantined:
                 self._admission.room.add(node)
                 self._events.note(f"Node {node.node_id[:8]} joined")
+        for node, problem in self._nodes.refused():
+            self._events.note(f"Node {node.node_id[:8]} joined, but nothing is started there: {problem}")
         for node in went:
             self._admission.room.remove(node.node_id)
             self._events.note(f"Node {node.node_id[:8]} is gone")
@@ -210,6 +224,13 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
         if stranded:
             # What had started there ends with an error of Ray's.
             self._controller.take_back(trial for trial in self._trials if trial.trial_id in stranded)
+
+    def _take_back_unstarted(self) -> None:
+        now = self._clock()
+        late = {id_ for id_, attempt in self._admission.live.items() if now - attempt.began > START_LIMIT_S} - self._began.keys()
+        if late:
+            self._unstarted |= late
+            self._controller.take_back(trial for trial in self._trials if trial.trial_id in late)
 
     def _kill_overdue(self) -> None:
         limit = self._limits.trial_timeout_s + KILL_MARGIN_S

@@ -27,6 +27,7 @@ from xlmr_sweep.cluster.nodes import NodeWatch
 from xlmr_sweep.cluster.policy import RetryByCause
 from xlmr_sweep.cluster.queue import TuneQueue
 from xlmr_sweep.cluster.shelf import clear_shelves
+from xlmr_sweep.cluster.storage_check import LateNodes
 from xlmr_sweep.cluster.supervisor import Events, Supervisor
 from xlmr_sweep.cluster.trainable import Setup
 from xlmr_sweep.cluster.trial_log import next_attempt
@@ -96,7 +97,7 @@ def run_trials(
             events.gave_up(trial, failure)
 
     jobs = InstructionJobs(admission, run_job or _no_job, without_weights)
-    watch, controller = NodeWatch(admission.room.nodes), Controller()
+    watch, controller = NodeWatch(admission.room.nodes, problem=LateNodes(storage).problem), Controller()
     # The nodes that trials may use: a larger share that only a node in quarantine could hold is none.
     policy = RetryByCause(study.cluster, storage, lambda: admission.room.nodes)
     supervisor = Supervisor(storage, study.cluster, admission, policy, controller, watch, events)

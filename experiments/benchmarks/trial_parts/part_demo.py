@@ -7,6 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.trial_parts.grids import TRIAL_PROCESSES
 from benchmarks.trial_parts.measures import Target
 from benchmarks.trial_parts.watch import python, run_watched
 from rich.console import Console
@@ -19,7 +20,7 @@ def run(options: Namespace, scratch: Path, console: Console) -> dict[str, Any]:
     """Runs the demo in a folder of its own."""
     part = ("--sizes", "8", "--seeds", "0") if options.small else ()
     command = python("experiments/demo.py", "--storage", str(scratch / "demo"), *part)
-    watched = run_watched(command, workers=("ray::TrialProcess",))
+    watched = run_watched(command, workers=TRIAL_PROCESSES)
     split = time_split(watched.output)
     split["the rest"] = watched.total_s - sum(split.values())
     table = Table("step", "s", title="The demo study")
@@ -33,5 +34,6 @@ def run(options: Namespace, scratch: Path, console: Console) -> dict[str, Any]:
 def time_split(output: str) -> dict[str, float]:
     """Returns the seconds of each step that a run's last lines tell of."""
     line = next((line for line in output.splitlines() if line.startswith("Where the time went: ")), "")
-    found = re.findall(r"([^,:]+?) (\d+) s(?:,|$)", line.partition(": ")[2])
+    # In brackets stands what ran beside a step.
+    found = re.findall(r"([^,:]+?) (\d+) s(?:,|$)", re.sub(r" \([^)]*\)", "", line.partition(": ")[2]))
     return {name.strip(): float(seconds) for name, seconds in found}

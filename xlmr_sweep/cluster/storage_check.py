@@ -1,0 +1,84 @@
+"""Whether the nodes of a cluster can write the storage and see what the driver writes there: all of them before anything starts,
+and each that joins later before anything starts on it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from xlmr_sweep.cluster.resources import Node
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.storage import Storage
+
+MARKER = "tmp/seen-from-nodes"
+
+
+def check_storage_on_nodes(storage: Storage) -> None:
+    """Checks that every node can write the storage and sees what the driver wrote there.
+
+    Raises:
+        StudyError: naming the node.
+    """
+    storage.write(MARKER, b"driver")
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    checks = [_start(node["NodeID"], storage, MARKER) for node in nodes]
+    try:
+        for node, check in zip(nodes, checks, strict=True):
+            problem = _result(check)
+            if problem:
+                raise StudyError(f"node {node['NodeManagerHostname']} ({node['NodeManagerAddress']}): {problem}")
+    finally:
+        storage.delete(MARKER)
+
+
+class LateNodes:
+    """Checks nodes that join a run, one task each, and waits for none of them."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._checks: dict[str, ray.ObjectRef[str]] = {}
+
+    def problem(self, node: Node) -> str | None:
+        """Returns what is wrong with a node, empty if nothing is; None until that is known. Asks its node the first time."""
+        marker = f"{MARKER}-{node.node_id}"
+        if node.node_id not in self._checks:
+            try:
+                self._storage.write(marker, b"driver")
+            except (OSError, StudyError):
+                # The driver's own trouble, so not the node's: asked again.
+                return None
+            self._checks[node.node_id] = _start(node.node_id, self._storage, marker)
+        check = self._checks[node.node_id]
+        if not ray.wait([check], timeout=0)[0]:
+            return None
+        del self._checks[node.node_id]
+        self._storage.delete(marker)
+        return _result(check)
+
+
+def _start(node_id: str, storage: Storage, marker: str) -> Any:
+    on_node = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    return _check_node.options(scheduling_strategy=on_node).remote(storage.uri, marker)
+
+
+def _result(check: Any) -> str:
+    try:
+        problem: str = ray.get(check)
+    except ray.exceptions.RayError as error:
+        return f"cannot check the storage: {str(error).strip().splitlines()[-1]}; is the project installed there?"
+    return problem
+
+
+@ray.remote(num_cpus=0, max_retries=1)  # type: ignore[untyped-decorator]
+def _check_node(uri: str, marker: str) -> str:
+    try:
+        storage = Storage(uri)
+        storage.check_writable()
+    except StudyError as error:
+        return str(error)
+    if not storage.exists(marker):
+        return f"--storage {uri}: does not hold what the driver wrote; use a folder or URI that all nodes share"
+    return ""
