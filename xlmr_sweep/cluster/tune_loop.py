@@ -24,6 +24,7 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial as TuneTrial
 
 from xlmr_sweep.cluster.trainable import Setup, TrialProcess
+from xlmr_sweep.plan import Trial
 
 IDLE_S = 0.02
 """Waits so long where Tune has nothing to wait for, because only instruction jobs run."""
@@ -178,6 +179,13 @@ class SweepLoop(TuneController):  # type: ignore[misc]
         self._schedule_trial_task(
             trial, "reset", args=(new_config,), on_result=self._on_trial_reset, on_error=self._trial_task_failure
         )
+
+    def _schedule_trial_train(self, trial: TuneTrial) -> None:
+        """Starts a trial under its own name, which is what the dashboard and the state API show of it."""
+        process = trial.temporary_state.ray_actor
+        # Tune's actor manager takes methods by name, as they are; this one is `train` with a name for its task.
+        process.train_by_name = process.train.options(name=f"trial {Trial(**trial.config['trial']).cell}")
+        self._schedule_trial_task(trial, "train_by_name", on_result=self._on_training_result, on_error=self._trial_task_failure)
 
     @property
     def _num_starting(self) -> int:

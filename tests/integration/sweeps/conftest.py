@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import faulty_work
 import pytest
 import sleeping_work
+from patience import wait_for
+
+EXPERIMENTS = str(Path(__file__).resolve().parents[3] / "experiments")
 
 
 @pytest.fixture(scope="module")
@@ -32,3 +36,12 @@ def cluster() -> Iterator[Any]:
     ray.shutdown()
     cluster.shutdown()
     del os.environ["RAY_AUTH_MODE"]
+
+
+@pytest.fixture
+def nothing_is_left(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Returns what waits until no placement group, no actor and no process of a trial is there any more."""
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    from benchmarks.faults import leftovers
+
+    return lambda: wait_for(lambda: not leftovers(cluster), lambda: leftovers(cluster))

@@ -59,19 +59,6 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
     return {path.stem: json.loads(path.read_text()) for path in (folder / "records").glob("*.json")}
 
 
-def left_on_cluster() -> list[str]:
-    """Returns actors and placement groups that are still there."""
-    import ray
-    from ray._private.state import actors
-
-    groups = [f"group {g['state']}" for g in ray.util.placement_group_table().values() if g["state"] != "REMOVED"]
-    return groups + [f"actor {a['ActorClassName']}" for a in actors().values() if a["State"] != "DEAD"]
-
-
-def wait_until_nothing_is_left() -> None:
-    wait_for(lambda: not left_on_cluster(), left_on_cluster)
-
-
 @contextmanager
 def in_thread(work: Callable[[], None]) -> Iterator[None]:
     """Does something beside the block."""
@@ -100,7 +87,7 @@ def scrape() -> str:
     return "\n".join(lines)
 
 
-def test_each_failure_is_answered_by_its_cause(cluster: Any, tmp_path: Path) -> None:
+def test_each_failure_is_answered_by_its_cause(cluster: Any, tmp_path: Path, nothing_is_left: Callable[[], None]) -> None:
     limits = {"trial_stall_s": 8, "max_same_failures": 3, "max_node_failures": 50}
     kinds = {name.replace("-", "_"): name for name in ("die", "hang", "stuck", "nan", "memory", "rank-dies", "rank-memory")}
     gpus: dict[str, float | str] = dict.fromkeys(kinds, "1/4") | {"rank_dies": 2, "rank_memory": 2}
@@ -146,7 +133,7 @@ def test_each_failure_is_answered_by_its_cause(cluster: Any, tmp_path: Path) -> 
         assert title == wanted
     pids = [pid for _, pid, _, _, _, _ in started]
     assert len(set(pids)) < len(pids), "no process was used twice"
-    wait_until_nothing_is_left()
+    nothing_is_left()
     # A gauge is told once a scrape, a counter always.
     told: list[str] = []
 
@@ -158,7 +145,9 @@ def test_each_failure_is_answered_by_its_cause(cluster: Any, tmp_path: Path) -> 
     wait_for(all_told, lambda: told[-1])
 
 
-def test_the_same_traceback_stops_the_model_and_a_full_disk_is_waited_for(cluster: Any, tmp_path: Path) -> None:
+def test_the_same_traceback_stops_the_model_and_a_full_disk_is_waited_for(
+    cluster: Any, tmp_path: Path, nothing_is_left: Callable[[], None]
+) -> None:
     study = study_of({"max_same_failures": 2}, seeds=9, broken=1, fine="1/2")
     (tmp_path / "full").touch()
     fine = {trial.trial_id for trial in expand(study) if trial.model == "fine"}
@@ -185,7 +174,7 @@ def test_the_same_traceback_stops_the_model_and_a_full_disk_is_waited_for(cluste
     assert len(board.failed) + board.num_left_out == 9
     failures = list((storage / "failures").glob("*.json"))
     assert len(failures) == len(board.failed)
-    wait_until_nothing_is_left()
+    nothing_is_left()
 
 
 def test_a_storage_that_stays_full_is_a_known_failure(cluster: Any, tmp_path: Path) -> None:
@@ -199,7 +188,9 @@ def test_a_storage_that_stays_full_is_a_known_failure(cluster: Any, tmp_path: Pa
     assert [failure["error_class"] for failure in failures] == ["StorageError"] * 2
 
 
-def test_a_node_that_dies_costs_its_trial_an_attempt_and_the_rest_nothing(cluster: Any, tmp_path: Path) -> None:
+def test_a_node_that_dies_costs_its_trial_an_attempt_and_the_rest_nothing(
+    cluster: Any, tmp_path: Path, nothing_is_left: Callable[[], None]
+) -> None:
     node = cluster.add_node(num_cpus=8, num_gpus=4)
     study = study_of({}, seeds=4, gang=4, single=1)
     gangs = {trial.trial_id for trial in expand(study) if trial.model == "gang"}
@@ -221,10 +212,12 @@ def test_a_node_that_dies_costs_its_trial_an_attempt_and_the_rest_nothing(cluste
     attempts = {trial_id: record["attempt"] for trial_id, record in records(storage).items()}
     assert sorted(attempts[trial_id] for trial_id in gangs) == [1, 1, 1, 2]
     assert {attempts[trial_id] for trial_id in set(attempts) - gangs} == {1}
-    wait_until_nothing_is_left()
+    nothing_is_left()
 
 
-def test_a_driver_that_is_interrupted_or_killed_leaves_nothing_and_the_next_takes_over(cluster: Any, tmp_path: Path) -> None:
+def test_a_driver_that_is_interrupted_or_killed_leaves_nothing_and_the_next_takes_over(
+    cluster: Any, tmp_path: Path, nothing_is_left: Callable[[], None]
+) -> None:
     """Also: while it runs, a second one is refused with its name."""
     make_encoder(tmp_path / "encoder")
     models = [{"name": "gang", "folder": str(tmp_path / "encoder"), "gpus": 2, "cpus": 0.5}]
@@ -251,11 +244,11 @@ def test_a_driver_that_is_interrupted_or_killed_leaves_nothing_and_the_next_take
     assert second.returncode == 2
     driver.kill()
     assert driver.wait(PATIENCE_S) == -signal.SIGKILL
-    wait_until_nothing_is_left()
+    nothing_is_left()
     assert len(list((storage / "driver").iterdir())) == 1, "the killed driver's claim"
     third = start(60)
     wait_for_ranks(third)
     third.send_signal(signal.SIGINT)
     assert third.wait(PATIENCE_S) == 130
     assert not list((storage / "driver").iterdir())
-    wait_until_nothing_is_left()
+    nothing_is_left()
