@@ -42,8 +42,9 @@ def pretrain_models(study: Study, storage: Storage, names: Sequence[str], displa
     folders = {name: f"models/{model_folder_name(study, study.model(name))}" for name in names}
     with ExitStack() as stack:
         each = {name: stack.enter_context(ExitStack()) for name in names}
-        steps = {folders[name]: each[name].enter_context(display.step(f"Pre-training {name}")) for name in names}
-        stack.enter_context(follow_progress(storage, steps))
+        for name in names:
+            step = each[name].enter_context(display.step(f"Pre-training {name}"))
+            each[name].enter_context(follow_progress(storage, {folders[name]: step}))
         jobs = {_pretrain.options(name=f"pretrain {name}").remote(study, name, storage): name for name in names}
         while jobs:
             (ended,), _ = ray.wait(list(jobs))
