@@ -4,6 +4,7 @@ and each that joins later before anything starts on it.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -38,7 +39,8 @@ class LateNodes:
     """Checks nodes that join a run, one task each, and waits for none of them."""
 
     def __init__(self, storage: Storage) -> None:
-        self._storage = storage
+        # Asked from the driver's loop, which waits for nothing.
+        self._storage = storage.patient(0)
         self._checks: dict[str, ray.ObjectRef[str]] = {}
 
     def problem(self, node: Node) -> str | None:
@@ -55,7 +57,8 @@ class LateNodes:
         if not ray.wait([check], timeout=0)[0]:
             return None
         del self._checks[node.node_id]
-        self._storage.delete(marker)
+        with suppress(OSError, StudyError):
+            self._storage.delete(marker)
         return _result(check)
 
 
