@@ -19,6 +19,7 @@ from xlmr_sweep.cluster.nodes import NodeWatch, oom_kills
 from xlmr_sweep.cluster.resources import Node
 from xlmr_sweep.cluster.trial_log import log_name, next_attempt, trial_log
 from xlmr_sweep.cluster.watchdog import NATIVE_MARK
+from xlmr_sweep.errors import StorageError
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.records import write_failure
 from xlmr_sweep.storage import Storage
@@ -156,6 +157,28 @@ def test_a_node_that_joins_comes_once_it_is_found_usable_or_is_refused_once() ->
     del there[2]
     now[0] = 5
     assert watch.changes() == ([], [])
+
+
+def test_a_late_node_is_refused_after_some_checks_and_a_storage_that_fails_meanwhile_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from xlmr_sweep.cluster import storage_check as module
+
+    class Failing(Storage):
+        def delete(self, name: str) -> None:
+            raise StorageError("No space left on device")
+
+    found: list[str] = ["is late", ""]
+    monkeypatch.setattr(module, "_start", lambda node_id, storage, marker: marker)
+    monkeypatch.setattr(module, "_result", lambda check: found.pop(0))
+    monkeypatch.setattr(module.ray, "wait", lambda checks, timeout: (checks, []))
+    late, node = module.LateNodes(Failing(tmp_path)), Node(1, 1, "b")
+    assert late.problem(node) is None
+    assert late.problem(node) == ""
+    found += ["cannot be written"] * module.MAX_CHECKS
+    late = module.LateNodes(Failing(tmp_path))
+    answers = [late.problem(node) for _ in range(module.MAX_CHECKS)]
+    assert answers == [None] * (module.MAX_CHECKS - 1) + ["cannot be written"]
 
 
 def test_tune_meets_an_actor_that_the_memory_monitor_killed_as_a_dead_one() -> None:

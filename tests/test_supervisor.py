@@ -128,7 +128,7 @@ def test_what_waits_for_a_node_that_died_is_taken_back_and_runs_elsewhere(
     assert run.start().attempt.grant.node_ids == ("c",)
 
 
-def test_a_trial_whose_process_never_starts_is_tried_again_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_whose_process_never_starts_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path, monkeypatch, {"single": 1})
     running = run.start()
     attempt = run.admission.next()

@@ -127,7 +127,7 @@ def make_plan(study: Study, storage: Storage, trials: Sequence[Trial], found: Co
         return makespan_s, lower_bound_s(part, widths, nodes, cost, its_jobs)
 
     for name, part in by_model.items():
-        mine, its_jobs = [trial for trial in left if trial.model == name], {job: jobs[job] for job in jobs if job == name}
+        mine, its_jobs = [trial for trial in left if trial.model == name], {name: jobs[name]} if name in jobs else {}
         part.makespan_s, part.lower_bound_s = forecast(mine, its_jobs)
         part.disk = _disk(study, storage, mine, list(its_jobs))
     for name, part in by_task.items():
@@ -270,7 +270,8 @@ def _print_times(console: Console, plan: Plan) -> None:
 
 def _print_alone(console: Console, plan: Plan) -> None:
     """Prints for each model and task what a command for it alone would take."""
-    if len(plan.by_model) == len(plan.by_task) == 1:
+    nothing_left = not any(part.left for part in plan.by_model.values())
+    if nothing_left or len(plan.by_model) == len(plan.by_task) == 1:
         return
     table = Table(title="One model or task alone, with the instruction jobs that it needs")
     table.add_column("alone")

@@ -4,6 +4,7 @@ and each that joins later before anything starts on it.
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +16,9 @@ from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage import Storage
 
 MARKER = "tmp/seen-from-nodes"
+
+MAX_CHECKS = 3
+"""A node that joins is refused once so many checks in a row found something: a shared folder may show a file a moment late."""
 
 
 def check_storage_on_nodes(storage: Storage) -> None:
@@ -42,6 +46,7 @@ class LateNodes:
         # Asked from the driver's loop, which waits for nothing.
         self._storage = storage.patient(0)
         self._checks: dict[str, ray.ObjectRef[str]] = {}
+        self._vain: Counter[str] = Counter()
 
     def problem(self, node: Node) -> str | None:
         """Returns what is wrong with a node, empty if nothing is; None until that is known. Asks its node the first time."""
@@ -59,7 +64,9 @@ class LateNodes:
         del self._checks[node.node_id]
         with suppress(OSError, StudyError):
             self._storage.delete(marker)
-        return _result(check)
+        problem = _result(check)
+        self._vain[node.node_id] += bool(problem)
+        return None if problem and self._vain[node.node_id] < MAX_CHECKS else problem
 
 
 def _start(node_id: str, storage: Storage, marker: str) -> Any:
