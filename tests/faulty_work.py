@@ -36,6 +36,25 @@ class Faulty:
         return FaultyBench(self, seat)
 
 
+@dataclass(frozen=True)
+class LateToArrive(Faulty):
+    """Hangs in the start of the process that finds a file `late`, and leaves its process id in `hanging`."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_arrive, (self.notes,))
+
+
+def _arrive(notes: Path) -> Faulty:
+    try:
+        (notes / "late").rename(notes / "taken")
+    except FileNotFoundError:
+        return Faulty(notes)
+    (notes / "taken").write_text(str(os.getpid()))
+    (notes / "taken").rename(notes / "hanging")
+    time.sleep(600)
+    raise TimeoutError("nobody ended it")
+
+
 class FaultyBench:
     def __init__(self, work: Faulty, seat: Seat) -> None:
         self._work, self._seat = work, seat

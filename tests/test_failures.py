@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayTaskError
 
 from xlmr_sweep import provenance
 from xlmr_sweep.cluster import nodes
@@ -170,7 +170,7 @@ def test_a_late_node_is_refused_after_some_checks_and_a_storage_that_fails_meanw
 
     found: list[str] = ["is late", ""]
     monkeypatch.setattr(module, "_start", lambda node_id, storage, marker: marker)
-    monkeypatch.setattr(module, "_result", lambda check: found.pop(0))
+    monkeypatch.setattr(module, "_result", lambda check, timeout: found.pop(0))
     monkeypatch.setattr(module.ray, "wait", lambda checks, timeout: (checks, []))
     late, node = module.LateNodes(Failing(tmp_path)), Node(1, 1, "b")
     assert late.problem(node) is None
@@ -179,6 +179,30 @@ def test_a_late_node_is_refused_after_some_checks_and_a_storage_that_fails_meanw
     late = module.LateNodes(Failing(tmp_path))
     answers = [late.problem(node) for _ in range(module.MAX_CHECKS)]
     assert answers == [None] * (module.MAX_CHECKS - 1) + ["cannot be written"]
+
+
+def test_a_check_of_a_late_node_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from xlmr_sweep.cluster import storage_check as module
+
+    now, cancelled = [0.0], []
+
+    def get(check: str, timeout: float) -> str:
+        raise GetTimeoutError("not there yet")
+
+    monkeypatch.setattr(module, "_start", lambda node_id, storage, marker: marker)
+    monkeypatch.setattr(module.ray, "wait", lambda checks, timeout: ([], checks))
+    monkeypatch.setattr(module.ray, "get", get)
+    monkeypatch.setattr(module.ray, "cancel", lambda check, force: cancelled.append(force))
+    late, node = module.LateNodes(Storage(tmp_path), clock=lambda: now[0]), Node(1, 1, "b")
+    answers = []
+    for _ in range(module.MAX_CHECKS):
+        answers.append(late.problem(node))
+        now[0] += module.CHECK_LIMIT_S
+        answers.append(late.problem(node))
+    assert answers[:-1] == [None] * (2 * module.MAX_CHECKS - 1)
+    assert answers[-1] is not None
+    assert "has not answered" in answers[-1]
+    assert cancelled == [True] * module.MAX_CHECKS
 
 
 def test_tune_meets_an_actor_that_the_memory_monitor_killed_as_a_dead_one() -> None:

@@ -135,9 +135,10 @@ def test_a_trial_whose_process_never_starts_is_tried_again(tmp_path: Path, monke
     assert attempt is not None
     stuck = TuneStub(attempt)
     run.tune.append(stuck)
-    run.look(module.START_LIMIT_S - 1)
+    for _ in range(29):
+        run.look(20)
     assert run.controller.taken_back == []
-    run.look(2)
+    run.look(module.START_LIMIT_S - 29 * 20 + 1)
     assert run.controller.taken_back == [stuck.trial_id], "the other one's process is there"
     run.supervisor.on_trial_complete(0, run.tune, stuck)  # As Tune does for a trial that is stopped.
     assert f"did not start within {module.START_LIMIT_S:g} s" in run.said
@@ -146,6 +147,19 @@ def test_a_trial_whose_process_never_starts_is_tried_again(tmp_path: Path, monke
     assert again is not None
     assert (getattr(again, "trial", None), getattr(again, "number", None)) == (attempt.trial, 2)
     assert running.status == "RUNNING"
+
+
+def test_a_driver_that_was_held_up_itself_takes_no_trial_for_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path, monkeypatch, {"single": 1})
+    attempt = run.admission.next()
+    assert attempt is not None
+    run.tune.append(TuneStub(attempt))
+    run.look(2)
+    run.look(2 * module.START_LIMIT_S)
+    assert run.controller.taken_back == [], "its process may be there, and the driver has not heard of it yet"
+    for _ in range(int(module.START_LIMIT_S / 20) + 1):
+        run.look(20)
+    assert run.controller.taken_back == [run.tune[0].trial_id]
 
 
 def test_a_record_that_a_dying_process_wrote_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,20 @@ def test_a_process_that_becomes_free_is_not_given_to_a_trial_whose_own_is_starti
     assert given == [starting, handed_out]
 
 
+def test_ended_jobs_are_seen_also_while_no_more_processes_may_start() -> None:
+    loop: Any = SweepLoop.__new__(SweepLoop)
+    loop._actor_cache = WarmProcesses()
+    loop._pending_trials, loop._resetting_trials = {_Trial(), _Trial()}, set()
+    looks: list[str] = []
+
+    def nothing_is_asked_for() -> None:
+        raise AssertionError("two processes start, and no more may")
+
+    loop._search_alg = SimpleNamespace(max_starting=2, look=lambda: looks.append("look"), next_trial=nothing_is_asked_for)
+    loop._maybe_update_trial_queue()
+    assert looks == ["look"]
+
+
 class _Trial:
     trial_id = "a"
     placement_group_factory = "half a GPU"

@@ -51,6 +51,7 @@ KINDS = (
     "read-only",
 )
 STALL_S = 8.0
+INTERRUPTED = 130
 FAILING_S = 4.0
 """How long a storage fails."""
 NUM_CPUS, NUM_GPUS = 2, 2
@@ -261,6 +262,8 @@ class Rounds:
         problems = []
         if result.statuses and result.statuses[-1] != 0:
             problems.append(f"exit {result.statuses[-1]}")
+        if kind == "driver-ended" and result.statuses[:1] != [INTERRUPTED]:
+            problems.append(f"exit {result.statuses[:1]} of the driver that was ended, not {INTERRUPTED}")
         if found.keys() != self._wanted.keys():
             problems.append(f"{len(found)} of {len(self._wanted)} trials have a record")
         problems += [f"{key}: other scores" for key, value in found.items() if value != self._wanted.get(key)]

@@ -39,10 +39,19 @@ class Controller(FIFOScheduler):  # type: ignore[misc]
         super().on_trial_add(tune_controller, trial)
 
     def take_back(self, trials: Iterable[TuneTrial]) -> list[TuneTrial]:
-        """Ends those of the trials that have not started; Tune tells the callbacks that they are complete, without a result."""
+        """Ends those of the trials that have not started; Tune tells the callbacks that they are complete, without a result.
+
+        Their processes are killed: one that hangs in its start hears no request to end, and would keep its GPU.
+        """
         waiting = [trial for trial in trials if trial.status == TuneTrial.PENDING]
         for trial in waiting:
+            tracked = self._tune._trial_to_actor.get(trial)
+            # So that Tune does not keep it as a warm one: it may hang while it takes its next trial.
+            self._tune._started_actors.discard(tracked)
             self._tune.stop_trial(trial)
+            started = self._tune._actor_manager._live_actors_to_ray_actors_resources.get(tracked)
+            if started is not None:
+                ray.kill(started[0])
             if trial in self._tune._staged_trials:
                 self._tune._staged_trials.remove(trial)
                 self._tune._actor_cache.decrease_max(trial.placement_group_factory)

@@ -99,10 +99,14 @@ class TuneQueue(BasicVariantGenerator):  # type: ignore[misc]
         self._experiment = experiment
         self._trainable = get_trainable_cls(experiment.spec["run"])
 
-    def next_trial(self) -> TuneTrial | None:
-        """Returns the next trial if there is room for it now, else None."""
+    def look(self) -> None:
+        """Looks at what ended meanwhile, instruction jobs included."""
         self._look()
         self._jobs.look()
+
+    def next_trial(self) -> TuneTrial | None:
+        """Returns the next trial if there is room for it now, else None."""
+        self.look()
         if time.monotonic() - self._estimated > ESTIMATE_INTERVAL_S:
             self._admission.estimate()
             self._estimated = time.monotonic()

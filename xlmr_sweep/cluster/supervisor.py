@@ -30,6 +30,9 @@ from xlmr_sweep.study import ClusterSpec
 
 LOOK_INTERVAL_S = 1.0
 
+STALLED_S = 30.0
+"""A driver that has not looked for so long was held up itself, and counts no process that started meanwhile as late."""
+
 KILL_MARGIN_S = 120.0
 """A trial's own watchdog ends it at its time limit; one whose process is past hearing is killed by the driver so much later."""
 
@@ -92,7 +95,7 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
         self._quarantined: set[str] = set()
         self._unwritten: dict[str, tuple[Trial, Mapping[str, Any]]] = {}
         self._unplaceable_since: float | None = None
-        self._looked = clock()
+        self._looked = self._awake_since = clock()
         self._trials: Sequence[TuneTrial] = ()
 
     def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
@@ -157,6 +160,8 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
         """Looks once a second at nodes, late and overdue trials, those that no node can hold, and failures yet to be written."""
         if self._clock() - self._looked < LOOK_INTERVAL_S:
             return
+        if self._clock() - self._looked > STALLED_S:
+            self._awake_since = self._clock()
         self._look_at_nodes()
         self._take_back_unstarted()
         self._kill_overdue()
@@ -227,7 +232,8 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
 
     def _take_back_unstarted(self) -> None:
         now = self._clock()
-        late = {id_ for id_, attempt in self._admission.live.items() if now - attempt.began > START_LIMIT_S} - self._began.keys()
+        handed_out = {id_: max(attempt.began, self._awake_since) for id_, attempt in self._admission.live.items()}
+        late = {id_ for id_, since in handed_out.items() if now - since > START_LIMIT_S} - self._began.keys()
         if late:
             self._unstarted |= late
             self._controller.take_back(trial for trial in self._trials if trial.trial_id in late)

@@ -156,6 +156,8 @@ class SweepLoop(TuneController):  # type: ignore[misc]
             self.add_trial(trial)
             # A warm process takes it at once, so that the next question knows what is left.
             self._maybe_add_actors()
+        # Nothing more is asked for now, but what has ended is seen: the places may be taken for long by processes that hang.
+        self._search_alg.look()
 
     def _maybe_add_actors(self) -> None:
         """Gives what was handed out a warm process, or starts one for it, and leaves those that wait for theirs alone.

@@ -19,11 +19,12 @@ from typing import Any
 import faulty_work
 import pytest
 from builders import make_encoder, make_study
-from faulty_work import Blocked, Faulty
+from faulty_work import Blocked, Faulty, LateToArrive
 from patience import PATIENCE_S, wait_for
 from rich.console import Console
 
 from xlmr_sweep.board import Board
+from xlmr_sweep.cluster import supervisor
 from xlmr_sweep.cost import CostModel
 from xlmr_sweep.plan import Trial, expand
 from xlmr_sweep.study import Study
@@ -212,6 +213,28 @@ def test_a_node_that_dies_costs_its_trial_an_attempt_and_the_rest_nothing(
     attempts = {trial_id: record["attempt"] for trial_id, record in records(storage).items()}
     assert sorted(attempts[trial_id] for trial_id in gangs) == [1, 1, 1, 2]
     assert {attempts[trial_id] for trial_id in set(attempts) - gangs} == {1}
+    nothing_is_left()
+
+
+def test_a_process_that_hangs_in_its_start_is_killed_and_its_trial_runs_again(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_is_left: Callable[[], None]
+) -> None:
+    (tmp_path / "late").touch()
+    pids: list[int] = []
+
+    def lose_patience() -> None:
+        wait_for((tmp_path / "hanging").exists)
+        pids.append(int((tmp_path / "hanging").read_text()))
+        monkeypatch.setattr(supervisor, "START_LIMIT_S", 0.5)
+        wait_for(lambda: "did not start within" in stream.getvalue())
+        monkeypatch.setattr(supervisor, "START_LIMIT_S", 600.0)
+
+    stream = io.StringIO()
+    study = study_of({"max_worker_retries": 9}, seeds=1, single=1)
+    with in_thread(lose_patience):
+        trials, storage, _, board = run(study, tmp_path, LateToArrive(tmp_path), stream=stream)
+    assert board.done == len(trials) == len(records(storage)) == 1
+    wait_for(lambda: not Path(f"/proc/{pids[0]}").exists())
     nothing_is_left()
 
 
