@@ -29,6 +29,7 @@ from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 
 from xlmr_sweep.batches import RowOrder
 from xlmr_sweep.checkpoint import load_checkpoint, save_checkpoint
+from xlmr_sweep.cluster.ranks import instruction_rank
 from xlmr_sweep.data.mixture import MixtureRows, open_mixture
 from xlmr_sweep.errors import DivergedError, StudyError
 from xlmr_sweep.identity import mixture_name, recipe_folder_name, recipe_id, recipe_identity
@@ -133,7 +134,7 @@ def run_instruct(
         raise StudyError(f"{storage.path(f'data/{mixture_name(study)}')}: the mixture is not prepared; run prepare_data.py")
     _shorten_waits()
     trainer = _Trainer(
-        _work,
+        instruction_rank,
         train_loop_config={
             "study": study.model_dump(mode="json"),
             "model": model_name,
@@ -220,7 +221,7 @@ def train_settings(recipe: InstructSpec, model: ModelSpec, precision: str) -> Tr
     )
 
 
-def _work(config: dict[str, Any]) -> dict[str, str] | None:
+def train_rank(config: dict[str, Any]) -> dict[str, str] | None:
     """What each rank does. Errors that another try would not cure are returned, because Ray Train tries all others again."""
     try:
         _train(config)

@@ -354,11 +354,14 @@ def main(arguments: list[str]) -> int:
 
 def _show(rows: list[dict[str, Any]]) -> int:
     """Prints what was measured; returns 1 if something is beyond its goal."""
-    beyond = []
+    beyond, asked = [], 0
     for row in rows:
         print(json.dumps({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}))
-        beyond += [f"{key} {row[key]:.4g} (goal: at most {goal})" for key, goal in _goals(row).items() if row[key] > goal]
-    print("Beyond its goal: " + ", ".join(beyond) if beyond else "Every goal is met")
+        goals = _goals(row)
+        asked += len(goals)
+        beyond += [f"{key} {row[key]:.4g} (goal: at most {goal})" for key, goal in goals.items() if row[key] > goal]
+    if asked:
+        print("Beyond its goal: " + ", ".join(beyond) if beyond else "Every goal is met")
     return 1 if beyond else 0
 
 

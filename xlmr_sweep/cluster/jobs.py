@@ -21,6 +21,7 @@ from xlmr_sweep.cluster.nodes import NodeWatch, Problem, no_problem
 from xlmr_sweep.identity import model_folder_name
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.progress import ProgressDisplay, follow_progress
+from xlmr_sweep.quick_import import quick_imports
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study
 
@@ -55,7 +56,8 @@ def pretrain_models(study: Study, storage: Storage, names: Sequence[str], displa
 
 @ray.remote(num_cpus=1, max_retries=2)  # type: ignore[untyped-decorator]
 def _pretrain(study: Study, name: str, storage: Storage) -> None:
-    from xlmr_sweep.pretrain import pretrain_demo_model
+    with quick_imports():
+        from xlmr_sweep.pretrain import pretrain_demo_model
 
     pretrain_demo_model(study, name, storage)
 

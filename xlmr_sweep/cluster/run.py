@@ -5,6 +5,8 @@ In: a study, its storage, the trials of this command, an address. Out: records, 
 
 from __future__ import annotations
 
+import importlib
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +34,7 @@ from xlmr_sweep.preparation import (
     read_examples,
 )
 from xlmr_sweep.progress import ProgressDisplay
+from xlmr_sweep.quick_import import quick_imports
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study
 
@@ -97,6 +100,8 @@ def run_pending(
         for read in examples:
             read.keep(storage)
         to_pretrain = models_to_pretrain(study, storage, pending)
+        if to_instruct:
+            _import_beside("xlmr_sweep.instruct")
         if to_pretrain:
             pretrain_models(study, storage, to_pretrain, display)
         display.spans["starting Ray"] = (began, started)
@@ -122,6 +127,16 @@ def run_pending(
             _run_trials(study, storage, trials, admission, display, tally, run_job, work)
     console.print(f"Where the time went: {display.where_the_time_went()}", soft_wrap=True, highlight=False)
     return tally
+
+
+def _import_beside(name: str) -> None:
+    """Imports a module that is wanted soon, some seconds with torch in it, while this process waits for others."""
+
+    def work() -> None:
+        with quick_imports():
+            importlib.import_module(name)
+
+    threading.Thread(target=work, daemon=True, name=f"import {name}").start()
 
 
 def _local_size(study: Study, to_instruct: Sequence[str]) -> tuple[int, int | None]:

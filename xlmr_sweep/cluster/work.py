@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from xlmr_sweep.outcome import Outcome
 from xlmr_sweep.plan import Trial
+from xlmr_sweep.quick_import import quick_imports
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study
 
@@ -62,10 +63,11 @@ class FineTuning:
         """Returns a bench of torch; with several ranks it joins their process group first."""
         import ray
 
-        from xlmr_sweep.cluster.shelf import RayShelf
-        from xlmr_sweep.modeling.device import limit_memory, pick_device
-        from xlmr_sweep.modeling.fsdp import World
-        from xlmr_sweep.workbench import Workbench
+        with quick_imports():
+            from xlmr_sweep.cluster.shelf import RayShelf
+            from xlmr_sweep.modeling.device import limit_memory, pick_device
+            from xlmr_sweep.modeling.fsdp import World
+            from xlmr_sweep.workbench import Workbench
 
         device = pick_device()
         limit_memory(device, seat.gpu_share)
