@@ -30,7 +30,8 @@ class Faulty:
     notes: Path
     seconds: float = 0.0
     kinds: dict[str, str] = field(default_factory=dict)
-    """By model: die, hang, stuck, nan, bug (always), memory (below half a GPU), rank-dies, rank-memory, held (by a file)."""
+    """By model: die, hang, stuck, stopped, slow, nan, bug (always), memory (below half a GPU), rank-dies, rank-memory, held (by a
+    file)."""
 
     def open(self, study: Study, storage: Storage, seat: Seat) -> Bench:
         return FaultyBench(self, seat)
@@ -67,7 +68,7 @@ class FaultyBench:
         os.write(2, b"native words\n")
         if on_step is not None:
             on_step(1)
-        self._go_wrong(self._work.kinds.get(trial.model, ""), trial)
+        self._go_wrong(self._work.kinds.get(trial.model, ""), trial, on_step)
         end = began + self._work.seconds
         while time.time() < end:
             time.sleep(min(0.1, self._work.seconds))
@@ -76,7 +77,7 @@ class FaultyBench:
         score = int(hashlib.sha256(trial.trial_id.encode()).hexdigest()[:8], 16) / 2**32
         return Outcome({"score": score, "total_time_s": time.time() - began})
 
-    def _go_wrong(self, kind: str, trial: Trial) -> None:
+    def _go_wrong(self, kind: str, trial: Trial, on_step: OnStep | None) -> None:
         if kind == "bug":
             raise ValueError(f"always, in {trial.trial_id}")
         if kind == "nan":
@@ -97,6 +98,12 @@ class FaultyBench:
             raise MemoryError("rank 1 alone")
         if kind == "hang":
             time.sleep(120)
+        if kind == "stopped":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        while kind == "slow":
+            time.sleep(0.05)
+            if on_step is not None:
+                on_step(2)
         if kind == "stuck":
             ctypes.PyDLL(None).sleep(120)  # Keeps the interpreter's lock.
 

@@ -56,6 +56,9 @@ def policy(storage: Storage) -> RetryByCause:
         ("PreemptedError", "", Cause.PREEMPTED),
         ("RuntimeError", "[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4321", Cause.LOST),
         ("DistNetworkError", "address already in use", Cause.LOST),
+        ("RuntimeError", "[gloo/transport/tcp/buf.cc:78] Timed out waiting 300000ms for recv operation to complete", Cause.HUNG),
+        ("DistBackendError", "store->get('0') got error: wait timeout after 300000ms, keys: /0", Cause.HUNG),
+        ("ValueError", "Timed out waiting", Cause.ERROR),
         ("TrialStalledError", "", Cause.HUNG),
         ("TrialTimeoutError", "", Cause.HUNG),
         ("DivergedError", "the loss is nan", Cause.DIVERGED),
@@ -217,3 +220,12 @@ def test_a_storage_that_keeps_failing_stops_the_run(policy: RetryByCause) -> Non
     (stop,) = fail(policy, *trials, row=row)
     assert stop.covers(trial("any", "thing"))
     assert stop.why.startswith("the run: the same failure 3 times in a row (StorageError")
+
+
+def test_a_share_that_was_learned_is_never_unlearned(storage: Storage, policy: RetryByCause) -> None:
+    """What `gpus: auto` tries first on one GPU has been found too small on two by an earlier run."""
+    learn(storage, "base", min_width=Width(1, 1, 4).as_dict())
+    how = policy.again(ending({"error_class": "OutOfMemoryError"}, width=ONE))
+    assert how is not None
+    assert how.width == Width(1, 1, 4)
+    assert read_learned(storage, "base")["min_width"]["num_bundles"] == 4

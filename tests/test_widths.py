@@ -78,6 +78,19 @@ def test_a_model_is_measured_once_for_each_kind_of_device(tmp_path: Path) -> Non
     assert declared == ({"m": Width(1, pytest.approx(1 / 3))}, [])
 
 
+def test_a_model_that_a_whole_gpu_was_too_small_for_measures_no_fraction(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    learn(storage, "m", min_width=Width(1, 1, 4).as_dict())
+    assert widths_of(study_of(), storage, ["m"], GPUS) == ({"m": Width(1, 1, 4)}, [])
+
+
+def test_a_device_is_busy_while_a_trial_works_not_while_it_gets_ready() -> None:
+    row = {"num_gpus": 1, "peak_memory_bytes": GIB, "device_memory_bytes": 80 * GIB, "device_busy": 0.3}
+    ready_after_60_s = row | {"train_time_s": 50.0, "eval_time_s": 10.0, "total_time_s": 120.0}
+    measured = [Measured.of_row(columns) for columns in (row, ready_after_60_s)]
+    assert [found and found.busy for found in measured] == [0.3, pytest.approx(0.6)]
+
+
 @pytest.mark.parametrize("gpus", ["many", "0", -1, "2/3", 1.5, True, "1/0"])
 def test_a_share_that_is_none_is_refused_in_words(gpus: Any, tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
@@ -122,6 +135,19 @@ def test_use_of_a_cpu_is_its_cores_and_the_machines_memory() -> None:
         sum(i * i for i in range(300_000))
     assert 0 < use.columns["device_busy"] < 64
     assert use.columns["device_memory_bytes"] > 2**28
+
+
+@pytest.mark.parametrize(("limit", "wanted"), [("1073741824", GIB), ("max", None), ("9223372036854771712", None)])
+def test_a_container_has_no_more_memory_than_its_limit(
+    limit: str, wanted: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from xlmr_sweep.modeling import device
+
+    monkeypatch.setattr(device, "MEMORY_LIMITS", ())
+    whole = device.machine_memory()
+    (tmp_path / "memory.max").write_text(limit + "\n")
+    monkeypatch.setattr(device, "MEMORY_LIMITS", (tmp_path / "memory.max", tmp_path / "none"))
+    assert device.machine_memory() == (wanted or whole)
 
 
 def test_use_of_a_gpu_is_the_mean_of_what_nvml_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ INTERRUPTED = 130
 FAILING_S = 4.0
 """How long a storage fails."""
 NUM_CPUS, NUM_GPUS = 2, 2
-"""Of each of the two nodes. A rank takes all CPUs of one: a round starts six processes, not a dozen, and a gang spans both."""
+"""Of each of the two nodes. A rank takes one CPU: two trials are at work on a node, quarters on one GPU, a gang on one node."""
 
 
 # -- What runs in the driver and in the trials' processes -------------------------------------------------------------
@@ -246,7 +246,7 @@ class Rounds:
                 raise _NothingToBreak
             os.kill(self._rng.choice(found), signal.SIGKILL)
         elif kind == "node-killed":
-            # Another takes its place; until then no node can hold a gang.
+            # Another takes its place; until then half of the room is gone.
             self._cluster.remove_node(self._cluster.worker_nodes.copy().pop(), allow_graceful=False)
             time.sleep(FAILING_S)
             add_node(self._cluster)
@@ -332,7 +332,7 @@ def write_study(folder: Path) -> Path:
         with torch.no_grad():
             model.roberta.embeddings.word_embeddings.weight[0, 0] = number  # Three models with weights of their own.
         model.save_pretrained(folder / name)
-        models.append({"name": name, "folder": name, "gpus": gpus, "cpus": NUM_CPUS})
+        models.append({"name": name, "folder": name, "gpus": gpus, "cpus": 1})
     study = {
         "name": "faults",
         "models": models,

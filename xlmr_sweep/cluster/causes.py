@@ -92,6 +92,13 @@ STORAGE_MESSAGES = (
     "Transport endpoint is not connected",
 )
 
+HUNG_MESSAGES = (
+    # A rank that waited for another for longer than every wait of a gang may be: gloo's, the store's and NCCL's words.
+    "Timed out waiting",
+    "wait timeout after",
+    "collective operation timeout",
+)
+
 LOST_MESSAGES = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL error", "ncclRemoteError")
 
 
@@ -104,8 +111,11 @@ def cause_of(row: Mapping[str, Any]) -> Cause:
         return BY_CLASS[name]
     if any(text in message for text in STORAGE_MESSAGES):
         return Cause.STORAGE
-    if name in ("RuntimeError", "DistBackendError") and any(text in message for text in LOST_MESSAGES):
-        return Cause.LOST
+    if name in ("RuntimeError", "DistBackendError"):
+        if any(text in message for text in HUNG_MESSAGES):
+            return Cause.HUNG
+        if any(text in message for text in LOST_MESSAGES):
+            return Cause.LOST
     return Cause.ERROR
 
 

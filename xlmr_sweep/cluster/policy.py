@@ -128,6 +128,8 @@ class RetryByCause:
             known = next_larger(tried, self._cluster())
             if known is None:
                 return None
+            # An earlier run may have learned more.
+            known = at_least(known, self._storage, model, self._cluster())
             self._min_widths[model] = known
             learn(self._storage, model, **{MIN_WIDTH: known.as_dict()})
             self._orders.append(Widen(f"model {model} ran out of memory on {share_in_words(tried)}", model, known))

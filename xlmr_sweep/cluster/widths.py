@@ -50,6 +50,10 @@ class Measured:
         if not row.get("peak_memory_bytes") or not row.get("device_memory_bytes"):
             return None
         busy = row.get("device_busy")
+        work_s = (row.get("train_time_s") or 0.0) + (row.get("eval_time_s") or 0.0)
+        if busy and work_s:
+            # What comes before, which warm processes mostly do not have, leaves the device idle.
+            busy *= max(1.0, (row.get("total_time_s") or work_s) / work_s)
         return cls(bool(row.get("num_gpus")), int(row["peak_memory_bytes"]), int(row["device_memory_bytes"]), busy)
 
 
@@ -64,8 +68,10 @@ def widths_of(study: Study, storage: Storage, names: Sequence[str], nodes: Seque
             continue
         measured = read_measured(storage, name)
         if measured is None or measured.on_gpu != has_gpus:
-            probing.append(name)
-            widths[name] = probe_width(model, nodes)
+            probe = probe_width(model, nodes)
+            widths[name] = at_least(probe, storage, name, nodes)
+            # One whose trials ran out of memory on a whole GPU has no fraction to be measured.
+            probing += [name] if widths[name] == probe else []
         else:
             widths[name] = at_least(width_for(measured, model, nodes), storage, name, nodes)
     return widths, probing

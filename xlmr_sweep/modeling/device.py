@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +16,9 @@ CONTEXT_BYTES = 600 * 2**20
 """What a process takes of a GPU beside its allocator: CUDA's context and libraries."""
 
 BUSY_INTERVAL_S = 0.5
+
+MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Files with the memory limit of this container in bytes (cgroup v2, v1); `max` where it has none."""
 
 
 def pick_device() -> torch.device:
@@ -71,8 +76,10 @@ class DeviceUse:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         elapsed = max(time.monotonic() - self._began, 1e-9)
         if self._device.type != "cuda":
-            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-            self.columns = {"device_memory_bytes": memory, "device_busy": (time.process_time() - self._cpu_began) / elapsed}
+            self.columns = {
+                "device_memory_bytes": machine_memory(),
+                "device_busy": (time.process_time() - self._cpu_began) / elapsed,
+            }
             return
         self._ended.set()
         self._sampler.join()
@@ -88,9 +95,18 @@ class DeviceUse:
             self._samples.append(busy)
 
 
+def machine_memory() -> int:
+    """Returns the bytes of memory that processes may use here: the machine's, or this container's if that is less."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in MEMORY_LIMITS:
+        with suppress(OSError, ValueError):
+            limits.append(int(path.read_text()))
+    return min(limits)
+
+
 def gpu_busy(device: torch.device) -> float | None:
     """Returns the share of the last moments in which a kernel ran on a GPU; None where NVML is not there to ask."""
     try:
         return torch.cuda.utilization(device) / 100
-    except (ModuleNotFoundError, RuntimeError):
+    except Exception:  # NVML's classes, of a module that need not be there; a trial must not end for it.
         return None

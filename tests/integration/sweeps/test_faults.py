@@ -122,7 +122,13 @@ def test_each_failure_is_answered_by_its_cause(cluster: Any, tmp_path: Path, not
             assert "native words" in log.read_text()
             assert f"printed by {trial.trial_id}" in log.read_text()
             assert "Traceback" in log.read_text()
-    for kind, text in (("hang", "TrialStalledError"), ("stuck", "TrialStalledError"), ("die", "WorkerDiedError")):
+    classes = {
+        "hang": "TrialStalledError",
+        "stuck": "TrialStalledError",
+        "die": "WorkerDiedError",
+        "rank_dies": "WorkerDiedError",
+    }
+    for kind, text in classes.items():
         (line,) = {line.split(": ")[1].split(" on ")[0] for line in said.splitlines() if line.startswith(f"Again {kind}/")}
         assert line == text
     assert "model memory ran out of memory on 1/4 of a GPU: its trials run on 1/2 of a GPU from now on" in said
@@ -144,6 +150,20 @@ def test_each_failure_is_answered_by_its_cause(cluster: Any, tmp_path: Path, not
         return all(part in text for part in ('end="done"', 'end="diverged"', "xlmr_sweep_score{", 'model="fine"'))
 
     wait_for(all_told, lambda: told[-1])
+
+
+def test_a_trial_over_its_time_and_one_whose_process_hears_nothing_are_killed_and_run_again(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_is_left: Callable[[], None]
+) -> None:
+    monkeypatch.setattr(supervisor, "KILL_MARGIN_S", 2.0)
+    study = study_of({"trial_timeout_s": 8}, seeds=1, slow="1/2", stopped="1/2")
+    trials, storage, said, board = run(study, tmp_path, Faulty(tmp_path, kinds={"slow": "slow", "stopped": "stopped"}))
+    assert board.done == len(trials) == 2
+    assert {record["attempt"] for record in records(storage).values()} == {2}
+    again = {line.split(": ")[0].split("/")[0]: line for line in said.splitlines() if line.startswith("Again ")}
+    assert "TrialTimeoutError" in again["Again slow"]
+    assert "WorkerDiedError" in again["Again stopped"]
+    nothing_is_left()
 
 
 def test_the_same_traceback_stops_the_model_and_a_full_disk_is_waited_for(
