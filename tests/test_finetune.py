@@ -118,6 +118,22 @@ def test_bf16_scores_lie_within_the_spread_over_seeds(paradigm: str, study_file:
     assert abs(scores["bf16"].mean() - scores["fp32"].mean()) <= scores["fp32"].std(ddof=1) + 1 / exact.shape[1]
 
 
+@pytest.mark.parametrize("family", ["electra", "distilbert"])
+def test_an_encoder_without_a_fast_path_runs_all_the_same(study_file: Callable[..., Path], tmp_path: Path, family: str) -> None:
+    folder = make_encoder(tmp_path / family, family)
+    study = load_study(str(study_file(models=[{"name": "m", "folder": str(folder)}], finetune=settings())))
+    bench = prepared(study, Storage(tmp_path / "runs"))
+    vocabulary = AutoConfig.from_pretrained(folder).vocab_size
+    for paradigm in ("baseline", "prompted"):
+        trial = pick(study, paradigm)
+        with pytest.warns(UserWarning, match=f"{family}: no fast path"):
+            outcome = finetune(trial, bench)
+        assert outcome.columns["num_parameters"] >= sum(
+            p.numel() for p in AutoModelForMaskedLM.from_pretrained(folder).parameters()
+        )
+        assert bench.resolved(trial)["vocabulary_kept"] == vocabulary
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_warm_process_gives_the_same_bits_as_a_cold_one(study_file: Callable[..., Path], tmp_path: Path, family: str) -> None:
     folder = make_encoder(tmp_path / family, family)

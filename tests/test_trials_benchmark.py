@@ -64,6 +64,9 @@ def test_operations_are_those_of_the_closed_form_without_the_head(parts: Any) ->
     head = 3 * 2 * (768 * 768 + 768 * 250_002) * 16 * 128
     whole = shape.training_flops(16 * 128, 128)
     assert parts.measures.training_operations(12, 768, 3072, [128] * 16) == pytest.approx(whole - head)
+    # The last layer of one asked token: keys and values of all, the rest of one.
+    one = parts.measures.training_operations(1, 8, 16, [64], num_asked=1)
+    assert one == 3 * (64 * 2 * 2 * 8 * 8 + 2 * (2 * 8 * 8 + 2 * 8 * 16) + 4 * 64 * 8)
     # Padding is no work: two sequences of 64 and 128 tokens are less than two of 128.
     assert parts.measures.training_operations(1, 8, 16, [64]) < parts.measures.training_operations(1, 8, 16, [128]) / 2
 
@@ -77,13 +80,19 @@ def test_the_split_of_a_run_is_read_from_its_last_lines(parts: Any) -> None:
 
 
 def test_operations_are_counted_once_by_the_first_kind_that_names_them(parts: Any) -> None:
-    found = parts.share.by_kind([("aten::addmm", 2.0), ("aten::mm", 1.0), ("aten::gelu_backward", 0.5), ("strange", 0.25)])
-    assert found == {"matrix products": 3.0, "gelu": 0.5, "other": 0.25}
+    found = parts.share.by_kind(
+        [
+            ("aten::addmm", 2.0), ("aten::mm", 1.0), ("aten::gelu_backward", 0.5), ("strange", 0.25),
+            ("autograd::engine::evaluate_function: AddmmBackward0", 1.5),
+        ]
+    )  # fmt: skip
+    autograd = "autograd, and our layers beside what they call"
+    assert found == {"matrix products": 3.0, autograd: 1.5, "gelu": 0.5, "other": 0.25}
 
 
 def test_every_means_can_be_switched_off_and_none_changes_a_score(parts: Any, tmp_path: Path) -> None:
     grid = parts.grids.Grid(tasks=("cb",), sizes=(8,), seeds=(0,), steps=4, max_length=64, learning_rate=1e-3)
-    data = parts.worlds.make_data(tmp_path / "data", grid.tasks, max_words=40)
+    data = parts.worlds.make_data(tmp_path / "data", grid.tasks, words=40)
     for path in data.rglob("*.jsonl"):
         path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:12]))
     folder = parts.worlds.make_encoder(tmp_path / "encoder", parts.worlds.SMALL_XLMR, parts.worlds.data_texts(data))

@@ -76,12 +76,12 @@ def check_known_sizes(study: Study, trials: Iterable[Trial]) -> None:
 def check_models(study: Study, storage: Storage, trials: Sequence[Trial], console: Console) -> None:
     """Checks that the trials' models load, can say the label words, and hold the longest input.
 
-    A masked-LM head that will be made new is said once.
+    A masked-LM head that will be made new is said once, and a family that has no fast path.
 
     Raises:
         StudyError: naming the model and what is wrong.
     """
-    from xlmr_sweep.modeling.glance import serves
+    from xlmr_sweep.modeling.glance import HEADS, family_of, serves
     from xlmr_sweep.modeling.source import ModelSource, base_source
 
     def check(source: ModelSource, tasks: Sequence[TaskSpec], max_length: int) -> bool:
@@ -104,6 +104,12 @@ def check_models(study: Study, storage: Storage, trials: Sequence[Trial], consol
             continue
         if check(base_source(storage, study, model), tasks, max(lengths)):
             console.print(f"Warning: model {name} has no masked-LM head; a new one is made (new_head: true)", highlight=False)
+        family = family_of(base_source(storage, study, model))
+        if family not in HEADS:
+            text = (
+                f"Warning: model {name}: no fast path for {family}; its trials keep the whole vocabulary and pad, and take longer"
+            )
+            console.print(text, highlight=False, soft_wrap=True)
         if model.hub is not None:
             from xlmr_sweep.modeling.loading import keep_commit
 

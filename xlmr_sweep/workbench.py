@@ -41,7 +41,11 @@ NO_SHAPE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transform
 """Entries of a configuration that say nothing about the module."""
 
 KEEP_BYTES = 4 * 2**30
-"""A process keeps at most this much of each kind beyond what its trial needs."""
+"""A process keeps at most this much of tokenised data, and of starting weights, beyond what its trial needs."""
+
+KEEP_MODULES_BYTES = 128 * 2**20
+"""And of modules, on its device: those of small models, whose trials are short. A larger one is built anew for another task, in
+less time than a step; kept ones would be memory that no prediction and no measured share knows of."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ class Workbench:
         self._shelf = shelf or OwnShelf()
         self._inputs: Kept[TaskInputs] = Kept()
         self._weights: Kept[StartingWeights] = Kept()
-        self._modules: Kept[TrialModel] = Kept()
+        self._modules: Kept[TrialModel] = Kept(KEEP_MODULES_BYTES)
         self._tokenizers: dict[ModelSource, Any] = {}
 
     def source(self, trial: Trial) -> ModelSource:

@@ -41,7 +41,7 @@ class Controller(FIFOScheduler):  # type: ignore[misc]
     def take_back(self, trials: Iterable[TuneTrial]) -> list[TuneTrial]:
         """Ends those of the trials that have not started; Tune tells the callbacks that they are complete, without a result.
 
-        Their processes are killed: one that hangs in its start hears no request to end, and would keep its GPU.
+        Their processes are killed: one that hangs in its start hears no request to end, and keeps its GPU until Tune gives up.
         """
         waiting = [trial for trial in trials if trial.status == TuneTrial.PENDING]
         for trial in waiting:

@@ -196,17 +196,17 @@ def attend_from(
     rows = (len(lengths), whole.longest, *key.shape[1:])
     asked, sources, places = query, *_places_of(counts)
     if whole.sources is not None:
-        of_tokens = whole.sources.to(key.device)
+        of_tokens = to_device(whole.sources, key.device)
         key, value = key.index_select(0, of_tokens), value.index_select(0, of_tokens)
     if sources is not None and len(query):
-        asked = query.index_select(0, sources.to(query.device))
+        asked = query.index_select(0, to_device(sources, query.device))
     keys, values = (part.reshape(rows).transpose(1, 2) for part in (key, value))
     queries = asked.reshape(len(counts), most if len(query) else 0, *query.shape[1:]).transpose(1, 2)
     scores = queries @ keys.transpose(2, 3) * scale
     if whole.bias is not None:
-        scores = scores + whole.bias.to(scores.device)
+        scores = scores + to_device(whole.bias, scores.device)
     attended = (drop(scores.softmax(-1)).to(values.dtype) @ values).transpose(1, 2).reshape(-1, *query.shape[1:])
-    return attended if places is None or not len(query) else attended.index_select(0, places.to(query.device))
+    return attended if places is None or not len(query) else attended.index_select(0, to_device(places, query.device))
 
 
 @lru_cache(maxsize=1024)

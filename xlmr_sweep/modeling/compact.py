@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM
+from transformers.initialization import no_init_weights
+
+from xlmr_sweep.modeling.glance import HEADS
 
 
 class TokenNotKeptError(KeyError):
@@ -87,8 +90,11 @@ def always_kept(config: Any, tokenizer: Any) -> set[int]:
     """Returns the token ids that every compact vocabulary of a model holds.
 
     Special tokens, the configuration's padding token, and, where positions are counted from it (XLM-R's start at
-    padding_idx + 1), all tokens before it, so that it keeps its place.
+    padding_idx + 1), all tokens before it, so that it keeps its place. All tokens of a family without a fast path: which of its
+    weights have a row a token is not known.
     """
+    if config.model_type not in HEADS:
+        return set(range(config.vocab_size))
     kept = set(tokenizer.all_special_ids)
     if config.pad_token_id is not None:
         first = 0 if _counts_from_padding(config) else config.pad_token_id
@@ -101,7 +107,7 @@ def _counts_from_padding(config: Any) -> bool:
 
 
 def build_compact(config: Any, kept: CompactVocabulary) -> nn.Module:
-    """Builds a masked-LM model for the kept tokens, with weights yet to be copied in.
+    """Builds a masked-LM model for the kept tokens, with weights yet to be copied in: until then they are whatever was in memory.
 
     Args:
         config: the full model's transformers configuration.
@@ -122,5 +128,10 @@ def build_compact(config: Any, kept: CompactVocabulary) -> nn.Module:
     for name in ("cls_token_id", "sep_token_id"):
         if getattr(small, name, None) is not None:
             setattr(small, name, None)
-    model: nn.Module = AutoModelForMaskedLM.from_config(small, dtype=torch.float32)
-    return model
+    # Random numbers for every weight take a second for XLM-R base, and all are overwritten.
+    with no_init_weights():
+        model: Any = AutoModelForMaskedLM.from_config(small, dtype=torch.float32)
+    # Left out with the rest.
+    model.tie_weights()
+    built: nn.Module = model
+    return built

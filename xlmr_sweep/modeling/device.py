@@ -23,6 +23,8 @@ MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/
 
 def pick_device() -> torch.device:
     """Returns the GPU that this process was given, or the CPU. Ray shows a process only its own GPUs."""
+    # Before CUDA starts: without it cuBLAS may choose another algorithm, and other bits, from run to run.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 

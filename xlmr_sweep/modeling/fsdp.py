@@ -79,14 +79,17 @@ def shard_model(root: nn.Module, world: World, precision: str) -> None:
         root: on rank 0 with weights in host memory, on other ranks with parameters on the meta device or anything of the
             same shape; its `forward` must reach every parameter.
         world: the ranks.
-        precision: `bf16` gathers and multiplies in bf16; gradients are summed and weights kept in fp32.
+        precision: `bf16` gathers the layers in bf16, so that what autograd keeps of them is given back with them. The rest
+            (embeddings and head; all of a small model) is gathered in fp32 and left to autocast, so that sums along the layers
+            stay in fp32 as in one process: of a layer only biases and normalisations are coarser. Gradients are summed and
+            weights kept in fp32.
     """
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    policy = MixedPrecisionPolicy(cast_forward_inputs=False)
+    of_root = of_layer = MixedPrecisionPolicy(cast_forward_inputs=False)
     if precision == "bf16":
-        policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        of_layer = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
     mesh = DeviceMesh(world.device.type, list(range(world.size)))
     num_parameters = sum(parameter.numel() for parameter in root.parameters())
     keep_gathered = num_parameters <= GATHERED_PARAMETERS
@@ -95,6 +98,7 @@ def shard_model(root: nn.Module, world: World, precision: str) -> None:
         _distribute(module, world)
         # The root's weights (embeddings and head) are needed again at once.
         reshard = not keep_gathered and module is not root
+        policy = of_root if module is root else of_layer
         fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
 
 

@@ -29,7 +29,7 @@ HEADS = {
     "xlm-roberta": ("lm_head.",),
     "xlm-roberta-xl": ("lm_head.",),
 }
-"""How the names of the masked-LM head's weights begin, by model type."""
+"""How the names of the masked-LM head's weights begin, by model type: of the families that take the fast path."""
 
 PADDED_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert")
 """Kinds of model whose position ids start behind the padding token's id."""
@@ -63,6 +63,17 @@ def serves(source: ModelSource, tasks: Iterable[TaskSpec], max_length: int = 0) 
         if type(error) is Exception:
             return False
         raise
+
+
+def family_of(source: ModelSource) -> str:
+    """Returns the model type of a source that was found to load."""
+    try:
+        config = json.loads((Path(source.location) / "config.json").read_text(encoding="utf-8"))
+    except OSError:
+        from xlmr_sweep.modeling.loading import load_config
+
+        return str(load_config(source).model_type)
+    return str(config["model_type"])
 
 
 def _has_shape_and_head(folder: Path, config: Mapping[str, Any], max_length: int) -> bool:

@@ -95,11 +95,12 @@ def run_ours(grid: Grid, encoder: Path, data: Path, scratch: Path, precision: st
     return Side(name, last, watched.total_s, cells, watched.peak_uss_bytes)
 
 
-def run_plain(grid: Grid, encoder: Path, data: Path, scratch: Path) -> Side:
+def run_plain(grid: Grid, encoder: Path, data: Path, scratch: Path, console: Console) -> Side:
     """Runs the grid by the plain script."""
     study = declare(grid, encoder, data, scratch / "plain.yaml", "fp32")
     prepared = scratch / "prepared"
-    declaration, labels = _plain_declaration(grid, study, Storage(prepared), scratch / "cells")
+    declaration, labels, lengths = _plain_declaration(grid, study, Storage(prepared), scratch / "cells")
+    console.print(f"Prompts: {sum(lengths) / len(lengths):.0f} tokens on average, {max(lengths)} at most", highlight=False)
     path = scratch / "grid.json"
     path.write_text(json.dumps(declaration))
     script = str(Path(__file__).with_name("plain_grid.py"))
@@ -115,11 +116,13 @@ def run_plain(grid: Grid, encoder: Path, data: Path, scratch: Path) -> Side:
     return Side("plain Tune grid, Trainer, fp32", last, watched.total_s, cells, watched.peak_uss_bytes)
 
 
-def _plain_declaration(grid: Grid, study: Study, storage: Storage, folder: Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
-    """Returns the plain script's declaration, and the evaluation labels of each task."""
+def _plain_declaration(
+    grid: Grid, study: Study, storage: Storage, folder: Path
+) -> tuple[dict[str, Any], dict[str, list[int]], list[int]]:
+    """Returns the plain script's declaration, the evaluation labels of each task, and the tokens of each prompt."""
     folder.mkdir()
     tokenizer = load_tokenizer(base_source(storage, study, study.model(MODEL)))
-    cells, labels = [], {}
+    cells, labels, lengths = [], {}, []
     for name in grid.tasks:
         task = study.task(name)
         prepare_task(study, task, storage)
@@ -128,7 +131,7 @@ def _plain_declaration(grid: Grid, study: Study, storage: Storage, folder: Path)
             id(row): f"{USER_MARK} {render(task.prompt, row)} {ASSISTANT_MARK} {tokenizer.mask_token}"
             for row in (*rows.train, *rows.validation)
         }
-        _check_same_tokens(tokenizer, study, name, rows.train + rows.validation, list(texts.values()))
+        lengths += _check_same_tokens(tokenizer, study, name, rows.train + rows.validation, list(texts.values()))
 
         def write(file: str, chosen: Sequence[dict[str, Any]], texts: dict[int, str] = texts) -> str:
             lines = [json.dumps({"text": texts[id(row)], "label": row["label"]}) + "\n" for row in chosen]
@@ -155,10 +158,15 @@ def _plain_declaration(grid: Grid, study: Study, storage: Storage, folder: Path)
         "learning_rate": spec.learning_rate, "weight_decay": spec.weight_decay, "clip": spec.clip,
         "warmup_steps": -int(-spec.warmup * spec.steps // 1), "max_length": spec.max_length,
     }  # fmt: skip
-    return {"num_cpus": grid.num_cpus, "settings": settings, "cells": cells}, labels
+    return {"num_cpus": grid.num_cpus, "settings": settings, "cells": cells}, labels, lengths
 
 
-def _check_same_tokens(tokenizer: Any, study: Study, name: str, rows: list[dict[str, Any]], texts: list[str]) -> None:
+def _check_same_tokens(tokenizer: Any, study: Study, name: str, rows: list[dict[str, Any]], texts: list[str]) -> list[int]:
+    """Returns the tokens of each prompt.
+
+    Raises:
+        RuntimeError: if both sides would not train on the same.
+    """
     ours = [c.input_ids for c in ChatTemplate(tokenizer, study.finetune.max_length).encode_prompts(study.task(name), rows)]
     plain = tokenizer(texts, truncation=True, max_length=study.finetune.max_length)["input_ids"]
     different = sum(a != b for a, b in zip(ours, plain, strict=True))
@@ -167,6 +175,7 @@ def _check_same_tokens(tokenizer: Any, study: Study, name: str, rows: list[dict[
             f"task {name}: {different} of {len(rows)} prompts have other tokens as one text than part by part, so the two sides "
             "would not train on the same; choose a tokenizer that splits at spaces, or a greater length"
         )
+    return [len(ids) for ids in ours]
 
 
 def compare(
@@ -174,7 +183,7 @@ def compare(
 ) -> dict[str, Any]:
     """Runs both sides, prints the table and returns its numbers."""
     scratch.mkdir(parents=True, exist_ok=True)
-    plain = run_plain(grid, encoder, data, scratch)
+    plain = run_plain(grid, encoder, data, scratch, console)
     console.print(f"{plain.name}: last result after {plain.last_result_s:.1f} s", highlight=False)
     sides = [run_ours(grid, encoder, data, scratch, "fp32")]
     if resolve_precision("auto", torch.device("cpu")) != "fp32":

@@ -91,7 +91,7 @@ def disagreeing(plain: Side, ours: Side, examples: int = 1) -> list[Cell]:
     )
 
 
-def training_operations(num_layers: int, hidden: int, ffn: int, lengths: Sequence[int]) -> float:
+def training_operations(num_layers: int, hidden: int, ffn: int, lengths: Sequence[int], num_asked: int = 0) -> float:
     """Returns the floating-point operations of the matrix products of one training step of an encoder without a vocabulary head.
 
     Two operations a multiplication with addition; the backward pass costs two forward passes; attention as two products of all
@@ -102,9 +102,16 @@ def training_operations(num_layers: int, hidden: int, ffn: int, lengths: Sequenc
         hidden: width H.
         ffn: width of the feed-forward layers.
         lengths: tokens of each sequence of the batch.
+        num_asked: tokens of each sequence that the last layer is computed for, with keys and values of all; 0 for all tokens.
     """
-    products = 2 * (4 * hidden * hidden + 2 * hidden * ffn)
-    return 3.0 * num_layers * sum(length * products + 4 * length * length * hidden for length in lengths)
+    key_and_value, rest = 2 * 2 * hidden * hidden, 2 * (2 * hidden * hidden + 2 * hidden * ffn)
+
+    def layer(length: int, asked: int) -> float:
+        return length * key_and_value + asked * (rest + 4 * length * hidden)
+
+    whole = sum(layer(length, length) for length in lengths)
+    last = sum(layer(length, num_asked or length) for length in lengths)
+    return 3.0 * ((num_layers - 1) * whole + last)
 
 
 def median(values: Sequence[float]) -> float:

@@ -201,7 +201,7 @@ def run(options: Namespace, scratch: Path, console: Console) -> dict[str, Any]:
     """Times the trial of XLM-R base's shape, a row after the other, in this process; the cold one in a process of its own."""
     shape = SMALL_XLMR if options.small else XLMR_BASE
     grid = Grid(tasks=("cb",), sizes=(16,), seeds=(0,), steps=STEPS, max_length=LENGTH)
-    data = make_data(scratch / "data", grid.tasks, options.data, max_words=WORDS)
+    data = make_data(scratch / "data", grid.tasks, options.data, words=WORDS)
     _fewer(data, 16)
     folder = make_encoder(scratch / "encoder", shape, data_texts(data))
     precision = resolve_precision("auto", torch.device("cpu"))

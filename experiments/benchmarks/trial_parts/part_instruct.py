@@ -28,7 +28,7 @@ BATCH = 8
 PLAIN_MICRO_BATCH = 2
 """Sequences that the Trainer puts through at once, a rank: logits of every token of two sequences of 256 are 0.5 GB."""
 
-STEPS = 2
+STEPS = 4
 LENGTH = 256
 
 

@@ -130,23 +130,23 @@ def copy_encoder(source: Path, folder: Path, *, dropout: float = 0.0) -> Path:
     return folder
 
 
-def make_data(folder: Path, tasks: Iterable[str], source: Path | None = None, *, max_words: int | None = None) -> Path:
+def make_data(folder: Path, tasks: Iterable[str], source: Path | None = None, *, words: int | None = None) -> Path:
     """Writes tasks in the official layout: those of a folder, or the demo's with CB's premises as long as the real ones.
 
     Args:
         folder: what is written.
         tasks: names among the built-in tasks.
         source: a folder in the official layout; None for the demo's tasks.
-        max_words: cuts the long field's first words so that a rendered prompt has at most this many words, for runs at a
-            fixed length.
+        words: for runs at a fixed length: cuts the long field's first words, or says it again, until a rendered prompt has so
+            many words.
     """
     for name in tasks:
         task = TASKS[name]
         (folder / task.folder).mkdir(parents=True, exist_ok=True)
         for file, split in FILES.items():
             rows = _demo_rows(name, split) if source is None else _read_rows(source / task.folder / f"{file}.jsonl")
-            if max_words is not None:
-                rows = [_shortened(task, row, max_words) for row in rows]
+            if words is not None:
+                rows = [_of_length(task, row, words) for row in rows]
             (folder / task.folder / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -170,10 +170,11 @@ def _demo_rows(name: str, split: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _shortened(task: TaskSpec, row: dict[str, Any], max_words: int) -> dict[str, Any]:
-    words = str(row[task.long_field]).split()
-    spare = max_words - len(render(task.prompt, row).split())
-    return row if spare >= 0 else {**row, task.long_field: " ".join(words[min(-spare, len(words) - 1) :])}
+def _of_length(task: TaskSpec, row: dict[str, Any], words: int) -> dict[str, Any]:
+    long = str(row[task.long_field]).split()
+    wanted = max(1, len(long) + words - len(render(task.prompt, row).split()))
+    said = long * (1 + wanted // len(long))
+    return {**row, task.long_field: " ".join(said[-wanted:])}
 
 
 def data_texts(folder: Path) -> list[str]:
