@@ -11,22 +11,26 @@ from typing import Any
 def held_work(folder: Path) -> Callable[[dict[str, Any]], Any]:
     """Returns what each rank does, waiting after a step, its checkpoint reported, for as long as `hold-<step>` is in a folder.
 
+    A file `waits` says that one does.
+
     However slow the machine is, a job that waits cannot end before it is killed. One that goes on from that checkpoint does not
     make the step again, and does not wait for it.
     """
 
     def work(config: dict[str, Any]) -> Any:
         # In the worker's process: a function inside a function reaches it by value, and this class is its own there.
-        from xlmr_sweep.instruct import _Job, _work
+        from xlmr_sweep.instruct import _Job, train_rank
 
         after_step = _Job.after_step
 
         def then_wait(job: _Job, run: Any) -> None:
             after_step(job, run)
+            if (folder / f"hold-{run.progress.step}").exists():
+                (folder / "waits").touch()
             while (folder / f"hold-{run.progress.step}").exists():
                 time.sleep(0.02)
 
         _Job.after_step = then_wait  # type: ignore[method-assign]
-        return _work(config)
+        return train_rank(config)
 
     return work

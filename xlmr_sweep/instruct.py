@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,9 @@ import ray.train
 import torch
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+from ray.util.placement_group import PlacementGroup, PlacementGroupID, remove_placement_group
 
 from xlmr_sweep.batches import RowOrder
 from xlmr_sweep.checkpoint import load_checkpoint, save_checkpoint
@@ -133,7 +137,10 @@ def run_instruct(
     if storage.read_json(f"data/{mixture_name(study)}/manifest.json") is None:
         raise StudyError(f"{storage.path(f'data/{mixture_name(study)}')}: the mixture is not prepared; run prepare_data.py")
     _shorten_waits()
+    group_file = f"tmp/placement-group-{name}"
+    storage.delete(group_file)
     trainer = _Trainer(
+        _NotePlacementGroup(storage.uri, group_file),
         instruction_rank,
         train_loop_config={
             "study": study.model_dump(mode="json"),
@@ -162,6 +169,8 @@ def run_instruct(
     except ray.train.TrainingFailedError as error:
         log.write(str(error))
         raise
+    finally:
+        _free_placement_group(storage, group_file)
     if outcome:
         log.write(f"{outcome['error_class']}: {outcome['message']}")
         raise {"StudyError": StudyError, "DivergedError": DivergedError}[outcome["error_class"]](outcome["message"])
@@ -171,10 +180,48 @@ def run_instruct(
 
 
 class _Trainer(TorchTrainer):  # type: ignore[misc]
-    """Without the process that hands out Ray Data's sets, some CPU seconds each start: ranks read the mixture themselves."""
+    """Without two processes, some CPU seconds each start.
+
+    One hands out Ray Data's sets: ranks read the mixture themselves. The other frees a job's placement group should the
+    controller die; it outlives a driver that is killed, and on a cluster without a dashboard for ever. Here the driver does it,
+    and Ray itself should the driver die too.
+
+    Args:
+        note: tells the driver of the placement group.
+        args: as of a `TorchTrainer`.
+        options: as of a `TorchTrainer`.
+    """
+
+    def __init__(self, note: _NotePlacementGroup, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._note = note
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, DatasetsCallback)]
+        left_out = (DatasetsCallback, PlacementGroupCleanerCallback)
+        return [self._note, *(c for c in super()._create_default_callbacks() if not isinstance(c, left_out))]
+
+
+class _NotePlacementGroup(WorkerGroupCallback):  # type: ignore[misc]
+    """Writes the id of a job's placement group into the storage, in the controller's process."""
+
+    def __init__(self, uri: str, file: str) -> None:
+        self._uri, self._file = uri, file
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        """Called by Train when the ranks are there."""
+        group = worker_group.get_worker_group_state().placement_group_handle.placement_group
+        # Without it a controller that dies keeps its room until the driver ends, which is no reason to end the job.
+        with suppress(OSError, StudyError):
+            Storage(self._uri).write(self._file, group.id.hex().encode())
+
+
+def _free_placement_group(storage: Storage, file: str) -> None:
+    """Removes a job's placement group, which its controller has done unless it died."""
+    with suppress(OSError, StudyError):
+        if storage.exists(file):
+            group_id = PlacementGroupID(bytes.fromhex(storage.read(file).decode()))
+            remove_placement_group(PlacementGroup(group_id))
+            storage.delete(file)
 
 
 def _fit(trainer: TorchTrainer) -> Any:

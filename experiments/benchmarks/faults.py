@@ -52,6 +52,8 @@ KINDS = (
 )
 STALL_S = 8.0
 INTERRUPTED = 130
+OF_RAY = "_AutoscalingCoordinatorActor"
+"""Ray Train starts one with a cluster's first job; it is the cluster's, not the job's."""
 FAILING_S = 4.0
 """How long a storage fails."""
 NUM_CPUS, NUM_GPUS = 2, 2
@@ -418,8 +420,8 @@ def leftovers(cluster: Any) -> list[str]:
     from ray._private.state import actors
 
     left = [f"placement group {g['state']}" for g in ray.util.placement_group_table().values() if g["state"] != "REMOVED"]
-    left += [f"actor {a['ActorClassName']}" for a in actors().values() if a["State"] != "DEAD"]
-    quiet = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+    left += [f"actor {a['ActorClassName']}" for a in actors().values() if a["State"] != "DEAD" and a["ActorClassName"] != OF_RAY]
+    quiet = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent", f"ray::{OF_RAY}")
     left += [f"process {t.strip()}" for t in processes(cluster).values() if t.startswith("ray::") and not t.startswith(quiet)]
     return left
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import held_job
 import pytest
 from builders import make_encoder
 from patience import wait_for
@@ -167,27 +168,6 @@ def test_finished_job_is_not_started_again(
     assert instruct(study_of(inputs), storage) == manifest
 
 
-DRIVER = """
-import sys
-from pathlib import Path
-
-uri, notes, tests = sys.argv[1:]
-sys.path.insert(0, tests)
-
-import ray
-from held_job import held_work
-from xlmr_sweep import instruct
-from xlmr_sweep.storage import Storage
-from xlmr_sweep.study import Study
-
-instruct._work = held_work(Path(notes))
-ray.init("local", num_cpus=2, num_gpus=0, object_store_memory=100 * 2**20, include_dashboard=False, log_to_driver=False)
-study = Study.model_validate_json(sys.stdin.read())
-instruct.run_instruct(study, "m", Storage(uri), num_ranks=2, use_gpu=False)
-ray.shutdown()
-"""
-
-
 def test_killed_worker_then_killed_driver_and_the_same_call_again_end_with_the_same_bits(
     inputs: Path, straight: tuple[Storage, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -196,8 +176,8 @@ def test_killed_worker_then_killed_driver_and_the_same_call_again_end_with_the_s
     first, second = CHECKPOINT_EVERY, 2 * CHECKPOINT_EVERY
     for step in (first, second):
         (tmp_path / f"hold-{step}").touch()
-    arguments = [storage.uri, str(tmp_path), str(Path(__file__).parents[1])]
-    with subprocess.Popen([sys.executable, "-c", DRIVER, *arguments], stdin=subprocess.PIPE, text=True) as driver:
+    command = [sys.executable, held_job.__file__.replace("held_job", "held_driver"), "local", storage.uri, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as driver:
         assert driver.stdin is not None
         driver.stdin.write(study.model_dump_json())
         driver.stdin.close()

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import faulty_work
+import held_job
 import pytest
+import ray
 from builders import make_encoder, make_study
 from faulty_work import Blocked, Faulty, LateToArrive
 from patience import PATIENCE_S, wait_for
@@ -26,7 +28,9 @@ from rich.console import Console
 from xlmr_sweep.board import Board
 from xlmr_sweep.cluster import supervisor
 from xlmr_sweep.cost import CostModel
+from xlmr_sweep.data.mixture import prepare_mixture
 from xlmr_sweep.plan import Trial, expand
+from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -294,4 +298,41 @@ def test_a_driver_that_is_interrupted_or_killed_leaves_nothing_and_the_next_take
     third.send_signal(signal.SIGINT)
     assert third.wait(PATIENCE_S) == 130
     assert not list((storage / "driver").iterdir())
+    nothing_is_left()
+
+
+def test_an_instruction_job_whose_driver_or_controller_dies_leaves_nothing(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_is_left: Callable[[], None]
+) -> None:
+    """On a cluster that was there before and stays; the second time its driver, this process, lives on too."""
+    from benchmarks.faults import titled
+
+    from xlmr_sweep import instruct
+
+    make_encoder(tmp_path / "encoder", words=["User", ":", "Assistant", "is", "it", "?", "yes", "no"])
+    (tmp_path / "rows.jsonl").write_text('{"inputs": "is it ?", "targets": "yes"}\n' * 64)
+    fields: dict[str, Any] = {"name": "s", "sizes": [8], "seeds": [0], "models": [{"name": "m", "folder": tmp_path / "encoder"}]}
+    fields["instructions"] = {"source": "folder", "folder": tmp_path / "rows.jsonl"}
+    study = Study.model_validate(fields | {"instruct": {"max_steps": 4, "global_batch_size": 8, "max_length": 64}})
+    storage = Storage(tmp_path / "runs")
+    prepare_mixture(study, storage)
+    (tmp_path / "hold-2").touch()
+    command = [sys.executable, held_job.__file__.replace("held_job", "held_driver"), cluster.address, storage.uri, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as driver:
+        assert driver.stdin is not None
+        driver.stdin.write(study.model_dump_json())
+        driver.stdin.close()
+        wait_for(lambda: driver.poll() is not None or (tmp_path / "waits").exists())
+        driver.kill()
+    nothing_is_left()
+    (tmp_path / "waits").unlink()
+    monkeypatch.setattr(instruct, "instruction_rank", held_job.held_work(tmp_path))
+
+    def kill_controller() -> None:
+        wait_for((tmp_path / "waits").exists)
+        (controller,) = titled(cluster, "ray::TrainController")
+        os.kill(controller, signal.SIGKILL)
+
+    with in_thread(kill_controller), pytest.raises(ray.exceptions.RayActorError):
+        instruct.run_instruct(study, "m", storage, num_ranks=2, use_gpu=False)
     nothing_is_left()
