@@ -165,6 +165,26 @@ def test_what_a_waiting_wide_trial_leaves_over_is_used() -> None:
     assert following.model == "xlmr-xl"
 
 
+def test_beside_a_waiting_wide_trial_others_use_the_gpus_of_its_node_that_it_does_not_need() -> None:
+    clock = Clock()
+    quarter, cost = Width(1, 0.25), Fixed(trials={"xlmr-base": 1000.0})
+    queue = Admission(of("xlmr-base", 40), {"xlmr-base": quarter}, [Node(64, 2, "a")], cost, clock=clock)
+    small = taken(queue)
+    first, second = ([item for item in small if item.grant.bundles[0][2] == ((gpu, 0.25),)] for gpu in (0, 1))
+    assert len(first) == len(second) == 4
+    clock.now = 900.0
+    # One of the first GPU comes back as wide as a GPU, for which it waits there, and one on either GPU ends.
+    queue.requeue(queue.ended(first.pop().tune_id), Requeue(width=Width(1, 1)))
+    for _ in range(2):
+        queue.ended(first.pop().tune_id)
+        queue.ended(second.pop().tune_id)
+        (following,) = taken(queue)
+        assert following.grant.bundles[0][2] == ((1, 0.25),)
+    queue.ended(first.pop().tune_id)
+    (wide,) = taken(queue)
+    assert wide.width == Width(1, 1)
+
+
 def test_the_next_trials_of_a_width_take_the_places_whose_processes_are_warm() -> None:
     nodes = [Node(8, 2, "a"), Node(8, 2, "b")]
     queue = Admission(of("xlmr-base"), {"xlmr-base": Width(1, 1)}, nodes, Fixed())

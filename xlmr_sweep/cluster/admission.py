@@ -438,23 +438,21 @@ class Admission:
 
     def _fit(self, head: Item, now: float, waits: Sequence[_Wait]) -> Grant | None:
         """Takes room for an item that keeps no more important one from starting when it could."""
-        grant = self._take_warm(head) or self.room.take(head.width, head.not_on)
-        if grant is None or not waits:
-            return grant
-        end = now + self.expected_s(head)
-        late = [wait for wait in waits if end > wait.until]
-        if all(wait.room.holds(grant) for wait in late):
-            return grant
-        self.room.give(grant)
-        return self.room.take(head.width, head.not_on, {node for wait in late for node in wait.nodes})
+        beside: list[Room] = []
+        if waits:
+            end = now + self.expected_s(head)
+            beside = [wait.room for wait in waits if end > wait.until]
+        return self._take_warm(head, beside) or self.room.take(head.width, head.not_on, beside=beside)
 
-    def _take_warm(self, head: Item) -> Grant | None:
+    def _take_warm(self, head: Item, beside: Sequence[Room]) -> Grant | None:
         """Takes the place of a trial of the same width that just ended, so that its process goes on."""
         if isinstance(head, Job):
             return None
         warm = self._warm.get(head.width, [])
         for grant in warm:
-            if not head.not_on & set(grant.node_ids) and self.room.take_again(grant):
+            if head.not_on & set(grant.node_ids) or not all(room.holds(grant) for room in beside):
+                continue
+            if self.room.take_again(grant):
                 warm.remove(grant)
                 return grant
         return None
