@@ -200,6 +200,16 @@ def test_the_next_trials_of_a_width_take_the_places_whose_processes_are_warm() -
     assert {item.grant for item in following if item} == {first.grant, again.grant}
 
 
+def test_a_place_without_a_process_is_given_anew_as_ray_would_give_it() -> None:
+    queue = Admission(of("xlmr-base", 40), {"xlmr-base": Width(1, 0.25)}, [Node(64, 2, "a")], Fixed())
+    started = taken(queue)
+    for item in (*started[:2], started[4]):
+        queue.ended(item.tune_id, ok=False)
+    following = queue.next()
+    assert following is not None
+    assert following.grant.bundles[0][2][0][0] == 1, "the fuller GPU, though others ended before on the first"
+
+
 def test_instructed_trials_wait_for_their_weights_and_others_fill_what_a_job_leaves() -> None:
     trials = of("xlmr-large")
     queue = admission(trials, jobs={"xlmr-large": Width(1, 1, 2)}, cost=Fixed(jobs={"xlmr-large": 1000.0}))

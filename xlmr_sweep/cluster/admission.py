@@ -206,6 +206,7 @@ class Admission:
         state = (self._changes, self.room.version)
         # Without capacity the nodes that trials and jobs need are all gone: they wait.
         if self._stuck_at == state or not self.capacity:
+            self._warm.clear()
             return None
         if self.cost.version != self._sorted_by:
             self._sorted_by = self.cost.version
@@ -223,11 +224,17 @@ class Admission:
         self._stuck_at = state
         return None
 
-    def ended(self, tune_id: str) -> Attempt:
-        """Gives back the room of an attempt that ended, however it did, and returns it."""
+    def ended(self, tune_id: str, *, ok: bool = True) -> Attempt:
+        """Gives back the room of an attempt that ended, however it did, and returns it.
+
+        Args:
+            tune_id: Tune's id of it.
+            ok: whether its process ended it with a row, and is there for another trial.
+        """
         attempt = self._give_back(tune_id)
         assert isinstance(attempt, Attempt), f"{tune_id} is no trial"
-        self._warm[attempt.width].append(attempt.grant)
+        if ok:
+            self._warm[attempt.width].append(attempt.grant)
         if self._probes.get(attempt.model) == tune_id:
             # Unless `set_width` comes next, another trial of the model measures; after some in vain the others run as wide.
             del self._probes[attempt.model]
