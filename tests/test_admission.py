@@ -11,7 +11,7 @@ from fixed_cost import Fixed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xlmr_sweep.cluster.admission import Admission, Attempt, Job, rounds
+from xlmr_sweep.cluster.admission import MAX_PROBES, Admission, Attempt, Job, rounds
 from xlmr_sweep.cluster.forecast import lower_bound_s, simulate
 from xlmr_sweep.cluster.resources import Node, Width, instruct_width, trial_width
 from xlmr_sweep.cluster.retry import Requeue
@@ -254,6 +254,21 @@ def test_a_model_of_unknown_width_measures_with_its_longest_trial_before_the_oth
     queue.ended(second.tune_id)
     queue.set_width("xlmr-base", Width(1, 1 / 8))
     assert len(taken(queue)) == 64
+
+
+def test_after_probes_that_failed_the_others_run_as_wide_but_one_that_succeeds_measures() -> None:
+    queue = Admission(of("xlmr-base"), {"xlmr-base": Width(1, 1)}, EIGHT, Fixed(), probing=["xlmr-base"])
+    for _ in range(MAX_PROBES - 1):
+        (probe,) = taken(queue)
+        queue.ended(probe.tune_id, ok=False)
+    (probe,) = taken(queue)
+    queue.ended(probe.tune_id)
+    # What the row says comes next, by `set_width`.
+    assert "xlmr-base" in queue.probing
+    (probe,) = taken(queue)
+    queue.ended(probe.tune_id, ok=False)
+    assert "xlmr-base" not in queue.probing
+    assert {item.width for item in taken(queue)} == {Width(1, 1)}
 
 
 def test_the_estimated_end_is_weighted_by_cost() -> None:

@@ -238,7 +238,7 @@ class Admission:
         if self._probes.get(attempt.model) == tune_id:
             # Unless `set_width` comes next, another trial of the model measures; after some in vain the others run as wide.
             del self._probes[attempt.model]
-            self._vain[attempt.model] += 1
+            self._vain[attempt.model] += not ok
             if self._vain[attempt.model] >= MAX_PROBES:
                 self.set_width(attempt.model, attempt.width)
         return attempt
