@@ -11,7 +11,7 @@ from fixed_cost import Fixed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xlmr_sweep.cluster.admission import Admission, Attempt, Job, rounds
+from xlmr_sweep.cluster.admission import MAX_PROBES, Admission, Attempt, Job, rounds
 from xlmr_sweep.cluster.forecast import lower_bound_s, simulate
 from xlmr_sweep.cluster.resources import Node, Width, instruct_width, trial_width
 from xlmr_sweep.cluster.retry import Requeue
@@ -165,6 +165,26 @@ def test_what_a_waiting_wide_trial_leaves_over_is_used() -> None:
     assert following.model == "xlmr-xl"
 
 
+def test_beside_a_waiting_wide_trial_others_use_the_gpus_of_its_node_that_it_does_not_need() -> None:
+    clock = Clock()
+    quarter, cost = Width(1, 0.25), Fixed(trials={"xlmr-base": 1000.0})
+    queue = Admission(of("xlmr-base", 40), {"xlmr-base": quarter}, [Node(64, 2, "a")], cost, clock=clock)
+    small = taken(queue)
+    first, second = ([item for item in small if item.grant.bundles[0][2] == ((gpu, 0.25),)] for gpu in (0, 1))
+    assert len(first) == len(second) == 4
+    clock.now = 900.0
+    # One of the first GPU comes back as wide as a GPU, for which it waits there, and one on either GPU ends.
+    queue.requeue(queue.ended(first.pop().tune_id), Requeue(width=Width(1, 1)))
+    for _ in range(2):
+        queue.ended(first.pop().tune_id)
+        queue.ended(second.pop().tune_id)
+        (following,) = taken(queue)
+        assert following.grant.bundles[0][2] == ((1, 0.25),)
+    queue.ended(first.pop().tune_id)
+    (wide,) = taken(queue)
+    assert wide.width == Width(1, 1)
+
+
 def test_the_next_trials_of_a_width_take_the_places_whose_processes_are_warm() -> None:
     nodes = [Node(8, 2, "a"), Node(8, 2, "b")]
     queue = Admission(of("xlmr-base"), {"xlmr-base": Width(1, 1)}, nodes, Fixed())
@@ -178,6 +198,16 @@ def test_the_next_trials_of_a_width_take_the_places_whose_processes_are_warm() -
     # Both would fit on the first node, but there is a process on each.
     following = [queue.next(), queue.next()]
     assert {item.grant for item in following if item} == {first.grant, again.grant}
+
+
+def test_a_place_without_a_process_is_given_anew_as_ray_would_give_it() -> None:
+    queue = Admission(of("xlmr-base", 40), {"xlmr-base": Width(1, 0.25)}, [Node(64, 2, "a")], Fixed())
+    started = taken(queue)
+    for item in (*started[:2], started[4]):
+        queue.ended(item.tune_id, ok=False)
+    following = queue.next()
+    assert following is not None
+    assert following.grant.bundles[0][2][0][0] == 1, "the fuller GPU, though others ended before on the first"
 
 
 def test_instructed_trials_wait_for_their_weights_and_others_fill_what_a_job_leaves() -> None:
@@ -224,6 +254,21 @@ def test_a_model_of_unknown_width_measures_with_its_longest_trial_before_the_oth
     queue.ended(second.tune_id)
     queue.set_width("xlmr-base", Width(1, 1 / 8))
     assert len(taken(queue)) == 64
+
+
+def test_after_probes_that_failed_the_others_run_as_wide_but_one_that_succeeds_measures() -> None:
+    queue = Admission(of("xlmr-base"), {"xlmr-base": Width(1, 1)}, EIGHT, Fixed(), probing=["xlmr-base"])
+    for _ in range(MAX_PROBES - 1):
+        (probe,) = taken(queue)
+        queue.ended(probe.tune_id, ok=False)
+    (probe,) = taken(queue)
+    queue.ended(probe.tune_id)
+    # What the row says comes next, by `set_width`.
+    assert "xlmr-base" in queue.probing
+    (probe,) = taken(queue)
+    queue.ended(probe.tune_id, ok=False)
+    assert "xlmr-base" not in queue.probing
+    assert {item.width for item in taken(queue)} == {Width(1, 1)}
 
 
 def test_the_estimated_end_is_weighted_by_cost() -> None:

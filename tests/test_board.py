@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,11 +25,13 @@ class Clock:
         return self.now
 
 
-def make(terminal: bool = False, **options: Any) -> tuple[Board, Clock, io.StringIO, Console]:
+def make(
+    terminal: bool = False, capacity: Callable[[], float] = lambda: 4, **options: Any
+) -> tuple[Board, Clock, io.StringIO, Console]:
     stream, clock = io.StringIO(), Clock()
     console = Console(file=stream, width=150, force_terminal=terminal, color_system=None)
     return (
-        Board(console, TRIALS, 4, "GPUs", lambda t: f"/runs/logs/{t.trial_id}.log", clock=clock, **options),
+        Board(console, TRIALS, capacity, "GPUs", lambda t: f"/runs/logs/{t.trial_id}.log", clock=clock, **options),
         clock,
         stream,
         console,
@@ -72,6 +75,26 @@ def test_an_instruction_job_is_use_of_the_cluster() -> None:
         assert board.in_use() == (1.0, 1.0)
     clock.now += 60
     assert board.in_use() == (0.0, 0.5)
+
+
+def test_use_is_of_the_cluster_as_it_is_and_was() -> None:
+    capacity = [4.0]
+    board, clock, _, _ = make(capacity=lambda: capacity[0])
+    for trial in XL[:2]:
+        board.started(trial, 2)
+    clock.now += 60
+    assert board.in_use() == (1.0, 1.0)
+    # Another node joins, as large as the first.
+    capacity[0] = 8.0
+    for trial in XL[2:]:
+        board.started(trial, 2)
+    assert board.in_use() == (1.0, 1.0)
+    board.finished(XL[0], {"score": 0.5})
+    board.finished(XL[1], {"score": 0.5})
+    clock.now += 60
+    assert board.in_use() == (0.5, pytest.approx(8 / 12))
+    capacity[0] = 0.0
+    assert board.in_use() == (0.0, pytest.approx(8 / 12))
 
 
 def test_throughput_is_of_the_last_ten_minutes() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +58,18 @@ class MetricsStub:
 class Run:
     """A supervisor with everything around it."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, gpus: dict[str, float]) -> None:
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, gpus: dict[str, float], probing: Sequence[str] = ()
+    ) -> None:
         monkeypatch.setattr(module, "TrialMetrics", MetricsStub)
         monkeypatch.setattr(module, "oom_kills_on", lambda node_id: self.oom_kills)
         self.now, self.there, self.oom_kills = 0.0, [Node(8, 1, "a"), Node(8, 2, "b")], 0
         self.storage, self.stream = Storage(folder), io.StringIO()
         widths = {name: Width(1, min(1, share), max(1, int(share))) for name, share in gpus.items()}
         trials = [Trial(name, "prompted", "cb", 8, seed, f"{name}{seed}") for name in gpus for seed in range(3)]
-        self.admission = Admission(trials, widths, self.there, Fixed(), clock=self.clock)
+        self.admission = Admission(trials, widths, self.there, Fixed(), probing=probing, clock=self.clock)
         watch = NodeWatch(self.there, look=lambda: list(self.there), clock=self.clock)
-        self.board = Board(Console(file=self.stream, width=300), trials, 3, "GPUs", lambda trial: "log", clock=self.clock)
+        self.board = Board(Console(file=self.stream, width=300), trials, lambda: 3, "GPUs", lambda trial: "log", clock=self.clock)
         self.controller: Any = ControllerStub()
         policy = RetryByCause(LIMITS, self.storage, lambda: self.admission.room.nodes)
         self.supervisor = Supervisor(
@@ -160,6 +162,17 @@ def test_a_driver_that_was_held_up_itself_takes_no_trial_for_late(tmp_path: Path
     for _ in range(int(module.START_LIMIT_S / 20) + 1):
         run.look(20)
     assert run.controller.taken_back == [run.tune[0].trial_id]
+
+
+@pytest.mark.parametrize("first", [None, ValueError("broken")])
+def test_of_the_trials_that_measure_a_models_share_failures_count_and_successes_do_not(
+    first: Exception | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path, monkeypatch, {"single": 1}, probing=["single"])
+    for error in (first, ValueError("broken"), ValueError("broken")):
+        assert "single" in run.admission.probing
+        run.end(run.start(), error)
+    assert ("single" in run.admission.probing) == (first is None)
 
 
 def test_a_record_that_a_dying_process_wrote_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fixed_cost import Fixed
 
-from xlmr_sweep.cluster.tune_loop import CREDENTIALS, OneActorClass, SweepLoop, WarmProcesses
+from xlmr_sweep.cluster.admission import Admission
+from xlmr_sweep.cluster.queue import TuneQueue
+from xlmr_sweep.cluster.resources import Node, Width
+from xlmr_sweep.cluster.retry import Requeue
+from xlmr_sweep.cluster.tune_loop import CREDENTIALS, InProcess, OneActorClass, SweepLoop, WarmProcesses
+from xlmr_sweep.plan import Trial
 
 
 def test_a_process_is_kept_for_the_next_question_and_ended_if_nothing_takes_it() -> None:
@@ -35,6 +41,42 @@ def test_what_ended_after_the_question_waits_for_the_next_one() -> None:
     assert list(warm.flush_cached_objects()) == ["a"]
     warm.asked()
     assert warm.pop_cached_object("small") == "b"
+
+
+def test_a_process_is_only_given_to_a_trial_that_was_granted_its_very_gpus() -> None:
+    now = [0.0]
+    models = {"small": Width(1, 0.25), "wide": Width(1, 1)}
+    trials = [Trial(name, "prompted", "cb", 8, k, f"{name}{k}") for name, n in (("wide", 1), ("small", 7)) for k in range(n)]
+    admission = Admission(trials, models, [Node(64, 2, "a")], Fixed(), clock=lambda: now[0])
+    queue: Any = TuneQueue(admission, SimpleNamespace(look=lambda: None))  # type: ignore[arg-type]
+    queue._experiment, queue._trainable = SimpleNamespace(spec=dict.fromkeys(("run", "storage", "checkpoint_config"))), InProcess
+
+    def handed_out() -> list[tuple[str, Any]]:
+        found = []
+        while (trial := queue.next_trial()) is not None:
+            trial.create_placement_group_factory()
+            found.append((trial.trial_id, trial.placement_group_factory))
+        return found
+
+    (wide, _), *small = handed_out()
+    assert len(small) == 4, "on the second GPU"
+    processes = WarmProcesses()
+    assert processes.cache_object(small[0][1], "warm")
+    admission.ended(small[0][0])
+    ((_, following),) = handed_out()
+    assert processes.pop_cached_object(following) == "warm"
+    # The wide one and one of the second GPU run again a little later; the last two use the first GPU meanwhile.
+    admission.requeue(admission.ended(wide, ok=False), Requeue(delay_s=1))
+    meanwhile = handed_out()
+    assert len(meanwhile) == 2
+    admission.requeue(admission.ended(small[1][0], ok=False), Requeue(delay_s=1))
+    now[0] = 2.0
+    for tune_id, on_the_first in meanwhile:
+        admission.ended(tune_id)
+        processes.cache_object(on_the_first, tune_id)
+    again = dict(handed_out())
+    assert set(again) == {f"{wide}.2", f"{small[1][0]}.2"}
+    assert not any(processes.has_cached_object(bundles) for bundles in again.values()), "their GPU is the wide one's now"
 
 
 def test_at_the_end_all_are_ended() -> None:

@@ -31,7 +31,7 @@ class Board:
     Args:
         console: where lines go.
         trials: the trials of the run.
-        capacity: GPUs of the cluster, or its CPUs where there are no GPUs.
+        capacity: returns the GPUs that the cluster has now, or its CPUs where there are no GPUs. For any thread.
         unit: `GPUs` or `CPUs`.
         where: returns the file that holds a trial's whole log.
         remaining_s: seconds until the end by a model of costs, or None where that is not known; default: by the trials' mean.
@@ -42,7 +42,7 @@ class Board:
         self,
         console: Console,
         trials: Sequence[Trial],
-        capacity: float,
+        capacity: Callable[[], float],
         unit: str,
         where: Callable[[Trial], str],
         remaining_s: Callable[[], float | None] | None = None,
@@ -60,6 +60,8 @@ class Board:
         self._began = clock()
         self._busy = 0.0
         """Unit-seconds that were taken so far."""
+        self._offered = 0.0
+        """Unit-seconds that there were."""
         self._looked = self._began
         # Lines are said outside it: the console's own lock is held while the table is drawn.
         self._lock = threading.Lock()
@@ -140,9 +142,9 @@ class Board:
         """Returns the share of the cluster that trials and instruction jobs hold now, and on average since the start."""
         with self._lock:
             self._account()
-            elapsed = self._looked - self._began
-            now = sum(self._running.values()) / self._capacity
-        return now, self._busy / (self._capacity * elapsed) if elapsed > 0 else 0.0
+            taken, capacity = sum(self._running.values()), self._capacity()
+            mean = self._busy / self._offered if self._offered else 0.0
+        return taken / capacity if capacity else 0.0, mean
 
     def left_s(self) -> float | None:
         """Returns the estimated seconds until the end; None while nothing is known."""
@@ -190,6 +192,7 @@ class Board:
     def _account(self) -> None:
         now = self._clock()
         self._busy += sum(self._running.values()) * (now - self._looked)
+        self._offered += self._capacity() * (now - self._looked)
         self._looked = now
 
     def _move(self, trial: Trial, before: str, after: str) -> None:

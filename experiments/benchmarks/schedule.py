@@ -182,7 +182,8 @@ class Watch(Board):
 
     def __init__(self, grid_trials: Sequence[Trial], admission: Admission, folder: Storage) -> None:
         silent = Console(file=io.StringIO())
-        super().__init__(silent, grid_trials, admission.capacity, "GPUs", lambda trial: folder.path(f"logs/{trial.trial_id}.log"))
+        logs = folder.path("logs")
+        super().__init__(silent, grid_trials, lambda: admission.capacity, "GPUs", lambda trial: f"{logs}/{trial.trial_id}.log")
         self._num_trials = len(grid_trials)
         self.start = time.monotonic()
         self.ends: list[float] = []

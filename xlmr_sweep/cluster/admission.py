@@ -206,6 +206,7 @@ class Admission:
         state = (self._changes, self.room.version)
         # Without capacity the nodes that trials and jobs need are all gone: they wait.
         if self._stuck_at == state or not self.capacity:
+            self._warm.clear()
             return None
         if self.cost.version != self._sorted_by:
             self._sorted_by = self.cost.version
@@ -223,15 +224,21 @@ class Admission:
         self._stuck_at = state
         return None
 
-    def ended(self, tune_id: str) -> Attempt:
-        """Gives back the room of an attempt that ended, however it did, and returns it."""
+    def ended(self, tune_id: str, *, ok: bool = True) -> Attempt:
+        """Gives back the room of an attempt that ended, however it did, and returns it.
+
+        Args:
+            tune_id: Tune's id of it.
+            ok: whether its process ended it with a row, and is there for another trial.
+        """
         attempt = self._give_back(tune_id)
         assert isinstance(attempt, Attempt), f"{tune_id} is no trial"
-        self._warm[attempt.width].append(attempt.grant)
+        if ok:
+            self._warm[attempt.width].append(attempt.grant)
         if self._probes.get(attempt.model) == tune_id:
             # Unless `set_width` comes next, another trial of the model measures; after some in vain the others run as wide.
             del self._probes[attempt.model]
-            self._vain[attempt.model] += 1
+            self._vain[attempt.model] += not ok
             if self._vain[attempt.model] >= MAX_PROBES:
                 self.set_width(attempt.model, attempt.width)
         return attempt
@@ -438,23 +445,21 @@ class Admission:
 
     def _fit(self, head: Item, now: float, waits: Sequence[_Wait]) -> Grant | None:
         """Takes room for an item that keeps no more important one from starting when it could."""
-        grant = self._take_warm(head) or self.room.take(head.width, head.not_on)
-        if grant is None or not waits:
-            return grant
-        end = now + self.expected_s(head)
-        late = [wait for wait in waits if end > wait.until]
-        if all(wait.room.holds(grant) for wait in late):
-            return grant
-        self.room.give(grant)
-        return self.room.take(head.width, head.not_on, {node for wait in late for node in wait.nodes})
+        beside: list[Room] = []
+        if waits:
+            end = now + self.expected_s(head)
+            beside = [wait.room for wait in waits if end > wait.until]
+        return self._take_warm(head, beside) or self.room.take(head.width, head.not_on, beside=beside)
 
-    def _take_warm(self, head: Item) -> Grant | None:
+    def _take_warm(self, head: Item, beside: Sequence[Room]) -> Grant | None:
         """Takes the place of a trial of the same width that just ended, so that its process goes on."""
         if isinstance(head, Job):
             return None
         warm = self._warm.get(head.width, [])
         for grant in warm:
-            if not head.not_on & set(grant.node_ids) and self.room.take_again(grant):
+            if head.not_on & set(grant.node_ids) or not all(room.holds(grant) for room in beside):
+                continue
+            if self.room.take_again(grant):
                 warm.remove(grant)
                 return grant
         return None

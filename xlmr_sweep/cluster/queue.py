@@ -20,6 +20,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from xlmr_sweep.cluster.admission import Admission, Attempt, Job
 from xlmr_sweep.cluster.jobs import InstructionJobs
 from xlmr_sweep.cluster.resources import NODE_LABEL, Width
+from xlmr_sweep.cluster.room import Grant
 
 ESTIMATE_INTERVAL_S = 5.0
 """The estimated end is worked out anew this often: it looks at every trial that waits."""
@@ -29,9 +30,26 @@ def _folder_name(trial: TuneTrial) -> str:
     return str(trial.trial_id)
 
 
-@lru_cache(maxsize=1024)
-def _bundles(width: Width, node_ids: tuple[str, ...]) -> tune.PlacementGroupFactory:
-    return tune.PlacementGroupFactory(width.bundles(), bundle_label_selector=[{NODE_LABEL: node} for node in node_ids])
+class GrantedBundles(tune.PlacementGroupFactory):  # type: ignore[misc]
+    """What an attempt asks Ray for. Equal only for the same GPUs, which Ray is not told.
+
+    Tune gives a placement group, and the process in it, to any trial that asks for an equal one. The process of another GPU
+    would hold what the admission believes to be free, and the next one to be given that would wait for it in Ray.
+    """
+
+    def __init__(self, width: Width, grant: Grant) -> None:
+        super().__init__(width.bundles(), bundle_label_selector=[{NODE_LABEL: node} for node in grant.node_ids])
+        self._grant = grant
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GrantedBundles) and self._grant == other._grant and bool(super().__eq__(other))
+
+    def __hash__(self) -> int:
+        return hash((super().__hash__(), self._grant))
+
+
+# Made once: Ray binds arguments and writes JSON for each, more than a look at the cache takes.
+_bundles = lru_cache(maxsize=1024)(GrantedBundles)
 
 
 class AttemptTrial(TuneTrial):  # type: ignore[misc]
@@ -140,7 +158,7 @@ class TuneQueue(BasicVariantGenerator):  # type: ignore[misc]
             storage=spec["storage"],
             experiment_tag=attempt.tune_id,
             checkpoint_config=spec["checkpoint_config"],
-            placement_group_factory=_bundles(width, attempt.grant.node_ids),
+            placement_group_factory=_bundles(width, attempt.grant),
             trial_dirname_creator=_folder_name,
             max_failures=0,
         )

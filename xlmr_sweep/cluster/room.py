@@ -1,12 +1,13 @@
 """What is free on each node of a cluster, down to the single GPU. Pure.
 
 Ray gives a fraction from one GPU and a whole number only from GPUs that nobody shares, so sums over a node would promise
-room that is not there. The node chosen here is the one that the trial is bound to, so both books agree.
+room that is not there. The node chosen here is the one that the trial is bound to, so both books agree. Its GPUs cannot be
+chosen: Ray takes the fullest that fits, of equals the first, and so does a room, which never gives another instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from xlmr_sweep.cluster.resources import Node, Width
@@ -77,7 +78,9 @@ class Room:
         other._free = {name: _Free(free.cpus, list(free.gpus)) for name, free in self._free.items()}
         return other
 
-    def take(self, width: Width, not_on: Collection[str] = (), closed: Collection[str] = ()) -> Grant | None:
+    def take(
+        self, width: Width, not_on: Collection[str] = (), closed: Collection[str] = (), beside: Sequence[Room] = ()
+    ) -> Grant | None:
         """Takes room for all bundles of a width, or nothing.
 
         A width that some node could hold alone is only ever put on one node: of those with room the fullest, so that wide items
@@ -87,6 +90,7 @@ class Room:
             width: what is wanted.
             not_on: nodes to keep away from, unless no other could ever hold it.
             closed: nodes of which nothing is taken now.
+            beside: other books of the same nodes, on which what is taken has to be free too.
         """
         allowed = [name for name in self._nodes if name not in not_on]
         if not self._could_hold(width, allowed):
@@ -95,13 +99,13 @@ class Room:
         ordered = sorted(now, key=lambda name: (sum(self._free[name].gpus), self._free[name].cpus))
         if any(_capacity(width, self._nodes[name]) >= width.num_bundles for name in allowed):
             for name in ordered:
-                bundles = self._on_node(name, width, width.num_bundles)
+                bundles = self._on_node(name, width, width.num_bundles, beside)
                 if len(bundles) == width.num_bundles:
                     return self._taken(bundles)
             return None
         found: list[tuple[str, float, tuple[tuple[int, float], ...]]] = []
         for name in reversed(ordered):
-            found += self._on_node(name, width, width.num_bundles - len(found))
+            found += self._on_node(name, width, width.num_bundles - len(found), beside)
         return self._taken(found) if len(found) == width.num_bundles else None
 
     def take_again(self, grant: Grant) -> bool:
@@ -131,7 +135,9 @@ class Room:
     def _could_hold(self, width: Width, names: Iterable[str]) -> bool:
         return sum(_capacity(width, self._nodes[name]) for name in names) >= width.num_bundles
 
-    def _on_node(self, name: str, width: Width, most: int) -> list[tuple[str, float, tuple[tuple[int, float], ...]]]:
+    def _on_node(
+        self, name: str, width: Width, most: int, beside: Sequence[Room]
+    ) -> list[tuple[str, float, tuple[tuple[int, float], ...]]]:
         """Returns up to so many bundles of a width on what is free of a node."""
         cpus, gpus = self._free[name].cpus, list(self._free[name].gpus)
         bundles: list[tuple[str, float, tuple[tuple[int, float], ...]]] = []
@@ -143,6 +149,8 @@ class Room:
             for index, share in shares:
                 gpus[index] -= share
             bundles.append((name, width.cpus, shares))
+        while bundles and not all(other.holds(Grant(tuple(bundles))) for other in beside):
+            bundles.pop()
         return bundles
 
     def _taken(self, bundles: list[tuple[str, float, tuple[tuple[int, float], ...]]]) -> Grant:

@@ -185,7 +185,7 @@ def _run_trials(
         return storage.path(log_name(trial))
 
     unit = "GPUs" if admission.has_gpus else "CPUs"
-    board = Board(display.console, trials, admission.capacity, unit, where, lambda: admission.left_s)
+    board = Board(display.console, trials, lambda: admission.capacity, unit, where, lambda: admission.left_s)
 
     def run_job_shown(job: Job) -> None:
         with board.job(job.tune_id, admission.amount(job.width)):

@@ -126,9 +126,10 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
 
     def on_trial_complete(self, iteration: int, trials: Sequence[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """A trial has its record, or was taken back before it started."""
-        attempt = self._admission.ended(trial.trial_id)
+        has_row = "score" in trial.last_result
+        attempt = self._admission.ended(trial.trial_id, ok=has_row)
         ran = self._forget(trial)
-        if "score" in trial.last_result:
+        if has_row:
             self._finished(attempt, trial.last_result, ran=ran)
         elif trial.trial_id in self._unstarted:
             self._unstarted.discard(trial.trial_id)
@@ -141,7 +142,7 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: Sequence[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """An attempt ended without a row: its process reported a failure, or died."""
-        attempt = self._admission.ended(trial.trial_id)
+        attempt = self._admission.ended(trial.trial_id, ok=False)
         ran = self._forget(trial)
         row = self._record(attempt.trial)
         if row is not None:

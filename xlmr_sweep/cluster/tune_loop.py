@@ -71,7 +71,7 @@ class OneActorClass:
 
 
 class WarmProcesses:
-    """Processes between two trials, by what they hold. Takes the place of Tune's own cache (`_ObjectCache`).
+    """Processes between two trials, by what they hold, GPUs included. Takes the place of Tune's own cache (`_ObjectCache`).
 
     A process that ended its trial is kept until the admission was asked what comes next. What that did not take is ended: its
     room belongs to something else, or nothing like it is left.

@@ -54,7 +54,7 @@ def run(
     storage = storage or Blocked(folder / "runs")
     trials = expand(study)
     stream = stream or io.StringIO()
-    board = Board(Console(file=stream, width=300), trials, 5, "GPUs", lambda t: storage.path(f"logs/{t.trial_id}.log"))
+    board = Board(Console(file=stream, width=300), trials, lambda: 5, "GPUs", lambda t: storage.path(f"logs/{t.trial_id}.log"))
     widths = {model.name: trial_width(model, has_gpus=True) for model in study.models}
     run_trials(study, storage, Admission(trials, widths, nodes(), CostModel(study, {})), board, work=work)
     return trials, folder / "runs", stream.getvalue(), board

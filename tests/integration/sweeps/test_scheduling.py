@@ -35,7 +35,7 @@ class Ended(Board):
     """Keeps the rows of finished trials."""
 
     def __init__(self, rows: list[tuple[Trial, Any]], trials: list[Trial]) -> None:
-        super().__init__(Console(file=io.StringIO()), trials, 5, "GPUs", lambda trial: "")
+        super().__init__(Console(file=io.StringIO()), trials, lambda: 5, "GPUs", lambda trial: "")
         self._rows = rows
 
     def finished(self, trial: Trial, row: Mapping[str, Any]) -> None:
