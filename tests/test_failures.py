@@ -17,7 +17,7 @@ from xlmr_sweep.cluster.controller import _with_killed_actors
 from xlmr_sweep.cluster.failures import attempt_line, failure_of, failure_of_attempt
 from xlmr_sweep.cluster.nodes import NodeWatch, oom_kills
 from xlmr_sweep.cluster.resources import Node
-from xlmr_sweep.cluster.trial_log import log_name, next_attempt, trial_log
+from xlmr_sweep.cluster.trial_log import keep_log, log_name, move_left_log, next_attempt, trial_log
 from xlmr_sweep.cluster.watchdog import NATIVE_MARK
 from xlmr_sweep.errors import StorageError
 from xlmr_sweep.plan import Trial
@@ -114,6 +114,42 @@ def test_a_storage_that_cannot_be_written_costs_the_log_not_the_trial(tmp_path: 
         os.write(1, b"words\n")
         (tmp_path / "logs").unlink()
     assert (tmp_path / log_name(TRIAL)).read_text() == "words\n"
+
+
+def test_an_attempt_is_in_a_storage_on_no_local_disk_before_it_ends_and_once(tmp_path: Path) -> None:
+    storage = Storage(f"local://{tmp_path}")
+    log_attempt(storage, 1, "first\n")
+    with trial_log(storage, TRIAL) as path:
+        logging.getLogger("xlmr_sweep.trial").info(attempt_line(2, TRIAL, 0, "run-2"))
+        assert keep_log(storage, TRIAL, path)
+        assert next_attempt(storage, TRIAL) == 3
+        os.write(2, b"second\n")
+        # As of a process that is killed now.
+        move_left_log(storage, TRIAL, os.getpid())
+        assert not path.exists()
+    text = (tmp_path / log_name(TRIAL)).read_text()
+    assert [text.count(word) for word in ("attempt 1: ", "first", "attempt 2: ", "second")] == [1, 1, 1, 1]
+    assert text.index("first") < text.index("attempt 2: ")
+    move_left_log(storage, TRIAL, os.getpid())
+    assert (tmp_path / log_name(TRIAL)).read_text() == text
+
+
+def test_a_log_whose_earlier_attempts_cannot_be_read_is_not_written_over_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage(f"local://{tmp_path}")
+    log_attempt(storage, 1)
+    before = (tmp_path / log_name(TRIAL)).read_text()
+
+    def fail(self: Storage, name: str) -> bytes:
+        raise OSError("unreachable")
+
+    with trial_log(storage, TRIAL) as path, monkeypatch.context() as away:
+        away.setattr(Storage, "_read", fail)
+        os.write(2, b"second\n")
+        assert not keep_log(storage, TRIAL, path)
+        assert (tmp_path / log_name(TRIAL)).read_text() == before
+    assert (tmp_path / log_name(TRIAL)).read_text() == before + "second\n"
 
 
 def test_failures_carry_class_message_traceback_and_host() -> None:
