@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,29 @@ from xlmr_sweep.storage import Storage
 
 TRIAL = Trial("base", "prompted", "cb", 8, 0, "abc")
 DEAD = RayActorError(error_msg="The actor died unexpectedly before finishing this task.\n\tpid: 5")
+
+ENDS_ITSELF = """
+import sys, time
+from pathlib import Path
+from xlmr_sweep.cluster import trainable
+from xlmr_sweep.cluster.resources import Width
+from xlmr_sweep.plan import expand
+from xlmr_sweep.storage import Storage
+from xlmr_sweep.study import load_study
+
+class Hanging(Storage):
+    def _write(self, name, data):
+        print("hangs", flush=True)
+        time.sleep(600)
+
+study = load_study("paper")
+trainable.LAST_WORDS_S = 0.5
+setup = trainable.Setup(study, Hanging(f"local://{sys.argv[1]}"), None, None)
+config = {"trial": expand(study)[0].as_dict(), "width": Width(1, 1).as_dict(), "token": "run"}
+process = trainable.TrialProcess(config, setup)
+process._attempt, process._log = 1, Path(sys.argv[1]) / "log"
+process._end_process({"error_class": "TrialStalledError", "message": "", "traceback": ""})
+"""
 
 
 @pytest.fixture
@@ -150,6 +175,11 @@ def test_a_log_whose_earlier_attempts_cannot_be_read_is_not_written_over_them(
         assert not keep_log(storage, TRIAL, path)
         assert (tmp_path / log_name(TRIAL)).read_text() == before
     assert (tmp_path / log_name(TRIAL)).read_text() == before + "second\n"
+
+
+def test_a_process_that_ends_itself_does_so_also_where_the_storage_hangs(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", ENDS_ITSELF, str(tmp_path)], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (1, "hangs\n"), done.stderr
 
 
 def test_failures_carry_class_message_traceback_and_host() -> None:
