@@ -31,10 +31,10 @@ class Faulty:
     seconds: float = 0.0
     kinds: dict[str, str] = field(default_factory=dict)
     """By model: die, hang, stuck, stopped, slow, nan, bug (always), memory (below half a GPU), rank-dies, rank-memory, held (by a
-    file)."""
+    file), saves (into the storage while it works)."""
 
     def open(self, study: Study, storage: Storage, seat: Seat) -> Bench:
-        return FaultyBench(self, seat)
+        return FaultyBench(self, seat, storage)
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def _arrive(notes: Path) -> Faulty:
 
 
 class FaultyBench:
-    def __init__(self, work: Faulty, seat: Seat) -> None:
-        self._work, self._seat = work, seat
+    def __init__(self, work: Faulty, seat: Seat, storage: Storage) -> None:
+        self._work, self._seat, self._storage = work, seat, storage
 
     def run(self, trial: Trial, on_step: OnStep | None = None) -> Outcome:
         began = time.time()
@@ -87,6 +87,9 @@ class FaultyBench:
         if kind.startswith("rank-") and self._seat.rank != 1:
             if self._first(trial, "waited"):
                 time.sleep(120)  # As in a collective that never ends.
+            return
+        if kind == "saves":
+            self._storage.write(f"weights/{trial.trial_id}", b"weights")
             return
         while kind == "held" and (self._work.notes / "held").exists():
             time.sleep(0.02)
@@ -134,9 +137,9 @@ def share() -> float:
 
 
 class Blocked(Storage):
-    """A storage whose writes of records fail as on a full disk while a file `full` lies beside it."""
+    """A storage whose writes of records and weights fail as on a full disk while a file `full` lies beside it."""
 
     def _write(self, name: str, data: bytes) -> None:
-        if name.startswith("records/") and self.local is not None and (self.local.parent / "full").exists():
+        if name.startswith(("records/", "weights/")) and self.local is not None and (self.local.parent / "full").exists():
             raise OSError(28, "No space left on device")
         super()._write(name, data)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from xlmr_sweep.cluster.controller import _with_killed_actors
 from xlmr_sweep.cluster.failures import attempt_line, failure_of, failure_of_attempt
 from xlmr_sweep.cluster.nodes import NodeWatch, oom_kills
 from xlmr_sweep.cluster.resources import Node
-from xlmr_sweep.cluster.trial_log import log_name, next_attempt, trial_log
+from xlmr_sweep.cluster.trial_log import keep_log, log_name, move_left_log, next_attempt, trial_log
 from xlmr_sweep.cluster.watchdog import NATIVE_MARK
 from xlmr_sweep.errors import StorageError
 from xlmr_sweep.plan import Trial
@@ -26,6 +28,29 @@ from xlmr_sweep.storage import Storage
 
 TRIAL = Trial("base", "prompted", "cb", 8, 0, "abc")
 DEAD = RayActorError(error_msg="The actor died unexpectedly before finishing this task.\n\tpid: 5")
+
+ENDS_ITSELF = """
+import sys, time
+from pathlib import Path
+from xlmr_sweep.cluster import trainable
+from xlmr_sweep.cluster.resources import Width
+from xlmr_sweep.plan import expand
+from xlmr_sweep.storage import Storage
+from xlmr_sweep.study import load_study
+
+class Hanging(Storage):
+    def _write(self, name, data):
+        print("hangs", flush=True)
+        time.sleep(600)
+
+study = load_study("paper")
+trainable.LAST_WORDS_S = 0.5
+setup = trainable.Setup(study, Hanging(f"local://{sys.argv[1]}"), None, None)
+config = {"trial": expand(study)[0].as_dict(), "width": Width(1, 1).as_dict(), "token": "run"}
+process = trainable.TrialProcess(config, setup)
+process._attempt, process._log = 1, Path(sys.argv[1]) / "log"
+process._end_process({"error_class": "TrialStalledError", "message": "", "traceback": ""})
+"""
 
 
 @pytest.fixture
@@ -114,6 +139,47 @@ def test_a_storage_that_cannot_be_written_costs_the_log_not_the_trial(tmp_path: 
         os.write(1, b"words\n")
         (tmp_path / "logs").unlink()
     assert (tmp_path / log_name(TRIAL)).read_text() == "words\n"
+
+
+def test_an_attempt_is_in_a_storage_on_no_local_disk_before_it_ends_and_once(tmp_path: Path) -> None:
+    storage = Storage(f"local://{tmp_path}")
+    log_attempt(storage, 1, "first\n")
+    with trial_log(storage, TRIAL) as path:
+        logging.getLogger("xlmr_sweep.trial").info(attempt_line(2, TRIAL, 0, "run-2"))
+        assert keep_log(storage, TRIAL, path)
+        assert next_attempt(storage, TRIAL) == 3
+        os.write(2, b"second\n")
+        # As of a process that is killed now.
+        move_left_log(storage, TRIAL, os.getpid())
+        assert not path.exists()
+    text = (tmp_path / log_name(TRIAL)).read_text()
+    assert [text.count(word) for word in ("attempt 1: ", "first", "attempt 2: ", "second")] == [1, 1, 1, 1]
+    assert text.index("first") < text.index("attempt 2: ")
+    move_left_log(storage, TRIAL, os.getpid())
+    assert (tmp_path / log_name(TRIAL)).read_text() == text
+
+
+def test_a_log_whose_earlier_attempts_cannot_be_read_is_not_written_over_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage(f"local://{tmp_path}")
+    log_attempt(storage, 1)
+    before = (tmp_path / log_name(TRIAL)).read_text()
+
+    def fail(self: Storage, name: str) -> bytes:
+        raise OSError("unreachable")
+
+    with trial_log(storage, TRIAL) as path, monkeypatch.context() as away:
+        away.setattr(Storage, "_read", fail)
+        os.write(2, b"second\n")
+        assert not keep_log(storage, TRIAL, path)
+        assert (tmp_path / log_name(TRIAL)).read_text() == before
+    assert (tmp_path / log_name(TRIAL)).read_text() == before + "second\n"
+
+
+def test_a_process_that_ends_itself_does_so_also_where_the_storage_hangs(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", ENDS_ITSELF, str(tmp_path)], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (1, "hangs\n"), done.stderr
 
 
 def test_failures_carry_class_message_traceback_and_host() -> None:

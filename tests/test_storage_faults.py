@@ -77,6 +77,21 @@ def test_what_fails_for_longer_than_the_patience_says_so(tmp_path: Path) -> None
     assert not isinstance(caught.value, StorageError)
 
 
+def test_each_pause_is_told_before_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked, told = block(tmp_path / "records"), []
+    storage = Storage(tmp_path).patient(1000)
+    storage.on_wait = told.append
+
+    def pause(seconds: float) -> None:
+        assert told[-1] == seconds
+        blocked.unlink()
+
+    monkeypatch.setattr(storage_module, "time", SimpleNamespace(sleep=pause, monotonic=time.monotonic))
+    storage.write("records/a.json", b"kept")
+    assert told == [0.05]
+    assert copy.deepcopy(storage).on_wait is None
+
+
 def test_what_is_not_there_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage_module, "time", SimpleNamespace(monotonic=time.monotonic))  # No sleep.
     assert Storage(tmp_path).patient(60).read_json("records/none.json") is None

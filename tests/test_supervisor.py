@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,44 @@ def test_a_process_that_hears_nothing_is_killed_by_the_driver(tmp_path: Path, mo
     run.look(10)
     run.look(10)
     assert run.controller.killed == [trial.trial_id]
+
+
+def test_a_trial_that_may_wait_for_the_storage_is_not_killed_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "LIMITS", LIMITS.model_copy(update={"storage_patience_s": 600}))
+    run = Run(tmp_path, monkeypatch, {"single": 1})
+    trial = run.start()
+    run.look(100 + module.KILL_MARGIN_S + 600)
+    assert run.controller.killed == []
+    run.look(601)
+    assert run.controller.killed == [trial.trial_id]
+
+
+def test_trials_that_are_given_up_while_the_storage_is_full_hold_nothing_up_and_are_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path, monkeypatch, {"single": 1})
+    lost = [Trial("other", "instructed", "cb", 8, seed, f"other{seed}") for seed in range(3)]
+    log = "2026-11-22 14:00:00,000 INFO xlmr_sweep.trial attempt 4: other/... on far, process 7, oom_kill 4 (run)\n"
+    run.storage.write("logs/other0.log", log.encode())
+    (tmp_path / "failures").write_text("in the way")
+    tried: list[str] = []
+    write = module.write_failure
+    monkeypatch.setattr(
+        module, "write_failure", lambda storage, trial, row: (tried.append(trial.trial_id), write(storage, trial, row))
+    )
+    run.supervisor.give_up(lost, RuntimeError("no weights today"))
+    assert len(run.board.failed) == 3
+    assert "no weights today" in run.said
+    for _ in range(3):
+        run.look(2)
+    # One a look, each in its turn: an object store's client may try for long.
+    assert tried == ["other0", "other1", "other2"]
+    (tmp_path / "failures").unlink()
+    run.look(2)
+    attempts = {name: run.storage.read_json(f"failures/{name}")["attempt"] for name in run.storage.names("failures")}
+    assert attempts == {"other0.json": 5, "other1.json": 1, "other2.json": 1}
+    run.supervisor.end()
+    assert len(tried) == 6
 
 
 def test_a_failure_that_cannot_be_written_is_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from patience import wait_for
 
 from xlmr_sweep.cluster import watchdog as watchdog_module
 from xlmr_sweep.cluster.causes import TrialStalledError, TrialTimeoutError
@@ -67,6 +68,25 @@ def test_steps_keep_it_quiet(no_native_timer: None, monkeypatch: pytest.MonkeyPa
                     time.sleep(0.01)
     assert seen == []
     assert now[0] > 9 * 0.2
+
+
+@pytest.mark.parametrize(("timeout_s", "stall_s", "kind"), [(5, 0.5, TrialStalledError), (0.5, 5, TrialTimeoutError)])
+def test_a_wait_that_is_excused_counts_for_neither_limit(
+    timeout_s: float, stall_s: float, kind: type, no_native_timer: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Exception] = []
+    now = [0.0]
+    monkeypatch.setattr(watchdog_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    with Watchdog(timeout_s, stall_s, lambda error, stack: seen.append(error)) as watchdog:
+        watchdog.beat(1)
+        for _ in range(2):  # At once, as of two threads.
+            watchdog.excuse(1000)
+        now[0] = 999
+        time.sleep(0.5)
+        assert seen == []
+        now[0] = 1000.6
+        wait_for(lambda: seen)
+    assert isinstance(seen[0], kind)
 
 
 def test_a_process_stuck_in_native_code_ends_and_says_where(tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ class Storage:
 
     def __init__(self, location: str | Path, patience_s: float = 0.0) -> None:
         self.patience_s = patience_s
+        self.on_wait: Callable[[float], None] | None = None
+        """Told the seconds of each pause before what failed is tried again; of this object, not of its copies."""
         text = str(location)
         if not text or "\0" in text:
             raise StudyError(f"--storage {text!r}: not a path or URI")
@@ -175,6 +177,8 @@ class Storage:
                     problem = " ".join(str(error).split())
                     raise StorageError(f"{self.path(name)}: {problem}; tried for {self.patience_s:g} s") from error
                 log.warning("%s: %s; tried again in %.1f s", self.path(name), error, pause_s)
+                if self.on_wait is not None:
+                    self.on_wait(pause_s)
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 

@@ -17,10 +17,14 @@ from xlmr_sweep.cluster.causes import (
     TrialStalledError,
     WorkerDiedError,
 )
-from xlmr_sweep.cluster.trial_log import ATTEMPT, failure_kept, next_attempt, read_log
+from xlmr_sweep.cluster.nodes import on_node
+from xlmr_sweep.cluster.trial_log import ATTEMPT, failure_kept, move_left_log, next_attempt, read_log
 from xlmr_sweep.cluster.watchdog import NATIVE_MARK
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.storage import Storage
+
+FETCH_TIMEOUT_S = 15.0
+"""The driver waits at most so long for what is left of a dead process's log."""
 
 
 def attempt_line(attempt: int, trial: Trial, kills: int, token: str) -> str:
@@ -38,6 +42,15 @@ def oom_kills_at_start(log: str) -> int | None:
     """Returns what the node's kernel had counted when an attempt began, from its log; None where that does not say."""
     told = re.search(r", oom_kill (\d+)$", log.partition("\n")[0])
     return int(told[1]) if told else None
+
+
+def fetch_log(storage: Storage, trial: Trial, token: str, node_id: str) -> None:
+    """Has the node of a process that died put what is left there of the attempt's log into a storage that is on no local disk."""
+    if storage.local is not None:
+        return
+    told = re.search(r", process (\d+), ", log_of_attempt(storage, trial, token).partition("\n")[0])
+    if told:
+        on_node(node_id, move_left_log, storage, trial, int(told[1]), timeout_s=FETCH_TIMEOUT_S)
 
 
 def failure_of(error: BaseException, attempt: int = 0) -> dict[str, Any]:

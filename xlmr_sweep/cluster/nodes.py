@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -16,6 +17,7 @@ from xlmr_sweep.cluster.resources import Node, nodes
 
 LOOK_INTERVAL_S = 1.0
 PROBE_TIMEOUT_S = 5.0
+T = TypeVar("T")
 COUNTERS = (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events"))
 """Files with a line `oom_kill N`: of the machine, and of this container (cgroup v2)."""
 
@@ -34,17 +36,27 @@ def oom_kills() -> int:
 
 def oom_kills_on(node_id: str) -> int | None:
     """Returns a node's count, None where it does not answer in time."""
+    return on_node(node_id, oom_kills)
+
+
+def on_node(node_id: str, call: Callable[..., T], *args: Any, timeout_s: float = PROBE_TIMEOUT_S) -> T | None:
+    """Returns what a function returns on a node, None where it does not in time."""
     address = next((node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == node_id), None)
     if address == ray.util.get_node_ip_address():
-        return oom_kills()
-    probe = ray.remote(oom_kills).options(
+        return call(*args)
+    probe = ray.remote(call).options(
         num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)
     )
+    answer = probe.remote(*args)
     try:
-        count: int = ray.get(probe.remote(), timeout=PROBE_TIMEOUT_S)
+        result: T = ray.get(answer, timeout=timeout_s)
+    except ray.exceptions.GetTimeoutError:
+        # One that comes late must not write over what others wrote meanwhile.
+        ray.cancel(answer, force=True)
+        return None
     except ray.exceptions.RayError:
         return None
-    return count
+    return result
 
 
 Problem = Callable[[Node], str | None]

@@ -12,16 +12,18 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from ray import tune
+from ray.exceptions import RayActorError
 from ray.tune.experiment import Trial as TuneTrial
 
 from xlmr_sweep.cluster.admission import Admission, Attempt
 from xlmr_sweep.cluster.causes import WorkerDiedError, cause_of
 from xlmr_sweep.cluster.controller import Controller
-from xlmr_sweep.cluster.failures import failure_of, failure_of_attempt
+from xlmr_sweep.cluster.failures import failure_of, failure_of_attempt, fetch_log
 from xlmr_sweep.cluster.metrics import TrialMetrics
 from xlmr_sweep.cluster.nodes import NodeWatch, oom_kills_on
 from xlmr_sweep.cluster.policy import Quarantine, RetryByCause, Stop, Widen, in_words, share_in_words
 from xlmr_sweep.cluster.retry import Ending, Requeue
+from xlmr_sweep.cluster.trial_log import next_attempt
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.records import write_failure
@@ -34,7 +36,11 @@ STALLED_S = 30.0
 """A driver that has not looked for so long was held up itself, and counts no process that started meanwhile as late."""
 
 KILL_MARGIN_S = 120.0
-"""A trial's own watchdog ends it at its time limit; one whose process is past hearing is killed by the driver so much later."""
+"""A trial's own watchdog ends it at its time limit; one whose process is past hearing is killed by the driver so much later, and
+later by what it may wait for the storage."""
+
+WRITE_LIMIT_S = 1.0
+"""A look at the run writes failures for so long at most; the others are written at the next."""
 
 START_LIMIT_S = 600.0
 """A trial that no process has taken so long after it was handed out is tried again: its process, or its room, never came."""
@@ -150,6 +156,8 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
             self._finished(attempt, row, ran=ran)
             return
         error = getattr(trial, "error", None)
+        if isinstance(error, RayActorError) and attempt.grant.node_ids:
+            fetch_log(self._storage, attempt.trial, trial.config["token"], attempt.grant.node_ids[0])
         failure = failure_of_attempt(error, self._storage, attempt.trial, trial.config["token"])
         failure |= {} if failure.get("node_id") else {"node_id": attempt.grant.node_ids[0] if attempt.grant.node_ids else ""}
         if failure["error_class"] == WorkerDiedError.__name__:
@@ -170,14 +178,23 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
         self._write_failures()
         self._looked = self._clock()
 
+    def give_up(self, trials: Sequence[Trial], error: Exception) -> None:
+        """Takes trials that will never start, for an error that is not their own: says so, and has their failures written."""
+        for trial in trials:
+            # The number of the attempt that was not made is looked up where it is written: the storage may not answer now.
+            failure = failure_of(error) | {"attempt": None}
+            self._unwritten[trial.trial_id] = (trial, failure)
+            self._events.gave_up(trial, failure)
+
     def end(self) -> None:
         """Writes what could not be written yet, as patiently as the study allows.
 
         Raises:
             StorageError: if it still cannot.
         """
+        storage = self._storage.patient(self._limits.storage_patience_s)
         for trial, failure in self._unwritten.values():
-            write_failure(self._storage.patient(self._limits.storage_patience_s), trial, failure)
+            _write(storage, trial, failure)
 
     def _finished(self, attempt: Attempt, row: Mapping[str, Any], *, ran: bool) -> None:
         self._policy.succeeded(attempt.trial, attempt.grant.node_ids)
@@ -240,7 +257,8 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
             self._controller.take_back(trial for trial in self._trials if trial.trial_id in late)
 
     def _kill_overdue(self) -> None:
-        limit = self._limits.trial_timeout_s + KILL_MARGIN_S
+        # After its own limit a finished trial may wait for the storage, with its record and then with its log.
+        limit = self._limits.trial_timeout_s + KILL_MARGIN_S + 2 * self._limits.storage_patience_s
         for tune_id, (trial, began) in list(self._began.items()):
             if self._clock() - began > limit:
                 self._began[tune_id] = (trial, self._clock())
@@ -256,11 +274,17 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
             self._events.left_out(self._admission.drop_unplaceable(), why)
 
     def _write_failures(self) -> None:
+        began = self._clock()
         for trial_id, (trial, failure) in list(self._unwritten.items()):
-            # A storage that fails is tried again at the next look; what is known is said in any case.
-            with suppress(OSError, StudyError):
-                write_failure(self._storage, trial, failure)
-                del self._unwritten[trial_id]
+            del self._unwritten[trial_id]
+            try:
+                _write(self._storage, trial, failure)
+            except (OSError, StudyError):
+                # A storage that fails is tried again at the next look, with another one first; what is known is said in any case.
+                self._unwritten[trial_id] = (trial, failure)
+                return
+            if self._clock() - began > WRITE_LIMIT_S:
+                return
 
     def _record(self, trial: Trial) -> Mapping[str, Any] | None:
         with suppress(OSError, StudyError):
@@ -282,3 +306,9 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
 
     def _forget(self, trial: TuneTrial) -> bool:
         return self._began.pop(trial.trial_id, None) is not None
+
+
+def _write(storage: Storage, trial: Trial, failure: Mapping[str, Any]) -> None:
+    if failure.get("attempt", 0) is None:
+        failure = {**failure, "attempt": next_attempt(storage, trial)}
+    write_failure(storage, trial, failure)

@@ -20,7 +20,6 @@ from ray.tune.logger import JsonLoggerCallback
 from xlmr_sweep import provenance
 from xlmr_sweep.cluster.admission import Admission, Job
 from xlmr_sweep.cluster.controller import Controller
-from xlmr_sweep.cluster.failures import failure_of
 from xlmr_sweep.cluster.jobs import InstructionJobs, RunJob
 from xlmr_sweep.cluster.learning import Learning
 from xlmr_sweep.cluster.nodes import NodeWatch
@@ -30,11 +29,9 @@ from xlmr_sweep.cluster.shelf import clear_shelves
 from xlmr_sweep.cluster.storage_check import LateNodes
 from xlmr_sweep.cluster.supervisor import Events, Supervisor
 from xlmr_sweep.cluster.trainable import Setup
-from xlmr_sweep.cluster.trial_log import next_attempt
 from xlmr_sweep.cluster.tune_loop import InProcess, own_loop
 from xlmr_sweep.cluster.work import FineTuning, Work
 from xlmr_sweep.plan import Trial
-from xlmr_sweep.records import write_failure
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study
 
@@ -91,10 +88,7 @@ def run_trials(
     os.environ.update(TUNE_ENVIRONMENT)
 
     def without_weights(job: Job, error: Exception, lost: Sequence[Trial]) -> None:
-        for trial in lost:
-            failure = failure_of(error, next_attempt(storage, trial))
-            write_failure(storage, trial, failure)
-            events.gave_up(trial, failure)
+        supervisor.give_up(lost, error)
 
     jobs = InstructionJobs(admission, run_job or _no_job, without_weights)
     watch, controller = NodeWatch(admission.room.nodes, problem=LateNodes(storage).problem), Controller()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -27,7 +28,7 @@ from xlmr_sweep.cluster.gang import Gang
 from xlmr_sweep.cluster.nodes import oom_kills
 from xlmr_sweep.cluster.resources import Width
 from xlmr_sweep.cluster.titles import titled
-from xlmr_sweep.cluster.trial_log import next_attempt, trial_log
+from xlmr_sweep.cluster.trial_log import keep_log, move_log, next_attempt, trial_log
 from xlmr_sweep.cluster.watchdog import Watchdog
 from xlmr_sweep.cluster.work import COLLECTIVE_TIMEOUT_S, Bench, Work
 from xlmr_sweep.errors import StudyError
@@ -41,6 +42,9 @@ log = logging.getLogger("xlmr_sweep.trial")
 
 START_S = 2 * COLLECTIVE_TIMEOUT_S
 """A trial's first step may take this long whatever `cluster.trial_stall_s` is: imports, data, weights, and ranks that meet."""
+
+LAST_WORDS_S = 20.0
+"""A process that ends itself takes at most so long to leave its failure and its log: the storage may hang too."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +119,10 @@ class TrialProcess:
             # An earlier attempt wrote its record and died before Tune heard of it.
             return {column: kept[column] for column in COLUMNS if column in kept}
         self._attempt = next_attempt(storage, trial)
-        with titled(trial, 0, self._width.num_bundles), trial_log(storage, trial):
+        with titled(trial, 0, self._width.num_bundles), trial_log(storage, trial) as self._log:
             log.info(attempt_line(self._attempt, trial, oom_kills(), self._token))
+            # A process that is killed leaves no more than this in a storage that is on no local disk.
+            keep_log(storage.patient(0), trial, self._log)
             started = provenance.now()
             try:
                 return self._run(trial, started)
@@ -137,12 +143,20 @@ class TrialProcess:
     def _end_process(self, failure: Mapping[str, Any]) -> None:
         """Ends this process from a watching thread, whatever the trial is stuck in. Tune sees a dead worker."""
         log.error("trial %s: %s: %s\n%s", self._cell.cell, *(failure[key] for key in ("error_class", "message", "traceback")))
-        self._write_failure(dict(failure))
+        leaving = threading.Thread(target=self._leave_word, args=(dict(failure),), daemon=True, name="last words")
+        leaving.start()
+        leaving.join(LAST_WORDS_S)
         os._exit(1)
+
+    def _leave_word(self, failure: dict[str, Any]) -> None:
+        self._write_failure(failure)
+        move_log(self._home.patient(0), self._cell, self._log)
 
     def _run(self, trial: Trial, started: str) -> dict[str, Any]:
         limits = self._study.cluster
         with Watchdog(limits.trial_timeout_s, limits.trial_stall_s, self._on_hang, start_s=START_S) as watchdog:
+            # Reading data or saving weights it may wait too; what is written below is watched by nobody.
+            self._home.on_wait = watchdog.excuse
             if self._bench is None:
                 self._bench = self._gang.join(self._width.num_bundles, self._width.gpus or 1.0)
             with self._gang.at_work(trial):

@@ -51,10 +51,11 @@ def read_log(storage: Storage, trial: Trial) -> str:
 
 
 @contextmanager
-def trial_log(storage: Storage, trial: Trial) -> Iterator[None]:
+def trial_log(storage: Storage, trial: Trial) -> Iterator[Path]:
     """Writes messages, warnings and whatever else goes to this process's output to the trial's log, for the length of the block.
 
-    A storage that cannot be written costs the log, not the trial.
+    Yields where the log is; outside the storage, until the block ends, where that is on no local disk. A storage that cannot be
+    written costs the log, not the trial.
     """
     path = _open_path(storage, trial)
     handler = logging.FileHandler(path, mode="a", encoding="utf-8")
@@ -67,20 +68,47 @@ def trial_log(storage: Storage, trial: Trial) -> Iterator[None]:
     warnings.simplefilter("default")
     try:
         with _output_to(path):
-            yield
+            yield path
     finally:
         root.removeHandler(handler)
         logging.getLogger("py.warnings").removeHandler(handler)
         handler.close()
-        if storage.local is None or storage.local not in path.parents:
-            keep_log(storage, trial, path)
+        move_log(storage, trial, path)
 
 
-def keep_log(storage: Storage, trial: Trial, path: Path) -> None:
-    """Puts a log that lies elsewhere into the storage, after what is there, and removes it."""
+def keep_log(storage: Storage, trial: Trial, path: Path) -> bool:
+    """Puts one attempt's log that lies outside the storage into it, after those of earlier attempts.
+
+    What an earlier call put there of the same attempt is replaced. Returns whether the log is in the storage now.
+    """
+    if _is_inside(storage, path):
+        return True
     with suppress(OSError, StudyError):
-        storage.write(log_name(trial), read_log(storage, trial).encode() + path.read_bytes())
-        path.unlink()
+        said = path.read_bytes()
+        try:
+            kept = storage.read(log_name(trial))
+        except FileNotFoundError:
+            kept = b""
+        start = re.match(rf".*? {ATTEMPT} \d+: [^\n]*\n".encode(), said, re.DOTALL)
+        if start is not None and start[0] in kept:
+            kept = kept.rpartition(start[0])[0]
+        storage.write(log_name(trial), kept + said)
+        return True
+    return False
+
+
+def move_log(storage: Storage, trial: Trial, path: Path) -> None:
+    """Does as `keep_log` with a log that nobody writes to any more, and removes it outside the storage."""
+    if keep_log(storage, trial, path) and not _is_inside(storage, path):
+        with suppress(OSError):
+            path.unlink()
+
+
+def move_left_log(storage: Storage, trial: Trial, pid: int) -> None:
+    """Moves what a process of this machine that died left of a trial's log into the storage."""
+    path = _outside(trial, pid)
+    if path.exists():
+        move_log(storage, trial, path)
 
 
 def _open_path(storage: Storage, trial: Trial) -> Path:
@@ -92,7 +120,15 @@ def _open_path(storage: Storage, trial: Trial) -> Path:
             return path
         except OSError:
             pass  # Full or read-only for a while: kept on this machine until the trial ends.
-    return Path(tempfile.gettempdir()) / f"xlmr_sweep-{trial.trial_id}-{os.getpid()}.log"
+    return _outside(trial, os.getpid())
+
+
+def _outside(trial: Trial, pid: int) -> Path:
+    return Path(tempfile.gettempdir()) / f"xlmr_sweep-{trial.trial_id}-{pid}.log"
+
+
+def _is_inside(storage: Storage, path: Path) -> bool:
+    return storage.local is not None and storage.local in path.parents
 
 
 @contextmanager

@@ -40,6 +40,7 @@ class Watchdog:
         self._timeout_s, self._stall_s, self._on_hang = timeout_s, stall_s, on_hang
         self._allowed_s = max(start_s, stall_s)
         self._steps = 0
+        self._excused_until = 0.0
         self._ended = threading.Event()
 
     def beat(self, step: int) -> None:
@@ -49,6 +50,13 @@ class Watchdog:
             # The thread may never get to do so.
             self._allowed_s = self._stall_s
             self._wind()
+
+    def excuse(self, seconds: float) -> None:
+        """Takes the next seconds out of both limits: the watched thread waits for what has a limit of its own."""
+        until, since = time.monotonic() + seconds, max(time.monotonic(), self._excused_until)
+        # Several threads may wait at once.
+        self._began += max(0.0, until - since)
+        self._excused_until = self._beat_at = max(until, since)
 
     def __enter__(self) -> Watchdog:
         self._began = self._beat_at = time.monotonic()

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -25,8 +26,10 @@ from faulty_work import Blocked, Faulty, LateToArrive
 from patience import PATIENCE_S, wait_for
 from rich.console import Console
 
+from xlmr_sweep import provenance
 from xlmr_sweep.board import Board
 from xlmr_sweep.cluster import supervisor
+from xlmr_sweep.cluster.watchdog import NATIVE_MARK
 from xlmr_sweep.cost import CostModel
 from xlmr_sweep.data.mixture import prepare_mixture
 from xlmr_sweep.plan import Trial, expand
@@ -200,6 +203,110 @@ def test_the_same_traceback_stops_the_model_and_a_full_disk_is_waited_for(
     failures = list((storage / "failures").glob("*.json"))
     assert len(failures) == len(board.failed)
     nothing_is_left()
+
+
+def test_what_waits_for_the_storage_is_not_taken_for_hung(cluster: Any, tmp_path: Path) -> None:
+    study = study_of({"trial_stall_s": 4, "storage_patience_s": 300}, seeds=1, saves="1/2", fine="1/2")
+    (tmp_path / "full").touch()
+
+    def free() -> None:
+        wait_for(lambda: len(starts(tmp_path)) == 2)
+        time.sleep(3 * 4)
+        (tmp_path / "full").unlink()
+
+    with in_thread(free):
+        _, storage, _, board = run(study, tmp_path, Faulty(tmp_path, kinds={"saves": "saves"}))
+    assert board.done == 2
+    assert {row["attempt"] for row in records(storage).values()} == {1}
+    assert len(starts(tmp_path)) == 2
+
+
+def test_a_job_that_fails_while_the_storage_is_full_holds_no_trial_up(cluster: Any, tmp_path: Path) -> None:
+    from xlmr_sweep.cluster.admission import Admission, Job
+    from xlmr_sweep.cluster.resources import Width, nodes
+    from xlmr_sweep.cluster.sweep import run_trials
+
+    study = study_of({"storage_patience_s": 300}, seeds=4, tuned=1).replaced(paradigms=["prompted", "instructed"])
+    trials = expand(study)
+    board = Board(Console(file=io.StringIO(), width=300), trials, 5, "GPUs", lambda trial: "log")
+    (tmp_path / "runs").mkdir()
+    blocked = tmp_path / "runs" / "failures"
+    blocked.write_text("in the way")
+    (tmp_path / "held").touch()
+
+    def run_job(job: Job) -> None:
+        raise RuntimeError("no weights today")
+
+    def free() -> None:
+        wait_for(lambda: len(board.failed) == 4)
+        (tmp_path / "held").unlink()
+        wait_for(lambda: len(records(tmp_path / "runs")) == 4)
+        blocked.unlink()
+
+    admission = Admission(trials, {"tuned": Width(1, 1)}, nodes(), CostModel(study, {}), jobs={"tuned": Width(1, 1)})
+    work = Faulty(tmp_path, kinds={"tuned": "held"})
+    with in_thread(free):
+        run_trials(study, Blocked(tmp_path / "runs").patient(300), admission, board, run_job=run_job, work=work)
+    failures = [json.loads(path.read_text()) for path in blocked.glob("*.json")]
+    assert {(f["paradigm"], f["error_class"], f["attempt"]) for f in failures} == {("instructed", "RuntimeError", 1)}
+    assert len(failures) == 4
+
+
+def test_on_a_storage_that_is_no_path_dead_and_hung_processes_leave_their_logs(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: dict[str, Any] = {}
+    again = Board.again
+
+    def hear(board: Board, trial: Trial, row: Any, how: str) -> None:
+        heard[trial.model] = row
+        again(board, trial, row, how)
+
+    host = provenance.host()
+
+    def fetch(storage: Storage, trial: Trial, *where: str) -> None:
+        # A process that ends itself leaves its log by itself.
+        if trial.model != "hang":
+            fetch_log(storage, trial, *where)
+
+    monkeypatch.setattr(Board, "again", hear)
+    fetch_log = supervisor.fetch_log
+    monkeypatch.setattr(supervisor, "fetch_log", fetch)
+    # The driver's; the trials' processes are asked for theirs in themselves.
+    monkeypatch.setattr(provenance, "host", lambda: "driver")
+    kinds = {name: name for name in ("die", "hang", "stuck")}
+    study = study_of({"trial_stall_s": 8}, seeds=1, **dict.fromkeys(kinds, "1/4"))
+    storage = Storage(f"local://{tmp_path}/runs")
+    assert storage.local is None
+    trials, folder, _, board = run(study, tmp_path, Faulty(tmp_path, kinds=kinds), storage)
+    assert board.done == 3
+    assert {row["attempt"] for row in records(folder).values()} == {2}
+    errors = {"die": "WorkerDiedError", "hang": "TrialStalledError", "stuck": "TrialStalledError"}
+    assert {name: row["error_class"] for name, row in heard.items()} == errors
+    assert {(row["host"], row["attempt"]) for row in heard.values()} == {(host, 1)}
+    assert "oom_kills" in heard["die"]
+    last_words = {"die": "native words", "hang": "no step for 8 s", "stuck": NATIVE_MARK}
+    for trial in trials:
+        log = (folder / "logs" / f"{trial.trial_id}.log").read_text()
+        first, _, second = log.partition(" attempt 2: ")
+        assert first.count(" attempt 1: ") == 1
+        assert last_words[trial.model] in first
+        assert all(f"printed by {trial.trial_id}" in part for part in (first, second))
+        assert not list(Path(tempfile.gettempdir()).glob(f"xlmr_sweep-{trial.trial_id}-*"))
+
+
+def test_a_node_is_asked_for_so_long_at_most(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    from xlmr_sweep.cluster.nodes import on_node
+
+    node_id = next(node["NodeID"] for node in ray.nodes() if node["Alive"])
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "of another")
+    assert on_node(node_id, lambda: os.getpid(), timeout_s=PATIENCE_S) not in (None, os.getpid())
+    began = time.monotonic()
+    assert on_node(node_id, lambda seconds: time.sleep(seconds) or "late", 600.0, timeout_s=0.5) is None
+    assert on_node("0" * 56, lambda: 1, timeout_s=PATIENCE_S) is None
+    assert time.monotonic() - began < PATIENCE_S
 
 
 def test_a_storage_that_stays_full_is_a_known_failure(cluster: Any, tmp_path: Path) -> None:
