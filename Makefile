@@ -9,7 +9,15 @@ DEMO_STORAGE ?= runs/demo
 DEMO_OPTIONS ?=
 STORAGE ?= runs/paper
 
-.PHONY: install install-test lint types test demo report clean
+.PHONY: help install install-test install-dev lint types test demo report clean
+
+help:
+	@echo 'make demo      the offline study and its report, in $(DEMO_STORAGE); DEMO_OPTIONS="--sizes 8 --seeds 0" for a part'
+	@echo 'make test      all tests'
+	@echo 'make lint      ruff; make types: mypy'
+	@echo 'make report    the report on STORAGE (now $(STORAGE))'
+	@echo 'make install   the virtual environment $(VENV); also install-test, install-dev'
+	@echo 'make clean     removes it'
 
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test

@@ -40,6 +40,8 @@ def main(
             paths = build_report(storage, None if local is None else local / "report")
         except TableError as error:
             raise StudyError(str(error)) from None
+        for note in paths.notes:
+            console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
         print_ipr(console if console.is_terminal else Console(width=160), paths.ipr)
         seconds = time.monotonic() - began
         console.print(f"Report: {paths.html.resolve()}", soft_wrap=True, highlight=False)

@@ -35,7 +35,7 @@ def test_a_token_that_is_missing_or_wrong_is_one_line(environment: dict[str, str
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=without, capture_output=True, text=True, check=False)
     server.stop(None)
     line = ended.stderr.strip().splitlines()[-1]
-    advice = "give the cluster's token in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+    advice = "give the cluster's token in RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
     assert line == f"xlmr_sweep.errors.StudyError: --address {address}: {said}; {advice}"
 
 

@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -20,7 +20,8 @@ from rich.console import Console
 from xlmr_sweep.dry_run import print_plan
 from xlmr_sweep.errors import MissingFolderError, StorageError, StudyError
 from xlmr_sweep.identity import recipe_folder_name
-from xlmr_sweep.interrupt import INTERRUPTED
+from xlmr_sweep.interrupt import INTERRUPTED, KEPT, in_order
+from xlmr_sweep.lock import FOLDER as DRIVER_FOLDER
 from xlmr_sweep.lock import only_driver
 from xlmr_sweep.memory import print_needs
 from xlmr_sweep.moved import collect_moved
@@ -137,8 +138,7 @@ def run(request: Request, address: str, console: Console, *, retry_failed: bool 
         StudyError: before anything was started.
     """
     opened = open_request(request)
-    opened.storage.check_writable()
-    with only_driver(opened.storage):
+    with _nothing_left_if_refused(opened.storage), only_driver(opened.storage):
         # Read again: another driver may have added sizes or seeds until a moment ago.
         return _run(open_request(request), address, console, retry_failed, work)
 
@@ -199,8 +199,7 @@ def instruct(request: Request, address: str, console: Console) -> int:
         StudyError: before anything was started.
     """
     opened = open_request(request)
-    opened.storage.check_writable()
-    with only_driver(opened.storage):
+    with _nothing_left_if_refused(opened.storage), only_driver(opened.storage):
         return _instruct(open_request(request), address, console)
 
 
@@ -232,16 +231,27 @@ def prepare(request: Request, console: Console, *, instructions: bool = True) ->
         StudyError: for data that are missing or malformed.
     """
     opened = open_request(request)
-    opened.storage.check_writable()
     display = ProgressDisplay(console)
-    examples = read_examples(opened.whole, opened.storage, opened.trials, display)
-    if instructions and "instructed" in opened.whole.paradigms:
-        prepare_instructions(opened.whole, opened.storage, display)
+    with _nothing_left_if_refused(opened.storage):
+        examples = read_examples(opened.whole, opened.storage, opened.trials, display)
+        if instructions and "instructed" in opened.whole.paradigms:
+            prepare_instructions(opened.whole, opened.storage, display)
     for read in examples:
         read.keep(opened.storage)
     write_study(opened.storage, opened.whole)
     _say(console, f"Data of study {opened.whole.name}: {opened.storage.path('data')}")
     return 0
+
+
+@contextmanager
+def _nothing_left_if_refused(storage: Storage) -> Iterator[None]:
+    """Checks that the storage can be written; takes away the empty folders that this and a claim leave, if the command is refused."""
+    try:
+        storage.check_writable()
+        yield
+    except StudyError:
+        storage.remove_empty(DRIVER_FOLDER, "tmp", "")
+        raise
 
 
 def _say(console: Console, line: str) -> None:
@@ -261,10 +271,11 @@ def main(command: Callable[[Console], int]) -> int:
         # A pipe has no width, and tables folded into 80 columns lose their names.
         console.width = PIPE_WIDTH
     errors = Console(stderr=True, emoji=False)
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGINT, _interrupt)
+    # What it says at each try is said once, by us, when all were in vain.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
-        return command(console)
+        with in_order():
+            return command(console)
     except StudyError as error:
         errors.print(f"Error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         return 2
@@ -274,7 +285,7 @@ def main(command: Callable[[Console], int]) -> int:
         )
         return 1
     except KeyboardInterrupt:
-        errors.print("Interrupted. What is done is kept; the same command goes on.", highlight=False)
+        errors.print(KEPT, highlight=False)
         return INTERRUPTED
 
 
@@ -285,7 +296,3 @@ def leave(status_code: int) -> None:
     if status_code == INTERRUPTED:
         os._exit(status_code)
     sys.exit(status_code)
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -306,7 +306,7 @@ def _size(size: float) -> str:
 
 def _print_label_words(console: Console, study: Study, trials: Sequence[Trial]) -> None:
     """Checks label words against tokenizers that lie in a folder; says which could not be checked."""
-    from tokenizers import Tokenizer
+    from xlmr_sweep.modeling.glance import plain_tokenizer
 
     unchecked = []
     prompted = [trial for trial in trials if trial.paradigm != "baseline"]
@@ -316,7 +316,7 @@ def _print_label_words(console: Console, study: Study, trials: Sequence[Trial]) 
             unchecked.append(model.name)
             continue
         try:
-            tokenizer = Tokenizer.from_file(str(path))
+            tokenizer = plain_tokenizer(path)
         except Exception as error:  # The library raises the bare class.
             raise StudyError(f"model {model.name}: {path} is no tokenizer: {error}") from None
         for task in (study.task(name) for name in dict.fromkeys(trial.task for trial in prompted)):

@@ -1,6 +1,8 @@
 """Ctrl-C and SIGTERM from the first moment of a command: imported before anything that takes long to import.
 
 Until `commands.main` takes over there is nothing to keep, so the process ends at once with the status of an interrupted command.
+After that a command has a while to end in order: whoever signals all of a job's processes (`timeout`, service managers, schedulers)
+ends this command's Ray with it, and Ray's own calls then wait for a minute and end the process with words and a status of their own.
 """
 
 from __future__ import annotations
@@ -8,9 +10,59 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 INTERRUPTED = 130
+
+KEPT = "Interrupted. What is done is kept; the same command goes on."
+
+PATIENCE_S = 30.0
+"""An interrupted command that has not ended by then is ended."""
+
+_last_acts: list[Callable[[], None]] = []
+
+
+@contextmanager
+def at_forced_end(act: Callable[[], None]) -> Iterator[None]:
+    """Has `act` done, within the block, also where the process is ended by force."""
+    _last_acts.append(act)
+    try:
+        yield
+    finally:
+        _last_acts.remove(act)
+
+
+@contextmanager
+def in_order() -> Iterator[None]:
+    """Has both signals raise `KeyboardInterrupt` for the length of a command, which then has `PATIENCE_S` to end."""
+    deadlines: list[threading.Timer] = []
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        if not deadlines:
+            deadlines.append(threading.Timer(PATIENCE_S, _end))
+            deadlines[0].daemon = True
+            deadlines[0].start()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        for deadline in deadlines:
+            deadline.cancel()
+
+
+def _end() -> None:
+    for act in reversed(_last_acts):
+        with suppress(Exception):
+            act()
+    sys.stderr.write(f"{KEPT}\n")
+    sys.stderr.flush()
+    os._exit(INTERRUPTED)
 
 
 def _leave(signum: int, frame: FrameType | None) -> None:

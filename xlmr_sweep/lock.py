@@ -20,6 +20,7 @@ from typing import Any
 
 from xlmr_sweep import provenance
 from xlmr_sweep.errors import StudyError
+from xlmr_sweep.interrupt import at_forced_end
 from xlmr_sweep.storage import Storage
 
 FOLDER = "driver"
@@ -67,7 +68,8 @@ def only_driver(
     heart = threading.Thread(target=beat, daemon=True, name="driver-heartbeat")
     heart.start()
     try:
-        yield
+        with at_forced_end(claim.release):
+            yield
     except KeyboardInterrupt:
         if claim.lost_to:
             raise StudyError(

@@ -13,8 +13,9 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import unquote, urlparse
 
 from pyarrow import fs
@@ -136,16 +137,32 @@ class Storage:
                 stream.write(data)
             return
         target = self.local / name
-        target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}.tmp")
         try:
-            with partial.open("wb") as file:
+            with self._opened(partial) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
+
+    @staticmethod
+    def _opened(path: Path) -> BinaryIO:
+        """Makes a file and the folders above it, again if a command that was refused has just removed them, empty."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return path.open("wb")
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path.open("wb")
+
+    def remove_empty(self, *names: str) -> None:
+        """Removes those of the folders that are empty, the storage's own by the name ``; stores without folders have none."""
+        for name in names:
+            if self.local is not None:
+                with suppress(OSError):
+                    (self.local / name).rmdir()
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes a value as indented JSON; refuses NaN."""

@@ -27,6 +27,8 @@ from xlmr_sweep.errors import StudyError
 
 PROBE_TIMEOUT_S = 5.0
 
+TOKEN_PLACES = "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
+
 TOKEN_TIMEOUT_S = 20.0
 """A head that has just opened its port, on a busy machine, takes seconds to answer."""
 
@@ -114,9 +116,7 @@ def _one_line(address: str, target: str) -> Iterator[None]:
     except ray.exceptions.AuthenticationError as error:
         # Its first sentence; the others are a page of advice in one line.
         said = _first_line(error).split(". ")[0]
-        raise StudyError(
-            f"--address {address}: {said}; give the cluster's token in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
-        ) from None
+        raise StudyError(f"--address {address}: {said}; give the cluster's token in {TOKEN_PLACES}") from None
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise StudyError(f"--address {address}: cannot connect to the cluster at {target}: {_first_line(error)}") from None
 
@@ -170,9 +170,7 @@ def _check_token(address: str, target: str) -> None:
         if error.code() == grpc.StatusCode.UNAUTHENTICATED:
             sent = is_token_auth_enabled() and _get_authentication_metadata_tuple()
             what = f"refuses this process's token ({error.details()})" if sent else "asks for a token and this process sends none"
-            raise StudyError(
-                f"--address {address}: the cluster {what}; give the cluster's token in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
-            ) from None
+            raise StudyError(f"--address {address}: the cluster {what}; give the cluster's token in {TOKEN_PLACES}") from None
         raise StudyError(f"--address {address}: no Ray head answers at {target} ({error.code().name.lower()})") from None
     finally:
         channel.close()

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from pyarrow import parquet
 
-from xlmr_sweep.data.jsonl import text_problem
+from xlmr_sweep.data.jsonl import not_json, text_problem
 from xlmr_sweep.declared import fingerprint
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.identity import data_identity, task_data_name
@@ -178,7 +178,7 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Row]]:
                 try:
                     row = json.loads(line)
                 except (ValueError, RecursionError) as error:
-                    raise StudyError(f"{path}: line {number}: not JSON ({error})") from None
+                    raise StudyError(f"{path}: line {number}: {not_json(error)}") from None
                 if not isinstance(row, dict):
                     raise StudyError(f"{path}: line {number}: not a JSON object")
                 yield number, row

@@ -90,12 +90,19 @@ def _open(path: Path) -> IO[bytes]:
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
+def not_json(error: Exception) -> str:
+    """Says what `json.loads` found wrong with one line of a file, without the number of a line that it does not know."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON ({error.msg} at character {error.pos + 1})"
+    return f"not JSON ({error})"
+
+
 def _pair(path: Path, number: int, line: bytes) -> tuple[str, str]:
     where = f"{path}: line {number}"
     try:
         row: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise StudyError(f"{where}: not JSON: {error}") from None
+        raise StudyError(f"{where}: {not_json(error)}") from None
     if not isinstance(row, dict):
         raise StudyError(f"{where}: not a JSON object with {' and '.join(FIELDS)}")
     for field in FIELDS:

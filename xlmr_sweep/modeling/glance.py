@@ -112,7 +112,7 @@ def usable_length(config: Mapping[str, Any]) -> int:
 
 def _has_words(folder: Path, config: Mapping[str, Any], tasks: Iterable[TaskSpec]) -> bool:
     named = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = plain_tokenizer(folder / "tokenizer.json")
     if not len(NEEDED) < tokenizer.get_vocab_size() <= config["vocab_size"]:
         return False
     for name in NEEDED:
@@ -123,6 +123,18 @@ def _has_words(folder: Path, config: Mapping[str, Any], tasks: Iterable[TaskSpec
     for task in tasks:
         label_token_ids(plain, task)
     return True
+
+
+def plain_tokenizer(path: Path) -> Any:
+    """Returns the tokenizer of a `tokenizer.json` that neither pads nor cuts, whatever its file says.
+
+    Raises:
+        Exception: of that very class, by the library, for a damaged file.
+    """
+    tokenizer: Any = Tokenizer.from_file(str(path))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def _text(token: Any) -> str | None:
