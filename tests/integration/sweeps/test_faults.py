@@ -292,7 +292,8 @@ def test_on_a_storage_that_is_no_path_dead_and_hung_processes_leave_their_logs(
         assert first.count(" attempt 1: ") == 1
         assert last_words[trial.model] in first
         assert all(f"printed by {trial.trial_id}" in part for part in (first, second))
-        assert not list(Path(tempfile.gettempdir()).glob(f"xlmr_sweep-{trial.trial_id}-*"))
+    for trial_id, pid, *_ in starts(tmp_path):
+        assert not Path(tempfile.gettempdir(), f"xlmr_sweep-{trial_id}-{pid}.log").exists()
 
 
 def test_a_node_is_asked_for_so_long_at_most(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
