@@ -122,6 +122,9 @@ class FaultyBench:
         with (self._work.notes / name).open("a") as file:
             file.write(line + "\n")
 
+    def prepare(self, trial: Trial) -> None:
+        self._note("prepared.txt", f"{trial.trial_id}|{self._seat.rank}|{time.time()}")
+
     def resolved(self, trial: Trial) -> dict[str, Any]:
         return {}
 

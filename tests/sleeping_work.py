@@ -50,6 +50,9 @@ class _Bench:
         took = {"score": 0.5, "total_time_s": time.time() - began, "device": str("torch" in sys.modules)}
         return Outcome({**took, "began": began, "gpu_share": self._seat.gpu_share, **self._work.columns})
 
+    def prepare(self, trial: Trial) -> None:
+        return
+
     def resolved(self, trial: Trial) -> dict[str, Any]:
         return {}
 

@@ -245,7 +245,7 @@ def prepare(request: Request, console: Console, *, instructions: bool = True) ->
 
 @contextmanager
 def _nothing_left_if_refused(storage: Storage) -> Iterator[None]:
-    """Checks that the storage can be written; takes away the empty folders that this and a claim leave, if the command is refused."""
+    """Checks that the storage can be written; takes away the empty folders of this and of a claim if the command is refused."""
     try:
         storage.check_writable()
         yield

@@ -78,7 +78,7 @@ class Breaking:
 class _BreakingBench:
     def __init__(self, inner: Any, orders: Path) -> None:
         self._inner, self._orders = inner, orders
-        self.resolved, self.close = inner.resolved, inner.close
+        self.prepare, self.resolved, self.close = inner.prepare, inner.resolved, inner.close
 
     def run(self, trial: Any, on_step: Callable[[int], None] | None = None) -> Any:
         def step(number: int) -> None:

@@ -68,6 +68,9 @@ class _SleepBench:
         time.sleep(seconds)
         return Outcome({"score": 0.5, "total_time_s": seconds})
 
+    def prepare(self, trial: Trial) -> None:
+        return
+
     def resolved(self, trial: Trial) -> dict[str, Any]:
         return {}
 

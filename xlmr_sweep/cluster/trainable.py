@@ -159,6 +159,10 @@ class TrialProcess:
             self._home.on_wait = watchdog.excuse
             if self._bench is None:
                 self._bench = self._gang.join(self._width.num_bundles, self._width.gpus or 1.0)
+        if self._width.num_bundles > 1:
+            self._prepare(trial)
+        with Watchdog(limits.trial_timeout_s, limits.trial_stall_s, self._on_hang, start_s=START_S) as watchdog:
+            self._home.on_wait = watchdog.excuse
             with self._gang.at_work(trial):
                 outcome = self._bench.run(trial, watchdog.beat)
         width = self._width
@@ -190,6 +194,14 @@ class TrialProcess:
         write_record(self._home, record)
         log.info("score %.4f in %.1f s", row["score"], row["total_time_s"])
         return row
+
+    def _prepare(self, trial: Trial) -> None:
+        """Has rank 0 get what it alone reads while the others still wait for nothing: 43 GB from the hub may take an hour."""
+        limit = self._study.cluster.trial_timeout_s
+        with Watchdog(limit, limit, self._on_hang, start_s=limit) as watchdog:
+            self._home.on_wait = watchdog.excuse
+            assert self._bench is not None, "prepare before join"
+            self._bench.prepare(trial)
 
     def _leave(self) -> None:
         """Ends the other ranks and the bench."""

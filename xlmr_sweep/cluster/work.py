@@ -39,6 +39,9 @@ class Seat:
 class Bench(Protocol):
     """The warm state of one process. Nothing that a trial trained outlives it."""
 
+    def prepare(self, trial: Trial) -> None:
+        """Gets, on rank 0 of a gang, what only that rank reads, before the others begin the trial and wait for it."""
+
     def run(self, trial: Trial, on_step: OnStep | None = None) -> Outcome:
         """Runs this rank's part of a trial and returns its outcome, the same on every rank."""
 
@@ -78,6 +81,10 @@ class FineTuning:
 class _TorchBench:
     def __init__(self, workbench: Any) -> None:
         self._workbench = workbench
+
+    def prepare(self, trial: Trial) -> None:
+        self._workbench.inputs(trial)
+        self._workbench.starting_weights(trial)
 
     def run(self, trial: Trial, on_step: OnStep | None = None) -> Outcome:
         from xlmr_sweep.finetune import finetune

@@ -147,6 +147,11 @@ def test_each_failure_is_answered_by_its_cause(cluster: Any, tmp_path: Path, not
         assert title == wanted
     pids = [pid for _, pid, _, _, _, _ in started]
     assert len(set(pids)) < len(pids), "no process was used twice"
+    # Rank 0 of a gang got what it alone reads before any rank began.
+    prepared = [line.split("|") for line in (tmp_path / "prepared.txt").read_text().splitlines()]
+    assert {(trial_id, rank) for trial_id, rank, _ in prepared} == {(s[0], "0") for s in started if int(s[3]) > 1}
+    for trial_id, _, at in prepared[:1]:
+        assert float(at) <= min(float(s[5]) for s in started if s[0] == trial_id)
     nothing_is_left()
     # A gauge is told once a scrape, a counter always.
     told: list[str] = []
