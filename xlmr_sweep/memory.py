@@ -2,10 +2,10 @@
 
 Weights, gradients and AdamW's two moments stand in fp32 (16 bytes a parameter) and are shared out over the ranks; what a step
 computes comes on top. Counted are the tensors that autograd keeps, as our layers run (the last layer, which keeps less,
-is counted whole): tests hold parameters against the meta device at the real sizes, kept tensors against what autograd really
-keeps, and the sum against a real trial's peak.
+is counted whole): tests hold parameters against the meta device and kept tensors against what autograd keeps of fake tensors,
+both at the real sizes, and the sum against a real trial's peak.
 
-Symbols: hidden H, feed-forward F, N tokens of a step on one rank.
+Symbols: hidden H, feed-forward F, h heads, N tokens of a step on one rank, in sequences of T.
 """
 
 from __future__ import annotations
@@ -92,7 +92,6 @@ def trial_memory(
     precision: str,
     num_ranks: int = 1,
     on_gpu: bool = True,
-    num_heads: int = 0,
     dropout: bool = True,
 ) -> TrialMemory:
     """Returns the memory of one rank, for inputs of `finetune.max_length` tokens.
@@ -103,7 +102,6 @@ def trial_memory(
         precision: `bf16` or `fp32`.
         num_ranks: over which the model is spread.
         on_gpu: with fused attention, which keeps no scores; else as on a CPU.
-        num_heads: of the attention, which counts the scores on a CPU.
         dropout: whether masks of it are kept.
     """
     total = shape.num_parameters
@@ -119,10 +117,10 @@ def trial_memory(
     elif precision == "bf16":
         # Autocast keeps a bf16 copy of each product's weights for the backward pass.
         gathered = 2.0 * shape.num_layers * layer
-    each = tokens * token_bytes(shape, precision, length, num_heads, on_gpu=on_gpu, dropout=dropout)
+    each = tokens * token_bytes(shape, precision, length, on_gpu=on_gpu, dropout=dropout)
     if on_gpu:
         return TrialMemory(16.0 * total / num_ranks, gathered, shape.num_layers * each)
-    if precision == "fp32":
+    if precision == "fp32" and not shape.pre_norm:
         gathered += 12.0 * shape.num_layers * shape.hidden**2  # Query, key and value as one matrix.
     # When the backward pass begins there are no gradients yet; when it ends, no kept tensors any more.
     computed = max((shape.num_layers + BACKWARD_LAYERS) * each, 4.0 * total / num_ranks - gathered)
@@ -152,21 +150,21 @@ def layer_parameters(shape: Architecture) -> int:
     return 4 * (h * h + h) + (2 * h * f + f + h) + 4 * h
 
 
-def token_bytes(
-    shape: Architecture, precision: str, length: int, num_heads: int = 0, *, on_gpu: bool = True, dropout: bool = True
-) -> float:
+def token_bytes(shape: Architecture, precision: str, length: int, *, on_gpu: bool = True, dropout: bool = True) -> float:
     """Returns the bytes that one layer keeps of one token from the forward to the backward pass.
 
-    On a CPU in fp32 the scores of the attention are kept too: `length` for each of `num_heads`.
+    On a CPU the attention's weights are kept too: `length` for each head.
     """
     h, f = shape.hidden, shape.ffn
+    scores = 0 if on_gpu else shape.num_heads * length
+    # A pre-norm layer drops nothing after its feed-forward products.
+    masks = (1 if shape.pre_norm else 2) * h + scores if dropout else 0
     if precision == "bf16":
-        # Inputs of query, key, value (cast each) 6, the three 6, attended 2, its cast 2, sums before norms 8 (fp32), the norm's
-        # output 4 and its cast 2, dropout masks 2; before and after the activation 4 F.
-        return 32.0 * h + 4.0 * f
-    # Input, attended, two sums, between the halves: 5; query, key and value in rows: 3.
-    scores = 0 if on_gpu else num_heads * length
-    masks = 2 * h + scores if dropout else 0
+        # Input of query, key and value (cast for each) 6, the three 6, attended 2, two norms' inputs 8 (fp32), the cast before
+        # the feed-forward product 2; padded for a GPU's attention, attended once more 2. Before and after the activation 4 F.
+        return (26.0 if on_gpu else 24.0) * h + 4.0 * f + 2.0 * scores + masks
+    # Post-norm: input, attended, two sums, between the halves. Pre-norm: two norms' inputs and outputs, attended. 5; query, key
+    # and value in rows: 3.
     return 4.0 * (8 * h + 2 * f + scores) + masks
 
 
@@ -212,9 +210,7 @@ def needs(
         if on_gpu:
             taken = trial_memory(small, study.finetune, precision=precision, num_ranks=model.num_ranks).total
         else:
-            # Heads of 32 numbers are the narrowest in use, so there are at most so many.
-            heads = full.hidden // 32
-            memory = trial_memory(small, study.finetune, precision=precision, on_gpu=False, num_heads=heads)
+            memory = trial_memory(small, study.finetune, precision=precision, on_gpu=False)
             taken = process_bytes(small, memory, study.finetune.eval_tokens)
         found.append(
             Needs(
