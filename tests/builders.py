@@ -48,7 +48,13 @@ def write_tokenizer(folder: Path, words: Iterable[str] = WORDS, family: str = "x
 
 
 def make_encoder(
-    folder: Path, family: str = "xlm-roberta", *, words: Iterable[str] = WORDS, head: bool = True, seed: int = 0, std: float = 0.02
+    folder: Path,
+    family: str = "xlm-roberta",
+    *,
+    words: Iterable[str] = WORDS,
+    head: bool = True,
+    seed: int = 0,
+    std: float = 0.02,
 ) -> Path:
     """Writes a two-layer encoder with a word-level tokenizer; `std` is the starting weights'."""
     import torch

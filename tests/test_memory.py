@@ -88,8 +88,8 @@ def test_a_dry_run_says_what_each_model_of_the_paper_needs() -> None:
     shapes = {model.name: KNOWN[str(model.hub)] for model in PAPER.models}
     found = {need.model: need for need in needs(PAPER, shapes, expand(PAPER), {"xlmr-base": 8_500})}
     assert [need.gpus_needed for need in found.values()] == [1, 1, 1, 4]
-    assert (found["xlmr-base"].rows, found["xlmr-base"].rows_are_known) == (8_500, True)
-    assert not found["xlmr-xl"].rows_are_known
+    assert (found["xlmr-base"].rows, found["xlmr-base"].rows_are) == (8_500, "measured")
+    assert (found["xlmr-xl"].rows, found["xlmr-xl"].rows_are) == (32_768, "assumed")
     # Four trials of base and two of large share a GPU as the study declares them.
     assert all(need.bytes_declared / 1e9 < 80 * min(1, float(need.gpus_declared)) for need in found.values())
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +21,7 @@ from xlmr_sweep.architecture import Architecture, shape_of
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import AUTO, FinetuneSpec, Study
+from xlmr_sweep.vocabulary import count_rows
 
 ASSUMED_ROWS = 32_768
 """Embedding rows of a task whose texts are not at hand: more than the different tokens that its English texts are taken to hold.
@@ -71,8 +73,8 @@ class Needs:
     compact_parameters: int
     rows: int
     """Embedding rows that are kept."""
-    rows_are_known: bool
-    """Whether `rows` was measured by an earlier trial; else it is a bound."""
+    rows_are: Literal["measured", "counted", "assumed"]
+    """By earlier trials; in the tasks' texts, which is a bound; or neither (`ASSUMED_ROWS`)."""
     gpus_declared: str
     bytes_declared: float
     """Bytes a GPU with the GPUs that the study declares; for shares, of one trial; of a process where the study has no GPUs."""
@@ -188,7 +190,11 @@ def known_rows(storage: Storage, trial_ids: Sequence[str]) -> dict[str, int]:
 
 
 def needs(
-    study: Study, shapes: Mapping[str, Architecture], trials: Sequence[Trial], rows: Mapping[str, int] | None = None
+    study: Study,
+    shapes: Mapping[str, Architecture],
+    trials: Sequence[Trial],
+    measured: Mapping[str, int] | None = None,
+    counted: Mapping[str, int] | None = None,
 ) -> list[Needs]:
     """Returns what each model's trials need, of the models whose shape is known.
 
@@ -196,7 +202,8 @@ def needs(
         study: the study.
         shapes: by model.
         trials: of this command.
-        rows: embedding rows that earlier trials kept, by model (`known_rows`).
+        measured: embedding rows that earlier trials kept, by model (`known_rows`).
+        counted: bounds on them, of models without those (`vocabulary.count_rows`).
     """
     found = []
     on_gpu = study.cluster.gpus > 0
@@ -205,8 +212,8 @@ def needs(
         if name not in shapes:
             continue
         full, model = shapes[name], study.model(name)
-        measured = (rows or {}).get(name)
-        small = compacted(full, measured or ASSUMED_ROWS)
+        kept, bound = (measured or {}).get(name), (counted or {}).get(name)
+        small = compacted(full, kept or bound or ASSUMED_ROWS)
         if on_gpu:
             taken = trial_memory(small, study.finetune, precision=precision, num_ranks=model.num_ranks).total
         else:
@@ -218,7 +225,7 @@ def needs(
                 full.num_parameters,
                 small.num_parameters,
                 small.vocabulary,
-                measured is not None,
+                "measured" if kept else "counted" if bound else "assumed",
                 str(model.gpus) if model.gpus == AUTO else f"{model.gpus:g}",
                 taken,
                 gpus_needed(small, study.finetune, precision),
@@ -241,7 +248,11 @@ def print_needs(console: Console, study: Study, storage: Storage, trials: Sequen
     shapes = {name: shape for name, model in models.items() if (shape := shape_of(study, storage, model)) is not None}
     # One record a cell of model and task: rows follow from the task's texts, its prompt or their absence, and nothing else.
     cells = {(trial.model, trial.task, trial.paradigm): trial.trial_id for trial in trials if trial.trial_id in done}
-    found = needs(study, shapes, trials, known_rows(storage, list(cells.values())))
+    measured = known_rows(storage, list(cells.values()))
+    without = {trial.model for trial in trials if (trial.model, trial.task, trial.paradigm) not in cells} & set(shapes)
+    counted = count_rows(study, storage, [trial for trial in trials if trial.model in without])
+    # Some cells' records say nothing of another task's texts.
+    found = needs(study, shapes, trials, {name: n for name, n in measured.items() if name not in counted}, counted)
     if not found:
         return
     on_gpu = study.cluster.gpus > 0
@@ -256,16 +267,16 @@ def print_needs(console: Console, study: Study, storage: Storage, trials: Sequen
     ):
         table.add_column(column, justify="right")
     for need in found:
-        rows = f"{need.rows:,}" if need.rows_are_known else f"<= {need.rows:,}"
+        rows = {"measured": "", "counted": "<= ", "assumed": "about "}[need.rows_are] + f"{need.rows:,}"
         row = [need.model, f"{need.num_parameters / 1e6:,.1f}", rows, f"{need.compact_parameters / 1e6:,.1f}"]
         row += [need.gpus_declared] if on_gpu else []
         row += [f"{need.bytes_declared / 1e9:.1f}"]
         row += ["more than 16" if need.gpus_needed is None else str(need.gpus_needed)] if on_gpu else []
         table.add_row(*row)
     console.print(table)
-    if not all(need.rows_are_known for need in found):
+    if any(need.rows_are == "assumed" for need in found):
         console.print(
-            f"Rows with <= are assumed, at most {ASSUMED_ROWS:,} different tokens in a task's texts; the first records tell.",
+            f"About {ASSUMED_ROWS:,} rows is assumed, for the different tokens of a task's texts; the first records tell.",
             highlight=False,
             soft_wrap=True,
         )

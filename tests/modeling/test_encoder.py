@@ -22,7 +22,6 @@ from xlmr_sweep.tasks import CB, RTE
 from xlmr_sweep.template import label_token_ids
 from xlmr_sweep.workbench import set_dropout
 
-
 TEXTS = ["the cat sat near the river <mask> .", "a red bird <mask>", "the old dog slept under a green house so <mask> ran"]
 SECOND = ["no cat slept", "the old house sat under the green river because a dog ran", "a bird"]
 STD = 0.3
