@@ -48,17 +48,25 @@ def write_tokenizer(folder: Path, words: Iterable[str] = WORDS, family: str = "x
 
 
 def make_encoder(
-    folder: Path, family: str = "xlm-roberta", *, words: Iterable[str] = WORDS, head: bool = True, seed: int = 0
+    folder: Path,
+    family: str = "xlm-roberta",
+    *,
+    words: Iterable[str] = WORDS,
+    head: bool = True,
+    seed: int = 0,
+    std: float = 0.02,
 ) -> Path:
-    """Writes a two-layer encoder with a word-level tokenizer."""
+    """Writes a two-layer encoder with a word-level tokenizer; `std` is the starting weights'."""
     import torch
     from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
     vocabulary = write_tokenizer(folder, words, family)
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    shape: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    shape |= {"initializer_range": std}
     options: dict[str, Any] = {"vocab_size": len(vocabulary), "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
     if family == "modernbert":
-        options |= {"cls_token_id": 0, "sep_token_id": 2, "max_position_embeddings": 128}
+        # A window that cuts the short texts of tests: in the second of two layers a token sees 4 to each side.
+        options |= {"cls_token_id": 0, "sep_token_id": 2, "max_position_embeddings": 128, "local_attention": 8}
     else:
         options |= {"max_position_embeddings": 130, "type_vocab_size": 2 if family == "bert" else 1}
     config = AutoConfig.for_model(family, **shape, **options)

@@ -34,6 +34,7 @@ def tiny(family: str = "xlm-roberta", dropout: float = 0.0, **sizes: int) -> Any
     shape = {"vocab_size": VOCABULARY, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2} | sizes
     rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     if family == "modernbert":
+        shape |= {"local_attention": 8}
         rates = {"embedding_dropout": dropout, "mlp_dropout": dropout, "attention_dropout": dropout}
     config = AutoConfig.for_model(family, intermediate_size=48, max_position_embeddings=40, pad_token_id=PAD, **(shape | rates))
     torch.manual_seed(0)

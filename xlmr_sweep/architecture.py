@@ -24,6 +24,11 @@ from xlmr_sweep.study import ModelSpec, Study
 # The parameter count of these model types is exact; others share the arithmetic of operations but not every parameter.
 EXACT_TYPES = ("bert", "roberta", "xlm-roberta", "xlm-roberta-xl")
 
+PRE_NORM_TYPES = ("xlm-roberta-xl", "modernbert")
+
+USUAL_HEAD = 64
+"""Numbers of an attention head where a shape does not tell: BERT's, XLM-R's and ModernBERT's."""
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -37,6 +42,10 @@ class Architecture:
     token_types: int = 1
     exact: bool = True
     """Whether `num_parameters` knows every parameter of this model type."""
+    heads: int | None = None
+    """Attention heads a layer, where they are known."""
+    pre_norm: bool = False
+    """Whether a layer's norms stand before its products (XL, XXL), not after its sums."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Architecture | None:
@@ -50,9 +59,16 @@ class Architecture:
                 positions=int(config.get("max_position_embeddings", 512)),
                 token_types=int(config.get("type_vocab_size", 1)),
                 exact=config.get("model_type") in EXACT_TYPES,
+                heads=int(config["num_attention_heads"]) if config.get("num_attention_heads") else None,
+                pre_norm=config.get("model_type") in PRE_NORM_TYPES,
             )
         except (KeyError, TypeError, ValueError):
             return None
+
+    @property
+    def num_heads(self) -> int:
+        """Attention heads a layer; where the shape does not tell, as many as have 64 numbers."""
+        return self.heads or max(1, self.hidden // USUAL_HEAD)
 
     @property
     def num_parameters(self) -> int:
@@ -101,7 +117,7 @@ def shape_of(study: Study, storage: Storage, model: ModelSpec) -> Architecture |
     found = next((shape for shape in shapes if shape is not None), None)
     if found is None and model.demo in DEMO_MODELS:
         demo = DEMO_MODELS[model.demo]
-        return Architecture(demo.layers, demo.hidden, demo.ffn, VOCAB_SIZE, demo.max_position_embeddings)
+        return Architecture(demo.layers, demo.hidden, demo.ffn, VOCAB_SIZE, demo.max_position_embeddings, heads=demo.heads)
     return found
 
 
@@ -116,9 +132,9 @@ def _mapping(read: Callable[[], Any]) -> Mapping[str, Any] | None:
 
 XLMR_POSITIONS = 514
 KNOWN = {
-    "FacebookAI/xlm-roberta-base": Architecture(12, 768, 3072, 250_002, XLMR_POSITIONS),
-    "FacebookAI/xlm-roberta-large": Architecture(24, 1024, 4096, 250_002, XLMR_POSITIONS),
-    "facebook/xlm-roberta-xl": Architecture(36, 2560, 10240, 250_880, XLMR_POSITIONS),
-    "facebook/xlm-roberta-xxl": Architecture(48, 4096, 16384, 250_880, XLMR_POSITIONS),
+    "FacebookAI/xlm-roberta-base": Architecture(12, 768, 3072, 250_002, XLMR_POSITIONS, heads=12),
+    "FacebookAI/xlm-roberta-large": Architecture(24, 1024, 4096, 250_002, XLMR_POSITIONS, heads=16),
+    "facebook/xlm-roberta-xl": Architecture(36, 2560, 10240, 250_880, XLMR_POSITIONS, heads=32, pre_norm=True),
+    "facebook/xlm-roberta-xxl": Architecture(48, 4096, 16384, 250_880, XLMR_POSITIONS, heads=32, pre_norm=True),
 }
 """Shapes of the paper's models by hub id, so that a report needs neither network nor weights."""

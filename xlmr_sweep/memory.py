@@ -2,16 +2,17 @@
 
 Weights, gradients and AdamW's two moments stand in fp32 (16 bytes a parameter) and are shared out over the ranks; what a step
 computes comes on top. Counted are the tensors that autograd keeps, as our layers run (the last layer, which keeps less,
-is counted whole): tests hold parameters against the meta device at the real sizes, kept tensors against what autograd really
-keeps, and the sum against a real trial's peak.
+is counted whole): tests hold parameters against the meta device and kept tensors against what autograd keeps of fake tensors,
+both at the real sizes, and the sum against a real trial's peak.
 
-Symbols: hidden H, feed-forward F, N tokens of a step on one rank.
+Symbols: hidden H, feed-forward F, h heads, N tokens of a step on one rank, in sequences of T.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +21,7 @@ from xlmr_sweep.architecture import Architecture, shape_of
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import AUTO, FinetuneSpec, Study
+from xlmr_sweep.vocabulary import count_rows
 
 ASSUMED_ROWS = 32_768
 """Embedding rows of a task whose texts are not at hand: more than the different tokens that its English texts are taken to hold.
@@ -71,8 +73,8 @@ class Needs:
     compact_parameters: int
     rows: int
     """Embedding rows that are kept."""
-    rows_are_known: bool
-    """Whether `rows` was measured by an earlier trial; else it is a bound."""
+    rows_are: Literal["measured", "counted", "assumed"]
+    """By earlier trials; in the tasks' texts, which is a bound; or neither (`ASSUMED_ROWS`)."""
     gpus_declared: str
     bytes_declared: float
     """Bytes a GPU with the GPUs that the study declares; for shares, of one trial; of a process where the study has no GPUs."""
@@ -92,7 +94,6 @@ def trial_memory(
     precision: str,
     num_ranks: int = 1,
     on_gpu: bool = True,
-    num_heads: int = 0,
     dropout: bool = True,
 ) -> TrialMemory:
     """Returns the memory of one rank, for inputs of `finetune.max_length` tokens.
@@ -103,7 +104,6 @@ def trial_memory(
         precision: `bf16` or `fp32`.
         num_ranks: over which the model is spread.
         on_gpu: with fused attention, which keeps no scores; else as on a CPU.
-        num_heads: of the attention, which counts the scores on a CPU.
         dropout: whether masks of it are kept.
     """
     total = shape.num_parameters
@@ -119,10 +119,10 @@ def trial_memory(
     elif precision == "bf16":
         # Autocast keeps a bf16 copy of each product's weights for the backward pass.
         gathered = 2.0 * shape.num_layers * layer
-    each = tokens * token_bytes(shape, precision, length, num_heads, on_gpu=on_gpu, dropout=dropout)
+    each = tokens * token_bytes(shape, precision, length, on_gpu=on_gpu, dropout=dropout)
     if on_gpu:
         return TrialMemory(16.0 * total / num_ranks, gathered, shape.num_layers * each)
-    if precision == "fp32":
+    if precision == "fp32" and not shape.pre_norm:
         gathered += 12.0 * shape.num_layers * shape.hidden**2  # Query, key and value as one matrix.
     # When the backward pass begins there are no gradients yet; when it ends, no kept tensors any more.
     computed = max((shape.num_layers + BACKWARD_LAYERS) * each, 4.0 * total / num_ranks - gathered)
@@ -152,21 +152,21 @@ def layer_parameters(shape: Architecture) -> int:
     return 4 * (h * h + h) + (2 * h * f + f + h) + 4 * h
 
 
-def token_bytes(
-    shape: Architecture, precision: str, length: int, num_heads: int = 0, *, on_gpu: bool = True, dropout: bool = True
-) -> float:
+def token_bytes(shape: Architecture, precision: str, length: int, *, on_gpu: bool = True, dropout: bool = True) -> float:
     """Returns the bytes that one layer keeps of one token from the forward to the backward pass.
 
-    On a CPU in fp32 the scores of the attention are kept too: `length` for each of `num_heads`.
+    On a CPU the attention's weights are kept too: `length` for each head.
     """
     h, f = shape.hidden, shape.ffn
+    scores = 0 if on_gpu else shape.num_heads * length
+    # A pre-norm layer drops nothing after its feed-forward products.
+    masks = (1 if shape.pre_norm else 2) * h + scores if dropout else 0
     if precision == "bf16":
-        # Inputs of query, key, value (cast each) 6, the three 6, attended 2, its cast 2, sums before norms 8 (fp32), the norm's
-        # output 4 and its cast 2, dropout masks 2; before and after the activation 4 F.
-        return 32.0 * h + 4.0 * f
-    # Input, attended, two sums, between the halves: 5; query, key and value in rows: 3.
-    scores = 0 if on_gpu else num_heads * length
-    masks = 2 * h + scores if dropout else 0
+        # Input of query, key and value (cast for each) 6, the three 6, attended 2, two norms' inputs 8 (fp32), the cast before
+        # the feed-forward product 2; padded for a GPU's attention, attended once more 2. Before and after the activation 4 F.
+        return (26.0 if on_gpu else 24.0) * h + 4.0 * f + 2.0 * scores + masks
+    # Post-norm: input, attended, two sums, between the halves. Pre-norm: two norms' inputs and outputs, attended. 5; query, key
+    # and value in rows: 3.
     return 4.0 * (8 * h + 2 * f + scores) + masks
 
 
@@ -190,7 +190,11 @@ def known_rows(storage: Storage, trial_ids: Sequence[str]) -> dict[str, int]:
 
 
 def needs(
-    study: Study, shapes: Mapping[str, Architecture], trials: Sequence[Trial], rows: Mapping[str, int] | None = None
+    study: Study,
+    shapes: Mapping[str, Architecture],
+    trials: Sequence[Trial],
+    measured: Mapping[str, int] | None = None,
+    counted: Mapping[str, int] | None = None,
 ) -> list[Needs]:
     """Returns what each model's trials need, of the models whose shape is known.
 
@@ -198,7 +202,8 @@ def needs(
         study: the study.
         shapes: by model.
         trials: of this command.
-        rows: embedding rows that earlier trials kept, by model (`known_rows`).
+        measured: embedding rows that earlier trials kept, by model (`known_rows`).
+        counted: bounds on them, of models without those (`vocabulary.count_rows`).
     """
     found = []
     on_gpu = study.cluster.gpus > 0
@@ -207,14 +212,12 @@ def needs(
         if name not in shapes:
             continue
         full, model = shapes[name], study.model(name)
-        measured = (rows or {}).get(name)
-        small = compacted(full, measured or ASSUMED_ROWS)
+        kept, bound = (measured or {}).get(name), (counted or {}).get(name)
+        small = compacted(full, kept or bound or ASSUMED_ROWS)
         if on_gpu:
             taken = trial_memory(small, study.finetune, precision=precision, num_ranks=model.num_ranks).total
         else:
-            # Heads of 32 numbers are the narrowest in use, so there are at most so many.
-            heads = full.hidden // 32
-            memory = trial_memory(small, study.finetune, precision=precision, on_gpu=False, num_heads=heads)
+            memory = trial_memory(small, study.finetune, precision=precision, on_gpu=False)
             taken = process_bytes(small, memory, study.finetune.eval_tokens)
         found.append(
             Needs(
@@ -222,7 +225,7 @@ def needs(
                 full.num_parameters,
                 small.num_parameters,
                 small.vocabulary,
-                measured is not None,
+                "measured" if kept else "counted" if bound else "assumed",
                 str(model.gpus) if model.gpus == AUTO else f"{model.gpus:g}",
                 taken,
                 gpus_needed(small, study.finetune, precision),
@@ -245,7 +248,11 @@ def print_needs(console: Console, study: Study, storage: Storage, trials: Sequen
     shapes = {name: shape for name, model in models.items() if (shape := shape_of(study, storage, model)) is not None}
     # One record a cell of model and task: rows follow from the task's texts, its prompt or their absence, and nothing else.
     cells = {(trial.model, trial.task, trial.paradigm): trial.trial_id for trial in trials if trial.trial_id in done}
-    found = needs(study, shapes, trials, known_rows(storage, list(cells.values())))
+    measured = known_rows(storage, list(cells.values()))
+    without = {trial.model for trial in trials if (trial.model, trial.task, trial.paradigm) not in cells} & set(shapes)
+    counted = count_rows(study, storage, [trial for trial in trials if trial.model in without])
+    # Some cells' records say nothing of another task's texts.
+    found = needs(study, shapes, trials, {name: n for name, n in measured.items() if name not in counted}, counted)
     if not found:
         return
     on_gpu = study.cluster.gpus > 0
@@ -260,16 +267,16 @@ def print_needs(console: Console, study: Study, storage: Storage, trials: Sequen
     ):
         table.add_column(column, justify="right")
     for need in found:
-        rows = f"{need.rows:,}" if need.rows_are_known else f"<= {need.rows:,}"
+        rows = {"measured": "", "counted": "<= ", "assumed": "about "}[need.rows_are] + f"{need.rows:,}"
         row = [need.model, f"{need.num_parameters / 1e6:,.1f}", rows, f"{need.compact_parameters / 1e6:,.1f}"]
         row += [need.gpus_declared] if on_gpu else []
         row += [f"{need.bytes_declared / 1e9:.1f}"]
         row += ["more than 16" if need.gpus_needed is None else str(need.gpus_needed)] if on_gpu else []
         table.add_row(*row)
     console.print(table)
-    if not all(need.rows_are_known for need in found):
+    if any(need.rows_are == "assumed" for need in found):
         console.print(
-            f"Rows with <= are assumed, at most {ASSUMED_ROWS:,} different tokens in a task's texts; the first records tell.",
+            f"About {ASSUMED_ROWS:,} rows is assumed, for the different tokens of a task's texts; the first records tell.",
             highlight=False,
             soft_wrap=True,
         )

@@ -14,7 +14,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from xlmr_sweep.data.encoding import Encoded, collate
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.compact import CompactVocabulary, build_compact, compact_weights, restore_weights
-from xlmr_sweep.modeling.encoder import MaskedLMEncoder
+from xlmr_sweep.modeling.encoder import ClassificationHead, MaskedLMEncoder
 from xlmr_sweep.modeling.loading import check_model, load_masked_lm, load_tokenizer
 from xlmr_sweep.modeling.sequences import Sequences
 from xlmr_sweep.modeling.source import ModelSource
@@ -22,19 +22,41 @@ from xlmr_sweep.tasks import CB, RTE
 from xlmr_sweep.template import label_token_ids
 from xlmr_sweep.workbench import set_dropout
 
+TEXTS = ["the cat sat near the river <mask> .", "a red bird <mask>", "the old dog slept under a green house so <mask> ran"]
+SECOND = ["no cat slept", "the old house sat under the green river because a dog ran", "a bird"]
+STD = 0.3
+"""Of the classification head's weights: its gradients are then not small beside the tolerance."""
 
+
+def plain_head(weights: dict[str, torch.Tensor], first: torch.Tensor) -> torch.Tensor:
+    between = torch.tanh(first @ weights["dense.weight"].T + weights["dense.bias"])
+    return between @ weights["out_proj.weight"].T + weights["out_proj.bias"]
+
+
+@pytest.mark.parametrize("paradigm", ["prompted", "baseline"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_loss_and_every_gradient_equal_plain_transformers(family: str, tmp_path: Path) -> None:
+def test_loss_and_every_gradient_equal_plain_transformers(family: str, paradigm: str, tmp_path: Path) -> None:
     folder = make_encoder(tmp_path, family)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     plain = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32).eval()
-    texts = ["the cat sat near the river <mask> .", "a red bird <mask>", "the old dog slept under a green house so <mask> ran"]
-    encoded = tokenizer(texts, padding=True, return_tensors="pt")
-    ids, mask = encoded["input_ids"], encoded["attention_mask"]
-    rows, columns = (ids == tokenizer.mask_token_id).nonzero(as_tuple=True)
-    label_ids = torch.tensor(label_token_ids(tokenizer, CB))
+    assert family != "modernbert" or plain.config.sliding_window < 8
+    is_prompted = paradigm == "prompted"
+    encoded = tokenizer(TEXTS, None if is_prompted else SECOND, padding=True, return_tensors="pt")
+    ids, mask, types = encoded["input_ids"], encoded["attention_mask"], encoded.get("token_type_ids")
+    assert (types is not None) == (family == "bert")
     labels = torch.tensor([0, 2, 1])
-    logits = plain(input_ids=ids, attention_mask=mask).logits[rows, columns][:, label_ids]
+    label_ids = torch.tensor(label_token_ids(tokenizer, CB))
+    head = ClassificationHead(plain.config.hidden_size, 3, 0.0, STD)
+    drawn = head.draw(torch.Generator().manual_seed(3))
+    head.load_state_dict(drawn)
+    plain_weights = {name: tensor.clone().requires_grad_() for name, tensor in drawn.items()}
+    if is_prompted:
+        columns = (ids == tokenizer.mask_token_id).nonzero(as_tuple=True)[1]
+        logits = plain(**encoded).logits[torch.arange(3), columns][:, label_ids]
+    else:
+        assert types is None or types.any(), "the second text has a type of its own"
+        columns = torch.zeros(3, dtype=torch.int64)
+        logits = plain_head(plain_weights, plain.base_model(**encoded).last_hidden_state[:, 0])
     expected = functional.cross_entropy(logits, labels)
     expected.backward()
 
@@ -46,10 +68,16 @@ def test_loss_and_every_gradient_equal_plain_transformers(family: str, tmp_path:
     small.model.load_state_dict(compact_weights(full, plain.config.vocab_size, kept))
     small.eval()
     small_ids = kept.compact(ids)
-    examples = [Encoded(row[keep.bool()], 0, int(at)) for row, keep, at in zip(small_ids, mask, columns, strict=True)]
+    examples = [
+        Encoded(small_ids[i][mask[i].bool()], 0, int(columns[i]), None if types is None else types[i][mask[i].bool()])
+        for i in range(3)
+    ]
     batch = collate(examples)
     assert batch.tokens.lengths == tuple(sorted(mask.sum(1).tolist(), reverse=True))
-    found = small.logits_at(batch.tokens, batch.mask_at, batch.counts, kept.compact(label_ids))
+    if is_prompted:
+        found = small.logits_at(batch.tokens, batch.mask_at, batch.counts, kept.compact(label_ids))
+    else:
+        found = head(small.hidden_at(batch.tokens, batch.mask_at, batch.counts))
     torch.testing.assert_close(found, logits, rtol=1e-5, atol=1e-5)
     loss = functional.cross_entropy(found, labels)
     loss.backward()
@@ -68,6 +96,10 @@ def test_loss_and_every_gradient_equal_plain_transformers(family: str, tmp_path:
         torch.testing.assert_close(parameter.grad, wanted, rtol=1e-5, atol=1e-5, msg=name)
         num_compared += 1
     assert num_compared == len(gradients) > 10
+    for name, parameter in head.named_parameters():
+        of_plain = plain_weights[name].grad
+        assert (parameter.grad is None) == (of_plain is None) == is_prompted
+        torch.testing.assert_close(parameter.grad, of_plain, rtol=1e-5, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,0 +1,180 @@
+"""How many different tokens a task's texts hold, where tokenizer and examples are at hand. In: a study, its storage. Out: counts.
+
+Imports neither torch nor transformers. A count bounds the embedding rows that a trial keeps: prompts are cut as a trial cuts
+them, bare texts are not cut at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from xlmr_sweep.data.examples import Row, load_task, read_task
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.identity import model_folder_name, task_data_name
+from xlmr_sweep.modeling.glance import PADDED_POSITIONS
+from xlmr_sweep.moved import folder_of
+from xlmr_sweep.plan import Trial
+from xlmr_sweep.storage import Storage
+from xlmr_sweep.study import ModelSpec, Study
+from xlmr_sweep.tasks import TaskSpec, render
+from xlmr_sweep.template import ChatTemplate, PlainText, label_token_ids
+
+MOST_CHARACTERS = 4_000_000
+"""Tasks with longer texts in all are not counted: a second takes about a million characters (SentencePiece, one core)."""
+
+
+class BareTokenizer:
+    """A `tokenizer.json` with the special tokens of its `tokenizer_config.json`, called as transformers' tokenizers are.
+
+    Args:
+        text: of `tokenizer.json`.
+        settings: of `tokenizer_config.json`.
+
+    Raises:
+        KeyError: if it lacks a special token that the template needs.
+    """
+
+    def __init__(self, text: str, settings: str) -> None:
+        named = json.loads(settings)
+        self._tokenizer = Tokenizer.from_str(text)
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        by_key = {key: value for key, value in named.items() if key.endswith("_token")}
+        several = [named.get(key) or () for key in ("additional_special_tokens", "extra_special_tokens")]
+        values = [*by_key.values(), *(value for group in several for value in _values(group))]
+        found = {token: number for value in values if (number := self._number(token := _content(value))) is not None}
+        self.all_special_tokens: Sequence[str] = list(found)
+        self.all_special_ids = set(found.values())
+        cls, sep, mask = (found[_content(by_key[f"{name}_token"])] for name in ("cls", "sep", "mask"))
+        self.cls_token_id, self.sep_token_id, self.mask_token_id = cls, sep, mask
+        self.unk_token_id: int | None = found.get(_content(by_key.get("unk_token")))
+
+    def _number(self, token: str) -> int | None:
+        number: int | None = self._tokenizer.token_to_id(token)
+        return number
+
+    def __call__(self, text: Sequence[str], **options: Any) -> Mapping[str, Any]:
+        """Tokenises texts without special tokens, whatever else is asked for."""
+        if not options.get("return_offsets_mapping"):
+            return {"input_ids": [found.ids for found in self._tokenizer.encode_batch_fast(list(text), add_special_tokens=False)]}
+        encoded = self._tokenizer.encode_batch(list(text), add_special_tokens=False)
+        return {"input_ids": [found.ids for found in encoded], "offset_mapping": [found.offsets for found in encoded]}
+
+
+def count_rows(study: Study, storage: Storage, trials: Sequence[Trial]) -> dict[str, int]:
+    """Returns a bound on the embedding rows of a model's trials, the largest of its tasks and paradigms.
+
+    Models whose tokenizer, or whose tasks' examples, are not at hand (in a folder, or in the storage) are left out.
+    """
+    cells: dict[str, dict[tuple[str, bool], None]] = {}
+    for trial in trials:
+        cells.setdefault(trial.model, {})[trial.task, trial.paradigm != "baseline"] = None
+    # The paper's models share one tokenizer, and all models the examples.
+    examples = lru_cache(None)(lambda task: _at_hand(partial(_examples, study, storage, study.task(task))))
+    tokenizer = lru_cache(None)(lambda *files: _at_hand(partial(BareTokenizer, *files)))
+
+    @lru_cache(None)
+    def tokens(files: tuple[str, str], task: str, prompted: bool) -> set[int] | None:
+        rows, made = examples(task), tokenizer(*files)
+        if rows is None or made is None:
+            return None
+        length = study.finetune.max_length
+        found: set[int] | None = _at_hand(partial(kept_tokens, made, study.task(task), rows, length, prompted=prompted))
+        return found
+
+    counted: dict[str, int] = {}
+    for name, wanted in cells.items():
+        read = _at_hand(partial(_files, study, storage, study.model(name)))
+        if read is None:
+            continue
+        files, always = read
+        found = [tokens(files, task, prompted) for task, prompted in wanted]
+        whole = [len(some | always) for some in found if some is not None]
+        if len(whole) == len(found):
+            counted[name] = max(whole)
+    return counted
+
+
+def kept_tokens(tokenizer: BareTokenizer, task: TaskSpec, rows: Sequence[Row], max_length: int, *, prompted: bool) -> set[int]:
+    """Returns the ids of the tokens that a trial keeps, and perhaps some that it cuts away.
+
+    Args:
+        tokenizer: the model's.
+        task: the task.
+        rows: its examples, both splits.
+        max_length: tokens of the longest input.
+        prompted: with the prompt and the label words, or (for `baseline`) the bare texts.
+
+    Raises:
+        StudyError: if a label word is not one token, or a prompt cannot be made to fit.
+    """
+    like: Any = tokenizer
+    if prompted:
+        chats = ChatTemplate(like, max_length).encode_prompts(task, rows)
+        return tokenizer.all_special_ids.union(label_token_ids(like, task), *(chat.input_ids for chat in chats))
+    plain = PlainText(like)
+    fields = [{field: plain(str(row[field])) for field in task.fields} for row in rows]
+    texts = [render(text, row) for text in task.baseline for row in fields]
+    return tokenizer.all_special_ids.union(*tokenizer(texts)["input_ids"])
+
+
+def _padding(config: Mapping[str, Any]) -> set[int]:
+    """Returns what a compact vocabulary keeps for the padding token (`modeling.compact.always_kept`)."""
+    padding = config.get("pad_token_id")
+    if padding is None:
+        return set()
+    return set(range(int(padding) + 1)) if config.get("model_type") in PADDED_POSITIONS else {int(padding)}
+
+
+def _files(study: Study, storage: Storage, model: ModelSpec) -> tuple[tuple[str, str], set[int]] | None:
+    """Returns tokenizer.json and tokenizer_config.json of a folder or of a demo model that was made, and `_padding`."""
+
+    def read(name: str) -> str:
+        if model.folder is not None:
+            return (model.folder / name).read_text(encoding="utf-8")
+        return storage.read(f"{made}/{name}").decode()
+
+    if model.folder is None and model.demo is None:
+        return None
+    made = folder_of(storage, "models", model.name, partial(model_folder_name, study, model)) if model.demo else ""
+    return (read("tokenizer.json"), read("tokenizer_config.json")), _padding(json.loads(read("config.json")))
+
+
+def _examples(study: Study, storage: Storage, task: TaskSpec) -> list[Row] | None:
+    if storage.exists(f"data/{task_data_name(study, task)}/manifest.json"):
+        data = load_task(study, task, storage)
+        rows = [*data.train, *data.validation]
+    elif study.data.source == "folder":
+        rows = [row for split in read_task(study, task, storage).rows.values() for row in split]
+    else:
+        return None
+    characters = sum(len(row[field]) for row in rows for field in task.fields)
+    return rows if characters <= MOST_CHARACTERS else None
+
+
+def _at_hand(read: Callable[[], Any]) -> Any:
+    """Returns what is read; None where it is not there or does not serve, because it concerns a figure and nothing else."""
+    try:
+        return read()
+    except (StudyError, OSError, LookupError, TypeError, ValueError):
+        return None
+    except Exception as error:
+        # tokenizers raises the bare class for a damaged file.
+        if type(error) is Exception:
+            return None
+        raise
+
+
+def _values(group: Any) -> Iterable[Any]:
+    return group.values() if isinstance(group, Mapping) else group
+
+
+def _content(token: Any) -> str:
+    """Returns a special token as text; it is kept as text or as a mapping with its content. Empty where there is none."""
+    found = token.get("content") if isinstance(token, Mapping) else token
+    return found if isinstance(found, str) else ""
