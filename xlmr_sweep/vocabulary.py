@@ -25,7 +25,7 @@ from xlmr_sweep.tasks import TaskSpec, render
 from xlmr_sweep.template import ChatTemplate, PlainText, label_token_ids
 
 MOST_CHARACTERS = 4_000_000
-"""Tasks with longer texts in all are not counted: a second takes about a million characters (SentencePiece, one core)."""
+"""Tasks with longer texts in all are not counted: a million characters take about a second (the demo's tokenizer, one core)."""
 
 
 class BareTokenizer:
@@ -161,7 +161,7 @@ def _at_hand(read: Callable[[], Any]) -> Any:
     """Returns what is read; None where it is not there or does not serve, because it concerns a figure and nothing else."""
     try:
         return read()
-    except (StudyError, OSError, LookupError, TypeError, ValueError):
+    except (StudyError, OSError, AttributeError, LookupError, TypeError, ValueError):
         return None
     except Exception as error:
         # tokenizers raises the bare class for a damaged file.
