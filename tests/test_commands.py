@@ -51,6 +51,8 @@ def complaint(path: Path, storage: Path, **request: Any) -> str:
         commands.run(Request(str(path), str(storage), **request), "local", Console(quiet=True))
     text = str(error.value)
     assert "\n" not in text
+    folders = [*storage.rglob("*"), storage] if storage.is_dir() else []
+    assert not [f for f in folders if f.is_dir() and not any(f.iterdir())], "an empty folder of a refused command"
     return text
 
 
@@ -83,6 +85,19 @@ def test_a_dry_run_refuses_examples_that_a_run_would_refuse(study_file: Callable
 def test_a_size_above_a_hub_training_set_needs_no_network(study_file: Callable[..., Path], tmp_path: Path) -> None:
     path = study_file(data={"source": "hub"}, max_train_size=500, sizes=[300])
     assert "sizes: 300 is above the 250 training examples of task cb" in complaint(path, tmp_path / "runs")
+
+
+def test_a_dry_run_reads_a_tokenizer_that_pads_and_cuts(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    """As those of sentence encoders do by their own files."""
+    from tokenizers import Tokenizer
+
+    path = study_file()
+    file = Path(load_study(str(path)).models[0].folder or "") / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.enable_padding(length=16)
+    tokenizer.enable_truncation(2)
+    tokenizer.save(str(file))
+    assert commands.dry_run(Request(str(path), str(tmp_path / "runs")), Console(quiet=True)) == 0
 
 
 def test_a_label_word_of_two_tokens_is_refused(study_file: Callable[..., Path], tmp_path: Path) -> None:

@@ -45,10 +45,18 @@ def run_rank(
 
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=size)
     bench = Workbench(study, storage, World(rank, size))
+    # FSDP sets up what it gathers at the first pass, so the hook has to be there before.
+    streams: set[str] = set()
+    model = bench.model(trials[0], torch.Generator().manual_seed(0))
+    for layer in fsdp.transformer_layers(model):
+        layer.register_forward_hook(
+            lambda module, given, state: streams.add(str((state if torch.is_tensor(state) else state[0]).dtype))
+        )
     outcomes = [finetune(trial, bench) for trial in trials]
     model = bench.model(trials[0], torch.Generator().manual_seed(0))
     groups = sum(isinstance(module, fsdp_module()) for module in model.modules())
     found = {"predictions": [o.predictions for o in outcomes], "columns": [o.columns for o in outcomes], "groups": groups}
+    found["streams"] = sorted(streams)
     torch.save(found, f"{out}.{rank}")
     dist.destroy_process_group()
 
@@ -115,3 +123,29 @@ def test_a_gang_equals_one_process(
             if name.endswith("key.bias"):
                 continue
             torch.testing.assert_close(kept[name], tensor, rtol=0, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("family", ["xlm-roberta", "xlm-roberta-xl"])
+def test_in_bf16_a_gang_moves_a_loss_by_no_more_than_rounding_and_its_states_stay_in_fp32(
+    study_file: Callable[..., Path], tmp_path: Path, family: str
+) -> None:
+    """Of XL's layers no normalisation brings the sum along the layers back to fp32, once it is in bf16."""
+    import torch
+
+    from xlmr_sweep.finetune import finetune
+    from xlmr_sweep.workbench import Workbench
+
+    settings: dict[str, Any] = {"steps": 6, "batch_size": 4, "learning_rate": 1e-3, "max_length": 64, "precision": "bf16"}
+    models = [{"name": "tiny", "folder": str(make_encoder(tmp_path / family, family, std=0.1))}]
+    study = load_study(str(study_file(finetune=settings | {"dropout": 0.0}, sizes=[8], models=models)))
+    storage = Storage(tmp_path / "runs")
+    for task in study.tasks:
+        prepare_task(study, task, storage)
+    trials = [t for t in expand(study) if (t.paradigm, t.task, t.train_size, t.seed) == ("prompted", "copa", 8, 0)]
+    alone = finetune(trials[0], Workbench(study, storage, World())).columns["train_loss"]
+    exact = load_study(str(study_file(finetune=settings | {"dropout": 0.0, "precision": "fp32"}, sizes=[8], models=models)))
+    in_fp32 = finetune(trials[0], Workbench(exact, storage, World())).columns["train_loss"]
+    run_ranks(run_rank, 2, f"file://{tmp_path}/rendezvous", study, storage, trials, str(tmp_path / "out"), LIKE_XL)
+    found = torch.load(tmp_path / "out.0", weights_only=True)
+    assert found["streams"] == ["torch.float32"]
+    assert abs(found["columns"][0]["train_loss"] - alone) < max(1e-2, 2 * abs(alone - in_fp32))

@@ -115,7 +115,9 @@ def trial_memory(
     gathered = 0.0
     if num_ranks > 1:
         # Weights and, in fp32, gradients. Of a large model embeddings and head stay, and one layer computes while the next comes.
-        gathered = (width + 4.0) * (total if total <= GATHERED_PARAMETERS else rest + 2 * layer)
+        # Embeddings and head are in fp32 in any case.
+        layers = shape.num_layers if total <= GATHERED_PARAMETERS else 2
+        gathered = (width + 4.0) * layers * layer + 8.0 * rest
     elif precision == "bf16":
         # Autocast keeps a bf16 copy of each product's weights for the backward pass.
         gathered = 2.0 * shape.num_layers * layer

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional
 
 # torch.distributed.fsdp and .tensor take a second to import, which a run of one rank does not need to pay.
 
@@ -99,7 +100,19 @@ def shard_model(root: nn.Module, world: World, precision: str) -> None:
         # The root's weights (embeddings and head) are needed again at once.
         reshard = not keep_gathered and module is not root
         policy = of_root if module is root else of_layer
+        if policy.param_dtype is not None:
+            for part in module.modules():
+                if type(part) is nn.LayerNorm:
+                    part.__class__ = _LayerNorm
         fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
+
+
+class _LayerNorm(nn.LayerNorm):
+    """A normalisation whose weights may be gathered in another type than its input has, which torch's on CPUs does not take."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight, bias = (None if part is None else part.to(input.dtype) for part in (self.weight, self.bias))
+        return functional.layer_norm(input, self.normalized_shape, weight, bias, self.eps)
 
 
 def begin_micro_batch(root: nn.Module, is_last: bool) -> None:

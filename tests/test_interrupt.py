@@ -1,0 +1,66 @@
+"""How an interrupted command ends: in order, and by force where something it calls does not return."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from patience import wait_for
+
+COMMAND = """
+import sys, time
+from pathlib import Path
+
+from xlmr_sweep import commands, interrupt
+from xlmr_sweep.lock import only_driver
+from xlmr_sweep.storage import Storage
+
+storage, hangs = Storage(sys.argv[1]), sys.argv[2] == "hangs"
+interrupt.PATIENCE_S = 0.5
+
+def command(console):
+    with only_driver(storage):
+        (Path(sys.argv[1]) / "ready").touch()
+        try:
+            time.sleep(600)
+        finally:
+            if hangs:
+                time.sleep(600)  # As a call to a Ray that is gone.
+
+commands.leave(commands.main(command))
+"""
+
+
+@pytest.mark.parametrize("way", ["hangs", "in order"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_command_ends_with_130_and_leaves_no_claim(tmp_path: Path, number: signal.Signals, way: str) -> None:
+    command = [sys.executable, "-c", COMMAND, str(tmp_path / "runs"), way]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: process.poll() is not None or (tmp_path / "runs" / "ready").exists())
+        assert len(list((tmp_path / "runs" / "driver").iterdir())) == 1
+        process.send_signal(number)
+        _, said = process.communicate()
+    assert process.returncode == 130
+    assert said == "Interrupted. What is done is kept; the same command goes on.\n"
+    assert not list((tmp_path / "runs" / "driver").iterdir())
+
+
+def test_a_command_that_ended_is_not_ended_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from xlmr_sweep import interrupt
+
+    monkeypatch.setattr(interrupt, "PATIENCE_S", 0.2)
+    ended: list[str] = []
+    monkeypatch.setattr(interrupt, "_end", lambda: ended.append("by force"))
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with pytest.raises(KeyboardInterrupt), interrupt.in_order():
+            signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.4)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert ended == []
