@@ -47,11 +47,13 @@ def in_order() -> Iterator[None]:
             deadlines[0].start()
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
-    signal.signal(signal.SIGINT, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
+        for number, handler in before.items():
+            # None: set by something that is not Python.
+            signal.signal(number, handler or signal.SIG_DFL)
         for deadline in deadlines:
             deadline.cancel()
 
