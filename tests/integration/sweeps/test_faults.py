@@ -168,7 +168,7 @@ def test_a_trial_over_its_time_and_one_whose_process_hears_nothing_are_killed_an
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_is_left: Callable[[], None]
 ) -> None:
     monkeypatch.setattr(supervisor, "KILL_MARGIN_S", 2.0)
-    study = study_of({"trial_timeout_s": 8}, seeds=1, slow="1/2", stopped="1/2")
+    study = study_of({"trial_timeout_s": 8, "storage_patience_s": 1}, seeds=1, slow="1/2", stopped="1/2")
     trials, storage, said, board = run(study, tmp_path, Faulty(tmp_path, kinds={"slow": "slow", "stopped": "stopped"}))
     assert board.done == len(trials) == 2
     assert {record["attempt"] for record in records(storage).values()} == {2}
