@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -178,6 +179,28 @@ def test_a_warm_process_gives_the_same_bits_as_a_cold_one(study_file: Callable[.
         assert one.predictions == two.predictions == three.predictions
         assert one.columns["score"] == two.columns["score"] == three.columns["score"]
         assert one.columns["train_loss"] == two.columns["train_loss"] == three.columns["train_loss"]
+
+
+def test_a_module_too_large_to_keep_is_gone_before_the_next_is_made(
+    study_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from xlmr_sweep import workbench
+
+    monkeypatch.setattr(workbench, "KEEP_MODULES_BYTES", 1)
+    study = load_study(str(study_file(finetune=settings())))
+    bench = prepared(study, Storage(tmp_path / "runs"))
+    alive: list[int] = []
+    build = Workbench._build
+
+    def counted(self: Workbench, *arguments: Any) -> Any:
+        alive.append(sum(isinstance(thing, workbench.TrialModel) for thing in gc.get_objects()))
+        return build(self, *arguments)
+
+    monkeypatch.setattr(Workbench, "_build", counted)
+    before = sum(isinstance(thing, workbench.TrialModel) for thing in gc.get_objects())
+    for task in ("copa", "cb", "copa"):
+        bench.model(pick(study, "prompted", task), torch.Generator())
+    assert [number - before for number in alive] == [0, 0, 0]
 
 
 def test_weights_with_a_configuration_of_their_own_keep_it_in_a_warm_process(

@@ -49,6 +49,17 @@ def test_an_interrupted_command_ends_with_130_and_leaves_no_claim(tmp_path: Path
     assert not list((tmp_path / "runs" / "driver").iterdir())
 
 
+def test_it_ends_also_where_nobody_reads_what_it_says(tmp_path: Path) -> None:
+    """As in `... 2>&1 | tee log`, whose `tee` ends by the same Ctrl-C."""
+    command = [sys.executable, "-c", COMMAND, str(tmp_path / "runs"), "hangs"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        wait_for(lambda: process.poll() is not None or (tmp_path / "runs" / "ready").exists())
+        assert process.stderr is not None
+        process.stderr.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+
+
 def test_a_command_that_ended_is_not_ended_again(monkeypatch: pytest.MonkeyPatch) -> None:
     from xlmr_sweep import interrupt
 

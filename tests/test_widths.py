@@ -89,6 +89,10 @@ def test_a_device_is_busy_while_a_trial_works_not_while_it_gets_ready() -> None:
     ready_after_60_s = row | {"train_time_s": 50.0, "eval_time_s": 10.0, "total_time_s": 120.0}
     measured = [Measured.of_row(columns) for columns in (row, ready_after_60_s)]
     assert [found and found.busy for found in measured] == [0.3, pytest.approx(0.6)]
+    # Cores that worked did so in getting ready too.
+    on_cpus = Measured.of_row(ready_after_60_s | {"num_gpus": 0})
+    assert on_cpus is not None
+    assert on_cpus.busy == 0.3
 
 
 @pytest.mark.parametrize("gpus", ["many", "0", -1, "2/3", 1.5, True, "1/0"])

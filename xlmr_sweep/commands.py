@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -285,7 +285,9 @@ def main(command: Callable[[Console], int]) -> int:
         )
         return 1
     except KeyboardInterrupt:
-        errors.print(KEPT, highlight=False)
+        # Whoever read it may have ended by the same signal.
+        with suppress(OSError):
+            errors.print(KEPT, highlight=False)
         return INTERRUPTED
 
 

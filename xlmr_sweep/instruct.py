@@ -216,9 +216,10 @@ class _NotePlacementGroup(WorkerGroupCallback):  # type: ignore[misc]
 
 
 def _free_placement_group(storage: Storage, file: str) -> None:
-    """Removes a job's placement group, which its controller has done unless it died."""
-    with suppress(OSError, StudyError):
-        if storage.exists(file):
+    """Removes a job's placement group, which its controller has done unless it died. Nothing of it is worth the job's outcome."""
+    with suppress(Exception):
+        # Where Ray is gone the group is too, and a call would start another Ray.
+        if ray.is_initialized() and storage.exists(file):
             group_id = PlacementGroupID(bytes.fromhex(storage.read(file).decode()))
             remove_placement_group(PlacementGroup(group_id))
             storage.delete(file)

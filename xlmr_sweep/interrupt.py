@@ -22,6 +22,9 @@ KEPT = "Interrupted. What is done is kept; the same command goes on."
 PATIENCE_S = 30.0
 """An interrupted command that has not ended by then is ended."""
 
+ACTS_S = 5.0
+"""What is to be done in any case has so long."""
+
 _last_acts: list[Callable[[], None]] = []
 
 
@@ -59,12 +62,21 @@ def in_order() -> Iterator[None]:
 
 
 def _end() -> None:
+    try:
+        # A storage that hangs must not hold up the end.
+        acts = threading.Thread(target=_act, daemon=True)
+        acts.start()
+        acts.join(ACTS_S)
+        # Not by sys.stderr: whoever reads it may be gone, and a live table may hold it.
+        os.write(2, f"{KEPT}\n".encode())
+    finally:
+        os._exit(INTERRUPTED)
+
+
+def _act() -> None:
     for act in reversed(_last_acts):
         with suppress(Exception):
             act()
-    sys.stderr.write(f"{KEPT}\n")
-    sys.stderr.flush()
-    os._exit(INTERRUPTED)
 
 
 def _leave(signum: int, frame: FrameType | None) -> None:

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from xlmr_sweep.data.examples import Row, load_task, read_task
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.identity import model_folder_name, task_data_name
-from xlmr_sweep.modeling.glance import PADDED_POSITIONS
+from xlmr_sweep.modeling.glance import HEADS, PADDED_POSITIONS
 from xlmr_sweep.moved import folder_of
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.storage import Storage
@@ -124,7 +124,9 @@ def kept_tokens(tokenizer: BareTokenizer, task: TaskSpec, rows: Sequence[Row], m
 
 
 def _padding(config: Mapping[str, Any]) -> set[int]:
-    """Returns what a compact vocabulary keeps for the padding token (`modeling.compact.always_kept`)."""
+    """Returns what a compact vocabulary keeps for the padding token (`modeling.compact.always_kept`): all without a fast path."""
+    if config.get("model_type") not in HEADS:
+        return set(range(int(config["vocab_size"])))
     padding = config.get("pad_token_id")
     if padding is None:
         return set()

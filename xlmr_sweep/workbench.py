@@ -7,6 +7,7 @@ the starting weights, so that a warm trial equals a cold one to the last bit.
 from __future__ import annotations
 
 import copy
+import gc
 import json
 from collections import OrderedDict
 from collections.abc import Callable
@@ -87,6 +88,11 @@ class Kept(Generic[T]):
         if key in self._items:
             self._items.move_to_end(key)
             return self._items[key][0]
+        if sum(n for _, n in self._items.values()) > self._max_bytes:
+            # The last one stayed though it is larger than that. Before the next is made, so that both are never there at once;
+            # modules refer to themselves, and only the collector takes them away.
+            self._items.clear()
+            gc.collect()
         thing = make()
         self._items[key] = (thing, size(thing))
         while len(self._items) > 1 and sum(n for _, n in self._items.values()) > self._max_bytes:

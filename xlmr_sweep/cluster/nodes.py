@@ -5,6 +5,7 @@ Ray cannot tell a process that the kernel killed from one that somebody killed; 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -43,7 +44,12 @@ def on_node(node_id: str, call: Callable[..., T], *args: Any, timeout_s: float =
     """Returns what a function returns on a node, None where it does not in time."""
     address = next((node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == node_id), None)
     if address == ray.util.get_node_ip_address():
-        return call(*args)
+        # Of two nodes on one machine either will do; in a thread, since a store may not answer.
+        here: list[T] = []
+        asked = threading.Thread(target=lambda: here.append(call(*args)), daemon=True)
+        asked.start()
+        asked.join(timeout_s)
+        return here[0] if here else None
     probe = ray.remote(call).options(
         num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)
     )

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from ray import tune
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.tune.experiment import Trial as TuneTrial
 
 from xlmr_sweep.cluster.admission import Admission, Attempt
@@ -156,7 +156,8 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
             self._finished(attempt, row, ran=ran)
             return
         error = getattr(trial, "error", None)
-        if isinstance(error, RayActorError) and attempt.grant.node_ids:
+        # Not of a process that may still be there, and write.
+        if isinstance(error, RayActorError) and not isinstance(error, ActorUnavailableError) and attempt.grant.node_ids:
             fetch_log(self._storage, attempt.trial, trial.config["token"], attempt.grant.node_ids[0])
         failure = failure_of_attempt(error, self._storage, attempt.trial, trial.config["token"])
         failure |= {} if failure.get("node_id") else {"node_id": attempt.grant.node_ids[0] if attempt.grant.node_ids else ""}
@@ -260,7 +261,9 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
         # After its own limit a finished trial may wait for the storage, with its record and then with its log.
         limit = self._limits.trial_timeout_s + KILL_MARGIN_S + 2 * self._limits.storage_patience_s
         for tune_id, (trial, began) in list(self._began.items()):
-            if self._clock() - began > limit:
+            # A gang's ranks meet, and rank 0 gets the weights, each within a limit of its own.
+            more = self._limits.trial_timeout_s + START_LIMIT_S if self._admission.live[tune_id].width.num_bundles > 1 else 0.0
+            if self._clock() - began > limit + more:
                 self._began[tune_id] = (trial, self._clock())
                 self._controller.kill(trial)
 
@@ -279,9 +282,11 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
             del self._unwritten[trial_id]
             try:
                 _write(self._storage, trial, failure)
-            except (OSError, StudyError):
+            except BaseException as error:
                 # A storage that fails is tried again at the next look, with another one first; what is known is said in any case.
                 self._unwritten[trial_id] = (trial, failure)
+                if not isinstance(error, OSError | StudyError):
+                    raise
                 return
             if self._clock() - began > WRITE_LIMIT_S:
                 return

@@ -122,7 +122,8 @@ class TrialProcess:
         with titled(trial, 0, self._width.num_bundles), trial_log(storage, trial) as self._log:
             log.info(attempt_line(self._attempt, trial, oom_kills(), self._token))
             # A process that is killed leaves no more than this in a storage that is on no local disk.
-            keep_log(storage.patient(0), trial, self._log)
+            with suppress(OSError, StudyError):
+                keep_log(storage.patient(0), trial, self._log)
             started = provenance.now()
             try:
                 return self._run(trial, started)
@@ -142,13 +143,14 @@ class TrialProcess:
 
     def _end_process(self, failure: Mapping[str, Any]) -> None:
         """Ends this process from a watching thread, whatever the trial is stuck in. Tune sees a dead worker."""
-        log.error("trial %s: %s: %s\n%s", self._cell.cell, *(failure[key] for key in ("error_class", "message", "traceback")))
         leaving = threading.Thread(target=self._leave_word, args=(dict(failure),), daemon=True, name="last words")
         leaving.start()
         leaving.join(LAST_WORDS_S)
         os._exit(1)
 
     def _leave_word(self, failure: dict[str, Any]) -> None:
+        # Here too: the log may lie on the very mount that hangs.
+        log.error("trial %s: %s: %s\n%s", self._cell.cell, *(failure[key] for key in ("error_class", "message", "traceback")))
         self._write_failure(failure)
         move_log(self._home.patient(0), self._cell, self._log)
 

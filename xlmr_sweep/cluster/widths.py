@@ -51,7 +51,7 @@ class Measured:
             return None
         busy = row.get("device_busy")
         work_s = (row.get("train_time_s") or 0.0) + (row.get("eval_time_s") or 0.0)
-        if busy and work_s:
+        if busy and work_s and row.get("num_gpus"):
             # What comes before, which warm processes mostly do not have, leaves the device idle.
             busy *= max(1.0, (row.get("total_time_s") or work_s) / work_s)
         return cls(bool(row.get("num_gpus")), int(row["peak_memory_bytes"]), int(row["device_memory_bytes"]), busy)
