@@ -233,7 +233,7 @@ def test_a_job_that_fails_while_the_storage_is_full_holds_no_trial_up(cluster: A
 
     study = study_of({"storage_patience_s": 300}, seeds=4, tuned=1).replaced(paradigms=["prompted", "instructed"])
     trials = expand(study)
-    board = Board(Console(file=io.StringIO(), width=300), trials, 5, "GPUs", lambda trial: "log")
+    board = Board(Console(file=io.StringIO(), width=300), trials, lambda: 5, "GPUs", lambda trial: "log")
     (tmp_path / "runs").mkdir()
     blocked = tmp_path / "runs" / "failures"
     blocked.write_text("in the way")
