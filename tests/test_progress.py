@@ -96,6 +96,12 @@ def test_what_ran_beside_a_step_is_counted_within_it(monkeypatch: pytest.MonkeyP
     assert display.where_the_time_went() == "data 3 s, trials 61 s (meanwhile instruction tuning a 50 s)"
 
 
+def test_of_two_steps_side_by_side_the_longer_one_counts() -> None:
+    display = ProgressDisplay(Console(quiet=True))
+    display.spans = {"Pre-training a": (0.0, 31.0), "Pre-training b": (0.1, 44.0), "Data": (44.0, 44.05), "Trials": (44.1, 50.0)}
+    assert display.where_the_time_went() == "pre-training b 44 s (meanwhile pre-training a 31 s), data 0 s, trials 6 s"
+
+
 def test_a_step_that_ended_says_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
     console, stream = pipe()
     now = [100.0]
