@@ -139,6 +139,9 @@ def _notes(results: Results, tables: dict[str, pd.DataFrame], options: Options) 
             f"{num_undefined} pairs of curves have no IPR: their divisor is 0, or Simpson's rule counts a size negatively, as it "
             "does where a step between sizes is more than twice its neighbour; --x-scale log or --rule trapezoid may do"
         )
+    arithmetic = sorted(rows["precision"].dropna().unique()) if "precision" in rows else []
+    if len(arithmetic) > 1:
+        notes.append(f"trials ran in {' and '.join(arithmetic)}: set finetune.precision, so that all run in the same")
     absent = sorted(set(options.mixture_tasks or ()) - set(results.planned["task"]))
     if absent:
         notes.append(f"--mixture-tasks: no results of {', '.join(absent)} (tasks: {', '.join(ordered(results.planned['task']))})")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from pathlib import Path
 
+INTERRUPTED = 130
 FOLDER = Path(__file__).parent / "benchmarks"
 
 
@@ -19,7 +21,12 @@ def main(arguments: list[str]) -> int:
         print(f"Error: no benchmark {arguments[0]!r}; there are {', '.join(known)}", file=sys.stderr)
         return 2
     sys.path.insert(0, str(FOLDER.parent))
-    status: int = importlib.import_module(f"benchmarks.{arguments[0]}").main(arguments[1:])
+    # As an exception, so that what a benchmark started ends with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
+    try:
+        status: int = importlib.import_module(f"benchmarks.{arguments[0]}").main(arguments[1:])
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return status
 
 

@@ -217,6 +217,10 @@ def test_status_of_a_storage_whose_folders_are_gone_counts_its_records(
     (tmp_path / "encoder").rename(tmp_path / "gone")
     with pytest.raises(StudyError, match=r"encoder does not exist"):
         commands.status(request, Console())
+    # Kept weights are no part of what a trial is.
+    write_study(home, study.replaced(finetune=study.finetune.model_copy(update={"save_weights": True})))
+    assert commands.status(request, Console(width=200)) == 0
+    assert "5 of 24 trials done" in capsys.readouterr().out
     write_study(home, study)
     assert commands.status(request, Console(width=200)) == 0
     said = capsys.readouterr().out

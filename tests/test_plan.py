@@ -79,6 +79,9 @@ def test_a_prompt_leaves_baseline_trials_alone(study: Study) -> None:
     assert changed(study, tasks=tasks) == {"prompted", "instructed"}
     tasks = (task.model_copy(update={"baseline": ("{hypothesis}", "{premise}")}), study.task("copa"))
     assert changed(study, tasks=tasks) == {"baseline"}
+    # Either is cut at the field that is called long.
+    tasks = (study.task("cb").model_copy(update={"long_field": "hypothesis"}), study.task("copa"))
+    assert changed(study, tasks=tasks) == EVERY
 
 
 def test_another_size_or_seed_leaves_the_others_alone(study: Study) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import make_encoder, make_superglue
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.plan import expand
@@ -180,3 +182,18 @@ def test_a_users_own_task_is_a_mapping(study_file: Callable[..., Path]) -> None:
     assert [t.name for t in study.tasks] == ["cb", "mood"]
     with pytest.raises(StudyError, match="label_words has 1 words for 2 labels"):
         load_study(str(study_file(tasks=[{**task, "label_words": ["yes"]}])))
+
+
+def test_the_readmes_own_study_is_one(tmp_path: Path) -> None:
+    """As printed, beside folders of the names that it gives."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    block = readme[readme.index("    name: own\n") :].split("\n\n")[0]
+    make_encoder(tmp_path / "minilm", "bert", head=False)
+    make_superglue(tmp_path / "superglue", ("cb", "copa", "rte"), num_train=64)
+    (tmp_path / "instructions.jsonl").write_text('{"inputs": "is it ?", "targets": "yes"}\n')
+    path = tmp_path / "own.yaml"
+    path.write_text(textwrap.dedent(block))
+    study = load_study(str(path))
+    assert study.models[0].new_head
+    assert len(expand(study)) == 36
+    assert len(block.splitlines()) <= 45

@@ -234,13 +234,19 @@ def prepare(request: Request, console: Console, *, instructions: bool = True) ->
     display = ProgressDisplay(console)
     with _nothing_left_if_refused(opened.storage):
         examples = read_examples(opened.whole, opened.storage, opened.trials, display)
-        if instructions and "instructed" in opened.whole.paradigms:
+        if instructions and _tunes(opened.whole):
             prepare_instructions(opened.whole, opened.storage, display)
     for read in examples:
         read.keep(opened.storage)
-    write_study(opened.storage, opened.whole)
+    # Read again: a run beside it may have added sizes or seeds, and the hub's data take hours.
+    write_study(opened.storage, open_request(request).whole)
     _say(console, f"Data of study {opened.whole.name}: {opened.storage.path('data')}")
     return 0
+
+
+def _tunes(study: Study) -> bool:
+    """Tells whether some model of a study is instruction-tuned by us."""
+    return "instructed" in study.paradigms and any(model.instructed_folder is None for model in study.models)
 
 
 @contextmanager

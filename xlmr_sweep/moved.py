@@ -101,7 +101,7 @@ def _as_declared(record: Mapping[str, Any], study: Study) -> bool:
     declared = {
         "model_spec": {key: model[key] for key in MODEL_KEYS},
         "data": study.data.model_dump(mode="json", exclude={"folder"}),
-        "finetune": study.finetune.model_dump(mode="json"),
+        "finetune": study.finetune.model_dump(mode="json", exclude={"save_weights"}),
     }
     if record["paradigm"] == "instructed":
         declared["instruct"] = study.instruct.model_dump(mode="json", exclude={"checkpoint_every"})

@@ -73,7 +73,8 @@ def _base_identity(
 ) -> str:
     """Hashes all of a trial's identity but its size and seed, so that a grid hashes the long part once."""
     # A baseline sees no prompt and a prompt no baseline text, so changing the one keeps the other's results.
-    seen: set[str] = {"baseline"} if paradigm == "baseline" else {"prompt", "label_words", "long_field"}
+    # Either is cut at its long field.
+    seen: set[str] = {"long_field"} | ({"baseline"} if paradigm == "baseline" else {"prompt", "label_words"})
     return fingerprint(
         {
             "identity_version": IDENTITY_VERSION,

@@ -262,7 +262,7 @@ class FinetuneSpec(Declared):
 class ClusterSpec(Declared):
     """Runtime. What the study expects of the cluster, and its limits. Nothing here changes a score."""
 
-    gpus: float = Field(default=0, ge=0)
+    gpus: int = Field(default=0, ge=0)
     """GPUs that a dry run assumes. A run uses what the cluster has; a Ray of the command's own has none where this is 0."""
 
     cpus: int | None = Field(default=None, ge=1)

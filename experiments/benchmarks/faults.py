@@ -140,8 +140,6 @@ def main(argv: list[str]) -> int:
     # A cluster of this command's own on this machine's loopback; a token would only have to be handed on.
     os.environ["RAY_AUTH_MODE"] = "disabled"
     logging.getLogger("ray").setLevel(logging.ERROR)
-    # So that an end by a time-out leaves nothing behind either.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="faults-") as folder, _cluster() as cluster:
         return Rounds(Path(folder), cluster, options.seed).run(range(options.first, options.first + options.rounds), list(kinds))
 

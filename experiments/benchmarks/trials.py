@@ -21,7 +21,6 @@ import importlib.util
 import json
 import os
 import platform
-import signal
 import sys
 import tempfile
 import time
@@ -52,8 +51,6 @@ def main(arguments: list[str]) -> int:
     if problem := missing():
         print(f"Error: {problem}", file=sys.stderr)
         return 2
-    # So that a benchmark that is ended takes its commands with it.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     console = Console() if sys.stdout.isatty() else Console(width=150)
     options.out.mkdir(parents=True, exist_ok=True)
     good = True

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from analysis.report import ReportPaths, build_report
+from xlmr_sweep.storage import Storage
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -94,6 +95,17 @@ def mean_traces(browser: Any) -> list[dict[str, Any]]:
 
 def errors(browser: Any) -> list[str]:
     return [entry["message"] for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+
+
+def test_the_report_of_a_storage_opens_without_a_word_in_the_console(browser: Any, made: Storage) -> None:
+    """With its failures, predictions, records of time and provenance, which a bare table has not."""
+    browser.get(build_report(str(made)).html.as_uri())
+    draw_all(browser)
+    assert errors(browser) == []
+    figures = browser.execute_script("return [...document.querySelectorAll('.figure')].map((d) => !!d._fullData)")
+    assert len(figures) > 5
+    assert all(figures)
+    assert "DivergedError" in browser.page_source
 
 
 def test_the_page_opens_offline_without_a_word_in_the_console(page: Any) -> None:

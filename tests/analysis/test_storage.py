@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -26,21 +24,6 @@ from xlmr_sweep.records import collect, write_failure, write_record, write_resul
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study
 
-NUM_EVAL = 56
-
-
-@pytest.fixture(scope="module")
-def study() -> Study:
-    return Study.model_validate(
-        {
-            "name": "small",
-            "models": [{"name": "base", "hub": "FacebookAI/xlm-roberta-base"}],
-            "tasks": ["cb", "wic"],
-            "sizes": [8, 32],
-            "seeds": [0, 1, 2],
-        }
-    )
-
 
 @pytest.fixture
 def storage(made: Storage, tmp_path: Path) -> Storage:
@@ -48,41 +31,6 @@ def storage(made: Storage, tmp_path: Path) -> Storage:
     assert made.local is not None
     shutil.copytree(made.local, tmp_path / "runs")
     return Storage(tmp_path / "runs")
-
-
-@pytest.fixture(scope="module")
-def made(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Storage:
-    """36 planned trials: one failed, one never ran, 34 have records and predictions."""
-    storage = Storage(tmp_path_factory.mktemp("made") / "runs")
-    write_study(storage, study)
-    rng = np.random.default_rng(0)
-    label = rng.integers(0, 2, NUM_EVAL)
-    for number, trial in enumerate(expand(study)):
-        if number == 5:
-            error: dict[str, Any] = {"error_class": "DivergedError", "message": "loss is nan", "traceback": "…", "host": "a"}
-            write_failure(storage, trial, {**error, "attempt": 1, "time": "2026-01-01"})
-        if number in (5, 6):
-            continue
-        right = rng.random(NUM_EVAL) < 0.6
-        record = {
-            **trial.as_dict(),
-            "score": float(right.mean()),
-            "metric": "accuracy",
-            "num_eval": NUM_EVAL,
-            "total_time_s": 36.0,
-        }
-        record |= {"num_gpus": 1.0, "num_ranks": 1, "device": "cuda", "version_torch": "2.13.0", "git_commit": "abc"}
-        write_record(storage, {**record, "spec": {}, "resolved": {}})
-        columns = {
-            "example_id": [str(i) for i in range(NUM_EVAL)],
-            "label": label,
-            "prediction": np.where(right, label, 1 - label),
-            "score_0": rng.random(NUM_EVAL),
-        }
-        sink = pa.BufferOutputStream()
-        parquet.write_table(pa.table(columns), sink)
-        storage.write(f"predictions/{trial.trial_id}.parquet", sink.getvalue().to_pybytes())
-    return storage
 
 
 def test_present_failed_and_missing_cells_are_those_of_the_storage(storage: Storage, tmp_path: Path) -> None:

@@ -214,7 +214,9 @@ def test_hub_files_are_streamed_at_a_commit(model: Path, tmp_path: Path, monkeyp
     jsonl(tmp_path / "en_a.jsonl", ROWS[:4])
     jsonl(tmp_path / "en_wic.jsonl", ROWS[4:])
     files = {f"en/{path.name}": str(path) for path in sorted(tmp_path.glob("*.jsonl"))}
-    monkeypatch.setattr(mixture, "hub_files", lambda spec: (files, {"commit": "c0ffee", "files": list(files)}))
+    monkeypatch.setattr(
+        mixture, "hub_files", lambda spec: (files, {"commit": "c0ffee", "files": list(files)}, dict.fromkeys(files))
+    )
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     study = study_of(model, None, source="hub", files="en/*.jsonl", exclude=["*wic*"])
     manifest = prepare_mixture(study, Storage(tmp_path / "runs"))
@@ -228,10 +230,12 @@ def test_hub_files_match_the_glob_and_errors_name_the_field(monkeypatch: pytest.
 
     class Listing:
         sha = "abc"
-        siblings = [type("File", (), {"rfilename": name}) for name in ("en/merged_en.jsonl", "en/x.jsonl", "xp3.py")]  # noqa: RUF012
+        names = ("en/merged_en.jsonl", "en/x.jsonl", "xp3.py")
+        siblings = [type("File", (), {"rfilename": name, "size": 7}) for name in names]  # noqa: RUF012
 
     class Hub:
-        def dataset_info(self, name: str, revision: str) -> Any:
+        def dataset_info(self, name: str, revision: str, files_metadata: bool) -> Any:
+            assert files_metadata
             if name == "gone":
                 raise OSError("no route")
             return Listing
@@ -239,6 +243,7 @@ def test_hub_files_match_the_glob_and_errors_name_the_field(monkeypatch: pytest.
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
     spec = study_of(Path(), None).instructions
     assert mixture.hub_files(spec)[0] == {"en/merged_en.jsonl": "hf://datasets/bigscience/xP3@abc/en/merged_en.jsonl"}
+    assert mixture.hub_files(spec)[2] == {"en/merged_en.jsonl": 7}
     with pytest.raises(StudyError, match=r"instructions.files: .* has no file de/\*"):
         mixture.hub_files(spec.model_copy(update={"files": "de/*"}))
     with pytest.raises(StudyError, match=r"instructions.hub: gone@main cannot be read: no route"):

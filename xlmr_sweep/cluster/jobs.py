@@ -18,6 +18,7 @@ from ray._private.state import available_resources_per_node
 
 from xlmr_sweep.cluster.admission import Admission, Job
 from xlmr_sweep.cluster.nodes import NodeWatch, Problem, no_problem
+from xlmr_sweep.errors import StorageError, StudyError
 from xlmr_sweep.identity import model_folder_name
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.progress import ProgressDisplay, follow_progress
@@ -38,7 +39,8 @@ def pretrain_models(study: Study, storage: Storage, names: Sequence[str], displa
     """Pre-trains demo models, each in a task of one CPU, as many at once as there are CPUs.
 
     Raises:
-        ray.exceptions.RayTaskError: if one fails; what it had is kept and goes on next time.
+        StudyError: if a model is none of the demo's.
+        StorageError: if one fails, whatever for; what it had is kept and goes on next time.
     """
     folders = {name: f"models/{model_folder_name(study, study.model(name))}" for name in names}
     with ExitStack() as stack:
@@ -49,7 +51,14 @@ def pretrain_models(study: Study, storage: Storage, names: Sequence[str], displa
         jobs = {_pretrain.options(name=f"pretrain {name}").remote(study, name, storage): name for name in names}
         while jobs:
             (ended,), _ = ray.wait(list(jobs))
-            ray.get(ended)
+            try:
+                ray.get(ended)
+            except ray.exceptions.RayError as error:
+                cause = getattr(error, "cause", None) or error
+                if isinstance(cause, StudyError):
+                    raise cause from None
+                said = " ".join(str(cause).split())[:300]
+                raise StorageError(f"pre-training of {jobs[ended]} failed: {type(cause).__name__}: {said}") from None
             # Its own step ends with it; the others go on.
             each[jobs.pop(ended)].close()
 

@@ -10,12 +10,14 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.logger import JsonLoggerCallback
+from ray.tune.result import EXPR_RESULT_FILE
 
 from xlmr_sweep import provenance
 from xlmr_sweep.cluster.admission import Admission, Job
@@ -31,6 +33,7 @@ from xlmr_sweep.cluster.supervisor import Events, Supervisor
 from xlmr_sweep.cluster.trainable import Setup
 from xlmr_sweep.cluster.tune_loop import InProcess, own_loop
 from xlmr_sweep.cluster.work import FineTuning, Work
+from xlmr_sweep.errors import StudyError
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import Study
@@ -49,15 +52,24 @@ TUNE_ENVIRONMENT = {
 
 
 class _TuneRows(JsonLoggerCallback):  # type: ignore[misc]
-    """Tune's own folder of rows, which is a convenience: a disk that is full costs rows there, not the run."""
+    """Tune's own folder of rows, which is a convenience: a disk that is full costs rows there, not the run.
+
+    Each row goes into the storage at once. Tune itself keeps them on the driver's disk until the run ends in order.
+    """
+
+    def __init__(self, storage: Storage, run: str) -> None:
+        super().__init__()
+        self._storage, self._folder = storage.patient(0), f"tune/{run}"
 
     def log_trial_start(self, trial: TuneTrial) -> None:
         with suppress(OSError):
             super().log_trial_start(trial)
 
     def log_trial_result(self, iteration: int, trial: TuneTrial, result: dict[str, Any]) -> None:
-        with suppress(OSError):
+        with suppress(OSError, StudyError):
             super().log_trial_result(iteration, trial, result)
+            staged = Path(trial.local_path)
+            self._storage.write(f"{self._folder}/{staged.name}/{EXPR_RESULT_FILE}", (staged / EXPR_RESULT_FILE).read_bytes())
 
     def log_trial_end(self, trial: TuneTrial, failed: bool = False) -> None:
         with suppress(OSError):
@@ -95,16 +107,17 @@ def run_trials(
     # The nodes that trials may use: a larger share that only a node in quarantine could hold is none.
     policy = RetryByCause(study.cluster, storage, lambda: admission.room.nodes)
     supervisor = Supervisor(storage, study.cluster, admission, policy, controller, watch, events)
+    run = time.strftime("run-%Y%m%d-%H%M%S") + f"-{os.getpid()}"
     tuner = tune.Tuner(
         InProcess,
         tune_config=tune.TuneConfig(
             search_alg=TuneQueue(admission, jobs, supervisor.look), scheduler=controller, num_samples=1, reuse_actors=True
         ),
         run_config=tune.RunConfig(
-            name=time.strftime("run-%Y%m%d-%H%M%S") + f"-{os.getpid()}",
+            name=run,
             **storage.for_ray("tune"),
             # Ours first: it names the rows that the other writes.
-            callbacks=[supervisor, Learning(study, storage, admission), _TuneRows()],
+            callbacks=[supervisor, Learning(study, storage, admission), _TuneRows(storage, run)],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
         ),

@@ -202,7 +202,8 @@ def _checked(task: TaskSpec, rows: Iterable[Row] | Iterable[tuple[int, Row]], wh
             label = task.parse_label(row["label"])
         except ValueError as error:
             raise StudyError(f"{where}: line {number}: {error}") from None
-        example_id = str(row.get("idx", number - 1))
+        given = row.get("idx")
+        example_id = str(number - 1 if given is None else given)
         yield {"example_id": example_id, "label": label, **{field: str(row[field]) for field in task.fields}}
     if number == 0:
         raise StudyError(f"{where}: holds no example")

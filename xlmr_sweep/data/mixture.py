@@ -33,6 +33,9 @@ from xlmr_sweep.template import ChatTemplate, PlainText
 
 SHARD_ROWS = 200_000
 CHUNK_ROWS = 4096
+ROW_BYTES = 32
+"""Of a row of JSON lines besides its two texts."""
+
 LENGTH_EDGES = (0, 16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512)
 """Bounds of the length histogram in tokens; longer rows are cut by the template and count in the last bucket."""
 
@@ -83,7 +86,7 @@ def prepare_mixture(study: Study, storage: Storage, step: Step | None = None) ->
             rows_kept = list(compress(filled, short))
             kept.add(rows_kept, counter.filled(rows_kept, num_targets[short]))
             if step is not None:
-                step.update(num_in, source.total)
+                step.update(num_in, source.total if source.total is None else min(source.total, spec.max_rows or source.total))
     except StudyError:
         # A mended file has another hash, so that nobody would ever come back for these shards.
         storage.delete(folder)
@@ -191,7 +194,8 @@ class _Source:
         assert self._spec.folder is not None
         paths = self._kept_names({path.name: path for path in jsonl_files(self._spec.folder, "instructions.folder")})
         self.num_excluded = sum(count_lines(path) for path in self._left_out)
-        self.total = sum(count_lines(path) for path in paths)
+        # Not for a few rows of a large file.
+        self.total = self._spec.max_rows or sum(count_lines(path) for path in paths)
         for path in paths:
             yield from read_jsonl(path)
 
@@ -214,12 +218,18 @@ class _Source:
                 yield row["inputs"], row["targets"]
 
     def _hub(self) -> Iterator[Row]:
-        files, self.resolved = hub_files(self._spec)
+        files, self.resolved, sizes = hub_files(self._spec)
         names = self._kept_names({name: name for name in files})
-        for row in self._streamed([files[name] for name in names]):
+        # Rows of files that nobody has counted, by the bytes of those that were read; of packed files that says nothing.
+        num_bytes = sum(sizes[name] or 0 for name in names if name.endswith((".json", ".jsonl")))
+        read_bytes = 0
+        for number, row in enumerate(self._streamed([files[name] for name in names]), 1):
             inputs, targets = row.get("inputs"), row.get("targets")
             if not isinstance(inputs, str) or not isinstance(targets, str):
                 raise StudyError(f"instructions: a row of {self._spec.hub} lacks text in inputs or targets; check files")
+            read_bytes += len(inputs) + len(targets) + ROW_BYTES
+            if num_bytes and number % CHUNK_ROWS == 0:
+                self.total = max(number, round(number * num_bytes / read_bytes))
             yield inputs, targets
 
     def _streamed(self, urls: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -236,8 +246,8 @@ class _Source:
             raise StudyError(text) from None
 
 
-def hub_files(spec: InstructionSpec) -> tuple[dict[str, str], dict[str, Any]]:
-    """Returns the hub's files of a study by name, pinned to a commit, and what was resolved.
+def hub_files(spec: InstructionSpec) -> tuple[dict[str, str], dict[str, Any], dict[str, int | None]]:
+    """Returns the hub's files of a study by name, pinned to a commit; what was resolved; and the files' bytes where known.
 
     Raises:
         StudyError: if the hub cannot be reached, or has no such data set or file.
@@ -245,14 +255,15 @@ def hub_files(spec: InstructionSpec) -> tuple[dict[str, str], dict[str, Any]]:
     from huggingface_hub import HfApi
 
     try:
-        info = HfApi().dataset_info(spec.hub, revision=spec.revision)
+        info = HfApi().dataset_info(spec.hub, revision=spec.revision, files_metadata=True)
     except Exception as error:  # The client's classes for "no network" have no common base of their own.
         problem = " ".join(str(error).split())[:200]
         raise StudyError(f"instructions.hub: {spec.hub}@{spec.revision} cannot be read: {problem}") from None
-    names = sorted(file.rfilename for file in info.siblings or () if fnmatch(file.rfilename, spec.files))
+    sizes = {f.rfilename: getattr(f, "size", None) for f in info.siblings or () if fnmatch(f.rfilename, spec.files)}
+    names = sorted(sizes)
     if not names:
         raise StudyError(f"instructions.files: {spec.hub}@{spec.revision} has no file {spec.files}")
-    return {name: f"hf://datasets/{spec.hub}@{info.sha}/{name}" for name in names}, {"commit": info.sha, "files": names}
+    return {name: f"hf://datasets/{spec.hub}@{info.sha}/{name}" for name in names}, {"commit": info.sha, "files": names}, sizes
 
 
 def stream_json(urls: Sequence[str]) -> Iterator[dict[str, Any]]:
