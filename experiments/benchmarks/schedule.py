@@ -1,8 +1,8 @@
 """How well trials fill a cluster: python experiments/benchmark.py schedule [--nodes 1] [--lower-bound-s 1200] [--plain] ...
 
 The paper's whole grid (1,260 trials and 4 instruction jobs) at its own durations scaled down in time, on logical GPUs with a real
-Ray. Admission, gangs, records, Tune trials and Ray Train jobs are the product's own; only what a trial and a job do is
-replaced, by sleep. --simulate runs the same admission on a simulated clock; --noop runs trials that do nothing.
+Ray. Admission, gangs, records and Tune trials are the product's own; what a trial does is replaced by sleep, and so is an
+instruction job, by a Ray Train job of as many ranks. Ray's workers run at the niceness of everything else (RAY_worker_niceness=0). --simulate runs the same admission on a simulated clock; --noop runs trials that do nothing.
 """
 
 from __future__ import annotations
