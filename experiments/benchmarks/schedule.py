@@ -2,7 +2,7 @@
 
 The paper's whole grid (1,260 trials and 4 instruction jobs) at its own durations scaled down in time, on logical GPUs with a real
 Ray. Admission, gangs, records and Tune trials are the product's own; what a trial does is replaced by sleep, and so is an
-instruction job, by a Ray Train job of as many ranks. Ray's workers run at the niceness of everything else (RAY_worker_niceness=0).
+instruction job, by a Ray Train job of as many ranks. Ray's workers run at the niceness of all else (RAY_worker_niceness=0).
 --simulate runs the same admission on a simulated clock; --noop runs trials that do nothing.
 """
 
