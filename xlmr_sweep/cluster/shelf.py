@@ -20,6 +20,7 @@ import ray
 from ray import cloudpickle
 from ray.experimental import internal_kv
 
+from xlmr_sweep.cluster.pages import unmap
 from xlmr_sweep.shelf import Arrays, num_bytes
 
 log = logging.getLogger("xlmr_sweep.trial")
@@ -60,7 +61,8 @@ class RayShelf:
         if reference is None:
             return None
         try:
-            arrays: Arrays = ray.get(cloudpickle.loads(reference), timeout=GET_TIMEOUT_S)
+            references = cloudpickle.loads(reference)
+            arrays: Arrays = dict(zip(references, ray.get(list(references.values()), timeout=GET_TIMEOUT_S), strict=True))
         except (ray.exceptions.RayError, ValueError):
             # The process that put it is gone, and the object with it.
             log.info("%s is no longer in the object store", key)
@@ -71,16 +73,20 @@ class RayShelf:
         size = num_bytes(arrays)
         if not self._book(key, size):
             return arrays
+        references, shared = {}, {}
         try:
-            reference = ray.put(dict(arrays))
+            # One by one, and let go of at once, so that this process never holds all of it twice.
+            for name, array in arrays.items():
+                references[name] = ray.put(array)
+                shared[name] = ray.get(references[name])
+                unmap([array, shared[name]])
         except (ray.exceptions.RayError, OSError) as error:
             internal_kv._internal_kv_del(self._entry(key), namespace=NAMESPACE)
             log.warning("%s: the object store does not take %.2f GB (%s); each process reads for itself", key, size / 1e9, error)
             return arrays
-        self._held[key] = reference
+        self._held[key] = references
         # Pickled by us, so that Ray does not let go of the object before this process ends.
-        self._note(key, size, cloudpickle.dumps(reference))
-        shared: Arrays = ray.get(reference)
+        self._note(key, size, cloudpickle.dumps(references))
         return shared
 
     def _book(self, key: str, size: int) -> bool:

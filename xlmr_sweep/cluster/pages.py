@@ -1,0 +1,43 @@
+"""Memory that this process has looked at and others hold: pages of Ray's object store, and of files of weights.
+
+The kernel counts a page that only one process has in its table as that process's own. Who writes an object into the store, or
+reads a file to do so, has all its pages there, though it may never look at most of them again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+MAPS = Path("/proc/self/maps")
+
+
+def unmap(arrays: Iterable[np.ndarray]) -> None:
+    """Takes the pages of arrays out of this process's table, where they lie in shared memory or in a mapped file of weights.
+
+    The next look at them brings them back. Memory of any other kind is left alone: what it holds would be gone.
+    """
+    with suppress(OSError, AttributeError):
+        places = _places()
+        advise = ctypes.CDLL(None).madvise
+        for array in arrays:
+            begin = -(-array.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
+            end = (array.ctypes.data + array.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+            if begin < end and array.flags.c_contiguous and any(low <= begin and end <= high for low, high in places):
+                advise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_DONTNEED)
+
+
+def _places() -> list[tuple[int, int]]:
+    """Returns the ranges of addresses that are shared with others, or a file of weights that nobody writes to."""
+    found = []
+    for line in MAPS.read_text().splitlines():
+        addresses, access, *others = line.split(maxsplit=5)
+        low, _, high = addresses.partition("-")
+        if access[3] == "s" or others[-1].endswith(".safetensors"):
+            found.append((int(low, 16), int(high, 16)))
+    return found
