@@ -197,6 +197,7 @@ def test_a_module_too_large_to_keep_is_gone_before_the_next_is_made(
         return build(self, *arguments)
 
     monkeypatch.setattr(Workbench, "_build", counted)
+    gc.collect()
     before = sum(isinstance(thing, torch.nn.Linear) for thing in gc.get_objects())
     gc.disable()  # Which might come by chance.
     try:
