@@ -48,6 +48,7 @@ class _Bench:
         with (self._work.notes / "ran.txt").open("a") as file:
             file.write(name)
         took = {"score": 0.5, "total_time_s": time.time() - began, "device": str("torch" in sys.modules)}
+        took["task_name"] = ray.get_runtime_context().get_task_name()
         return Outcome({**took, "began": began, "gpu_share": self._seat.gpu_share, **self._work.columns})
 
     def prepare(self, trial: Trial) -> None:
