@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from xlmr_sweep.cluster.pages import unmap
+from xlmr_sweep.pages import unmap
 
 BYTES = 32 * 2**20
 

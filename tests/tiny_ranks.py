@@ -19,7 +19,7 @@ from xlmr_sweep.masking import Masked, mask_text, step_draws
 from xlmr_sweep.mlm import MaskedLMLoss, Run, TrainSettings
 from xlmr_sweep.modeling import fsdp
 from xlmr_sweep.modeling.export import config_text, empty_model
-from xlmr_sweep.modeling.fsdp import World, shard_model, whole_weights
+from xlmr_sweep.modeling.fsdp import World, whole_weights
 
 PAD, MASK, VOCABULARY = 1, 4, 83
 LIKE_TINY, LIKE_BASE, LIKE_XL = (10**6, 10**6), (0, 10**6), (0, 0)
@@ -78,7 +78,7 @@ def _rank(rank: int, size: int, folder: Path, limits: tuple[int, int], options: 
     model = tiny(**options) if rank == 0 else empty_model(config)
     root = MaskedLMLoss(model)
     fsdp.ONE_GROUP_PARAMETERS, fsdp.GATHERED_PARAMETERS = limits
-    shard_model(root, world, "fp32")
+    root.spread(world, "fp32")
     run = Run(root, Rows(), replace(SETTINGS, clip=0.5, max_tokens=80), world)
     if (folder / "resume").is_dir():
         load_checkpoint(run, folder / "resume")

@@ -131,5 +131,5 @@ def collate(rows: Sequence[Masked]) -> MicroBatch:
     starts = itertools.accumulate(lengths, initial=0)
     positions = [start + position for start, row in zip(starts, rows, strict=False) for position in row.positions]
     tokens = Sequences(torch.tensor([token for row in rows for token in row.input_ids]), lengths)
-    labels = torch.tensor([label for row in rows for label in row.labels])
-    return MicroBatch(tokens, torch.tensor(positions), labels, tuple(len(row.positions) for row in rows))
+    labels = torch.tensor([label for row in rows for label in row.labels], dtype=torch.int64)
+    return MicroBatch(tokens, torch.tensor(positions, dtype=torch.int64), labels, tuple(len(row.positions) for row in rows))

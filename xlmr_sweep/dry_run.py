@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -306,24 +307,24 @@ def _size(size: float) -> str:
 
 def _print_label_words(console: Console, study: Study, trials: Sequence[Trial]) -> None:
     """Checks label words against tokenizers that lie in a folder; says which could not be checked."""
-    from xlmr_sweep.modeling.glance import plain_tokenizer
+    from xlmr_sweep.modeling.bare_tokenizer import BareTokenizer
+    from xlmr_sweep.template import label_token_ids
 
     unchecked = []
     prompted = [trial for trial in trials if trial.paradigm != "baseline"]
     for model in (study.model(name) for name in dict.fromkeys(trial.model for trial in prompted)):
-        path = model.folder / "tokenizer.json" if model.folder is not None else None
-        if path is None or not path.is_file():
+        files = [] if model.folder is None else [model.folder / "tokenizer.json", model.folder / "tokenizer_config.json"]
+        if not files or not all(file.is_file() for file in files):
             unchecked.append(model.name)
             continue
         try:
-            tokenizer = plain_tokenizer(path)
+            tokenizer: Any = BareTokenizer(*(file.read_text(encoding="utf-8") for file in files))
         except Exception as error:  # The library raises the bare class.
-            raise StudyError(f"model {model.name}: {path} is no tokenizer: {error}") from None
+            raise StudyError(f"model {model.name}: {model.folder} holds no tokenizer with the tokens it needs: {error}") from None
         for task in (study.task(name) for name in dict.fromkeys(trial.task for trial in prompted)):
-            for word in task.label_words:
-                tokens = tokenizer.encode(f" {word}", add_special_tokens=False).tokens
-                if len(tokens) != 1 or tokens[0] in ("<unk>", "[UNK]"):
-                    what = f"{len(tokens)} tokens" if len(tokens) != 1 else "an unknown token"
-                    raise StudyError(f"model {model.name}: task {task.name}: label word {word!r} is {what}")
+            try:
+                label_token_ids(tokenizer, task)
+            except StudyError as error:
+                raise StudyError(f"model {model.name}: {error}") from None
     if unchecked:
         console.print(f"Label words not checked (no tokenizer at hand): {', '.join(unchecked)}")

@@ -41,7 +41,7 @@ from xlmr_sweep.masking import Masked, mask_chat, step_draws
 from xlmr_sweep.mlm import MaskedLMLoss, Run, TrainSettings
 from xlmr_sweep.modeling.device import pick_device, resolve_precision
 from xlmr_sweep.modeling.export import config_text, empty_model, publish, write_weights
-from xlmr_sweep.modeling.fsdp import World, shard_model, whole_weights
+from xlmr_sweep.modeling.fsdp import World, whole_weights
 from xlmr_sweep.modeling.loading import load_masked_lm, load_tokenizer
 from xlmr_sweep.modeling.source import ModelSource, resolve_source
 from xlmr_sweep.pretrain import versions
@@ -322,7 +322,7 @@ class _Job:
         )
         root = MaskedLMLoss(self.model)
         if world.size > 1:
-            shard_model(root, world, self.precision)
+            root.spread(world, self.precision)
         else:
             root.to(world.device)
         self.run = Run(root, batches, train_settings(recipe, spec, self.precision), world)

@@ -24,12 +24,14 @@ from torch.utils.checkpoint import checkpoint
 from xlmr_sweep.batches import BatchSource, MicroBatch, collate, mixed_seed, plan_micro_batches
 from xlmr_sweep.errors import DivergedError
 from xlmr_sweep.masking import Masked
+from xlmr_sweep.modeling import fsdp
 from xlmr_sweep.modeling.encoder import MaskedLMEncoder
 from xlmr_sweep.modeling.fsdp import World, begin_micro_batch, local_gradients, local_parameters
 from xlmr_sweep.modeling.optimizer import AdamW, clip_divisor, square_norm
+from xlmr_sweep.modeling.vocabulary_rows import VocabularyRows, vocabulary_weights
 
 LOGIT_BYTES = 256 * 2**20
-"""Logits of one chunk in fp32: 268 masked tokens of XLM-R's vocabulary. Whole, 16 x 512 tokens of it would be 8.2 GB."""
+"""Logits of one chunk on a rank in fp32: 268 masked tokens of XLM-R's vocabulary. Whole, 16 x 512 tokens would be 8.2 GB."""
 
 CURVE_POINTS = 200
 """Most points of a loss curve."""
@@ -82,9 +84,25 @@ class MaskedLMLoss(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.encoder = MaskedLMEncoder(model)
+        self._rows: VocabularyRows | None = None
 
-    def forward(self, batch: MicroBatch) -> Tensor:
-        """Returns the sum of cross-entropies over the batch's masked tokens, a scalar in fp32."""
+    def spread(self, world: World, precision: str) -> None:
+        """Spreads the model over ranks, in place, as `shard_model` does; a large model's vocabulary is not gathered either."""
+        num_parameters = sum(parameter.numel() for parameter in self.parameters())
+        is_apart = self.encoder.is_split and num_parameters > fsdp.ONE_GROUP_PARAMETERS
+        by_rows = vocabulary_weights(self.encoder.model) if is_apart else []
+        fsdp.shard_model(self, world, precision, by_rows)
+        if is_apart:
+            self._rows = VocabularyRows(self.encoder.model, world)
+
+    def forward(self, batch: MicroBatch, num_masked: int = 1) -> Tensor:
+        """Returns the sum of cross-entropies over the batch's masked tokens divided by `num_masked`, a scalar in fp32."""
+        if self._rows is None:
+            return self._sum(batch) / max(1, num_masked)
+        chosen = self.encoder.hidden_at(batch.tokens, batch.positions, batch.counts)
+        return self._rows.loss(self.encoder.transformed(chosen), batch.labels, num_masked, LOGIT_BYTES)
+
+    def _sum(self, batch: MicroBatch) -> Tensor:
         if not self.encoder.is_split:
             logits = self.encoder.logits_at(batch.tokens, batch.positions, batch.counts)
             return functional.cross_entropy(logits.float(), batch.labels, reduction="sum")
@@ -192,7 +210,7 @@ class Run:
             batch = collate(mine[start:end]).to(device)
             begin_micro_batch(self.root, is_last=index == len(slices) - 1)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-                loss = self.root(batch) / max(1, num_masked)
+                loss = self.root(batch, num_masked)
             # FSDP averages gradients over the ranks; the loss is a sum over them.
             (loss * self.world.size).backward()
             total += loss.detach()

@@ -7,15 +7,14 @@ them, bare texts are not cut at all.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
-
-from tokenizers import Tokenizer
 
 from xlmr_sweep.data.examples import Row, load_task, read_task
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.identity import model_folder_name, task_data_name
+from xlmr_sweep.modeling.bare_tokenizer import BareTokenizer
 from xlmr_sweep.modeling.glance import HEADS, PADDED_POSITIONS
 from xlmr_sweep.moved import folder_of
 from xlmr_sweep.plan import Trial
@@ -26,44 +25,6 @@ from xlmr_sweep.template import ChatTemplate, PlainText, label_token_ids
 
 MOST_CHARACTERS = 4_000_000
 """Tasks with longer texts in all are not counted: a million characters take about a second (the demo's tokenizer, one core)."""
-
-
-class BareTokenizer:
-    """A `tokenizer.json` with the special tokens of its `tokenizer_config.json`, called as transformers' tokenizers are.
-
-    Args:
-        text: of `tokenizer.json`.
-        settings: of `tokenizer_config.json`.
-
-    Raises:
-        KeyError: if it lacks a special token that the template needs.
-    """
-
-    def __init__(self, text: str, settings: str) -> None:
-        named = json.loads(settings)
-        self._tokenizer = Tokenizer.from_str(text)
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        by_key = {key: value for key, value in named.items() if key.endswith("_token")}
-        several = [named.get(key) or () for key in ("additional_special_tokens", "extra_special_tokens")]
-        values = [*by_key.values(), *(value for group in several for value in _values(group))]
-        found = {token: number for value in values if (number := self._number(token := _content(value))) is not None}
-        self.all_special_tokens: Sequence[str] = list(found)
-        self.all_special_ids = set(found.values())
-        cls, sep, mask = (found[_content(by_key[f"{name}_token"])] for name in ("cls", "sep", "mask"))
-        self.cls_token_id, self.sep_token_id, self.mask_token_id = cls, sep, mask
-        self.unk_token_id: int | None = found.get(_content(by_key.get("unk_token")))
-
-    def _number(self, token: str) -> int | None:
-        number: int | None = self._tokenizer.token_to_id(token)
-        return number
-
-    def __call__(self, text: Sequence[str], **options: Any) -> Mapping[str, Any]:
-        """Tokenises texts without special tokens, whatever else is asked for."""
-        if not options.get("return_offsets_mapping"):
-            return {"input_ids": [found.ids for found in self._tokenizer.encode_batch_fast(list(text), add_special_tokens=False)]}
-        encoded = self._tokenizer.encode_batch(list(text), add_special_tokens=False)
-        return {"input_ids": [found.ids for found in encoded], "offset_mapping": [found.offsets for found in encoded]}
 
 
 def count_rows(study: Study, storage: Storage, trials: Sequence[Trial]) -> dict[str, int]:
@@ -170,13 +131,3 @@ def _at_hand(read: Callable[[], Any]) -> Any:
         if type(error) is Exception:
             return None
         raise
-
-
-def _values(group: Any) -> Iterable[Any]:
-    return group.values() if isinstance(group, Mapping) else group
-
-
-def _content(token: Any) -> str:
-    """Returns a special token as text; it is kept as text or as a mapping with its content. Empty where there is none."""
-    found = token.get("content") if isinstance(token, Mapping) else token
-    return found if isinstance(found, str) else ""

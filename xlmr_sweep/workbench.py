@@ -30,6 +30,7 @@ from xlmr_sweep.modeling.gang import fill_sharded
 from xlmr_sweep.modeling.loading import load_config, load_tokenizer, starting_weights
 from xlmr_sweep.modeling.source import ModelSource, base_source, instructed_source
 from xlmr_sweep.modeling.weights import as_arrays, as_tensors, stamp
+from xlmr_sweep.pages import unmap
 from xlmr_sweep.plan import Trial
 from xlmr_sweep.records import current_resolution
 from xlmr_sweep.shelf import OwnShelf, Shelf, num_bytes
@@ -47,6 +48,11 @@ KEEP_BYTES = 4 * 2**30
 KEEP_MODULES_BYTES = 128 * 2**20
 """And of modules, on its device: those of small models, whose trials are short. A larger one is built anew for another task, in
 less time than a step; kept ones would be memory that no prediction and no measured share knows of."""
+
+
+LOOK_AWAY_BYTES = 128 * 2**20
+"""Starting weights beyond this are unmapped while a trial trains: pages that one process alone looks at count as its own, and the
+next trial has them back in no time."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +186,8 @@ class Workbench:
             module.load_state_dict(start)
         else:
             fill_sharded(module, start, self.world)
+        if not self.world.rank:
+            _look_away(self.starting_weights(trial))
         return module
 
     def _start(self, trial: Trial, inputs: TaskInputs) -> dict[str, Tensor]:
@@ -247,6 +255,13 @@ class Workbench:
             return module.to(self.world.device)
         shard_model(module, self.world, resolve_precision(finetune.precision, self.world.device))
         return module
+
+
+def _look_away(weights: StartingWeights) -> None:
+    """Takes a large model's starting weights out of this process's table until its next trial reads them."""
+    arrays = as_arrays(weights.tensors)
+    if num_bytes(arrays) > LOOK_AWAY_BYTES:
+        unmap(arrays.values())
 
 
 def set_dropout(config: Any, probability: float) -> None:

@@ -20,7 +20,7 @@ import ray
 from ray import cloudpickle
 from ray.experimental import internal_kv
 
-from xlmr_sweep.cluster.pages import unmap
+from xlmr_sweep.pages import unmap
 from xlmr_sweep.shelf import Arrays, num_bytes
 
 log = logging.getLogger("xlmr_sweep.trial")

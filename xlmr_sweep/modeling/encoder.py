@@ -102,12 +102,16 @@ class MaskedLMEncoder(nn.Module):
 
         The rows of the output projection are gathered before the product, so that a label word costs one row.
         """
-        transformed = _TRANSFORMS[self.family](self.model, hidden)
+        transformed = self.transformed(hidden)
         output: nn.Linear = self.model.get_output_embeddings()  # type: ignore[operator]
         if token_ids is None:
             return functional.linear(transformed, output.weight, output.bias)
         bias = None if output.bias is None else output.bias[token_ids]
         return functional.linear(transformed, output.weight[token_ids], bias)
+
+    def transformed(self, hidden: Tensor) -> Tensor:
+        """Returns what the output projection takes of hidden states, (n, H) to (n, H)."""
+        return _TRANSFORMS[self.family](self.model, hidden)
 
     def logits_at(self, tokens: Sequences, places: Tensor, counts: tuple[int, ...], token_ids: Tensor | None = None) -> Tensor:
         """Returns logits at some of the tokens, by the plain way where there is no fast one.

@@ -68,7 +68,7 @@ class World:
         return bytes(buffer.tolist()).decode()
 
 
-def shard_model(root: nn.Module, world: World, precision: str) -> None:
+def shard_model(root: nn.Module, world: World, precision: str, by_rows: Sequence[nn.Parameter] = ()) -> None:
     """Spreads a model over the ranks in place: one group a transformer layer, one for the rest (with tied embeddings).
 
     A small model is a single group.
@@ -84,6 +84,7 @@ def shard_model(root: nn.Module, world: World, precision: str) -> None:
             (embeddings and head; all of a small model) is gathered in fp32 and left to autocast, so that sums along the layers
             stay in fp32 as in one process: of a layer only biases and normalisations are coarser. Gradients are summed and
             weights kept in fp32.
+        by_rows: parameters that the module itself uses as this rank's rows; they are cut alike and never gathered.
     """
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -95,6 +96,7 @@ def shard_model(root: nn.Module, world: World, precision: str) -> None:
     num_parameters = sum(parameter.numel() for parameter in root.parameters())
     keep_gathered = num_parameters <= GATHERED_PARAMETERS
     layers = transformer_layers(root) if num_parameters > ONE_GROUP_PARAMETERS else []
+    apart = _cut_rows(root, by_rows, mesh, world)
     for module in [*layers, root]:
         _distribute(module, world)
         # The root's weights (embeddings and head) are needed again at once.
@@ -104,7 +106,7 @@ def shard_model(root: nn.Module, world: World, precision: str) -> None:
             for part in module.modules():
                 if type(part) is nn.LayerNorm:
                     part.__class__ = _LayerNorm
-        fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
+        fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard, ignored_params=apart)
 
 
 class _LayerNorm(nn.LayerNorm):
@@ -201,6 +203,24 @@ def _distribute(module: nn.Module, world: World) -> None:
     for owner, name, buffer in _entries(module, "_buffers"):
         persistent = name not in owner._non_persistent_buffers_set
         owner.register_buffer(name, _received(buffer, world), persistent=persistent)
+
+
+def _cut_rows(root: nn.Module, parameters: Sequence[nn.Parameter], mesh: Any, world: World) -> set[nn.Parameter]:
+    """Puts this rank's rows of parameters in their places, as DTensors, and returns these."""
+    from torch.distributed.tensor import DTensor, Shard
+
+    made: dict[int, nn.Parameter] = {}
+    for parameter in parameters:
+        whole = _received(parameter.detach(), world)
+        start, end = slice_of(len(whole), world.rank, world.size)
+        rows = DTensor.from_local(
+            whole[start:end].clone(), mesh, [Shard(0)], run_check=False, shape=whole.shape, stride=whole.stride()
+        )
+        made[id(parameter)] = nn.Parameter(rows)
+    for owner, name, old in _entries(root, "_parameters"):
+        if id(old) in made:
+            setattr(owner, name, made[id(old)])
+    return set(made.values())
 
 
 def _entries(module: nn.Module, kind: str) -> Iterable[tuple[nn.Module, str, Tensor]]:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from tokenizers import Tokenizer
 
 from xlmr_sweep.architecture import Architecture
 from xlmr_sweep.errors import StudyError
+from xlmr_sweep.modeling.bare_tokenizer import BareTokenizer
 from xlmr_sweep.modeling.source import ModelSource
 from xlmr_sweep.tasks import TaskSpec
 from xlmr_sweep.template import label_token_ids
@@ -34,18 +34,8 @@ HEADS = {
 PADDED_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert")
 """Kinds of model whose position ids start behind the padding token's id."""
 
-NEEDED = ("cls_token", "sep_token", "mask_token", "pad_token")
-
-
-class _Plain:
-    """A `tokenizers.Tokenizer` called as transformers' are."""
-
-    def __init__(self, tokenizer: Any, unknown: str | None) -> None:
-        self._tokenizer = tokenizer
-        self.unk_token_id = None if unknown is None else tokenizer.token_to_id(unknown)
-
-    def __call__(self, text: Sequence[str], **options: Any) -> Mapping[str, Any]:
-        return {"input_ids": [found.ids for found in self._tokenizer.encode_batch(list(text), add_special_tokens=False)]}
+NEEDED = 4
+"""Special tokens; a smaller vocabulary would hold nothing else."""
 
 
 def serves(source: ModelSource, tasks: Iterable[TaskSpec], max_length: int = 0) -> bool:
@@ -111,33 +101,10 @@ def usable_length(config: Mapping[str, Any]) -> int:
 
 
 def _has_words(folder: Path, config: Mapping[str, Any], tasks: Iterable[TaskSpec]) -> bool:
-    named = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    tokenizer = plain_tokenizer(folder / "tokenizer.json")
-    if not len(NEEDED) < tokenizer.get_vocab_size() <= config["vocab_size"]:
+    files = (folder / "tokenizer.json", folder / "tokenizer_config.json")
+    tokenizer: Any = BareTokenizer(*(file.read_text(encoding="utf-8") for file in files))
+    if tokenizer.pad_token_id is None or not NEEDED < tokenizer.vocab_size <= config["vocab_size"]:
         return False
-    for name in NEEDED:
-        token = _text(named.get(name))
-        if token is None or tokenizer.token_to_id(token) is None:
-            return False
-    plain: Any = _Plain(tokenizer, _text(named.get("unk_token")))
     for task in tasks:
-        label_token_ids(plain, task)
+        label_token_ids(tokenizer, task)
     return True
-
-
-def plain_tokenizer(path: Path) -> Any:
-    """Returns the tokenizer of a `tokenizer.json` that neither pads nor cuts, whatever its file says.
-
-    Raises:
-        Exception: of that very class, by the library, for a damaged file.
-    """
-    tokenizer: Any = Tokenizer.from_file(str(path))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
-
-
-def _text(token: Any) -> str | None:
-    """Returns a special token as text; it is kept as text or as a mapping with its content."""
-    found = token.get("content") if isinstance(token, dict) else token
-    return found if isinstance(found, str) else None

@@ -80,8 +80,9 @@ def _forward(layer: Any, plain: Callable[..., Tensor], states: Tensor, *args: An
     p = (self_attention.dropout.p, layer.output.dropout.p) if layer.training else (0.0, 0.0)
     eps = layer.output.LayerNorm.eps
     shape = (self_attention.num_attention_heads, self_attention.attention_head_size)
+    # A view would make FSDP warn.
     after: Tensor = _Layer.apply(states[0], lengths, shape, p, eps, *weights)  # type: ignore[no-untyped-call]
-    return after[None]
+    return after
 
 
 def layer_weights(layer: Any) -> tuple[Tensor, ...]:
@@ -118,7 +119,7 @@ class _Layer(torch.autograd.Function):
         sum_2 = torch.addmm(bf, active, wf.t())
         keep_2 = _drop(sum_2, p[1])
         sum_2.add_(middle)
-        after, mean_2, rstd_2 = torch.native_layer_norm(sum_2, hidden, g2, b2, eps)
+        after, mean_2, rstd_2 = torch.native_layer_norm(sum_2[None], hidden, g2, b2, eps)
         norms = (sum_1, mean_1, rstd_1, sum_2, mean_2, rstd_2)
         ctx.save_for_backward(
             states, w_qkv, wo, g1, b1, wi, wf, g2, b2, attended, *norms, keep_1, keep_2, middle, inner, active, *kept
@@ -132,7 +133,7 @@ class _Layer(torch.autograd.Function):
         sum_1, mean_1, rstd_1, sum_2, mean_2, rstd_2, keep_1, keep_2, middle, inner, active, *kept = rest
         hidden, every = states.shape[1:], [True, True, True]
         norm_backward = torch.ops.aten.native_layer_norm_backward
-        of_sum_2, of_g2, of_b2 = norm_backward(gradient.contiguous(), sum_2, hidden, mean_2, rstd_2, g2, b2, every)
+        of_sum_2, of_g2, of_b2 = norm_backward(gradient[0].contiguous(), sum_2, hidden, mean_2[0], rstd_2[0], g2, b2, every)
         of_out = _dropped(of_sum_2, keep_2, ctx.p[1])
         of_wf, of_bf = of_out.t() @ active, of_out.sum(0)
         of_inner = torch.ops.aten.gelu_backward(of_out @ wf, inner)

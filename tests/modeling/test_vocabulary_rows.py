@@ -1,0 +1,147 @@
+"""A vocabulary cut over ranks: the loss and every gradient are those of one process with transformers' whole matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from rank_processes import run_ranks
+from safetensors.torch import load_file, save_file
+from tiny_ranks import SETTINGS, VOCABULARY, Rows, tiny
+from torch import Tensor
+
+from xlmr_sweep import mlm
+from xlmr_sweep.masking import Masked
+from xlmr_sweep.mlm import MaskedLMLoss, Run
+from xlmr_sweep.modeling import fsdp
+from xlmr_sweep.modeling.fsdp import World, local_gradients, whole_weights
+
+pytestmark = [pytest.mark.ranks, pytest.mark.slow]
+
+FEW, WHOLE = 4 * VOCABULARY * 2, 2**28
+"""Logits at once: of two tokens of the whole vocabulary, or of all."""
+
+
+class SomeRows(Rows):
+    """Of which only those that pass have masked tokens."""
+
+    def __init__(self, masked: str) -> None:
+        super().__init__()
+        self._passes = {"all": lambda index: True, "even": lambda index: index % 2 == 0, "none": lambda index: False}[masked]
+
+    def rows(self, step: int, indices: Sequence[int]) -> list[Masked]:
+        found = super().rows(step, indices)
+        return [
+            row if self._passes(index) else replace(row, positions=[], labels=[])
+            for index, row in zip(indices, found, strict=True)
+        ]
+
+
+def model_of(family: str, tied: bool) -> Any:
+    model = tiny(family, tie_word_embeddings=tied)
+    if not tied:
+        assert model.get_output_embeddings().weight is not model.get_input_embeddings().weight
+    return model
+
+
+def first_step(root: MaskedLMLoss, world: World, precision: str, masked: str) -> tuple[float, Run]:
+    """Both passes over the first global batch, cut into micro-batches, and the sum of the ranks' losses."""
+    run = Run(root, SomeRows(masked), replace(SETTINGS, max_tokens=80, precision=precision), world)
+    root.train()
+    mine = run._rows(0)
+    slices, _, num_masked = run._plan(mine)
+    assert len(slices) > 1
+    return world.add([run._backward(mine, slices, num_masked)])[0], run
+
+
+def _rank(rank: int, size: int, folder: Path, options: dict[str, Any], precision: str, masked: str, logit_bytes: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
+    fsdp.ONE_GROUP_PARAMETERS, mlm.LOGIT_BYTES = 0, logit_bytes
+    world = World(rank, size)
+    model = model_of(**options)
+    root = MaskedLMLoss(model)
+    root.spread(world, precision)
+    gathered = note_gathered()
+    loss, _ = first_step(root, world, precision, masked)
+    # The names of gradients as whole tensors, by the same way as weights.
+    with torch.no_grad():
+        for (_, gradient), parameter in zip(local_gradients(root), root.parameters(), strict=True):
+            parameter.to_local().copy_(torch.zeros(()) if gradient is None else gradient)
+    whole = whole_weights(model, world)
+    if rank == 0:
+        save_file({"loss": torch.tensor(loss), **{name: t.clone() for name, t in whole.items()}}, folder / "told.safetensors")
+    matrix = (VOCABULARY, model.config.hidden_size)
+    assert matrix[1:] in gathered
+    assert matrix not in gathered
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def note_gathered() -> list[tuple[int, ...]]:
+    """Notes the shapes of all parameters that FSDP gathers."""
+    from torch.distributed.fsdp._fully_shard import _fsdp_param_group
+
+    shapes: list[tuple[int, ...]] = []
+    plain = _fsdp_param_group.foreach_all_gather
+
+    def spy(params: Any, *args: Any) -> Any:
+        shapes.extend(tuple(param._orig_size) for param in params)
+        return plain(params, *args)
+
+    _fsdp_param_group.foreach_all_gather = spy
+    return shapes
+
+
+def on_ranks(
+    folder: Path, size: int, options: dict[str, Any], precision: str, masked: str, logit_bytes: int
+) -> dict[str, Tensor]:
+    run_ranks(_rank, size, folder, options, precision, masked, logit_bytes)
+    return load_file(folder / "told.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("size", "family", "tied", "masked", "logit_bytes"),
+    [
+        (2, "xlm-roberta", True, "all", WHOLE),
+        (3, "xlm-roberta", True, "even", FEW),
+        (2, "xlm-roberta", False, "all", FEW),
+        (2, "xlm-roberta", True, "none", WHOLE),
+        (2, "bert", True, "all", FEW),
+        (2, "modernbert", False, "even", WHOLE),
+    ],
+)
+def test_loss_and_gradients_are_those_of_one_process(
+    size: int, family: str, tied: bool, masked: str, logit_bytes: int, tmp_path: Path
+) -> None:
+    options = {"family": family, "tied": tied}
+    told = on_ranks(tmp_path, size, options, "fp32", masked, logit_bytes)
+    model = model_of(**options)
+    loss, _ = first_step(MaskedLMLoss(model), World(), "fp32", masked)
+    assert told.pop("loss").item() == pytest.approx(loss, rel=1e-6)
+    expected = dict(model.named_parameters(remove_duplicate=False))
+    assert told.keys() == expected.keys()
+    for name, parameter in expected.items():
+        wanted = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(told[name], wanted, rtol=1e-5, atol=1e-6, msg=name)
+    assert (masked == "none") == (loss == 0)
+
+
+def test_bf16_is_as_near_as_in_one_process(tmp_path: Path) -> None:
+    options = {"family": "xlm-roberta", "tied": True}
+    told = on_ranks(tmp_path, 2, options, "bf16", "all", FEW)
+    exact, alone = model_of(**options), model_of(**options)
+    loss, _ = first_step(MaskedLMLoss(exact), World(), "fp32", "all")
+    first_step(MaskedLMLoss(alone), World(), "bf16", "all")
+    assert told.pop("loss").item() == pytest.approx(loss, rel=1e-2)
+    of_one = dict(alone.named_parameters(remove_duplicate=False))
+    for name, parameter in exact.named_parameters(remove_duplicate=False):
+        assert parameter.grad is not None
+        scale = parameter.grad.abs().max()
+        apart, usual = ((gradient - parameter.grad).abs().max() / scale for gradient in (told[name], of_one[name].grad))
+        assert apart < max(3 * usual, 0.02), name

@@ -1,0 +1,65 @@
+"""A tokenizer read from its files with neither torch nor transformers, whose import costs a driver 7 s of CPU.
+
+In: the texts of `tokenizer.json` and `tokenizer_config.json`. Out: a tokenizer called as those of transformers are; it neither
+pads nor cuts, whatever its file says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tokenizers import Tokenizer
+
+
+class BareTokenizer:
+    """A `tokenizer.json` with the special tokens of its `tokenizer_config.json`, called as transformers' tokenizers are.
+
+    Args:
+        text: of `tokenizer.json`.
+        settings: of `tokenizer_config.json`.
+
+    Raises:
+        KeyError: if it lacks a special token that the template needs.
+        ValueError: if a file is no JSON, or by the library (as a bare `Exception`) no tokenizer.
+    """
+
+    def __init__(self, text: str, settings: str) -> None:
+        named = json.loads(settings)
+        self._tokenizer = Tokenizer.from_str(text)
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        by_key = {key: value for key, value in named.items() if key.endswith("_token")}
+        several = [named.get(key) or () for key in ("additional_special_tokens", "extra_special_tokens")]
+        values = [*by_key.values(), *(value for group in several for value in _values(group))]
+        found = {token: number for value in values if (number := self._number(token := _content(value))) is not None}
+        self.all_special_tokens: Sequence[str] = list(found)
+        self.all_special_ids = set(found.values())
+        cls, sep, mask = (found[_content(by_key[f"{name}_token"])] for name in ("cls", "sep", "mask"))
+        self.cls_token_id, self.sep_token_id, self.mask_token_id = cls, sep, mask
+        unknown, padding = (found.get(_content(by_key.get(f"{name}_token"))) for name in ("unk", "pad"))
+        self.unk_token_id: int | None = unknown
+        self.pad_token_id: int | None = padding
+        self.vocab_size: int = self._tokenizer.get_vocab_size()
+
+    def _number(self, token: str) -> int | None:
+        number: int | None = self._tokenizer.token_to_id(token)
+        return number
+
+    def __call__(self, text: Sequence[str], **options: Any) -> Mapping[str, Any]:
+        """Tokenises texts without special tokens, whatever else is asked for."""
+        if not options.get("return_offsets_mapping"):
+            return {"input_ids": [found.ids for found in self._tokenizer.encode_batch_fast(list(text), add_special_tokens=False)]}
+        encoded = self._tokenizer.encode_batch(list(text), add_special_tokens=False)
+        return {"input_ids": [found.ids for found in encoded], "offset_mapping": [found.offsets for found in encoded]}
+
+
+def _values(group: Any) -> Iterable[Any]:
+    return group.values() if isinstance(group, Mapping) else group
+
+
+def _content(token: Any) -> str:
+    """Returns a special token as text; it is kept as text or as a mapping with its content. Empty where there is none."""
+    found = token.get("content") if isinstance(token, Mapping) else token
+    return found if isinstance(found, str) else ""

@@ -1,0 +1,212 @@
+"""A vocabulary of which every rank holds some rows, so that its matrix is never gathered and its gradient never summed.
+
+In: a masked-LM model whose vocabulary matrices `shard_model` cut into rows. Out: the model, which looks tokens up where their
+rows are and computes a masked token's loss over all ranks' rows. Seven tenths of XLM-R base's parameters are its vocabulary (a
+quarter of XXL's would be 4 GB gathered, and as much again as gradient); what goes between ranks here are the hidden states of the
+tokens that a step has. The rows and what is computed of them are those of one process, up to the order of sums.
+
+Shapes: V tokens of which this rank holds v rows, hidden H, N tokens of this rank, n masked ones of all ranks.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from xlmr_sweep.modeling.fsdp import World, slice_of
+
+
+def vocabulary_weights(model: Any) -> list[nn.Parameter]:
+    """Returns a masked-LM model's vocabulary matrices: one where input and output are tied, else two."""
+    weights = {id(part.weight): part.weight for part in (model.get_input_embeddings(), model.get_output_embeddings())}
+    return list(weights.values())
+
+
+class VocabularyRows:
+    """This rank's rows of a model's vocabulary, in and out."""
+
+    def __init__(self, model: Any, world: World) -> None:
+        """Lets the model look its tokens up over all ranks.
+
+        Args:
+            model: its `vocabulary_weights` are DTensors cut along the first dimension.
+            world: the ranks.
+        """
+        self._world = world
+        into, self._output = model.get_input_embeddings(), model.get_output_embeddings()
+        self._in = _Matrix(into.weight, world)
+        self._out = self._in if self._output.weight is into.weight else _Matrix(self._output.weight, world)
+        # Autograd calls a backward pass only of what has an input with a gradient; a token's number has none.
+        self._anchor = torch.zeros(0, requires_grad=True, device=world.device)
+        into.forward = self._look_up
+
+    def loss(self, hidden: Tensor, labels: Tensor, num_masked: int, logit_bytes: int) -> Tensor:
+        """Returns the sum of this rank's masked tokens' cross-entropies, divided by the number of all of the step's, in fp32.
+
+        All ranks call it together. The matrix's gradient is added up at once, chunk by chunk, so that no logit is computed twice;
+        it is that of the sum of all ranks' losses, whatever the outcome's own gradient. That one FSDP wants to be the number of
+        ranks, because it takes the mean over them.
+
+        Args:
+            hidden: what the output projection takes, (m, H), of this rank's m masked tokens.
+            labels: (m,) int64 their tokens.
+            num_masked: of the step's global batch.
+            logit_bytes: of the logits that a rank computes at once, in fp32.
+        """
+        # By the first rank's rows, which are the most: all must make the same chunks.
+        size = max(1, logit_bytes // (4 * -(-self._out.length // self._world.size)))
+        loss: Tensor = _Loss.apply(hidden, self._output.bias, labels, max(1, num_masked), size, self._out, self._world)  # type: ignore[no-untyped-call]
+        return loss
+
+    def _look_up(self, ids: Tensor) -> Tensor:
+        """The embedding's forward: tokens of any shape to (..., H)."""
+        found: Tensor = _LookUp.apply(self._anchor, ids.flatten(), self._in, self._world)  # type: ignore[no-untyped-call]
+        return found.view(*ids.shape, -1)
+
+
+class _Matrix:
+    """This rank's rows of a parameter, and their gradient, which lies in the same memory in every step."""
+
+    def __init__(self, parameter: Any, world: World) -> None:
+        self._parameter = parameter
+        self.length: int = parameter.shape[0]
+        self.start, self.end = slice_of(self.length, world.rank, world.size)
+        self.rows: Tensor = parameter.to_local().detach()
+        self._gradient: Tensor | None = None
+
+    def gradient(self) -> tuple[Tensor, bool]:
+        """Returns the gradient, (v, H), and whether it is this step's already; else what it holds means nothing."""
+        if self._parameter.grad is not None and self._gradient is not None:
+            return self._gradient, True
+        if self._gradient is None:
+            self._gradient = torch.empty_like(self.rows)
+        self._parameter.grad = type(self._parameter.data).from_local(
+            self._gradient,
+            self._parameter.device_mesh,
+            self._parameter.placements,
+            run_check=False,
+            shape=self._parameter.shape,
+            stride=self._parameter.stride(),
+        )
+        return self._gradient, False
+
+
+class _Loss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, bias: Tensor | None, labels: Tensor, divisor: int, size: int, matrix: _Matrix, world: World
+    ) -> Tensor:
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        with torch.autocast(device, enabled=False):
+            counts = [numbers[0] for numbers in world.gather([len(hidden)])]
+            every, wanted = _gathered(hidden.to(dtype), counts, world), _gathered(labels, counts, world)
+            rows = slice(matrix.start, matrix.end)
+            weights, mine = matrix.rows.to(dtype), None if bias is None else bias[rows].to(dtype)
+            losses, of_hidden = every.new_empty(len(every), dtype=torch.float32), torch.empty_like(every, dtype=torch.float32)
+            of_bias = None if bias is None else torch.zeros_like(bias)
+            # One chunk at least, so that the gradient is there also when nobody has a masked token.
+            for start in range(0, max(1, len(every)), size):
+                chunk = slice(start, start + size)
+                losses[chunk], of_logits = _part(every[chunk], wanted[chunk], weights, mine, matrix, divisor)
+                if of_bias is not None:
+                    of_bias[rows] += of_logits.sum(0)
+                of_logits = of_logits.to(dtype)
+                _add_product(matrix, of_logits, every[chunk])
+                of_hidden[chunk] = of_logits @ weights
+            dist.all_reduce(of_hidden)
+        before = sum(counts[: world.rank])
+        own = slice(before, before + len(hidden))
+        ctx.save_for_backward(of_hidden[own].to(hidden.dtype), of_bias)
+        return losses[own].sum() / divisor
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        of_hidden, of_bias = ctx.saved_tensors
+        return gradient * of_hidden, None if of_bias is None else gradient * of_bias, None, None, None, None, None
+
+
+def _part(
+    hidden: Tensor, labels: Tensor, weights: Tensor, bias: Tensor | None, matrix: _Matrix, divisor: int
+) -> tuple[Tensor, Tensor]:
+    """Returns the losses (n,) of some tokens, and the gradient (n, v) of their sum over `divisor` by this rank's logits; fp32."""
+    logits = (hidden @ weights.t() if bias is None else torch.addmm(bias, hidden, weights.t())).float()
+    greatest = logits.amax(1) if len(weights) else logits.new_full((len(logits),), -torch.inf)
+    dist.all_reduce(greatest, dist.ReduceOp.MAX)
+    logits.sub_(greatest[:, None])
+    places = labels - matrix.start
+    here = ((places >= 0) & (places < len(weights))).nonzero()[:, 0]
+    at = (here, places[here])
+    told = logits.new_zeros((2, len(logits)))
+    told[1, here] = logits[at]
+    told[0] = logits.exp_().sum(1)
+    dist.all_reduce(told)
+    logits.div_((told[0] * divisor)[:, None])
+    logits[at] -= 1.0 / divisor
+    return told[0].log() - told[1], logits
+
+
+def _add_product(matrix: _Matrix, of_logits: Tensor, hidden: Tensor) -> None:
+    """Adds what some tokens' logits (n, v) say of the matrix to its gradient."""
+    gradient, has_begun = matrix.gradient()
+    if gradient.dtype == of_logits.dtype:
+        torch.addmm(gradient, of_logits.t(), hidden, beta=1.0 if has_begun else 0.0, out=gradient)
+    elif has_begun:
+        gradient.add_(of_logits.t() @ hidden)
+    else:
+        gradient.copy_(of_logits.t() @ hidden)
+
+
+class _LookUp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, ids: Tensor, matrix: _Matrix, world: World) -> Tensor:
+        wanted, places = torch.unique(ids, return_inverse=True)
+        ends = torch.tensor([slice_of(matrix.length, rank, world.size)[1] for rank in range(world.size)], device=ids.device)
+        until = torch.searchsorted(wanted, ends).tolist()
+        sent = [end - start for start, end in zip([0, *until], until, strict=False)]
+        received = [numbers[world.rank] for numbers in world.gather(sent)]
+        asked = _exchanged(wanted, sent, received) - matrix.start
+        found = _exchanged(matrix.rows.index_select(0, asked), received, sent)
+        ctx.save_for_backward(places, asked)
+        ctx.sent, ctx.received, ctx.matrix, ctx.num_ranks = sent, received, matrix, world.size
+        return found.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        places, asked = ctx.saved_tensors
+        matrix = cast(_Matrix, ctx.matrix)
+        of_wanted = _add_rows(gradient.new_zeros((sum(ctx.sent), gradient.shape[1])), places, gradient)
+        of_rows = _exchanged(of_wanted, ctx.sent, ctx.received)
+        whole, has_begun = matrix.gradient()
+        if not has_begun:
+            whole.zero_()
+        # As after FSDP's mean over the ranks.
+        _add_rows(whole, asked, of_rows / ctx.num_ranks)
+        return None, None, None, None
+
+
+def _add_rows(to: Tensor, places: Tensor, rows: Tensor) -> Tensor:
+    """Adds rows to those of a matrix, of which one may come up several times, in an order that is always the same."""
+    if to.device.type == "cpu":
+        return to.index_add_(0, places, rows)
+    # On a GPU index_add_ adds in any order, and this sorts first.
+    return to.index_put_((places,), rows, accumulate=True)
+
+
+def _gathered(rows: Tensor, counts: list[int], world: World) -> Tensor:
+    """Returns all ranks' rows (m, ...), one rank's after the other's."""
+    most = max(counts)
+    padded = rows if len(rows) == most else torch.cat([rows, rows.new_zeros((most - len(rows), *rows.shape[1:]))])
+    every = rows.new_empty((world.size * most, *rows.shape[1:]))
+    dist.all_gather_single(every, padded.contiguous())
+    return torch.cat([every[rank * most : rank * most + count] for rank, count in enumerate(counts)])
+
+
+def _exchanged(rows: Tensor, sent: list[int], received: list[int]) -> Tensor:
+    """Gives each rank its part of the rows, `sent` by rank, and returns what came from each, `received` by rank."""
+    out = rows.new_empty((sum(received), *rows.shape[1:]))
+    dist.all_to_all_single(out, rows.contiguous(), received, sent)
+    return out
