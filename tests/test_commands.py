@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,33 @@ def test_a_label_word_of_two_tokens_is_refused(study_file: Callable[..., Path], 
     }
     said = complaint(study_file(tasks=[task]), tmp_path / "runs")
     assert "model tiny: task cb: label word 'not sure' is" in said
+
+
+def test_a_tokenizer_whose_settings_name_no_token_is_checked_all_the_same(
+    study_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Copies of hub models often name none: transformers knows them by the tokenizer's class."""
+    path = study_file()
+    for settings in tmp_path.rglob("tokenizer_config.json"):
+        settings.write_text('{"model_max_length": 512}')
+    said = StringIO()
+    request = Request(str(path), str(tmp_path / "runs"))
+    assert commands.dry_run(request, Console(file=said, width=200)) == 0
+    assert "Label words not checked" not in said.getvalue()
+    words = {
+        "name": "cb",
+        "labels": ["entailment", "contradiction", "neutral"],
+        "label_words": ["yes", "no", "qqqq"],
+        "prompt": "{premise} {hypothesis}",
+        "baseline": ["{premise}", "{hypothesis}"],
+        "long_field": "premise",
+        "folder": "CB",
+    }
+    path = study_file(tasks=[words])
+    for settings in tmp_path.rglob("tokenizer_config.json"):
+        settings.write_text('{"model_max_length": 512}')
+    with pytest.raises(StudyError, match="model tiny: task cb: label word 'qqqq' is"):
+        commands.dry_run(Request(str(path), str(tmp_path / "runs")), Console(quiet=True))
 
 
 def test_bad_data_are_named_by_file_and_line(study_file: Callable[..., Path], tmp_path: Path) -> None:

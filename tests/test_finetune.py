@@ -15,6 +15,7 @@ from builders import FAMILIES, make_encoder
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, get_linear_schedule_with_warmup
@@ -206,6 +207,30 @@ def test_a_module_too_large_to_keep_is_gone_before_the_next_is_made(
     finally:
         gc.enable()
     assert [number - before for number in alive] == [0, 0, 0]
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="mapped pages are told by Linux")
+@pytest.mark.parametrize("threshold", [0, 2**40])
+def test_large_starting_weights_leave_the_table_while_a_trial_trains(
+    threshold: int, study_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from test_pages import resident
+
+    from xlmr_sweep import workbench
+
+    monkeypatch.setattr(workbench, "LOOK_AWAY_BYTES", threshold)
+    folder = make_encoder(tmp_path / "large")
+    config = json.loads((folder / "config.json").read_text()) | {"hidden_size": 128, "intermediate_size": 2048}
+    AutoModelForMaskedLM.from_config(AutoConfig.for_model(config.pop("model_type"), **config)).save_pretrained(folder)
+    file = folder / "model.safetensors"
+    study = load_study(str(study_file(models=[{"name": "m", "folder": str(folder)}], finetune=settings())))
+    bench = prepared(study, Storage(tmp_path / "runs"))
+    bench.model(pick(study, "prompted"), torch.Generator())
+    share = resident(str(file)) / file.stat().st_size
+    assert share < 0.3 if threshold == 0 else share > 0.7
+    # They are there again for the next one.
+    weights = bench.starting_weights(pick(study, "prompted")).tensors
+    assert all(torch.equal(weights[name], tensor) for name, tensor in load_file(file).items())
 
 
 def test_weights_with_a_configuration_of_their_own_keep_it_in_a_warm_process(

@@ -27,16 +27,22 @@ LIKE_TINY, LIKE_BASE, LIKE_XL = (10**6, 10**6), (0, 10**6), (0, 0)
 SETTINGS = TrainSettings(1e-3, 0.01, 0.2, "linear", 1.0, "fp32", 0, 1, max_tokens=4096)
 
 
-def tiny(family: str = "xlm-roberta", dropout: float = 0.0, **sizes: int) -> Any:
+def tiny(family: str = "xlm-roberta", dropout: float = 0.0, **sizes: Any) -> Any:
     """A model of two layers with seeded weights."""
     from transformers import AutoConfig, AutoModelForMaskedLM
 
-    shape = {"vocab_size": VOCABULARY, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2} | sizes
-    rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    shape: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    } | sizes
+    rates: dict[str, Any] = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     if family == "modernbert":
         shape |= {"local_attention": 8}
         rates = {"embedding_dropout": dropout, "mlp_dropout": dropout, "attention_dropout": dropout}
-    config = AutoConfig.for_model(family, intermediate_size=48, max_position_embeddings=40, pad_token_id=PAD, **(shape | rates))
+    shape = {"intermediate_size": 48, "max_position_embeddings": 40, "pad_token_id": PAD} | shape | rates
+    config = AutoConfig.for_model(family, **shape)
     torch.manual_seed(0)
     model = AutoModelForMaskedLM.from_config(config)
     with torch.no_grad():  # Biases are made zero, which would hide a head that forgets them.

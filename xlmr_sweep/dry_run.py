@@ -320,7 +320,7 @@ def _print_label_words(console: Console, study: Study, trials: Sequence[Trial]) 
         try:
             tokenizer: Any = BareTokenizer(*(file.read_text(encoding="utf-8") for file in files))
         except Exception as error:  # The library raises the bare class.
-            raise StudyError(f"model {model.name}: {model.folder} holds no tokenizer with the tokens it needs: {error}") from None
+            raise StudyError(f"model {model.name}: {model.folder} holds no tokenizer: {error}") from None
         for task in (study.task(name) for name in dict.fromkeys(trial.task for trial in prompted)):
             try:
                 label_token_ids(tokenizer, task)

@@ -143,6 +143,8 @@ def _train(
         if world.size == 1:
             gradients = [parameter.grad for parameter in parameters.values() if parameter.grad is not None]
             optimizer.step_divided(clip_divisor(square_norm(gradients), spec.clip))
+            # Else they would stay beside the next step's activations.
+            del gradients
         else:
             step_sharded(model, parameters, optimizer, spec.clip, world)
         losses.append(loss.detach())

@@ -73,7 +73,10 @@ def kept_tokens(tokenizer: BareTokenizer, task: TaskSpec, rows: Sequence[Row], m
 
     Raises:
         StudyError: if a label word is not one token, or a prompt cannot be made to fit.
+        ValueError: if the tokenizer's files do not name the tokens of the template.
     """
+    if not tokenizer.has_template_tokens:
+        raise ValueError("the tokens that begin and end a text are not known")
     like: Any = tokenizer
     if prompted:
         chats = ChatTemplate(like, max_length).encode_prompts(task, rows)

@@ -180,20 +180,16 @@ class Workbench:
 
         module = self._modules.get(key, lambda: self._build(trial, inputs), size)
         head = {} if module.head is None else module.head.draw(head_generator)
-        start = {} if self.world.rank else self._start(trial, inputs)
+        weights = None if self.world.rank else self.starting_weights(trial)
+        start = {} if weights is None else _compact(weights, inputs)
         start |= {f"head.{name}": tensor for name, tensor in head.items()}
         if self.world.size == 1:
             module.load_state_dict(start)
         else:
             fill_sharded(module, start, self.world)
-        if not self.world.rank:
-            _look_away(self.starting_weights(trial))
+        if weights is not None:
+            _look_away(weights)
         return module
-
-    def _start(self, trial: Trial, inputs: TaskInputs) -> dict[str, Tensor]:
-        weights = self.starting_weights(trial)
-        compact = compact_weights(weights.tensors, weights.config.vocab_size, inputs.kept)
-        return {f"encoder.model.{name}": tensor for name, tensor in compact.items()}
 
     def resolved(self, trial: Trial) -> dict[str, Any]:
         """Returns what the trial was made from, for its record: fingerprints of data and weights, hub commit, row counts."""
@@ -255,6 +251,11 @@ class Workbench:
             return module.to(self.world.device)
         shard_model(module, self.world, resolve_precision(finetune.precision, self.world.device))
         return module
+
+
+def _compact(weights: StartingWeights, inputs: TaskInputs) -> dict[str, Tensor]:
+    compact = compact_weights(weights.tensors, weights.config.vocab_size, inputs.kept)
+    return {f"encoder.model.{name}": tensor for name, tensor in compact.items()}
 
 
 def _look_away(weights: StartingWeights) -> None:

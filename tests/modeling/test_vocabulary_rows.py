@@ -42,8 +42,8 @@ class SomeRows(Rows):
         ]
 
 
-def model_of(family: str, tied: bool) -> Any:
-    model = tiny(family, tie_word_embeddings=tied)
+def model_of(family: str, tied: bool = True, **sizes: int) -> Any:
+    model = tiny(family, tie_word_embeddings=tied, **sizes)
     if not tied:
         assert model.get_output_embeddings().weight is not model.get_input_embeddings().weight
     return model
@@ -76,7 +76,7 @@ def _rank(rank: int, size: int, folder: Path, options: dict[str, Any], precision
     whole = whole_weights(model, world)
     if rank == 0:
         save_file({"loss": torch.tensor(loss), **{name: t.clone() for name, t in whole.items()}}, folder / "told.safetensors")
-    matrix = (VOCABULARY, model.config.hidden_size)
+    matrix = (model.config.vocab_size, model.config.hidden_size)
     assert matrix[1:] in gathered
     assert matrix not in gathered
     dist.barrier()
@@ -106,20 +106,23 @@ def on_ranks(
 
 
 @pytest.mark.parametrize(
-    ("size", "family", "tied", "masked", "logit_bytes"),
+    ("size", "options", "masked", "logit_bytes"),
     [
-        (2, "xlm-roberta", True, "all", WHOLE),
-        (3, "xlm-roberta", True, "even", FEW),
-        (2, "xlm-roberta", False, "all", FEW),
-        (2, "xlm-roberta", True, "none", WHOLE),
-        (2, "bert", True, "all", FEW),
-        (2, "modernbert", False, "even", WHOLE),
+        (2, {"family": "xlm-roberta"}, "all", WHOLE),
+        (3, {"family": "xlm-roberta"}, "even", FEW),
+        (2, {"family": "xlm-roberta", "tied": False}, "all", FEW),
+        (2, {"family": "xlm-roberta"}, "none", WHOLE),
+        (2, {"family": "bert"}, "all", FEW),
+        (2, {"family": "modernbert", "tied": False}, "even", WHOLE),
+        # A token of the text is the padding token, whose look-up gives no gradient.
+        (2, {"family": "xlm-roberta", "pad_token_id": 9, "max_position_embeddings": 60}, "all", WHOLE),
+        # 22 rows a rank, of which the last has 17.
+        (4, {"family": "xlm-roberta"}, "all", FEW),
     ],
 )
 def test_loss_and_gradients_are_those_of_one_process(
-    size: int, family: str, tied: bool, masked: str, logit_bytes: int, tmp_path: Path
+    size: int, options: dict[str, Any], masked: str, logit_bytes: int, tmp_path: Path
 ) -> None:
-    options = {"family": family, "tied": tied}
     told = on_ranks(tmp_path, size, options, "fp32", masked, logit_bytes)
     model = model_of(**options)
     loss, _ = first_step(MaskedLMLoss(model), World(), "fp32", masked)
@@ -132,8 +135,23 @@ def test_loss_and_gradients_are_those_of_one_process(
     assert (masked == "none") == (loss == 0)
 
 
+def test_a_token_without_a_row_is_named(tmp_path: Path) -> None:
+    run_ranks(_rank_asks_beyond, 1, tmp_path)
+
+
+def _rank_asks_beyond(rank: int, size: int, folder: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
+    fsdp.ONE_GROUP_PARAMETERS = 0
+    model = tiny()
+    root = MaskedLMLoss(model)
+    root.spread(World(rank, size), "fp32")
+    with pytest.raises(IndexError, match=f"token 99, but the vocabulary has {VOCABULARY} rows"):
+        model.get_input_embeddings()(torch.tensor([[3, 99, 5]]))
+    dist.destroy_process_group()
+
+
 def test_bf16_is_as_near_as_in_one_process(tmp_path: Path) -> None:
-    options = {"family": "xlm-roberta", "tied": True}
+    options = {"family": "xlm-roberta"}
     told = on_ranks(tmp_path, 2, options, "bf16", "all", FEW)
     exact, alone = model_of(**options), model_of(**options)
     loss, _ = first_step(MaskedLMLoss(exact), World(), "fp32", "all")

@@ -12,21 +12,28 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+UNKNOWN = ("<unk>", "[UNK]")
+"""The unknown token of tokenizers whose settings do not name it."""
+
 
 class BareTokenizer:
     """A `tokenizer.json` with the special tokens of its `tokenizer_config.json`, called as transformers' tokenizers are.
+
+    Special tokens that the settings do not name (transformers may know them by the tokenizer's class) are None.
 
     Args:
         text: of `tokenizer.json`.
         settings: of `tokenizer_config.json`.
 
     Raises:
-        KeyError: if it lacks a special token that the template needs.
-        ValueError: if a file is no JSON, or by the library (as a bare `Exception`) no tokenizer.
+        ValueError: if the settings are no JSON object.
+        Exception: of that very class, by the library, for a damaged `tokenizer.json`.
     """
 
     def __init__(self, text: str, settings: str) -> None:
         named = json.loads(settings)
+        if not isinstance(named, dict):
+            raise ValueError("tokenizer_config.json is no JSON object")
         self._tokenizer = Tokenizer.from_str(text)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -36,12 +43,18 @@ class BareTokenizer:
         found = {token: number for value in values if (number := self._number(token := _content(value))) is not None}
         self.all_special_tokens: Sequence[str] = list(found)
         self.all_special_ids = set(found.values())
-        cls, sep, mask = (found[_content(by_key[f"{name}_token"])] for name in ("cls", "sep", "mask"))
-        self.cls_token_id, self.sep_token_id, self.mask_token_id = cls, sep, mask
-        unknown, padding = (found.get(_content(by_key.get(f"{name}_token"))) for name in ("unk", "pad"))
-        self.unk_token_id: int | None = unknown
-        self.pad_token_id: int | None = padding
+        ids = [found.get(_content(by_key.get(f"{name}_token"))) for name in ("cls", "sep", "mask", "pad", "unk")]
+        self.cls_token_id, self.sep_token_id, self.mask_token_id, self.pad_token_id, self.unk_token_id = ids
+        if self.unk_token_id is None:
+            # A word without a token would count as one that has its own.
+            numbers = (self._number(name) for name in UNKNOWN)
+            self.unk_token_id = next((number for number in numbers if number is not None), None)
         self.vocab_size: int = self._tokenizer.get_vocab_size()
+
+    @property
+    def has_template_tokens(self) -> bool:
+        """Whether the settings name what begins and ends a text, and the mask."""
+        return None not in (self.cls_token_id, self.sep_token_id, self.mask_token_id)
 
     def _number(self, token: str) -> int | None:
         number: int | None = self._tokenizer.token_to_id(token)

@@ -103,7 +103,11 @@ def usable_length(config: Mapping[str, Any]) -> int:
 def _has_words(folder: Path, config: Mapping[str, Any], tasks: Iterable[TaskSpec]) -> bool:
     files = (folder / "tokenizer.json", folder / "tokenizer_config.json")
     tokenizer: Any = BareTokenizer(*(file.read_text(encoding="utf-8") for file in files))
-    if tokenizer.pad_token_id is None or not NEEDED < tokenizer.vocab_size <= config["vocab_size"]:
+    if (
+        not tokenizer.has_template_tokens
+        or tokenizer.pad_token_id is None
+        or not NEEDED < tokenizer.vocab_size <= config["vocab_size"]
+    ):
         return False
     for task in tasks:
         label_token_ids(tokenizer, task)

@@ -87,7 +87,8 @@ def load_masked_lm(source: ModelSource) -> Any:
     """Returns the source's masked-LM model in fp32, in evaluation mode. A `.bin` is read from this node's safetensors of it.
 
     Raises:
-        StudyError: if it does not load, lacks weights of the encoder, or has no masked-LM head and none may be made.
+        StudyError: if it does not load, lacks weights of the encoder, has no masked-LM head and none may be made, or ties weights
+            that differ.
     """
     folder = safetensors_folder(source)
     with _quiet(), torch.random.fork_rng(devices=[]):
@@ -104,6 +105,13 @@ def load_masked_lm(source: ModelSource) -> Any:
         except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
             raise StudyError(_cannot_load(source, "masked-LM model", error)) from None
     _check_missing(source, model, info["missing_keys"])
+    output = model.get_output_embeddings()
+    if model.config.tie_word_embeddings and output is not None and output.weight is not model.get_input_embeddings().weight:
+        # transformers keeps both; whoever builds the model by its configuration has but one.
+        raise StudyError(
+            f"model {source.name}: {source.location} has unlike input and output embeddings, but its config.json ties them; "
+            "set tie_word_embeddings to false there"
+        )
     return model.eval()
 
 

@@ -38,6 +38,8 @@ class VocabularyRows:
         self._world = world
         into, self._output = model.get_input_embeddings(), model.get_output_embeddings()
         self._in = _Matrix(into.weight, world)
+        # Where a model has one, looking it up gives no gradient (torch's own rule).
+        self._padding: int | None = into.padding_idx
         self._out = self._in if self._output.weight is into.weight else _Matrix(self._output.weight, world)
         # Autograd calls a backward pass only of what has an input with a gradient; a token's number has none.
         self._anchor = torch.zeros(0, requires_grad=True, device=world.device)
@@ -46,9 +48,10 @@ class VocabularyRows:
     def loss(self, hidden: Tensor, labels: Tensor, num_masked: int, logit_bytes: int) -> Tensor:
         """Returns the sum of this rank's masked tokens' cross-entropies, divided by the number of all of the step's, in fp32.
 
-        All ranks call it together. The matrix's gradient is added up at once, chunk by chunk, so that no logit is computed twice;
-        it is that of the sum of all ranks' losses, whatever the outcome's own gradient. That one FSDP wants to be the number of
-        ranks, because it takes the mean over them.
+        All ranks call it together, in training only. Each holds all their masked tokens' states meanwhile, (n, H). The matrix's
+        gradient is added up at once, chunk by chunk, so that no logit is computed twice; it is that of the sum of all ranks'
+        losses, whatever the outcome's own gradient. That one FSDP wants to be the number of ranks, because it takes the mean
+        over them.
 
         Args:
             hidden: what the output projection takes, (m, H), of this rank's m masked tokens.
@@ -63,7 +66,7 @@ class VocabularyRows:
 
     def _look_up(self, ids: Tensor) -> Tensor:
         """The embedding's forward: tokens of any shape to (..., H)."""
-        found: Tensor = _LookUp.apply(self._anchor, ids.flatten(), self._in, self._world)  # type: ignore[no-untyped-call]
+        found: Tensor = _LookUp.apply(self._anchor, ids.flatten(), self._padding, self._in, self._world)  # type: ignore[no-untyped-call]
         return found.view(*ids.shape, -1)
 
 
@@ -162,16 +165,19 @@ def _add_product(matrix: _Matrix, of_logits: Tensor, hidden: Tensor) -> None:
 
 class _LookUp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, ids: Tensor, matrix: _Matrix, world: World) -> Tensor:
+    def forward(ctx: Any, anchor: Tensor, ids: Tensor, padding: int | None, matrix: _Matrix, world: World) -> Tensor:
         wanted, places = torch.unique(ids, return_inverse=True)
         ends = torch.tensor([slice_of(matrix.length, rank, world.size)[1] for rank in range(world.size)], device=ids.device)
         until = torch.searchsorted(wanted, ends).tolist()
+        if until[-1] < len(wanted):
+            raise IndexError(f"token {int(wanted[-1])}, but the vocabulary has {matrix.length} rows")
         sent = [end - start for start, end in zip([0, *until], until, strict=False)]
         received = [numbers[world.rank] for numbers in world.gather(sent)]
         asked = _exchanged(wanted, sent, received) - matrix.start
         found = _exchanged(matrix.rows.index_select(0, asked), received, sent)
         ctx.save_for_backward(places, asked)
         ctx.sent, ctx.received, ctx.matrix, ctx.num_ranks = sent, received, matrix, world.size
+        ctx.padding = None if padding is None else padding - matrix.start
         return found.index_select(0, places)
 
     @staticmethod
@@ -184,8 +190,11 @@ class _LookUp(torch.autograd.Function):
         if not has_begun:
             whole.zero_()
         # As after FSDP's mean over the ranks.
-        _add_rows(whole, asked, of_rows / ctx.num_ranks)
-        return None, None, None, None
+        of_rows = of_rows / ctx.num_ranks
+        if ctx.padding is not None:
+            of_rows.masked_fill_((asked == ctx.padding)[:, None], 0.0)
+        _add_rows(whole, asked, of_rows)
+        return None, None, None, None, None
 
 
 def _add_rows(to: Tensor, places: Tensor, rows: Tensor) -> Tensor:
@@ -202,6 +211,8 @@ def _gathered(rows: Tensor, counts: list[int], world: World) -> Tensor:
     padded = rows if len(rows) == most else torch.cat([rows, rows.new_zeros((most - len(rows), *rows.shape[1:]))])
     every = rows.new_empty((world.size * most, *rows.shape[1:]))
     dist.all_gather_single(every, padded.contiguous())
+    if min(counts) == most:
+        return every
     return torch.cat([every[rank * most : rank * most + count] for rank, count in enumerate(counts)])
 
 
