@@ -25,6 +25,7 @@ from xlmr_sweep.cluster.resources import Node, Width, check_fits, num_fitting, t
 from xlmr_sweep.commands import Request
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.plan import expand
+from xlmr_sweep.preparation import check_models
 from xlmr_sweep.records import collect, write_failure, write_record, write_results, write_study
 from xlmr_sweep.storage import Storage
 from xlmr_sweep.study import load_study
@@ -113,6 +114,15 @@ def test_a_label_word_of_two_tokens_is_refused(study_file: Callable[..., Path], 
     }
     said = complaint(study_file(tasks=[task]), tmp_path / "runs")
     assert "model tiny: task cb: label word 'not sure' is" in said
+
+
+def test_a_family_without_a_fast_path_is_said_once(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    models = [{"name": family, "folder": str(make_encoder(tmp_path / family, family))} for family in ("electra", "bert")]
+    study = load_study(str(study_file(models=models)))
+    said = StringIO()
+    check_models(study, Storage(tmp_path / "runs"), expand(study), Console(file=said, width=300))
+    assert said.getvalue().count("Warning: model electra: no fast path for electra") == 1
+    assert "bert:" not in said.getvalue()
 
 
 def test_a_tokenizer_whose_settings_name_no_token_is_checked_all_the_same(

@@ -150,6 +150,24 @@ def test_bf16_scores_lie_within_the_spread_over_seeds(paradigm: str, study_file:
     assert abs(scores["bf16"].mean() - scores["fp32"].mean()) <= scores["fp32"].std(ddof=1) + 1 / exact.shape[1]
 
 
+def test_a_trial_computes_logits_of_label_words_alone(
+    study_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = load_study(str(study_file(finetune=settings())))
+    bench, trial = prepared(study, Storage(tmp_path / "runs")), pick(study, "prompted")
+    rows: list[int] = []
+    plain = functional.linear
+
+    def spy(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        rows.append(len(weight))
+        return plain(states, weight, bias)
+
+    monkeypatch.setattr(functional, "linear", spy)
+    finetune(trial, bench)
+    assert len(study.task(trial.task).labels) in rows
+    assert len(bench.inputs(trial).kept) not in rows
+
+
 @pytest.mark.parametrize("family", ["electra", "distilbert"])
 def test_an_encoder_without_a_fast_path_runs_all_the_same(study_file: Callable[..., Path], tmp_path: Path, family: str) -> None:
     folder = make_encoder(tmp_path / family, family)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import mmap
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,7 +17,8 @@ from builders import WORDS, make_encoder
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from xlmr_sweep.architecture import KNOWN, Architecture
+from xlmr_sweep import memory
+from xlmr_sweep.architecture import FAST_TYPES, KNOWN, Architecture
 from xlmr_sweep.data.examples import prepare_task
 from xlmr_sweep.finetune import finetune, reset_peak_memory
 from xlmr_sweep.memory import (
@@ -36,6 +38,7 @@ from xlmr_sweep.modeling import attention
 from xlmr_sweep.modeling.compact import CompactVocabulary, build_compact
 from xlmr_sweep.modeling.encoder import MaskedLMEncoder
 from xlmr_sweep.modeling.fsdp import World
+from xlmr_sweep.modeling.glance import HEADS
 from xlmr_sweep.modeling.sequences import Sequences
 from xlmr_sweep.plan import expand
 from xlmr_sweep.storage import Storage
@@ -230,3 +233,62 @@ def test_a_process_needs_room_for_its_evaluation_where_that_is_more() -> None:
     most = 4.0 * shape.num_parameters + evaluation_bytes(shape, 32_768)
     assert process_bytes(shape, memory, 32_768) == PROCESS_BYTES + HEAP_SHARE * most > PROCESS_BYTES + HEAP_SHARE * memory.total
     assert process_bytes(shape, memory, 0) == PROCESS_BYTES + HEAP_SHARE * memory.total
+
+
+@pytest.mark.parametrize(("flags", "expected"), [("fpu avx2", False), ("fpu avx512_bf16", True), ("amx_bf16 amx_tile", True)])
+def test_memory_on_a_cpu_is_that_of_its_own_arithmetic(
+    flags: str, expected: bool, study_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "cpuinfo"
+    file.write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
+    monkeypatch.setattr(memory, "CPU_INFO", file)
+    assert memory.cpu_has_bf16() is expected
+    shape = Architecture(12, 768, 3072, 250_002)
+    needed = {}
+    for precision in ("auto", "bf16", "fp32"):
+        settings = {"steps": 2, "batch_size": 16, "learning_rate": 1e-4, "max_length": 256, "precision": precision}
+        study = load_study(str(study_file(finetune=settings)))
+        (need,) = needs(study, {"tiny": shape}, expand(study)[:1], {"tiny": 5_000})
+        needed[precision] = need.bytes_declared
+    assert needed["auto"] == needed["bf16" if expected else "fp32"]
+    assert needed["bf16"] < 0.9 * needed["fp32"]
+
+
+def test_a_family_without_a_fast_path_needs_its_whole_vocabulary_and_all_logits(study_file: Callable[..., Path]) -> None:
+    settings = {"steps": 2, "batch_size": 16, "learning_rate": 1e-4, "max_length": 256, "precision": "fp32", "eval_tokens": 256}
+    study = load_study(str(study_file(finetune=settings)))
+    fast = Architecture.from_config({**MINI, "model_type": "bert", "num_attention_heads": 6, "vocab_size": 128_100})
+    slow = Architecture.from_config({**MINI, "model_type": "electra", "num_attention_heads": 6, "vocab_size": 128_100})
+    assert fast is not None
+    assert slow is not None
+    found = [needs(study, {"tiny": shape}, expand(study)[:1], {"tiny": 5_000})[0] for shape in (fast, slow)]
+    assert [need.rows for need in found] == [5_000, 128_100]
+    tokens = study.finetune.batch_size * study.finetune.max_length
+    more = 12 * (128_100 - 5_000) * (MINI["hidden_size"] + 1) + 8 * tokens * 128_100
+    assert found[1].bytes_declared - found[0].bytes_declared == pytest.approx(HEAP_SHARE * more, rel=1e-3)
+    assert set(HEADS) == set(FAST_TYPES)
+
+
+def test_shared_pages_that_a_trial_looked_at_in_its_setup_are_not_its_peak(
+    study_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first trial of a node puts the weights into the store."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("own memory is told by Linux")
+    study = load_study(str(study_file()))
+    storage = Storage(tmp_path / "runs")
+    prepare_task(study, study.task("cb"), storage)
+    trial = next(t for t in expand(study) if (t.task, t.paradigm, t.train_size) == ("cb", "prompted", 8))
+    bench = Workbench(study, storage, World())
+    usual = finetune(trial, bench).columns["peak_memory_bytes"]
+    model = Workbench.model
+    size = 400 * 2**20
+
+    def looks(self: Workbench, *arguments: object) -> object:
+        shared = mmap.mmap(-1, size)
+        shared.write(b"x" * size)
+        shared.close()
+        return model(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Workbench, "model", looks)
+    assert finetune(trial, bench).columns["peak_memory_bytes"] < usual + size / 4

@@ -29,8 +29,12 @@ def parts() -> Iterator[Any]:
         sys.path.remove(EXPERIMENTS)
 
 
-def side(measures: Any, right: dict[tuple[str, int, int], int], last: float = 10.0) -> Any:
-    cells = {cell: measures.CellResult(number, 56, number / 56) for cell, number in right.items()}
+def side(measures: Any, flipped: dict[tuple[str, int, int], int], last: float = 10.0) -> Any:
+    """56 examples a cell with two labels; of the first `flipped` ones the other label is the likelier."""
+    cells = {
+        cell: measures.CellResult(30, 0.5, [[0.4, 0.6] if i < number else [0.7, 0.3] for i in range(56)])
+        for cell, number in flipped.items()
+    }
     return measures.Side("a side", last, last + 1, cells, {1: 300, 2: 500})
 
 
@@ -44,10 +48,19 @@ def test_cells_agree_within_one_example_and_a_missing_cell_does_not(parts: Any) 
     first, second, third = ("cb", 16, 0), ("cb", 16, 1), ("cb", 64, 0)
     plain = side(parts.measures, {first: 30, second: 30, third: 30})
     ours = side(parts.measures, {first: 31, second: 28})
+    # As many right answers as the other side, to other examples, are no agreement.
+    assert plain.cells[second].num_correct == ours.cells[second].num_correct
     assert parts.measures.disagreeing(plain, ours) == [second, third]
     assert parts.measures.disagreeing(plain, plain) == []
-    fewer = parts.measures.Side("b", 1, 2, {first: parts.measures.CellResult(30, 55, 0.5)})
+    fewer = parts.measures.Side("b", 1, 2, {first: parts.measures.CellResult(30, 0.5, [[0.7, 0.3]] * 55)})
     assert first in parts.measures.disagreeing(plain, fewer)
+
+
+def test_the_farthest_probability_is_told_also_where_all_answers_agree(parts: Any) -> None:
+    one, other = (parts.measures.CellResult(1, 0.5, rows) for rows in ([[0.7, 0.3], [0.6, 0.4]], [[0.7, 0.3], [0.9, 0.1]]))
+    assert parts.measures.num_different(one, other) == 0
+    assert parts.measures.farthest(one, other) == pytest.approx(0.3)
+    assert one.answers == [0, 0]
 
 
 def test_a_goal_without_a_measurement_is_missed(parts: Any) -> None:

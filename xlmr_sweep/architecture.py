@@ -24,6 +24,9 @@ from xlmr_sweep.study import ModelSpec, Study
 # The parameter count of these model types is exact; others share the arithmetic of operations but not every parameter.
 EXACT_TYPES = ("bert", "roberta", "xlm-roberta", "xlm-roberta-xl")
 
+FAST_TYPES = ("bert", "camembert", "modernbert", "roberta", "xlm-roberta", "xlm-roberta-xl")
+"""Model types that a trial trains on a compact vocabulary, with logits of label words alone."""
+
 PRE_NORM_TYPES = ("xlm-roberta-xl", "modernbert")
 
 USUAL_HEAD = 64
@@ -46,6 +49,8 @@ class Architecture:
     """Attention heads a layer, where they are known."""
     pre_norm: bool = False
     """Whether a layer's norms stand before its products (XL, XXL), not after its sums."""
+    is_fast: bool = True
+    """Whether trials take the fast path; else they keep the whole vocabulary and compute all logits."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Architecture | None:
@@ -61,6 +66,7 @@ class Architecture:
                 exact=config.get("model_type") in EXACT_TYPES,
                 heads=int(config["num_attention_heads"]) if config.get("num_attention_heads") else None,
                 pre_norm=config.get("model_type") in PRE_NORM_TYPES,
+                is_fast=config.get("model_type") in FAST_TYPES,
             )
         except (KeyError, TypeError, ValueError):
             return None

@@ -63,6 +63,8 @@ def finetune(trial: Trial, bench: Workbench, on_step: Callable[[int], None] | No
     _prepare_process(spec, device)
     inputs = bench.inputs(trial)
     model = bench.model(trial, torch.Generator().manual_seed(stream(trial.seed, "head")))
+    # Not before: the first trial of a node puts the weights into the store, whose pages would count as the trial's own.
+    reset_peak_memory(device)
     torch.manual_seed(stream(trial.seed, f"dropout of rank {world.rank}"))
     precision = resolve_precision(spec.precision, device)
     ready = time.monotonic()
@@ -103,7 +105,6 @@ def finetune(trial: Trial, bench: Workbench, on_step: Callable[[int], None] | No
 
 def _prepare_process(spec: FinetuneSpec, device: torch.device) -> None:
     torch.set_num_threads(spec.threads)
-    reset_peak_memory(device)
     if device.type == "cuda":
         # Same bits again on the same GPU; warns where a kernel has no deterministic form.
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -189,7 +190,9 @@ def schedule(step: int, steps: int, warmup: float) -> float:
 def _evaluate(model: TrialModel, inputs: TaskInputs, spec: FinetuneSpec, precision: str, world: World) -> Tensor:
     """Returns the logits (num_eval, num_labels) of the evaluation set, fp32 on the host, the same on every rank."""
     model.eval()
-    batches = list(evaluation_batches(inputs.validation, spec.eval_tokens))
+    # Without a fast path a batch's logits stand whole in memory, so no more of them than in training.
+    tokens = spec.eval_tokens if model.encoder.is_split else min(spec.eval_tokens, spec.batch_size * spec.max_length)
+    batches = list(evaluation_batches(inputs.validation, tokens))
     done: list[tuple[list[int], Tensor]] = []
     for first in range(0, len(batches), world.size):
         # Ranks take a batch each; one that is left over computes the last again, because FSDP's ranks must keep step.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
@@ -40,8 +41,11 @@ PROCESS_BYTES = 355e6
 """Memory of its own that a CPU process has beside its trials: Python, torch, transformers, and what the first product brings
 (338 + 17 MB measured, Linux x86-64)."""
 
-HEAP_SHARE = 1.2
-"""Memory that a CPU process holds for what it uses: freed pieces stay with it (measured 1.19 and 1.21 with glibc)."""
+HEAP_SHARE = 1.1
+"""Memory that a CPU process holds for what it uses: freed pieces stay with it (measured 1.03 to 1.07 for 15 M parameters and 1.13
+for XLM-R base with glibc)."""
+
+CPU_INFO = Path("/proc/cpuinfo")
 
 BACKWARD_LAYERS = 2
 """What the backward pass of a layer has in hand on a CPU, in units of what the layer kept (1.4 to 1.9 measured)."""
@@ -121,6 +125,9 @@ def trial_memory(
     elif precision == "bf16":
         # Autocast keeps a bf16 copy of each product's weights for the backward pass.
         gathered = 2.0 * shape.num_layers * layer
+    if not shape.is_fast:
+        # Logits of every token and their gradient.
+        gathered += 8.0 * tokens * shape.vocabulary
     each = tokens * token_bytes(shape, precision, length, on_gpu=on_gpu, dropout=dropout)
     if on_gpu:
         return TrialMemory(16.0 * total / num_ranks, gathered, shape.num_layers * each)
@@ -144,8 +151,8 @@ def process_bytes(shape: Architecture, memory: TrialMemory, num_evaluation_token
 
 
 def evaluation_bytes(shape: Architecture, num_tokens: int) -> float:
-    """Returns what a CPU computes at once in an evaluation batch of so many tokens: a layer's tensors, in fp32."""
-    return num_tokens * 4.0 * (12 * shape.hidden + 2 * shape.ffn)
+    """Returns what a CPU computes at once in an evaluation batch of so many tokens: a layer's tensors, in fp32, or all logits."""
+    return num_tokens * 4.0 * max(12 * shape.hidden + 2 * shape.ffn, 0 if shape.is_fast else shape.vocabulary)
 
 
 def layer_parameters(shape: Architecture) -> int:
@@ -209,31 +216,48 @@ def needs(
     """
     found = []
     on_gpu = study.cluster.gpus > 0
-    precision = "bf16" if study.finetune.precision == "bf16" or (on_gpu and study.finetune.precision == "auto") else "fp32"
+    precision = study.finetune.precision
+    if precision == "auto":
+        precision = "bf16" if on_gpu or cpu_has_bf16() else "fp32"
     for name in dict.fromkeys(trial.model for trial in trials):
         if name not in shapes:
             continue
         full, model = shapes[name], study.model(name)
         kept, bound = (measured or {}).get(name), (counted or {}).get(name)
-        small = compacted(full, kept or bound or ASSUMED_ROWS)
+        small = compacted(full, kept or bound or ASSUMED_ROWS) if full.is_fast else full
         if on_gpu:
             taken = trial_memory(small, study.finetune, precision=precision, num_ranks=model.num_ranks).total
         else:
             memory = trial_memory(small, study.finetune, precision=precision, on_gpu=False)
-            taken = process_bytes(small, memory, study.finetune.eval_tokens)
+            settings = study.finetune
+            # As `finetune` evaluates.
+            tokens = (
+                settings.eval_tokens if full.is_fast else min(settings.eval_tokens, settings.batch_size * settings.max_length)
+            )
+            taken = process_bytes(small, memory, tokens)
         found.append(
             Needs(
                 name,
                 full.num_parameters,
                 small.num_parameters,
                 small.vocabulary,
-                "measured" if kept else "counted" if bound else "assumed",
+                "measured" if kept else "counted" if bound or not full.is_fast else "assumed",
                 str(model.gpus) if model.gpus == AUTO else f"{model.gpus:g}",
                 taken,
                 gpus_needed(small, study.finetune, precision),
             )
         )
     return found
+
+
+def cpu_has_bf16() -> bool:
+    """Returns whether this machine's CPU multiplies bf16 matrices itself, as `modeling.device.resolve_precision` asks torch."""
+    try:
+        text = CPU_INFO.read_text(encoding="utf-8")
+    except OSError:
+        return False
+    flags = next((line.split() for line in text.splitlines() if line.startswith("flags")), [])
+    return "amx_tile" in flags or "avx512_bf16" in flags
 
 
 def print_needs(console: Console, study: Study, storage: Storage, trials: Sequence[Trial], done: set[str]) -> None:

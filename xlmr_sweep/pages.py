@@ -38,6 +38,11 @@ def _places() -> list[tuple[int, int]]:
     for line in MAPS.read_text().splitlines():
         addresses, access, *others = line.split(maxsplit=5)
         low, _, high = addresses.partition("-")
-        if access[3] == "s" or others[-1].endswith(".safetensors"):
+        if access[3] == "s" or is_weights(others[-1]):
             found.append((int(low, 16), int(high, 16)))
     return found
+
+
+def is_weights(path: str) -> bool:
+    """Tells whether a mapped file holds weights: safetensors, or a blob of the hub cache, to which their names are links."""
+    return path.endswith(".safetensors") or Path(path).parent.name == "blobs"

@@ -15,11 +15,22 @@ class CellResult:
     """One trial's end."""
 
     num_correct: int
-    num_eval: int
     score: float
     """The task's metric."""
+    probabilities: Sequence[Sequence[float]]
+    """Of each label, by evaluation example."""
     trial_s: float = 0.0
     """What the trial itself says it took."""
+
+    @property
+    def num_eval(self) -> int:
+        """Evaluation examples."""
+        return len(self.probabilities)
+
+    @property
+    def answers(self) -> list[int]:
+        """The answer to each example: where all are the same, two programs may agree by having learnt nothing."""
+        return [max(range(len(row)), key=row.__getitem__) for row in self.probabilities]
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ class Side:
     def as_dict(self) -> dict[str, Any]:
         """Returns JSON values."""
         cells = [
-            {"task": task, "train_size": size, "seed": seed, **asdict(result)}
+            {"task": task, "train_size": size, "seed": seed, "num_eval": result.num_eval, **asdict(result)}
             for (task, size, seed), result in self.cells.items()
         ]
         return {
@@ -80,15 +91,26 @@ def speedup(plain: Side, ours: Side) -> float:
 
 
 def disagreeing(plain: Side, ours: Side, examples: int = 1) -> list[Cell]:
-    """Returns the cells whose numbers of right answers differ by more than `examples`, or that one side lacks."""
+    """Returns the cells in which more than `examples` are answered differently, or that one side lacks."""
     return sorted(
         cell
         for cell in {*plain.cells, *ours.cells}
         if cell not in plain.cells
         or cell not in ours.cells
         or plain.cells[cell].num_eval != ours.cells[cell].num_eval
-        or abs(plain.cells[cell].num_correct - ours.cells[cell].num_correct) > examples
+        or num_different(plain.cells[cell], ours.cells[cell]) > examples
     )
+
+
+def num_different(one: CellResult, other: CellResult) -> int:
+    """Returns the number of examples that two results of the same cell answer differently."""
+    return sum(a != b for a, b in zip(one.answers, other.answers, strict=True))
+
+
+def farthest(one: CellResult, other: CellResult) -> float:
+    """Returns the greatest difference of a label's probability between two results of the same cell."""
+    pairs = zip(one.probabilities, other.probabilities, strict=True)
+    return max((abs(a - b) for rows in pairs for a, b in zip(*rows, strict=True)), default=0.0)
 
 
 def training_operations(num_layers: int, hidden: int, ffn: int, lengths: Sequence[int], num_asked: int = 0) -> float:

@@ -20,6 +20,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from benchmarks.trial_parts import one_process
 from benchmarks.trial_parts.grids import Grid
 from benchmarks.trial_parts.measures import median
 from benchmarks.trial_parts.one_process import Timed, open_bench, time_trial
@@ -35,7 +36,7 @@ from xlmr_sweep.data.encoding import Encoded
 from xlmr_sweep.modeling import encoder
 from xlmr_sweep.modeling.device import resolve_precision
 from xlmr_sweep.modeling.encoder import MaskedLMEncoder
-from xlmr_sweep.modeling.loading import load_masked_lm
+from xlmr_sweep.modeling.loading import load_config, load_masked_lm
 from xlmr_sweep.modeling.sequences import Sequences
 
 STEPS = 3
@@ -104,8 +105,15 @@ def padded() -> Iterator[None]:
 
 @contextmanager
 def nothing_kept() -> Iterator[None]:
-    """Every trial of a process reads weights, tokenises its task and builds its module anew."""
-    with mock.patch.object(workbench.Kept, "get", lambda self, key, make, size: make()):
+    """Every trial of a process reads weights and configuration, tokenises its task and builds its module anew, once each."""
+    plain = finetune.finetune
+
+    def afresh(trial: Any, bench: Any, *rest: Any) -> Any:
+        fresh = workbench.Workbench(bench.study, bench.storage, bench.world)
+        load_config.cache_clear()
+        return plain(trial, fresh, *rest)
+
+    with mock.patch.object(one_process, "finetune", afresh):
         yield
 
 

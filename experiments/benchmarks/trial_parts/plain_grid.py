@@ -89,8 +89,7 @@ def run_trial(config: dict[str, Any]) -> None:
     tune.report(
         {
             "num_correct": right,
-            "num_eval": len(predicted.label_ids),
-            "predictions": predicted.predictions.argmax(axis=1).tolist(),
+            "probabilities": torch.softmax(torch.from_numpy(predicted.predictions).double(), dim=1).tolist(),
             "trial_s": time.time() - began,
         }
     )
@@ -108,7 +107,7 @@ def main(path: str) -> None:
     )
     results = tuner.fit()
     rows = [{**result.config["cell"], **(result.metrics or {})} for result in results]
-    kept = ("task", "train_size", "seed", "num_correct", "num_eval", "predictions", "trial_s")
+    kept = ("task", "train_size", "seed", "num_correct", "probabilities", "trial_s")
     (folder / "plain.json").write_text(json.dumps([{key: row[key] for key in kept} for row in rows]))
     if results.errors:
         raise SystemExit(f"{len(results.errors)} trials failed: {results.errors[0]}")
