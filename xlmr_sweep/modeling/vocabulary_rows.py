@@ -1,9 +1,9 @@
 """A vocabulary of which every rank holds some rows, so that its matrix is never gathered and its gradient never summed.
 
 In: a masked-LM model whose vocabulary matrices `shard_model` cut into rows. Out: the model, which looks tokens up where their
-rows are and computes a masked token's loss over all ranks' rows. Seven tenths of XLM-R base's parameters are its vocabulary (a tenth of
-XXL's, which would be 4 GB gathered, and as much again as gradient); what goes between ranks here are the hidden states of the tokens
-that a step has. What is computed is what one process computes, up to the order of sums.
+rows are and computes a masked token's loss over all ranks' rows. Seven tenths of XLM-R base's parameters are its vocabulary
+(a tenth of XXL's, which would be 4 GB gathered, and as much again as gradient); what goes between ranks here are the hidden
+states of the tokens that a step has. What is computed is what one process computes, up to the order of sums.
 
 Shapes: V tokens of which this rank holds v rows, hidden H, N tokens of this rank, n masked ones of all ranks.
 """
