@@ -169,7 +169,18 @@ def test_a_trial_computes_logits_of_label_words_alone(
 
 
 @pytest.mark.parametrize("family", ["electra", "distilbert"])
-def test_an_encoder_without_a_fast_path_runs_all_the_same(study_file: Callable[..., Path], tmp_path: Path, family: str) -> None:
+def test_an_encoder_without_a_fast_path_runs_all_the_same(
+    study_file: Callable[..., Path], tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from xlmr_sweep import finetune as module
+
+    budgets: list[int] = []
+
+    def spy(examples: Any, max_tokens: int) -> Any:
+        budgets.append(max_tokens)
+        return evaluation_batches(examples, max_tokens)
+
+    monkeypatch.setattr(module, "evaluation_batches", spy)
     folder = make_encoder(tmp_path / family, family)
     study = load_study(str(study_file(models=[{"name": "m", "folder": str(folder)}], finetune=settings())))
     bench = prepared(study, Storage(tmp_path / "runs"))
@@ -182,6 +193,10 @@ def test_an_encoder_without_a_fast_path_runs_all_the_same(study_file: Callable[.
             p.numel() for p in AutoModelForMaskedLM.from_pretrained(folder).parameters()
         )
         assert bench.resolved(trial)["vocabulary_kept"] == vocabulary
+    # Its logits stand whole in memory, so there are no more of them than in training.
+    spec = study.finetune
+    assert set(budgets) == {spec.batch_size * spec.max_length}
+    assert budgets[0] < spec.eval_tokens
 
 
 @pytest.mark.parametrize("family", FAMILIES)
