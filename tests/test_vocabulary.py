@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -120,6 +121,13 @@ def test_a_dry_run_says_where_rows_come_from(study_file: Callable[..., Path], tm
     assert f"<= {counted}" in text
     assert "about 32,768" in text
     assert "About 32,768 rows is assumed" in text
+    # And the bound, which nothing assumes.
+    assumed = next(trial.model for trial in trials if trial.model != "own")
+    (bound,) = re.findall(r"The bound, every row of the vocabulary, in GB: (.*)\.", text)
+    (most,) = re.findall(rf"{assumed} ([\d.]+)", bound)
+    (row,) = re.findall(rf"{assumed} .*about 32,768.*", text)
+    assert float(most) > float(re.findall(r"[\d.]+", row)[-1])
+    assert "own" not in bound
     # A record of one task says nothing of the other's texts; records of all say all.
     done = [trial.trial_id for trial in trials if trial.model == "own"]
     for trial_id in done:

@@ -260,6 +260,10 @@ def cpu_has_bf16() -> bool:
     return "amx_tile" in flags or "avx512_bf16" in flags
 
 
+def _fewest(need: Needs) -> str:
+    return " (more than 16 GPUs needed)" if need.gpus_needed is None else f" (GPUs needed: {need.gpus_needed})"
+
+
 def print_needs(console: Console, study: Study, storage: Storage, trials: Sequence[Trial], done: set[str]) -> None:
     """Prints what the fine-tuning trials of each model need, for a dry run.
 
@@ -300,9 +304,13 @@ def print_needs(console: Console, study: Study, storage: Storage, trials: Sequen
         row += ["more than 16" if need.gpus_needed is None else str(need.gpus_needed)] if on_gpu else []
         table.add_row(*row)
     console.print(table)
-    if any(need.rows_are == "assumed" for need in found):
+    assumed = {need.model: shapes[need.model] for need in found if need.rows_are == "assumed"}
+    if assumed:
+        whole = needs(study, assumed, trials, counted={name: shape.vocabulary for name, shape in assumed.items()})
+        bounds = ", ".join(f"{need.model} {need.bytes_declared / 1e9:.1f}{_fewest(need) if on_gpu else ''}" for need in whole)
         console.print(
-            f"About {ASSUMED_ROWS:,} rows is assumed, for the different tokens of a task's texts; the first records tell.",
+            f"About {ASSUMED_ROWS:,} rows is assumed, for the different tokens of a task's texts; the first records tell. "
+            f"The bound, every row of the vocabulary, in GB: {bounds}.",
             highlight=False,
             soft_wrap=True,
         )
