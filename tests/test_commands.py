@@ -102,17 +102,20 @@ def test_a_dry_run_reads_a_tokenizer_that_pads_and_cuts(study_file: Callable[...
     assert commands.dry_run(Request(str(path), str(tmp_path / "runs")), Console(quiet=True)) == 0
 
 
-def test_a_label_word_of_two_tokens_is_refused(study_file: Callable[..., Path], tmp_path: Path) -> None:
-    task = {
+def cb_whose_third_word_is(word: str) -> dict[str, Any]:
+    return {
         "name": "cb",
         "labels": ["entailment", "contradiction", "neutral"],
-        "label_words": ["yes", "no", "not sure"],
+        "label_words": ["yes", "no", word],
         "prompt": "{premise} {hypothesis}",
         "baseline": ["{premise}", "{hypothesis}"],
         "long_field": "premise",
         "folder": "CB",
     }
-    said = complaint(study_file(tasks=[task]), tmp_path / "runs")
+
+
+def test_a_label_word_of_two_tokens_is_refused(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    said = complaint(study_file(tasks=[cb_whose_third_word_is("not sure")]), tmp_path / "runs")
     assert "model tiny: task cb: label word 'not sure' is" in said
 
 
@@ -136,16 +139,7 @@ def test_a_tokenizer_whose_settings_name_no_token_is_checked_all_the_same(
     request = Request(str(path), str(tmp_path / "runs"))
     assert commands.dry_run(request, Console(file=said, width=200)) == 0
     assert "Label words not checked" not in said.getvalue()
-    words = {
-        "name": "cb",
-        "labels": ["entailment", "contradiction", "neutral"],
-        "label_words": ["yes", "no", "qqqq"],
-        "prompt": "{premise} {hypothesis}",
-        "baseline": ["{premise}", "{hypothesis}"],
-        "long_field": "premise",
-        "folder": "CB",
-    }
-    path = study_file(tasks=[words])
+    path = study_file(tasks=[cb_whose_third_word_is("qqqq")])
     for settings in tmp_path.rglob("tokenizer_config.json"):
         settings.write_text('{"model_max_length": 512}')
     with pytest.raises(StudyError, match="model tiny: task cb: label word 'qqqq' is"):

@@ -181,3 +181,20 @@ def test_weights_made_anew_in_the_same_folder_have_another_stamp(tmp_path: Path)
     make_encoder(tmp_path / "model", seed=1)
     assert stamp(source) != first
     assert stamp(ModelSource("m", "hub/id", "one")) != stamp(ModelSource("m", "hub/id", "two"))
+
+
+def test_weights_that_a_configuration_ties_but_that_differ_are_refused_by_name(tmp_path: Path) -> None:
+    folder = make_encoder(tmp_path / "apart")
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    (embedding,) = (name for name in tensors if name.endswith("word_embeddings.weight"))
+    own = {"lm_head.decoder.weight": tensors[embedding] + 1.0, "lm_head.decoder.bias": tensors["lm_head.bias"].clone()}
+    save_file(tensors | own, file, metadata={"format": "pt"})
+    source = ModelSource("m", str(folder))
+    for read in (load_masked_lm, starting_weights):
+        with pytest.raises(StudyError, match="model m: .*apart has unlike input and output embeddings"):
+            read(source)
+    config = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": False}
+    (folder / "config.json").write_text(json.dumps(config))
+    load_config.cache_clear()
+    assert torch.equal(starting_weights(source)["lm_head.decoder.weight"], tensors[embedding] + 1.0)

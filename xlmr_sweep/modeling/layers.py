@@ -80,7 +80,6 @@ def _forward(layer: Any, plain: Callable[..., Tensor], states: Tensor, *args: An
     p = (self_attention.dropout.p, layer.output.dropout.p) if layer.training else (0.0, 0.0)
     eps = layer.output.LayerNorm.eps
     shape = (self_attention.num_attention_heads, self_attention.attention_head_size)
-    # A view would make FSDP warn.
     after: Tensor = _Layer.apply(states[0], lengths, shape, p, eps, *weights)  # type: ignore[no-untyped-call]
     return after
 
@@ -119,6 +118,7 @@ class _Layer(torch.autograd.Function):
         sum_2 = torch.addmm(bf, active, wf.t())
         keep_2 = _drop(sum_2, p[1])
         sum_2.add_(middle)
+        # (1, N, H) at once: a view of the outcome would make FSDP warn.
         after, mean_2, rstd_2 = torch.native_layer_norm(sum_2[None], hidden, g2, b2, eps)
         norms = (sum_1, mean_1, rstd_1, sum_2, mean_2, rstd_2)
         ctx.save_for_backward(

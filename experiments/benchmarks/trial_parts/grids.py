@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.trial_parts.measures import Cell, CellResult, Side, Target, disagreeing, farthest, num_different, speedup
+from benchmarks.trial_parts.measures import (
+    Cell,
+    CellResult,
+    Side,
+    Target,
+    disagreeing,
+    farthest,
+    most_likely,
+    num_different,
+    speedup,
+)
 from benchmarks.trial_parts.watch import newest, python, run_watched
 from benchmarks.trial_parts.worlds import make_study
 from pyarrow import parquet
@@ -110,10 +120,10 @@ def run_plain(grid: Grid, encoder: Path, data: Path, scratch: Path, console: Con
     cells: dict[Cell, CellResult] = {}
     for row in json.loads((scratch / "plain.json").read_text()):
         task = study.task(row["task"])
-        probabilities = row["probabilities"]
-        answers = [max(range(len(one)), key=one.__getitem__) for one in probabilities]
+        answers = most_likely(row["probabilities"])
         metric = score(task, labels[task.name], answers)["score"]
-        cells[row["task"], row["train_size"], row["seed"]] = CellResult(row["num_correct"], metric, probabilities, row["trial_s"])
+        cell = (row["task"], row["train_size"], row["seed"])
+        cells[cell] = CellResult(row["num_correct"], metric, row["probabilities"], row["trial_s"])
     last = newest(scratch / "plain", "**/result.json") - watched.began_at
     return Side("plain Tune grid, Trainer, fp32", last, watched.total_s, cells, watched.peak_uss_bytes)
 

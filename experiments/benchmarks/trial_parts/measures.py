@@ -30,7 +30,7 @@ class CellResult:
     @property
     def answers(self) -> list[int]:
         """The answer to each example: where all are the same, two programs may agree by having learnt nothing."""
-        return [max(range(len(row)), key=row.__getitem__) for row in self.probabilities]
+        return most_likely(self.probabilities)
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,11 @@ class Target:
     def as_dict(self) -> dict[str, Any]:
         """Returns JSON values."""
         return {**asdict(self), "is_met": self.is_met}
+
+
+def most_likely(probabilities: Sequence[Sequence[float]]) -> list[int]:
+    """Returns the label of the greatest probability of each example, of equals the first."""
+    return [max(range(len(row)), key=row.__getitem__) for row in probabilities]
 
 
 def speedup(plain: Side, ours: Side) -> float:
