@@ -11,12 +11,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from analysis.tables import Results
-from xlmr_sweep.architecture import Architecture, shape_of
 from xlmr_sweep.errors import StudyError
+from xlmr_sweep.modeling.architecture import Architecture, shape_of
 
 if TYPE_CHECKING:
-    from xlmr_sweep.storage import Storage
-    from xlmr_sweep.study import Study
+    from xlmr_sweep.storage.files import Storage
+    from xlmr_sweep.study.spec import Study
 
 Manifest = Mapping[str, Any]
 
@@ -44,9 +44,9 @@ def artifacts(results: Results) -> Artifacts:
     """
     if results.storage is None or results.study is None:
         return Artifacts()
-    from xlmr_sweep import identity
-    from xlmr_sweep.moved import folder_of
-    from xlmr_sweep.storage import Storage
+    from xlmr_sweep.storage.files import Storage
+    from xlmr_sweep.storage.relocated import folder_of
+    from xlmr_sweep.study import identity
 
     study, storage = results.study, Storage(results.storage)
     instructed: dict[str, Manifest] = {}
@@ -71,8 +71,8 @@ def artifacts(results: Results) -> Artifacts:
 
 
 def _task_data(storage: Storage, study: Study) -> dict[str, Manifest]:
-    from xlmr_sweep.identity import task_data_name
-    from xlmr_sweep.moved import folder_of
+    from xlmr_sweep.storage.relocated import folder_of
+    from xlmr_sweep.study.identity import task_data_name
 
     names = {task.name: folder_of(storage, "data", task.name, partial(task_data_name, study, task)) for task in study.tasks}
     found = {task: _json(storage, f"{folder}/manifest.json") for task, folder in names.items()}

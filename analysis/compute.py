@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis import paper
 from analysis.schema import Table, as_frame
-from xlmr_sweep.architecture import Architecture
+from xlmr_sweep.modeling.architecture import Architecture
 
 PRETRAINING_COLUMNS = [
     "model", "num_parameters", "batch_size", "seq_len", "tokens_per_step", "flops_per_step", "tokens_seen",

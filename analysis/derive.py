@@ -27,7 +27,7 @@ from analysis.provenance import provenance
 from analysis.schema import PARADIGMS, ordered
 from analysis.significance import with_tests
 from analysis.tables import Results
-from xlmr_sweep.architecture import KNOWN
+from xlmr_sweep.modeling.architecture import KNOWN
 
 
 @dataclass(frozen=True)

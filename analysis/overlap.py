@@ -14,7 +14,7 @@ import pandas as pd
 from analysis.schema import AVERAGE, Table, as_frame
 
 if TYPE_CHECKING:
-    from xlmr_sweep.study import Study
+    from xlmr_sweep.study.spec import Study
 
 XP3 = "bigscience/xP3"
 # xP3's training mixture has WiC and, by its script, BoolQ; CB, RTE and COPA are evaluation sets of its authors.

@@ -55,7 +55,7 @@ def read_predictions(results: Results) -> tuple[dict[str, TaskPredictions], int]
     rows = results.rows
     if results.storage is None or not {"trial_id", "metric"} <= set(rows.columns):
         return {}, 0
-    from xlmr_sweep.storage import Storage
+    from xlmr_sweep.storage.files import Storage
 
     storage = Storage(results.storage)
     there = {name.removesuffix(".parquet") for name in storage.names("predictions", ".parquet")}

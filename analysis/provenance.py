@@ -11,10 +11,10 @@ from analysis.artifacts import Artifacts
 from analysis.options import Options
 from analysis.schema import PARADIGMS
 from analysis.tables import Results
-from xlmr_sweep.architecture import KNOWN
+from xlmr_sweep.modeling.architecture import KNOWN
 
 if TYPE_CHECKING:
-    from xlmr_sweep.study import Study
+    from xlmr_sweep.study.spec import Study
 
 PAPER_SIZES = (2, 4, 8, 16, 32, 64, 128)
 PAPER_NUM_SEEDS = 3

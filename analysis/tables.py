@@ -1,6 +1,6 @@
 """Loads results from wherever they are. In: a storage folder or URI, a file, or Tune's folder. Out: `Results`.
 
-Only this module knows where results come from, and `xlmr_sweep.records.collect` is the only reader of records.
+Only this module knows where results come from, and `xlmr_sweep.storage.records.collect` is the only reader of records.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from analysis.tune_folder import read_tune_folder
 from xlmr_sweep.errors import MissingFolderError, StudyError
 
 if TYPE_CHECKING:
-    from xlmr_sweep.study import Study
+    from xlmr_sweep.study.spec import Study
 
 FILE_KINDS = (".parquet", ".csv")
 FAILURE_COLUMNS = [*CELL, "error_class", "message", "host", "attempt", "time", "trial_id", "traceback"]
@@ -133,9 +133,9 @@ def _separated_by_commas(table: pd.DataFrame) -> pd.DataFrame:
 
 def _from_storage(source: str) -> Results:
     # Imported here so that a table from elsewhere needs nothing of the runner.
-    from xlmr_sweep.moved import collect_moved
-    from xlmr_sweep.records import collect
-    from xlmr_sweep.storage import Storage
+    from xlmr_sweep.storage.files import Storage
+    from xlmr_sweep.storage.records import collect
+    from xlmr_sweep.storage.relocated import collect_moved
 
     not_here = ""
     try:

@@ -13,10 +13,10 @@ import typer
 from rich.console import Console
 from run_grid import numbers
 
-from xlmr_sweep import commands
-from xlmr_sweep.commands import Request
+from xlmr_sweep.commands import entry
+from xlmr_sweep.commands.entry import Request
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.storage import Storage
+from xlmr_sweep.storage.files import Storage
 
 
 def main(
@@ -29,7 +29,7 @@ def main(
     def command(console: Console) -> int:
         request = Request("demo", storage, sizes=numbers("--sizes", sizes), seeds=numbers("--seeds", seeds))
         began = time.monotonic()
-        ended = commands.run(request, "local", console)
+        ended = entry.run(request, "local", console)
         # Imported late: a study that is wrong should say so before pandas and plotly are read.
         from analysis.report import build_report
         from analysis.schema import TableError
@@ -48,7 +48,7 @@ def main(
         console.print(f"Demo: {seconds:.0f} s ({seconds / 60:.1f} min) from start to report", highlight=False)
         return ended
 
-    commands.leave(commands.main(command))
+    entry.leave(entry.main(command))
 
 
 if __name__ == "__main__":

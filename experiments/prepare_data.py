@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 from run_grid import names
 
-from xlmr_sweep import commands
-from xlmr_sweep.commands import Request
+from xlmr_sweep.commands import entry
+from xlmr_sweep.commands.entry import Request
 
 
 def main(
@@ -25,9 +25,9 @@ def main(
     """Reads, checks and keeps the tasks' examples and the filtered instruction data. Exit status: 0 or 2 (130 interrupted)."""
 
     def command(console: Console) -> int:
-        return commands.prepare(Request(study, storage, tasks=names("--tasks", tasks)), console, instructions=instructions)
+        return entry.prepare(Request(study, storage, tasks=names("--tasks", tasks)), console, instructions=instructions)
 
-    commands.leave(commands.main(command))
+    entry.leave(entry.main(command))
 
 
 if __name__ == "__main__":

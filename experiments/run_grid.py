@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from xlmr_sweep import commands
-from xlmr_sweep.commands import Request
+from xlmr_sweep.commands import entry
+from xlmr_sweep.commands.entry import Request
 from xlmr_sweep.errors import StudyError
 
 
@@ -64,12 +64,12 @@ def main(
             numbers("--seeds", seeds),
         )
         if status:
-            return commands.status(request, console)
+            return entry.status(request, console)
         if dry_run:
-            return commands.dry_run(request, console)
-        return commands.run(request, address, console, retry_failed=retry_failed)
+            return entry.dry_run(request, console)
+        return entry.run(request, address, console, retry_failed=retry_failed)
 
-    commands.leave(commands.main(command))
+    entry.leave(entry.main(command))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 from run_grid import names
 
-from xlmr_sweep import commands
-from xlmr_sweep.commands import Request
+from xlmr_sweep.commands import entry
+from xlmr_sweep.commands.entry import Request
 
 
 def main(
@@ -29,9 +29,9 @@ def main(
 
     def command(console: Console) -> int:
         request = Request(study, storage, models=names("--models", models), paradigms=("instructed",))
-        return commands.instruct(request, address, console)
+        return entry.instruct(request, address, console)
 
-    commands.leave(commands.main(command))
+    entry.leave(entry.main(command))
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ COMMAND = """
 import sys, time
 from pathlib import Path
 
-from xlmr_sweep import commands, interrupt
-from xlmr_sweep.lock import only_driver
-from xlmr_sweep.storage import Storage
+from xlmr_sweep.commands import entry
+from xlmr_sweep import interrupt
+from xlmr_sweep.storage.driver_lock import only_driver
+from xlmr_sweep.storage.files import Storage
 
 storage, hangs = Storage(sys.argv[1]), sys.argv[2] == "hangs"
 interrupt.PATIENCE_S = 0.5
@@ -31,7 +32,7 @@ def command(console):
             if hangs:
                 time.sleep(600)  # As a call to a Ray that is gone.
 
-commands.leave(commands.main(command))
+entry.leave(entry.main(command))
 """
 
 

@@ -180,10 +180,10 @@ def make_storage(folder: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    from xlmr_sweep.plan import expand
-    from xlmr_sweep.records import write_record, write_study
-    from xlmr_sweep.storage import Storage
-    from xlmr_sweep.study import Study
+    from xlmr_sweep.storage.files import Storage
+    from xlmr_sweep.storage.records import write_record, write_study
+    from xlmr_sweep.study.plan import expand
+    from xlmr_sweep.study.spec import Study
 
     hubs = ("FacebookAI/xlm-roberta-base", "FacebookAI/xlm-roberta-large", "facebook/xlm-roberta-xl", "facebook/xlm-roberta-xxl")
     models = [{"name": name, "hub": hub} for name, hub in zip(("base", "large", "xl", "xxl"), hubs, strict=True)]

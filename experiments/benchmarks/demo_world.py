@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.report import build_report
-from xlmr_sweep import commands
-from xlmr_sweep.commands import Request
+from xlmr_sweep.commands import entry
+from xlmr_sweep.commands.entry import Request
 from xlmr_sweep.data.demo import task_rows
-from xlmr_sweep.study import STUDIES
+from xlmr_sweep.study.reading import STUDIES
 
 ABOVE_MAJORITY, SATURATED = 0.10, 0.97
 
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
         path.write_text(yaml.safe_dump(study))
         storage = options.storage or str(Path(folder) / "runs")
         request = Request(str(path), storage)
-        status = commands.main(lambda _: commands.run(request, "local", console))
+        status = entry.main(lambda _: entry.run(request, "local", console))
         if status:
             return status
         paths = build_report(storage)

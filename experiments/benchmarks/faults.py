@@ -113,12 +113,12 @@ def drive(study: str, storage: str, address: str, orders: str) -> None:
     from benchmarks import faults
     from ray import cloudpickle
 
-    from xlmr_sweep import commands
-    from xlmr_sweep.commands import Request
+    from xlmr_sweep.commands import entry
+    from xlmr_sweep.commands.entry import Request
 
     cloudpickle.register_pickle_by_value(faults)
     work = faults.Breaking(Path(orders))
-    commands.leave(commands.main(lambda console: commands.run(Request(study, storage), address, console, work=work)))
+    entry.leave(entry.main(lambda console: entry.run(Request(study, storage), address, console, work=work)))
 
 
 # -- The benchmark ----------------------------------------------------------------------------------------------------

@@ -25,16 +25,17 @@ from typing import Any
 
 from rich.console import Console
 
-from xlmr_sweep.board import Board
-from xlmr_sweep.cluster.admission import Admission, Job
-from xlmr_sweep.cluster.forecast import lower_bound_s, simulate
-from xlmr_sweep.cluster.resources import NODE_LABEL, Node, Width, instruct_width, trial_width
 from xlmr_sweep.cluster.work import Bench, OnStep, Seat
-from xlmr_sweep.cost import PAPER_COSTS, CostModel
-from xlmr_sweep.outcome import Outcome
-from xlmr_sweep.plan import Trial, expand
-from xlmr_sweep.storage import Storage
-from xlmr_sweep.study import Study, load_study
+from xlmr_sweep.commands.live_table import Board
+from xlmr_sweep.scheduling.admission import Admission, Job
+from xlmr_sweep.scheduling.cost import PAPER_COSTS, CostModel
+from xlmr_sweep.scheduling.forecast import lower_bound_s, simulate
+from xlmr_sweep.scheduling.resources import NODE_LABEL, Node, Width, instruct_width, trial_width
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.plan import Trial, expand
+from xlmr_sweep.study.reading import load_study
+from xlmr_sweep.study.spec import Study
+from xlmr_sweep.training.outcome import Outcome
 
 ROOT = Path(__file__).parents[2]
 CPUS = 40
@@ -132,7 +133,7 @@ def ray_cluster(number: int, num_cpus: int, num_gpus: int) -> Iterator[list[Node
     from ray import cloudpickle
     from ray.cluster_utils import Cluster
 
-    from xlmr_sweep.cluster.resources import nodes
+    from xlmr_sweep.cluster.nodes import nodes
 
     # Ray starts its workers at a niceness of 15; here whatever else runs on the machine would be measured with them.
     os.environ.setdefault("RAY_worker_niceness", "0")
@@ -208,7 +209,7 @@ class Watch(Board):
 
 def packed(nodes: int, bound_s: float, out: Path, **options: Any) -> dict[str, Any]:
     """Runs the grid with the product's own scheduling; returns its makespan beside the lower bound."""
-    from xlmr_sweep.cluster.sweep import run_trials
+    from xlmr_sweep.cluster.tune.sweep import run_trials
 
     storage = Storage(out / "packed")
     with ray_cluster(nodes, CPUS, 8) as cluster:
@@ -280,7 +281,7 @@ def simulations() -> list[dict[str, Any]]:
 
 def noop(number: int, slots: int, out: Path) -> dict[str, Any]:
     """Runs trials that do nothing; returns what one costs, the driver's memory, and how long `--status` takes on them."""
-    from xlmr_sweep.cluster.sweep import run_trials
+    from xlmr_sweep.cluster.tune.sweep import run_trials
 
     seeds = -(-number // 105)
     fields = {

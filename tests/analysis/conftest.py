@@ -12,10 +12,10 @@ import pytest
 from hypothesis import settings
 from pyarrow import parquet
 
-from xlmr_sweep.plan import expand
-from xlmr_sweep.records import write_failure, write_record, write_study
-from xlmr_sweep.storage import Storage
-from xlmr_sweep.study import Study
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.storage.records import write_failure, write_record, write_study
+from xlmr_sweep.study.plan import expand
+from xlmr_sweep.study.spec import Study
 
 # How long one example takes says how busy the machine is, and nothing of the code.
 settings.register_profile("unhurried", deadline=None, max_examples=50)

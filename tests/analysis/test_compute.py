@@ -13,7 +13,7 @@ from analysis.advantage import advantage_table
 from analysis.compute import compute_table, device_hours, pretraining
 from analysis.ipr import ipr_per_seed, ipr_table
 from analysis.paper_comparison import compare_with_paper
-from xlmr_sweep.architecture import KNOWN, Architecture
+from xlmr_sweep.modeling.architecture import KNOWN, Architecture
 
 BY_NAME = dict(zip(paper.MODELS, KNOWN.values(), strict=True))
 

@@ -17,7 +17,8 @@ from analysis.options import Options
 from analysis.overlap import ipr_by_overlap, mixture_overlap
 from analysis.summary import summary
 from analysis.tables import from_table
-from xlmr_sweep.study import Study, load_study
+from xlmr_sweep.study.reading import load_study
+from xlmr_sweep.study.spec import Study
 
 
 def test_examples_needed_are_interpolated_on_the_monotone_curve(table_of: Callable[..., pd.DataFrame]) -> None:

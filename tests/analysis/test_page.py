@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from analysis.report import ReportPaths, build_report
-from xlmr_sweep.storage import Storage
+from xlmr_sweep.storage.files import Storage
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

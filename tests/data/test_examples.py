@@ -10,9 +10,10 @@ import pytest
 
 from xlmr_sweep.data.examples import check_sizes, few_shot, load_task, prepare_task
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.storage import Storage
-from xlmr_sweep.study import Study, load_study
-from xlmr_sweep.tasks import CB
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.reading import load_study
+from xlmr_sweep.study.spec import Study
+from xlmr_sweep.study.tasks import CB
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from pyarrow import parquet
 from xlmr_sweep.data import mixture
 from xlmr_sweep.data.mixture import open_mixture, prepare_mixture
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.storage import Storage
-from xlmr_sweep.study import Study
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.spec import Study
 
 WORDS = ["User", ":", "Assistant", "is", "the", "sky", "blue", "?", "yes", "no", "it", "very", "dark", "green", "today"]
 

@@ -15,16 +15,16 @@ from xlmr_sweep.data.encoding import Encoded, encode_task
 from xlmr_sweep.data.examples import load_task, prepare_task
 from xlmr_sweep.data.tokenised import TaskInputs, compact_pool, from_arrays, to_arrays
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.finetune import finetune
 from xlmr_sweep.modeling.compact import CompactVocabulary, build_compact
 from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.modeling.loading import load_config, load_tokenizer
 from xlmr_sweep.modeling.source import ModelSource
-from xlmr_sweep.plan import Trial, expand
-from xlmr_sweep.storage import Storage
-from xlmr_sweep.study import load_study
-from xlmr_sweep.tasks import CB
-from xlmr_sweep.workbench import Workbench
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.plan import Trial, expand
+from xlmr_sweep.study.reading import load_study
+from xlmr_sweep.study.tasks import CB
+from xlmr_sweep.training.finetune import finetune
+from xlmr_sweep.training.warm_state import Workbench
 
 
 def bench_and_trial(path: Path, storage: Path, paradigm: str = "prompted") -> tuple[Workbench, Trial]:

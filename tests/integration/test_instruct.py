@@ -19,10 +19,10 @@ from patience import wait_for
 
 from xlmr_sweep.data.mixture import prepare_mixture
 from xlmr_sweep.errors import DivergedError, StudyError
-from xlmr_sweep.identity import recipe_folder_name
 from xlmr_sweep.modeling.export import weights_hash
-from xlmr_sweep.storage import Storage
-from xlmr_sweep.study import Study
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.identity import recipe_folder_name
+from xlmr_sweep.study.spec import Study
 
 pytestmark = [pytest.mark.ray, pytest.mark.ranks, pytest.mark.slow]
 
@@ -75,7 +75,7 @@ def cluster() -> Iterator[None]:
 
 
 def instruct(study: Study, storage: Storage, num_ranks: int = 2) -> dict[str, Any]:
-    from xlmr_sweep.instruct import run_instruct
+    from xlmr_sweep.cluster.instruct_job import run_instruct
 
     prepare_mixture(study, storage)
     return run_instruct(study, "m", storage, num_ranks=num_ranks, use_gpu=False)
@@ -163,7 +163,7 @@ def test_leaves_no_process_of_train_behind(straight: tuple[Storage, dict[str, An
 def test_finished_job_is_not_started_again(
     inputs: Path, straight: tuple[Storage, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xlmr_sweep.instruct._Trainer", None)
+    monkeypatch.setattr("xlmr_sweep.cluster.instruct_job._Trainer", None)
     storage, manifest = straight
     assert instruct(study_of(inputs), storage) == manifest
 
@@ -232,7 +232,7 @@ def test_model_that_does_not_load_is_one_clear_error(inputs: Path, cluster: None
 
 
 def test_missing_mixture_is_said_before_anything_starts(inputs: Path, tmp_path: Path) -> None:
-    from xlmr_sweep.instruct import run_instruct
+    from xlmr_sweep.cluster.instruct_job import run_instruct
 
     with pytest.raises(StudyError, match="the mixture is not prepared"):
         run_instruct(study_of(inputs), "m", Storage(tmp_path), num_ranks=2, use_gpu=False)

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from builders import write_tokenizer
 
-from xlmr_sweep import pretrain
 from xlmr_sweep.data import demo
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.identity import model_folder_name
 from xlmr_sweep.modeling.export import weights_hash
-from xlmr_sweep.storage import Storage
-from xlmr_sweep.study import Study
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.identity import model_folder_name
+from xlmr_sweep.study.spec import Study
+from xlmr_sweep.training import pretrain
 
 STUDY = Study.model_validate(
     {"name": "s", "models": [{"name": "m", "demo": "probe"}], "sizes": [8], "seeds": [0], "data": {"source": "demo"}}
@@ -100,7 +100,7 @@ SCRIPT = """
 import sys
 sys.path[:0] = sys.argv[3:]
 import test_pretrain
-from xlmr_sweep.storage import Storage
+from xlmr_sweep.storage.files import Storage
 
 test_pretrain.patch_demo()
 test_pretrain.hold_at(int(sys.argv[2]))
@@ -113,7 +113,7 @@ def test_killed_at_several_steps_ends_with_the_same_bits(tmp_path: Path) -> None
     straight = train(Storage(tmp_path / "straight"))
     storage = Storage(tmp_path / "killed")
     latest = f"models/{model_folder_name(STUDY, STUDY.model('m'))}.partial/latest.json"
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]
     seen = []
     for stop in (3, 25):
         # Killed while it makes the next steps, or at the latest where it stands.

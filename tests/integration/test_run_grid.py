@@ -65,7 +65,7 @@ def test_every_trial_has_a_record_predictions_and_a_log(finished: tuple[Path, Pa
 
 def test_tunes_own_folder_holds_the_same_table(finished: tuple[Path, Path, str]) -> None:
     from analysis.tables import load
-    from xlmr_sweep.records import COLUMNS
+    from xlmr_sweep.storage.records import COLUMNS
 
     _, storage, _ = finished
     ours = load(str(storage)).rows

@@ -15,9 +15,9 @@ from builders import make_encoder
 from shelf_process import BIG, Process
 
 from xlmr_sweep.data.examples import prepare_task
-from xlmr_sweep.plan import expand
-from xlmr_sweep.storage import Storage
-from xlmr_sweep.study import load_study
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.plan import expand
+from xlmr_sweep.study.reading import load_study
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -38,7 +38,7 @@ def start() -> Iterator[Callable[[], Any]]:
 def entries() -> list[bytes]:
     from ray.experimental import internal_kv
 
-    from xlmr_sweep.cluster.shelf import NAMESPACE
+    from xlmr_sweep.cluster.object_store import NAMESPACE
 
     found: list[bytes] = internal_kv._internal_kv_list(b"", namespace=NAMESPACE)
     return found
@@ -47,7 +47,7 @@ def entries() -> list[bytes]:
 def test_arrays_are_made_once_held_once_and_made_again_when_their_process_is_gone(start: Callable[[], Any]) -> None:
     import ray
 
-    from xlmr_sweep.cluster.shelf import clear_shelves
+    from xlmr_sweep.cluster.object_store import clear_shelves
 
     first, second, third = (start() for _ in range(3))
     # All at once: one makes them, the others wait and look.
@@ -75,7 +75,7 @@ def test_arrays_are_made_once_held_once_and_made_again_when_their_process_is_gon
 def test_what_does_not_fit_stays_a_processs_own_and_is_said_once(start: Callable[[], Any]) -> None:
     import ray
 
-    from xlmr_sweep.cluster.shelf import clear_shelves
+    from xlmr_sweep.cluster.object_store import clear_shelves
 
     first, second = start(), start()
     # 120 of the 160 MiB that the shelf may take are booked; 60 more are too many, 20 are not.
@@ -101,7 +101,7 @@ def test_what_does_not_fit_stays_a_processs_own_and_is_said_once(start: Callable
 def test_what_nobody_holds_any_more_is_made_again(start: Callable[[], Any]) -> None:
     import ray
 
-    from xlmr_sweep.cluster.shelf import clear_shelves
+    from xlmr_sweep.cluster.object_store import clear_shelves
 
     first, second = start(), start()
     ray.get(second.pid.remote())
@@ -125,9 +125,9 @@ def test_trials_on_shared_weights_and_data_give_the_bits_of_a_process_of_its_own
 ) -> None:
     import ray
 
-    from xlmr_sweep.finetune import finetune
     from xlmr_sweep.modeling.fsdp import World
-    from xlmr_sweep.workbench import Workbench
+    from xlmr_sweep.training.finetune import finetune
+    from xlmr_sweep.training.warm_state import Workbench
 
     bert = make_encoder(tmp_path / "bert", "bert")
     models = [{"name": "x", "folder": str(tmp_path / "encoder")}, {"name": "b", "folder": str(bert)}]

@@ -18,9 +18,9 @@ from xlmr_sweep.modeling.encoder import ClassificationHead, MaskedLMEncoder
 from xlmr_sweep.modeling.loading import check_model, load_masked_lm, load_tokenizer
 from xlmr_sweep.modeling.sequences import Sequences
 from xlmr_sweep.modeling.source import ModelSource
-from xlmr_sweep.tasks import CB, RTE
-from xlmr_sweep.template import label_token_ids
-from xlmr_sweep.workbench import set_dropout
+from xlmr_sweep.study.tasks import CB, RTE
+from xlmr_sweep.study.template import label_token_ids
+from xlmr_sweep.training.warm_state import set_dropout
 
 TEXTS = ["the cat sat near the river <mask> .", "a red bird <mask>", "the old dog slept under a green house so <mask> ran"]
 SECOND = ["no cat slept", "the old house sat under the green river because a dog ran", "a bird"]

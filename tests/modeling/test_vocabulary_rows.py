@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from tiny_ranks import SETTINGS, VOCABULARY, Rows, tiny
 from torch import Tensor
 
-from xlmr_sweep import mlm
-from xlmr_sweep.masking import Masked
-from xlmr_sweep.mlm import MaskedLMLoss, Run
 from xlmr_sweep.modeling import fsdp
 from xlmr_sweep.modeling.fsdp import World, local_gradients, whole_weights
+from xlmr_sweep.training import mlm
+from xlmr_sweep.training.masking import Masked
+from xlmr_sweep.training.mlm import MaskedLMLoss, Run
 
 pytestmark = [pytest.mark.ranks, pytest.mark.slow]
 

@@ -1,1 +1,1 @@
-"""Everything that knows Ray, but for the instruction job itself: connecting, placing, running, watching."""
+"""The only package that imports ray: connecting, placing, processes, jobs."""

@@ -9,19 +9,19 @@ from typing import Any
 
 from ray.exceptions import RayActorError, RayTaskError
 
-from xlmr_sweep import provenance
-from xlmr_sweep.cluster.causes import (
+from xlmr_sweep.cluster.nodes import on_node
+from xlmr_sweep.cluster.trial_log import ATTEMPT, failure_kept, move_left_log, next_attempt, read_log
+from xlmr_sweep.cluster.watchdog import NATIVE_MARK
+from xlmr_sweep.scheduling.causes import (
     OUT_OF_MEMORY_MESSAGES,
     PreemptedError,
     TrialFailedError,
     TrialStalledError,
     WorkerDiedError,
 )
-from xlmr_sweep.cluster.nodes import on_node
-from xlmr_sweep.cluster.trial_log import ATTEMPT, failure_kept, move_left_log, next_attempt, read_log
-from xlmr_sweep.cluster.watchdog import NATIVE_MARK
-from xlmr_sweep.plan import Trial
-from xlmr_sweep.storage import Storage
+from xlmr_sweep.storage import environment
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.plan import Trial
 
 FETCH_TIMEOUT_S = 15.0
 """The driver waits at most so long for what is left of a dead process's log."""
@@ -29,7 +29,7 @@ FETCH_TIMEOUT_S = 15.0
 
 def attempt_line(attempt: int, trial: Trial, kills: int, token: str) -> str:
     """Returns what a trial's log says at each start."""
-    return f"{ATTEMPT} {attempt}: {trial.cell} on {provenance.host()}, process {os.getpid()}, oom_kill {kills} ({token})"
+    return f"{ATTEMPT} {attempt}: {trial.cell} on {environment.host()}, process {os.getpid()}, oom_kill {kills} ({token})"
 
 
 def log_of_attempt(storage: Storage, trial: Trial, token: str) -> str:
@@ -60,9 +60,9 @@ def failure_of(error: BaseException, attempt: int = 0) -> dict[str, Any]:
         "error_class": type(getattr(error, "cause", None) or error).__name__,
         "message": str(getattr(error, "cause", None) or error),
         "traceback": "".join(traceback.format_exception(error)),
-        "host": provenance.host(),
+        "host": environment.host(),
         "attempt": attempt,
-        "time": provenance.now(),
+        "time": environment.now(),
     }
 
 

@@ -17,15 +17,15 @@ import ray
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from xlmr_sweep import provenance
-from xlmr_sweep.cluster.causes import Cause, cause_of
 from xlmr_sweep.cluster.failures import failure_of, row_of_death
 from xlmr_sweep.cluster.nodes import oom_kills
-from xlmr_sweep.cluster.titles import titled
+from xlmr_sweep.cluster.process_titles import titled
 from xlmr_sweep.cluster.work import COLLECTIVE_TIMEOUT_S, Bench, Seat, Work
-from xlmr_sweep.plan import Trial
-from xlmr_sweep.storage import Storage
-from xlmr_sweep.study import Study
+from xlmr_sweep.scheduling.causes import Cause, cause_of
+from xlmr_sweep.storage import environment
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.plan import Trial
+from xlmr_sweep.study.spec import Study
 
 WATCH_INTERVAL_S = 0.5
 
@@ -48,7 +48,7 @@ class RankProcess:
     def place(self) -> dict[str, Any]:
         """Returns where this rank is: `host` and `node_id`, and what the kernel there has counted."""
         node_id = ray.get_runtime_context().get_node_id()
-        return {"host": provenance.host(), "node_id": node_id, "oom_kills": oom_kills()}
+        return {"host": environment.host(), "node_id": node_id, "oom_kills": oom_kills()}
 
     def join(self, seat: Seat) -> None:
         """Joins the others; returns when all are there."""

@@ -10,21 +10,21 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from queue import SimpleQueue
 
 import ray
 from ray._private.state import available_resources_per_node
 
-from xlmr_sweep.cluster.admission import Admission, Job
 from xlmr_sweep.cluster.nodes import NodeWatch, Problem, no_problem
+from xlmr_sweep.cluster.quick_import import quick_imports
 from xlmr_sweep.errors import StorageError, StudyError
-from xlmr_sweep.identity import model_folder_name
-from xlmr_sweep.plan import Trial
-from xlmr_sweep.progress import ProgressDisplay, follow_progress
-from xlmr_sweep.quick_import import quick_imports
-from xlmr_sweep.storage import Storage
-from xlmr_sweep.study import Study
+from xlmr_sweep.scheduling.admission import Admission, Job
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.storage.progress_file import Step, follow_progress
+from xlmr_sweep.study.identity import model_folder_name
+from xlmr_sweep.study.plan import Trial
+from xlmr_sweep.study.spec import Study
 
 POLL_S = 0.1
 
@@ -35,7 +35,11 @@ MAX_STARTS = 3
 """A job whose nodes die starts again elsewhere, so many times in all."""
 
 
-def pretrain_models(study: Study, storage: Storage, names: Sequence[str], display: ProgressDisplay) -> None:
+ShowStep = Callable[[str], AbstractContextManager[Step]]
+"""Shows a long step of that name for as long as the block runs."""
+
+
+def pretrain_models(study: Study, storage: Storage, names: Sequence[str], show_step: ShowStep) -> None:
     """Pre-trains demo models, each in a task of one CPU, as many at once as there are CPUs.
 
     Raises:
@@ -46,7 +50,7 @@ def pretrain_models(study: Study, storage: Storage, names: Sequence[str], displa
     with ExitStack() as stack:
         each = {name: stack.enter_context(ExitStack()) for name in names}
         for name in names:
-            step = each[name].enter_context(display.step(f"Pre-training {name}"))
+            step = each[name].enter_context(show_step(f"Pre-training {name}"))
             each[name].enter_context(follow_progress(storage, {folders[name]: step}))
         jobs = {_pretrain.options(name=f"pretrain {name}").remote(study, name, storage): name for name in names}
         while jobs:
@@ -66,7 +70,7 @@ def pretrain_models(study: Study, storage: Storage, names: Sequence[str], displa
 @ray.remote(num_cpus=1, max_retries=2)  # type: ignore[untyped-decorator]
 def _pretrain(study: Study, name: str, storage: Storage) -> None:
     with quick_imports():
-        from xlmr_sweep.pretrain import pretrain_demo_model
+        from xlmr_sweep.training.pretrain import pretrain_demo_model
 
     pretrain_demo_model(study, name, storage)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from xlmr_sweep.plan import Trial
+from xlmr_sweep.study.plan import Trial
 
 CELL = ("model", "paradigm", "task")
 

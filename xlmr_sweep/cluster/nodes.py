@@ -14,13 +14,19 @@ from typing import Any, TypeVar
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from xlmr_sweep.cluster.resources import Node, nodes
+from xlmr_sweep.scheduling.resources import Node
 
 LOOK_INTERVAL_S = 1.0
 PROBE_TIMEOUT_S = 5.0
 T = TypeVar("T")
 COUNTERS = (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events"))
 """Files with a line `oom_kill N`: of the machine, and of this container (cgroup v2)."""
+
+
+def nodes() -> list[Node]:
+    """Returns the live nodes of the connected Ray."""
+    alive = [(node["Resources"], node["NodeID"]) for node in ray.nodes() if node["Alive"]]
+    return [Node(has.get("CPU", 0.0), has.get("GPU", 0.0), node_id) for has, node_id in alive]
 
 
 def oom_kills() -> int:

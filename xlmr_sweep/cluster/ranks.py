@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from xlmr_sweep.quick_import import quick_imports
+from xlmr_sweep.cluster.quick_import import quick_imports
 
 
 def instruction_rank(config: dict[str, Any]) -> dict[str, str] | None:
-    """Runs one rank of a job; see `xlmr_sweep.instruct.train_rank`."""
+    """Runs one rank of a job inside Ray Train; see `xlmr_sweep.training.instruct.train_rank`."""
     with quick_imports():
-        from xlmr_sweep.instruct import train_rank
+        import ray.train
 
-    return train_rank(config)
+        from xlmr_sweep.training.instruct import RankPlace, train_rank
+
+    def report(step: int, folder: str) -> None:
+        ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+    context, checkpoint = ray.train.get_context(), ray.train.get_checkpoint()
+    kept = None if checkpoint is None else checkpoint.as_directory()
+    return train_rank(config, RankPlace(context.get_world_rank(), context.get_world_size(), kept, report))

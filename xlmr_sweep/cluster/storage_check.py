@@ -13,9 +13,9 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from xlmr_sweep.cluster.resources import Node
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.storage import Storage
+from xlmr_sweep.scheduling.resources import Node
+from xlmr_sweep.storage.files import Storage
 
 MARKER = "tmp/seen-from-nodes"
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.plan import Trial
-from xlmr_sweep.records import read_failure
-from xlmr_sweep.storage import Storage
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.storage.records import read_failure
+from xlmr_sweep.study.plan import Trial
 
 ATTEMPT = "attempt"
 """What a trial's log says at each start."""

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from types import TracebackType
 
-from xlmr_sweep.cluster.causes import TrialStalledError, TrialTimeoutError
+from xlmr_sweep.scheduling.causes import TrialStalledError, TrialTimeoutError
 
 LOOK_INTERVAL_S = 1.0
 NATIVE_MARGIN_S = 30.0

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Protocol
 
-from xlmr_sweep.outcome import Outcome
-from xlmr_sweep.plan import Trial
-from xlmr_sweep.quick_import import quick_imports
-from xlmr_sweep.storage import Storage
-from xlmr_sweep.study import Study
+from xlmr_sweep.cluster.quick_import import quick_imports
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.plan import Trial
+from xlmr_sweep.study.spec import Study
+from xlmr_sweep.training.outcome import Outcome
 
 COLLECTIVE_TIMEOUT_S = 300
 """Bounds every wait of one rank for another, a collective's too."""
@@ -67,10 +67,10 @@ class FineTuning:
         import ray
 
         with quick_imports():
-            from xlmr_sweep.cluster.shelf import RayShelf
+            from xlmr_sweep.cluster.object_store import RayShelf
             from xlmr_sweep.modeling.device import limit_memory, pick_device
             from xlmr_sweep.modeling.fsdp import World
-            from xlmr_sweep.workbench import Workbench
+            from xlmr_sweep.training.warm_state import Workbench
 
         device = pick_device()
         limit_memory(device, seat.gpu_share)
@@ -87,8 +87,8 @@ class _TorchBench:
         self._workbench.starting_weights(trial)
 
     def run(self, trial: Trial, on_step: OnStep | None = None) -> Outcome:
-        from xlmr_sweep.finetune import finetune
         from xlmr_sweep.modeling.device import DeviceUse
+        from xlmr_sweep.training.finetune import finetune
 
         with DeviceUse(self._workbench.world.device) as use:
             outcome = finetune(trial, self._workbench, on_step)

@@ -1,1 +1,1 @@
-"""Examples of the tasks, the instruction mixture, and the offline demo world."""
+"""Examples and instructions, from their source to token ids."""

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from xlmr_sweep.data.examples import Row
 from xlmr_sweep.modeling.sequences import Sequences, longest_first, to_device
-from xlmr_sweep.tasks import TaskSpec, placeholders, render
-from xlmr_sweep.template import ChatTemplate, PlainText, without_last_tokens
+from xlmr_sweep.study.tasks import TaskSpec, placeholders, render
+from xlmr_sweep.study.template import ChatTemplate, PlainText, without_last_tokens
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from xlmr_sweep.data.jsonl import not_json, text_problem
-from xlmr_sweep.declared import fingerprint
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.identity import data_identity, task_data_name
-from xlmr_sweep.storage import Storage
-from xlmr_sweep.study import Study
-from xlmr_sweep.tasks import TaskSpec
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.canonical import fingerprint
+from xlmr_sweep.study.identity import data_identity, task_data_name
+from xlmr_sweep.study.spec import Study
+from xlmr_sweep.study.tasks import TaskSpec
 
 Row = dict[str, Any]
 Example = TypeVar("Example")

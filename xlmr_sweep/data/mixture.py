@@ -25,11 +25,11 @@ from pyarrow import parquet
 
 from xlmr_sweep.data.jsonl import count_lines, jsonl_files, read_jsonl
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.identity import mixture_identity, mixture_name, tokenizer_identity
-from xlmr_sweep.progress import Step
-from xlmr_sweep.storage import Storage
-from xlmr_sweep.study import InstructionSpec, ModelSpec, Study
-from xlmr_sweep.template import ChatTemplate, PlainText
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.storage.progress_file import Step
+from xlmr_sweep.study.identity import mixture_identity, mixture_name, tokenizer_identity
+from xlmr_sweep.study.spec import InstructionSpec, ModelSpec, Study
+from xlmr_sweep.study.template import ChatTemplate, PlainText
 
 SHARD_ROWS = 200_000
 CHUNK_ROWS = 4096
@@ -279,10 +279,10 @@ def _matches(name: str, spec: InstructionSpec) -> bool:
 
 def _counting_tokenizer(study: Study, storage: Storage, model: ModelSpec) -> Any:
     from xlmr_sweep.modeling.loading import load_tokenizer
-    from xlmr_sweep.modeling.source import ModelSource, resolve_source
+    from xlmr_sweep.modeling.source import ModelSource, base_source
 
     if model.demo is None:
-        return load_tokenizer(resolve_source(storage, study, model))
+        return load_tokenizer(base_source(storage, study, model))
     from xlmr_sweep.data.demo import build_tokenizer
 
     # The demo's tokenizer follows from its seed, so its data need not wait for its models.

@@ -18,7 +18,7 @@ from xlmr_sweep.data.encoding import Encoded
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.compact import CompactVocabulary, TokenNotKeptError
 from xlmr_sweep.modeling.weights import as_tensors
-from xlmr_sweep.tasks import TaskSpec
+from xlmr_sweep.study.tasks import TaskSpec
 
 SPLITS = ("train", "validation")
 

@@ -1,1 +1,1 @@
-"""Encoders: where they come from, their hidden states, their heads, and how they are sharded."""
+"""Encoders: where they come from, their hidden states, their heads, how they are sharded, how much memory they take."""

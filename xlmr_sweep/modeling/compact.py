@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM
 from transformers.initialization import no_init_weights
 
-from xlmr_sweep.modeling.glance import HEADS
+from xlmr_sweep.modeling.families import HEADS
 
 
 class TokenNotKeptError(KeyError):

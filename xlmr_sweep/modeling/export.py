@@ -14,8 +14,8 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from xlmr_sweep.progress import ProgressFile
-from xlmr_sweep.storage import Storage
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.storage.progress_file import ProgressFile
 
 
 def config_text(model: Any) -> str:

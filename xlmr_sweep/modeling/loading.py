@@ -23,14 +23,14 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.identity import commit_file
-from xlmr_sweep.modeling.glance import usable_length
+from xlmr_sweep.modeling.families import usable_length
 from xlmr_sweep.modeling.source import ModelSource, base_source
 from xlmr_sweep.modeling.weights import mapped_weights, safetensors_folder
-from xlmr_sweep.storage import Storage
-from xlmr_sweep.study import ModelSpec, Study
-from xlmr_sweep.tasks import TaskSpec
-from xlmr_sweep.template import label_token_ids
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.identity import commit_file
+from xlmr_sweep.study.spec import ModelSpec, Study
+from xlmr_sweep.study.tasks import TaskSpec
+from xlmr_sweep.study.template import label_token_ids
 
 NEW_HEAD_SEED = 0
 """A masked-LM head that is made new is always the same one."""

@@ -9,10 +9,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from xlmr_sweep.declared import fingerprint
-from xlmr_sweep.identity import commit_file, model_folder_name, recipe_folder_name
-from xlmr_sweep.storage import Storage
-from xlmr_sweep.study import ModelSpec, Study
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.canonical import fingerprint
+from xlmr_sweep.study.identity import commit_file, model_folder_name, recipe_folder_name
+from xlmr_sweep.study.spec import ModelSpec, Study
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,3 @@ def _local_copy(storage: Storage, name: str) -> Path:
     # Weights that were made anew under the same name must not be read from an older copy.
     weights = (storage.read_json(f"{name}/manifest.json") or {}).get("weights", "")
     return storage.download(name, cache_folder(storage) / str(weights)[:16])
-
-
-def resolve_source(storage: Storage, study: Study, model: ModelSpec) -> ModelSource:
-    """Returns where the weights to instruction-tune are: the pre-trained ones."""
-    return base_source(storage, study, model)

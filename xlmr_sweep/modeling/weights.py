@@ -27,9 +27,9 @@ from torch import Tensor
 from transformers import AutoModelForMaskedLM
 from transformers.utils import cached_file
 
-from xlmr_sweep.declared import fingerprint
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.source import ModelSource, node_cache
+from xlmr_sweep.study.canonical import fingerprint
 
 log = logging.getLogger("xlmr_sweep.trial")
 

@@ -31,15 +31,15 @@ from rich.table import Table
 
 from xlmr_sweep.data.encoding import training_batches
 from xlmr_sweep.data.examples import few_shot, load_task, prepare_task
-from xlmr_sweep.finetune import stream
 from xlmr_sweep.modeling.device import resolve_precision
 from xlmr_sweep.modeling.loading import load_tokenizer
 from xlmr_sweep.modeling.source import base_source
-from xlmr_sweep.scoring import score
-from xlmr_sweep.storage import Storage
-from xlmr_sweep.study import Study
-from xlmr_sweep.tasks import render
-from xlmr_sweep.template import ASSISTANT_MARK, USER_MARK, ChatTemplate, label_token_ids
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.spec import Study
+from xlmr_sweep.study.tasks import render
+from xlmr_sweep.study.template import ASSISTANT_MARK, USER_MARK, ChatTemplate, label_token_ids
+from xlmr_sweep.training.finetune import stream
+from xlmr_sweep.training.scoring import score
 
 MODEL = "encoder"
 TRIAL_PROCESSES = ("ray::TrialProcess", "ray::trial ")

@@ -12,12 +12,12 @@ import torch
 from benchmarks.trial_parts.grids import Grid, declare
 
 from xlmr_sweep.data.examples import prepare_task
-from xlmr_sweep.finetune import finetune, stream
 from xlmr_sweep.modeling.fsdp import World
-from xlmr_sweep.plan import Trial, expand
-from xlmr_sweep.storage import Storage
-from xlmr_sweep.study import Study
-from xlmr_sweep.workbench import Workbench
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.plan import Trial, expand
+from xlmr_sweep.study.spec import Study
+from xlmr_sweep.training.finetune import finetune, stream
+from xlmr_sweep.training.warm_state import Workbench
 
 
 @dataclass

@@ -31,13 +31,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from xlmr_sweep import finetune, workbench
 from xlmr_sweep.data.encoding import Encoded
 from xlmr_sweep.modeling import encoder
 from xlmr_sweep.modeling.device import resolve_precision
 from xlmr_sweep.modeling.encoder import MaskedLMEncoder
 from xlmr_sweep.modeling.loading import load_config, load_masked_lm
 from xlmr_sweep.modeling.sequences import Sequences
+from xlmr_sweep.training import finetune
+from xlmr_sweep.training import warm_state as workbench
 
 STEPS = 3
 """The first warms up and is not counted."""
@@ -253,12 +254,12 @@ COLD = """
 import sys, time
 began = float(sys.argv[2])
 import torch
-from xlmr_sweep.study import load_study
-from xlmr_sweep.plan import expand
-from xlmr_sweep.storage import Storage
+from xlmr_sweep.study.reading import load_study
+from xlmr_sweep.study.plan import expand
+from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.modeling.fsdp import World
-from xlmr_sweep.workbench import Workbench
-import xlmr_sweep.finetune
+from xlmr_sweep.training.warm_state import Workbench
+import xlmr_sweep.training.finetune
 study = load_study(sys.argv[1])
 bench = Workbench(study, Storage(sys.argv[3]), World(device=torch.device("cpu")))
 bench.model(expand(study)[0], torch.Generator().manual_seed(0))

@@ -16,9 +16,10 @@ from typing import Any
 import yaml
 
 from xlmr_sweep.data.demo import instruction_rows, pretraining_texts, task_rows
-from xlmr_sweep.study import Study, load_study
-from xlmr_sweep.tasks import TASKS, TaskSpec, render
-from xlmr_sweep.template import ASSISTANT_MARK, USER_MARK
+from xlmr_sweep.study.reading import load_study
+from xlmr_sweep.study.spec import Study
+from xlmr_sweep.study.tasks import TASKS, TaskSpec, render
+from xlmr_sweep.study.template import ASSISTANT_MARK, USER_MARK
 
 FILES = {"train": "train", "val": "validation"}
 CB_PREMISE_WORDS = (48, 0.54)
@@ -120,7 +121,7 @@ def copy_encoder(source: Path, folder: Path, *, dropout: float = 0.0) -> Path:
     """Copies a real encoder with dropout switched off; a missing masked-LM head is made the way a study makes it."""
     from xlmr_sweep.modeling.loading import load_masked_lm, load_tokenizer
     from xlmr_sweep.modeling.source import ModelSource
-    from xlmr_sweep.workbench import set_dropout
+    from xlmr_sweep.training.warm_state import set_dropout
 
     given = ModelSource("encoder", str(source), None, new_head=True)
     model = load_masked_lm(given)

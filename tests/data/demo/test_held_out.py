@@ -11,7 +11,7 @@ import pytest
 
 from xlmr_sweep.data.demo import instruction_rows, lexicon, pretraining_texts, task_rows
 from xlmr_sweep.data.demo.examples import VAGUE
-from xlmr_sweep.tasks import TASKS
+from xlmr_sweep.study.tasks import TASKS
 
 EVENT_PHRASES = [*lexicon.ABSURD, *(phrase for sides in lexicon.EVENTS.values() for side in sides for phrase in side)]
 NOUNS = {noun for nouns in lexicon.TOPICS.values() for noun in nouns}

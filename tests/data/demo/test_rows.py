@@ -11,7 +11,7 @@ import pytest
 from xlmr_sweep.data.demo import instruction_rows, pretraining_texts, task_rows
 from xlmr_sweep.data.demo.examples import NUM_TRAIN, NUM_VALIDATION
 from xlmr_sweep.data.demo.instructions import FAMILIES, NUM_ROWS
-from xlmr_sweep.tasks import TASKS, render
+from xlmr_sweep.study.tasks import TASKS, render
 
 DIGEST = """
 import hashlib, json

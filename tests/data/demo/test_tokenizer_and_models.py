@@ -16,8 +16,8 @@ from xlmr_sweep.data.demo import (
     pretraining_texts,
     task_rows,
 )
-from xlmr_sweep.tasks import TASKS
-from xlmr_sweep.template import ChatTemplate, label_token_ids
+from xlmr_sweep.study.tasks import TASKS
+from xlmr_sweep.study.template import ChatTemplate, label_token_ids
 
 
 @pytest.fixture(scope="module")

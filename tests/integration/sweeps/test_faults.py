@@ -26,15 +26,15 @@ from faulty_work import Blocked, Faulty, LateToArrive
 from patience import PATIENCE_S, wait_for
 from rich.console import Console
 
-from xlmr_sweep import provenance
-from xlmr_sweep.board import Board
-from xlmr_sweep.cluster import supervisor
+from xlmr_sweep.cluster.tune import supervisor
 from xlmr_sweep.cluster.watchdog import NATIVE_MARK
-from xlmr_sweep.cost import CostModel
+from xlmr_sweep.commands.live_table import Board
 from xlmr_sweep.data.mixture import prepare_mixture
-from xlmr_sweep.plan import Trial, expand
-from xlmr_sweep.storage import Storage
-from xlmr_sweep.study import Study
+from xlmr_sweep.scheduling.cost import CostModel
+from xlmr_sweep.storage import environment
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.plan import Trial, expand
+from xlmr_sweep.study.spec import Study
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -50,9 +50,10 @@ def run(
     study: Study, folder: Path, work: Faulty, storage: Any = None, stream: io.StringIO | None = None
 ) -> tuple[list[Trial], Path, str, Board]:
     """Runs a study's trials; returns them, the storage's folder, what was said (to the stream), and the board."""
-    from xlmr_sweep.cluster.admission import Admission
-    from xlmr_sweep.cluster.resources import nodes, trial_width
-    from xlmr_sweep.cluster.sweep import run_trials
+    from xlmr_sweep.cluster.nodes import nodes
+    from xlmr_sweep.cluster.tune.sweep import run_trials
+    from xlmr_sweep.scheduling.admission import Admission
+    from xlmr_sweep.scheduling.resources import trial_width
 
     storage = storage or Blocked(folder / "runs")
     trials = expand(study)
@@ -227,9 +228,10 @@ def test_what_waits_for_the_storage_is_not_taken_for_hung(cluster: Any, tmp_path
 
 
 def test_a_job_that_fails_while_the_storage_is_full_holds_no_trial_up(cluster: Any, tmp_path: Path) -> None:
-    from xlmr_sweep.cluster.admission import Admission, Job
-    from xlmr_sweep.cluster.resources import Width, nodes
-    from xlmr_sweep.cluster.sweep import run_trials
+    from xlmr_sweep.cluster.nodes import nodes
+    from xlmr_sweep.cluster.tune.sweep import run_trials
+    from xlmr_sweep.scheduling.admission import Admission, Job
+    from xlmr_sweep.scheduling.resources import Width
 
     study = study_of({"storage_patience_s": 300}, seeds=4, tuned=1).replaced(paradigms=["prompted", "instructed"])
     trials = expand(study)
@@ -267,7 +269,7 @@ def test_on_a_storage_that_is_no_path_dead_and_hung_processes_leave_their_logs(
         heard[trial.model] = row
         again(board, trial, row, how)
 
-    host = provenance.host()
+    host = environment.host()
 
     def fetch(storage: Storage, trial: Trial, *where: str) -> None:
         # A process that ends itself leaves its log by itself.
@@ -278,7 +280,7 @@ def test_on_a_storage_that_is_no_path_dead_and_hung_processes_leave_their_logs(
     fetch_log = supervisor.fetch_log
     monkeypatch.setattr(supervisor, "fetch_log", fetch)
     # The driver's; the trials' processes are asked for theirs in themselves.
-    monkeypatch.setattr(provenance, "host", lambda: "driver")
+    monkeypatch.setattr(environment, "host", lambda: "driver")
     kinds = {name: name for name in ("die", "hang", "stuck")}
     study = study_of({"trial_stall_s": 8}, seeds=1, **dict.fromkeys(kinds, "1/4"))
     storage = Storage(f"local://{tmp_path}/runs")
@@ -390,7 +392,7 @@ def test_a_driver_that_is_interrupted_or_killed_leaves_nothing_and_the_next_take
             (tmp_path / "ran.txt").unlink(missing_ok=True)
         driver = Path(faulty_work.__file__).with_name("faulty_driver.py")
         command = [sys.executable, str(driver), str(study), str(storage), cluster.address, str(tmp_path), str(seconds)]
-        environment = {**os.environ, "PYTHONPATH": f"{driver.parents[1]}:{os.environ.get('PYTHONPATH', '')}"}
+        environment = {**os.environ, "PYTHONPATH": f"{driver.parent}:{os.environ.get('PYTHONPATH', '')}"}
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def wait_for_ranks(driver: subprocess.Popen[str]) -> None:
@@ -420,7 +422,7 @@ def test_an_instruction_job_whose_driver_or_controller_dies_leaves_nothing(
     """On a cluster that was there before and stays; the second time its driver, this process, lives on too."""
     from benchmarks.faults import titled
 
-    from xlmr_sweep import instruct
+    from xlmr_sweep.cluster import instruct_job
 
     make_encoder(tmp_path / "encoder", words=["User", ":", "Assistant", "is", "it", "?", "yes", "no"])
     (tmp_path / "rows.jsonl").write_text('{"inputs": "is it ?", "targets": "yes"}\n' * 64)
@@ -439,7 +441,7 @@ def test_an_instruction_job_whose_driver_or_controller_dies_leaves_nothing(
         driver.kill()
     nothing_is_left()
     (tmp_path / "waits").unlink()
-    monkeypatch.setattr(instruct, "instruction_rank", held_job.held_work(tmp_path))
+    monkeypatch.setattr(instruct_job, "instruction_rank", held_job.held_work(tmp_path))
 
     def kill_controller() -> None:
         wait_for((tmp_path / "waits").exists)
@@ -447,5 +449,5 @@ def test_an_instruction_job_whose_driver_or_controller_dies_leaves_nothing(
         os.kill(controller, signal.SIGKILL)
 
     with in_thread(kill_controller), pytest.raises(ray.exceptions.RayActorError):
-        instruct.run_instruct(study, "m", storage, num_ranks=2, use_gpu=False)
+        instruct_job.run_instruct(study, "m", storage, num_ranks=2, use_gpu=False)
     nothing_is_left()

@@ -13,12 +13,12 @@ from rich.console import Console
 from sleeping_work import Sleeping
 
 from analysis.tune_folder import read_tune_folder
-from xlmr_sweep.board import Board
-from xlmr_sweep.cluster.widths import Measured, read_measured
-from xlmr_sweep.cost import CostModel
-from xlmr_sweep.plan import Trial, expand
-from xlmr_sweep.storage import Storage
-from xlmr_sweep.study import Study
+from xlmr_sweep.commands.live_table import Board
+from xlmr_sweep.scheduling.cost import CostModel
+from xlmr_sweep.scheduling.widths import Measured, read_measured
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.plan import Trial, expand
+from xlmr_sweep.study.spec import Study
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -50,9 +50,10 @@ def notes(folder: Path) -> list[tuple[str, str, int, str]]:
 
 def test_every_width_runs_once_where_it_was_placed_and_a_dead_worker_is_replaced(cluster: Any, tmp_path: Path) -> None:
 
-    from xlmr_sweep.cluster.admission import Admission
-    from xlmr_sweep.cluster.resources import nodes, trial_width
-    from xlmr_sweep.cluster.sweep import run_trials
+    from xlmr_sweep.cluster.nodes import nodes
+    from xlmr_sweep.cluster.tune.sweep import run_trials
+    from xlmr_sweep.scheduling.admission import Admission
+    from xlmr_sweep.scheduling.resources import trial_width
 
     study = study_of(shared="1/2", whole=1, gang=3, other=2)
     storage = Storage(tmp_path / "runs")
@@ -91,10 +92,11 @@ def test_every_width_runs_once_where_it_was_placed_and_a_dead_worker_is_replaced
 def test_jobs_run_beside_trials_and_instructed_trials_follow_their_models_weights(cluster: Any, tmp_path: Path) -> None:
     from ray._private.state import available_resources_per_node
 
-    from xlmr_sweep.cluster.admission import Admission, Job
-    from xlmr_sweep.cluster.resources import Width, nodes
-    from xlmr_sweep.cluster.sweep import run_trials
-    from xlmr_sweep.cluster.widths import widths_of
+    from xlmr_sweep.cluster.nodes import nodes
+    from xlmr_sweep.cluster.tune.sweep import run_trials
+    from xlmr_sweep.scheduling.admission import Admission, Job
+    from xlmr_sweep.scheduling.resources import Width
+    from xlmr_sweep.scheduling.widths import widths_of
 
     study = study_of(tuned="auto", broken="1/2", other=1).replaced(paradigms=["prompted", "instructed"], seeds=[0, 1])
     storage = Storage(tmp_path / "runs")

@@ -7,10 +7,10 @@ that keeps the facts of evaluation out of all training text.
 
 from xlmr_sweep.data.demo.examples import task_rows
 from xlmr_sweep.data.demo.instructions import instruction_rows
-from xlmr_sweep.data.demo.models import DEMO_MODELS, DemoModel, Pretraining, build_model
+from xlmr_sweep.data.demo.models import build_model
 from xlmr_sweep.data.demo.texts import pretraining_texts
 from xlmr_sweep.data.demo.tokenizer import build_tokenizer
-from xlmr_sweep.data.demo.world import DEMO_VERSION
+from xlmr_sweep.study.demo import DEMO_MODELS, DEMO_VERSION, DemoModel, Pretraining
 
 __all__ = [
     "DEMO_MODELS",

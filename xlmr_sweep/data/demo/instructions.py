@@ -1,4 +1,4 @@
-"""Instruction rows of many families in xP3's form. Wordings differ from the five prompts of `xlmr_sweep.tasks`.
+"""Instruction rows of many families in xP3's form. Wordings differ from the five prompts of `xlmr_sweep.study.tasks`.
 
 What each evaluation task finds here, as xP3 holds relatives of some SuperGLUE tasks and not of others:
 

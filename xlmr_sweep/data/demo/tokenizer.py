@@ -8,11 +8,11 @@ from pathlib import Path
 from xlmr_sweep.data.demo.examples import task_rows
 from xlmr_sweep.data.demo.instructions import instruction_rows
 from xlmr_sweep.data.demo.texts import pretraining_texts
-from xlmr_sweep.tasks import TASKS, placeholders
-from xlmr_sweep.template import ASSISTANT_MARK, USER_MARK
+from xlmr_sweep.study.demo import VOCAB_SIZE
+from xlmr_sweep.study.tasks import TASKS, placeholders
+from xlmr_sweep.study.template import ASSISTANT_MARK, USER_MARK
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-VOCAB_SIZE = 1200
 MIN_COUNT = 2
 NUM_TEXTS = 2_500
 

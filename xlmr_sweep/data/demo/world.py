@@ -16,9 +16,7 @@ from random import Random
 from typing import Literal, TypeVar
 
 from xlmr_sweep.data.demo import lexicon
-
-DEMO_VERSION = 2
-"""Part of the data identity: raise it with any change that alters a text, a row or a weight."""
+from xlmr_sweep.study.demo import DEMO_VERSION
 
 NUM_GROUPS = 3
 

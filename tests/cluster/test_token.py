@@ -1,0 +1,46 @@
+"""A cluster that asks for a token, played by a server that knows nobody's: what a driver without the right one is told."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceServicer, add_NodeInfoGcsServiceServicer_to_server
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({}, "the cluster asks for a token and this process sends none"),
+        ({"RAY_AUTH_MODE": "token"}, "Token authentication is enabled but Ray couldn't find an authentication token"),
+        ({"RAY_AUTH_TOKEN": "0" * 64}, "the cluster refuses this process's token (no entry)"),
+    ],
+)
+def test_a_token_that_is_missing_or_wrong_is_one_line(environment: dict[str, str], said: str, tmp_path: Path) -> None:
+    """In a process of its own: Ray reads a token once."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    add_NodeInfoGcsServiceServicer_to_server(_Locked(), server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    code = f"from xlmr_sweep.cluster.connect import head_of; head_of({address!r})"
+    others = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    without = {**others, "HOME": str(tmp_path), **environment}
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=without, capture_output=True, text=True, check=False)
+    server.stop(None)
+    line = ended.stderr.strip().splitlines()[-1]
+    advice = "give the cluster's token in RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
+    assert line == f"xlmr_sweep.errors.StudyError: --address {address}: {said}; {advice}"
+
+
+class _Locked(NodeInfoGcsServiceServicer):  # type: ignore[misc]
+    """A head that knows nobody's token."""
+
+    def GetClusterId(self, request: object, context: grpc.ServicerContext) -> None:
+        context.abort(grpc.StatusCode.UNAUTHENTICATED, "no entry")

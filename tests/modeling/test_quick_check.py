@@ -1,0 +1,77 @@
+"""A look without torch: it agrees with the real one, and is never surer than that."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from builders import FAMILIES, make_encoder
+from transformers import AutoConfig, AutoModelForMaskedLM
+
+from xlmr_sweep.modeling.families import HEADS
+from xlmr_sweep.modeling.loading import check_model
+from xlmr_sweep.modeling.quick_check import serves
+from xlmr_sweep.modeling.source import ModelSource
+from xlmr_sweep.study.tasks import CB, RTE
+
+
+def test_heads_are_named_as_transformers_names_them() -> None:
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 10}
+    for family, heads in HEADS.items():
+        model = AutoModelForMaskedLM.from_config(AutoConfig.for_model(family, **shape, pad_token_id=1))
+        names = {f"{name}." for name, _ in model.named_children() if name != model.base_model_prefix}
+        assert names == set(heads), family
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_folder_that_serves_is_seen(family: str, tmp_path: Path) -> None:
+    source = ModelSource("tiny", str(make_encoder(tmp_path, family)))
+    assert serves(source, [CB, RTE])
+    assert not check_model(source, [CB, RTE])
+
+
+def change(name: str, **values: object) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        path = folder / name
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda folder: (folder / "model.safetensors").unlink(),
+        lambda folder: (folder / "model.safetensors").write_bytes(b"short"),
+        lambda folder: (folder / "config.json").unlink(),
+        lambda folder: (folder / "tokenizer.json").write_text('{"version": 1}'),
+        lambda folder: (folder / "tokenizer_config.json").unlink(),
+        change("config.json", model_type="deberta"),
+        change("config.json", num_attention_heads=5),
+        change("tokenizer_config.json", mask_token=None),
+        change("tokenizer_config.json", mask_token="<nowhere>"),
+    ],
+)
+def test_whatever_is_not_sure_goes_to_the_real_look(spoil: Callable[[Path], None], tmp_path: Path) -> None:
+    folder = make_encoder(tmp_path)
+    spoil(folder)
+    assert not serves(ModelSource("tiny", str(folder)), [CB])
+
+
+def test_a_missing_head_a_hub_id_and_a_word_of_two_tokens_go_to_the_real_look(tmp_path: Path) -> None:
+    assert not serves(ModelSource("tiny", str(make_encoder(tmp_path / "headless", "bert", head=False))), [CB])
+    assert not serves(ModelSource("tiny", "FacebookAI/xlm-roberta-base"), [CB])
+    whole = ModelSource("tiny", str(make_encoder(tmp_path / "whole")))
+    for words in (("yes", "no no"), ("yes", "unheard")):
+        assert not serves(whole, [RTE.model_copy(update={"label_words": words})])
+    assert serves(whole, [RTE])
+
+
+def test_the_look_imports_neither_torch_nor_transformers() -> None:
+    code = "import sys, xlmr_sweep.modeling.quick_check; print({'torch', 'transformers', 'ray'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,157 @@
+"""Expected times: measured first, then by operations, then by the paper's hours; and what a dry run makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from xlmr_sweep.commands.dry_run import make_plan, print_plan
+from xlmr_sweep.modeling.architecture import KNOWN
+from xlmr_sweep.scheduling.cost import PAPER_COSTS, CostModel
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.storage.records import collect
+from xlmr_sweep.study.plan import Trial, expand
+from xlmr_sweep.study.reading import load_study
+from xlmr_sweep.study.spec import Study
+
+PAPER = load_study("paper")
+TRIALS = {(t.model, t.paradigm, t.task, t.train_size, t.seed): t for t in expand(PAPER)}
+
+
+def trial(model: str = "xlmr-base", task: str = "cb", size: int = 16, paradigm: str = "prompted", seed: int = 0) -> Trial:
+    return TRIALS[model, paradigm, task, size, seed]
+
+
+def paper_cost(**options: Any) -> CostModel:
+    return CostModel.of(PAPER, Storage("/nowhere/at/all"), **options)
+
+
+def test_unmeasured_models_of_the_paper_cost_its_gpu_hours_whatever_their_share() -> None:
+    cost = paper_cost()
+    for model in PAPER.models:
+        mine = [t for t in TRIALS.values() if t.model == model.name]
+        assert {cost.trial(t, 2).source for t in mine} == {"paper"}
+        for amount in (0.25, 2.0):
+            total = sum(amount * cost.trial_s(t, amount) for t in mine)
+            assert total == pytest.approx(315 * PAPER_COSTS[str(model.hub)][0])
+    assert cost.job("xlmr-xxl", 8).seconds == 48 * 3600
+    assert cost.job("xlmr-xxl", 16).seconds == 24 * 3600
+
+
+def test_a_measured_cell_is_told_as_it_was_measured_at_any_share() -> None:
+    cost = paper_cost()
+    cost.observe(trial(seed=0), 0.25, 100)
+    cost.observe(trial(seed=1), 0.25, 140)
+    assert cost.trial(trial(seed=2, paradigm="baseline"), 0.25).source == "measured"
+    assert cost.trial_s(trial(), 0.25) == pytest.approx(120)
+    assert cost.trial_s(trial(), 0.5) == pytest.approx(60), "twice the share, half the time"
+    # Another share that was measured itself counts before the one that was scaled.
+    cost.observe(trial(), 0.5, 90)
+    assert cost.trial_s(trial(), 0.5) == pytest.approx(90)
+    assert cost.trial_s(trial(), 0.25) == pytest.approx(120)
+
+
+def test_what_was_not_measured_follows_from_operations() -> None:
+    cost = paper_cost()
+    cost.observe(trial(size=16), 1, 100)
+    # The same model and task at another size: 4 instead of 16 examples a step, and as many evaluation rows.
+    rows = 56
+    expected = 100 * (3 * 320 * 4 + rows) / (3 * 320 * 16 + rows)
+    assert cost.trial(trial(size=4), 1).seconds == pytest.approx(expected)
+    assert cost.trial(trial(size=4), 1).source == "scaled"
+    assert cost.trial_s(trial(size=64), 1) == pytest.approx(100), "no more than a batch a step"
+    # Another task: its own number of rows.
+    assert cost.trial_s(trial(task="boolq"), 1) == pytest.approx(100 * (3 * 320 * 16 + 3270) / (3 * 320 * 16 + rows))
+    # Another model of the paper keeps the paper's figure; one that it does not know is scaled by its shape.
+    assert cost.trial(trial("xlmr-xl"), 2).source == "paper"
+    shape = KNOWN["FacebookAI/xlm-roberta-large"]
+    study = Study.model_validate(
+        {"name": "s", "models": [{"name": n, "hub": f"x/{n}"} for n in ("a", "b")], "sizes": [16], "seeds": [0]}
+    )
+    other = CostModel(study, {"a": KNOWN["FacebookAI/xlm-roberta-base"], "b": shape})
+    a, b = (next(t for t in expand(study) if t.model == name and t.task == "cb") for name in "ab")
+    assert other.trial(a, 1).source == "operations"
+    other.observe(a, 1, 50)
+    ratio = shape.encoder_flops_per_token(256) / KNOWN["FacebookAI/xlm-roberta-base"].encoder_flops_per_token(256)
+    assert other.trial(b, 1).seconds == pytest.approx(50 * ratio)
+    assert other.trial(b, 1).source == "scaled"
+    assert CostModel(study, {}).trial(a, 1).source == "unknown"
+
+
+def test_a_job_that_was_measured_tells_of_the_others() -> None:
+    study = PAPER.replaced(instruct=PAPER.instruct.model_copy(update={"max_steps": 1000}))
+    cost = CostModel.of(study, Storage("/nowhere/at/all"))
+    cost.observe_job("xlmr-base", 2, 1000)
+    assert cost.job("xlmr-base", 4).seconds == 500
+    shapes = [
+        KNOWN[name].encoder_flops_per_token(512) for name in ("FacebookAI/xlm-roberta-large", "FacebookAI/xlm-roberta-base")
+    ]
+    assert cost.job("xlmr-large", 2).seconds == pytest.approx(1000 * shapes[0] / shapes[1])
+
+
+def test_estimates_that_hardly_move_cause_no_new_order() -> None:
+    cost = paper_cost()
+    cost.observe(trial(), 1, 100)
+    version = cost.version
+    cost.observe(trial(seed=1), 1, 101)
+    assert cost.version == version
+    cost.observe(trial(seed=2), 1, 200)
+    assert cost.version > version
+
+
+def test_rows_without_a_time_or_of_models_that_are_gone_say_nothing() -> None:
+    cost = paper_cost(
+        rows=[
+            {**trial().as_dict(), "num_gpus": 0.25, "total_time_s": 40.0},
+            {**trial("xlmr-xl").as_dict(), "num_gpus": 2.0},
+            {**trial().as_dict(), "model": "gone", "num_gpus": 1.0, "total_time_s": 5.0},
+        ]
+    )
+    assert cost.trial_s(trial(), 0.25) == pytest.approx(40)
+    assert cost.trial(trial("xlmr-xl"), 2).source == "paper"
+
+
+def test_a_dry_run_of_the_paper_sums_up_to_its_table(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "none")
+    trials = list(TRIALS.values())
+    plan = make_plan(PAPER, storage, trials, collect(storage, PAPER))
+    assert plan.hours == pytest.approx((470, 548))
+    assert {name: round(part.hours) for name, part in plan.by_model.items()} == {
+        "xlmr-base": 6, "xlmr-large": 10, "xlmr-xl": 70, "xlmr-xxl": 384,
+    }  # fmt: skip
+    assert sum(part.hours for part in plan.by_task.values()) == pytest.approx(470)
+    assert plan.lower_bound_s == pytest.approx(127.25 * 3600)
+    assert plan.lower_bound_s <= plan.makespan_s <= 1.02 * plan.lower_bound_s
+    assert plan.disk["instruction-tuned weights"] == 4 * sum(KNOWN[str(model.hub)].num_parameters for model in PAPER.models)
+    some = make_plan(PAPER, storage, [t for t in trials if t.model == "xlmr-base"], collect(storage, PAPER))
+    assert some.hours == pytest.approx((6, 12))
+    # A model's own line is the plan of a command for it alone, and a task's takes the jobs of all models whose weights it needs.
+    base, cb = plan.by_model["xlmr-base"], plan.by_task["cb"]
+    assert (base.makespan_s, base.lower_bound_s) == (some.makespan_s, some.lower_bound_s)
+    assert base.disk == some.disk
+    some = make_plan(PAPER, storage, [t for t in trials if t.task == "cb"], collect(storage, PAPER))
+    assert (cb.makespan_s, cb.lower_bound_s) == (some.makespan_s, some.lower_bound_s)
+    assert set(some.jobs) == set(plan.jobs)
+    # Weights that are kept are as many as trials: 315 of each model.
+    assert "trained weights" not in plan.disk
+    keeping = PAPER.replaced(finetune=PAPER.finetune.model_copy(update={"save_weights": True}))
+    kept = make_plan(keeping, storage, trials, collect(storage, keeping)).disk
+    assert kept["trained weights"] == 315 * 4 * sum(KNOWN[str(model.hub)].num_parameters for model in PAPER.models)
+
+
+def test_a_dry_run_says_what_it_knows(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    study = load_study(str(study_file(models=[{"name": "tiny", "folder": str(tmp_path / "encoder"), "gpus": "auto"}])))
+    storage = Storage(tmp_path / "runs")
+    console = Console(record=True, width=200)
+    print_plan(console, study, storage, expand(study), collect(storage, study))
+    said = console.export_text()
+    assert "24 trials: 0 done, 24 to run" in said
+    assert "by operations at an assumed speed" in said
+    assert "measured first" in said
+    assert "CPU-hours expected" in said
+    assert "Disk in the storage" in said
+    assert "One model or task alone" in said

@@ -1,0 +1,199 @@
+"""The declaration: the paper's study is the paper's, and every mistake is one line that names the field."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import make_encoder, make_superglue
+
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.study.plan import expand
+from xlmr_sweep.study.reading import load_study
+
+OWN_TASK = {
+    "name": "own",
+    "labels": ["a", "b"],
+    "label_words": ["yes", "no"],
+    "prompt": "{text} ?",
+    "baseline": ["{text}"],
+    "long_field": "text",
+    "folder": "Own",
+}
+
+
+def test_paper_is_the_papers_study() -> None:
+    study = load_study("paper")
+    trials = expand(study)
+    assert len(trials) == 1260
+    assert Counter(trial.model for trial in trials) == dict.fromkeys(["xlmr-base", "xlmr-large", "xlmr-xl", "xlmr-xxl"], 315)
+    assert study.sizes == (2, 4, 8, 16, 32, 64, 128)
+    assert len(study.seeds) == 3
+    assert [task.name for task in study.tasks] == ["boolq", "cb", "copa", "rte", "wic"]
+    assert study.paradigms == ("baseline", "prompted", "instructed")
+    tuned, tuning = study.finetune, study.instruct
+    assert (tuned.learning_rate, tuned.steps > 300) == (1e-5, True)
+    assert (tuning.learning_rate, tuning.weight_decay, tuning.global_batch_size, tuning.epochs) == (2e-5, 0.01, 128, 1)
+    assert tuning.mask_rate == 0.15
+    assert study.instructions.max_target_tokens == 3
+    assert [model.gpus for model in study.models] == [0.25, 0.5, 2, 8]
+
+
+def test_demo_is_360_trials_of_two_models() -> None:
+    study = load_study("demo")
+    assert len(study.models) >= 2
+    assert len(expand(study)) == 360
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sizzes": [8]}, "sizzes: unknown key"),
+        ({"finetune": {"step": 3}}, "finetune.step: unknown key"),
+        ({"tasks": ["cb", "squad"]}, "unknown task 'squad'"),
+        ({"paradigms": ["zero"]}, "paradigms.0"),
+        ({"sizes": [0]}, "sizes: 0 is not a training size"),
+        ({"sizes": [129]}, "sizes: 129 is above max_train_size 128"),
+        ({"sizes": [8, 8]}, "sizes: 8 is there twice"),
+        ({"seeds": [-1]}, "seeds: -1 is negative"),
+        ({"seeds": [2**63]}, "is above 2^63 - 1"),
+        ({"seeds": [True]}, "seeds.0"),
+        ({"instruct": {"seed": -1}}, "instruct.seed"),
+        ({"tasks": [{**OWN_TASK, "labels": ["a", "a"]}]}, "labels must differ"),
+        ({"tasks": [{**OWN_TASK, "prompt": "{text:>4} ?"}]}, "placeholder {text:>4}"),
+        ({"models": [{"name": "a"}]}, "exactly one of hub, folder and demo"),
+        ({"models": [{"name": "a", "hub": "x/y", "gpus": 0.3}]}, "gpus 0.3 is not 1/n"),
+        ({"models": [{"name": "a", "hub": "x/y", "gpus": 1.5}]}, "gpus 1.5 is neither"),
+        ({"models": [{"name": "a", "hub": "x/y", "gpus": "1/0"}]}, "divides by zero"),
+        (
+            {"models": [{"name": "a", "hub": "x/y", "gpus": "few"}]},
+            "models.0.gpus: 'few' is no number; give one as",
+        ),
+        (
+            {"models": [{"name": "a", "hub": "x/y", "gpus": float("nan")}]},
+            "models.0.gpus: Input should be a finite number",
+        ),
+        ({"models": "a"}, "models: give a list, as [a, b], not 'a'"),
+        ({"models": ["a"]}, "models.0: give a mapping of keys to values, not 'a'"),
+        ({"models": []}, "models: the list is empty"),
+        ({"name": 5}, "name: give a text, in quotes where YAML takes it for something else, not 5"),
+        ({"sizes": ["many"]}, "sizes.0: Input should be a valid integer, not 'many'"),
+        ({"tasks": [{**OWN_TASK, "prompt": "{text"}]}, "'{text': expected '}' before end of string"),
+        (
+            {"data": {"source": "folder", "folder": "~nobody-here/x"}},
+            "study.yaml: data.folder: '~nobody-here/x' is not",
+        ),
+        ({"finetune": {"learning_rate": float("inf")}}, "finetune.learning_rate"),
+        ({"data": {"source": "folder"}}, "data.folder goes with data.source: folder"),
+        ({"instructions": {"source": "demo", "tokenizer": "huge"}}, "no model 'huge'"),
+    ],
+)
+def test_a_wrong_study_names_its_field(study_file: Callable[..., Path], changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(StudyError) as error:
+        load_study(str(study_file(**changes)))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_not_yaml_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("name: [unclosed\n")
+    with pytest.raises(StudyError, match=r"bad\.yaml: not a YAML file") as error:
+        load_study(str(path))
+    assert "\n" not in str(error.value)
+    with pytest.raises(StudyError, match="cannot be read"):
+        load_study(str(tmp_path / "none.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"name: a\nfinetune:\n\tsteps: 3\n", "line 3, column 1: while scanning for the next token, found character '\\t'"),
+        (b"name: sm\xe4ll\n", "not a YAML file: 'utf-8' codec"),
+        (b"name: a\n---\nname: b\n", "line 2, column 1: expected a single document"),
+        (b"name: *other\n", "line 1, column 7: found undefined alias"),
+        (b"name: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
+        (b"[" * 5000, "nested too deeply"),
+        (b"- name\n", "holds no mapping"),
+        (b"", "holds no mapping"),
+        (b"name: a\nmodels: &m [*m]\n", "models.0: give a mapping"),
+    ],
+)
+def test_what_yaml_cannot_be_read_from_is_one_line_with_its_place(tmp_path: Path, text: bytes, said: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(text)
+    with pytest.raises(StudyError) as error:
+        load_study(str(path))
+    assert said in str(error.value)
+    assert "bad.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_key_that_is_there_twice_is_refused(study_file: Callable[..., Path]) -> None:
+    path = study_file()
+    text = path.read_text()
+    path.write_text(text + "\nseeds: [7]\n")
+    with pytest.raises(StudyError, match="the key 'seeds' is there twice"):
+        load_study(str(path))
+    path.write_text(text.replace("cluster:\n", "cluster:\n  cpus: 3\n"))
+    with pytest.raises(StudyError, match=r"line 3, column 3: the key 'cpus' is there twice"):
+        load_study(str(path))
+
+
+def test_anchors_and_merges_work_and_a_merged_key_may_be_overridden(study_file: Callable[..., Path]) -> None:
+    path = study_file()
+    plain = load_study(str(path))
+    text = path.read_text()
+    path.write_text(text.replace("finetune:\n", "finetune:\n  <<: {warmup: 0.5, steps: 9}\n"))
+    assert load_study(str(path)).finetune == plain.finetune.model_copy(update={"warmup": 0.5})
+    path.write_text(text.replace("sizes:\n- 4\n- 8\n", "sizes: &sizes [4, 8]\n") + "\nmax_train_size: 8\n")
+    assert load_study(str(path)).sizes == plain.sizes
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert load_study(str(path)) == plain
+
+
+def test_a_task_that_the_demo_lacks_is_named(study_file: Callable[..., Path]) -> None:
+    study = load_study(str(study_file(tasks=[OWN_TASK], data={"source": "demo"})))
+    with pytest.raises(StudyError, match="task own: the demo has no such task; it has boolq"):
+        expand(study)
+
+
+def test_folders_are_relative_to_the_study_file(study_file: Callable[..., Path]) -> None:
+    path = study_file()
+    study = load_study(str(path))
+    assert study.data.folder == path.parent / "superglue"
+
+
+def test_a_users_own_task_is_a_mapping(study_file: Callable[..., Path]) -> None:
+    task = {
+        "name": "mood",
+        "labels": ["bad", "good"],
+        "label_words": ["no", "yes"],
+        "prompt": "{text} is it good?",
+        "baseline": ["{text}"],
+        "long_field": "text",
+        "folder": "Mood",
+    }
+    study = load_study(str(study_file(tasks=["cb", task])))
+    assert [t.name for t in study.tasks] == ["cb", "mood"]
+    with pytest.raises(StudyError, match="label_words has 1 words for 2 labels"):
+        load_study(str(study_file(tasks=[{**task, "label_words": ["yes"]}])))
+
+
+def test_the_readmes_own_study_is_one(tmp_path: Path) -> None:
+    """As printed, beside folders of the names that it gives."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    block = readme[readme.index("    name: own\n") :].split("\n\n")[0]
+    make_encoder(tmp_path / "minilm", "bert", head=False)
+    make_superglue(tmp_path / "superglue", ("cb", "copa", "rte"), num_train=64)
+    (tmp_path / "instructions.jsonl").write_text('{"inputs": "is it ?", "targets": "yes"}\n')
+    path = tmp_path / "own.yaml"
+    path.write_text(textwrap.dedent(block))
+    study = load_study(str(path))
+    assert study.models[0].new_head
+    assert len(expand(study)) == 36
+    assert len(block.splitlines()) <= 45

@@ -1,0 +1,16 @@
+"""How much of a mapped file this process has in its page table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def resident(of: str) -> int:
+    """Returns the bytes of this process's mappings of a file that are in its table."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:
+            inside = line.endswith(of)
+        elif inside and line.startswith("Rss:"):
+            total += int(line.split()[1]) * 1024
+    return total

@@ -1,0 +1,149 @@
+"""Reads which package imports which, and draws it: `python tests/support/rooms.py` (`--files` lists the modules instead).
+
+In: the source of `xlmr_sweep` and `analysis`. Out: imports between modules and between rooms (packages), the picture that the
+README shows, and the list of files that `docs/development.md` shows.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("xlmr_sweep", "analysis")
+BASE = "errors, interrupt"
+"""The modules that lie in no room."""
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Returns every module of the project by its dotted name; packages are named without `__init__`."""
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def room(module: str) -> str:
+    """Returns the room of a module: `study`, `cluster`, ..., `analysis`, or `BASE`; the outer one of nested rooms."""
+    parts = module.split(".")
+    if parts[0] != "xlmr_sweep":
+        return parts[0]
+    is_package = modules()[module].name == "__init__.py"
+    return parts[1] if len(parts) > 2 or (len(parts) == 2 and is_package) else BASE
+
+
+def imported(module: str, *, also_in_functions: bool = True) -> set[str]:
+    """Returns the full names that a module imports, of this project and of others.
+
+    Args:
+        module: its dotted name.
+        also_in_functions: counts imports inside functions too, which happen only when these are called.
+    """
+    names = set()
+    for node in _nodes(ast.parse(modules()[module].read_text(encoding="utf-8")), also_in_functions):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                names.add(full if full in modules() else node.module)
+    return names
+
+
+def _nodes(tree: ast.AST, also_in_functions: bool) -> Iterator[ast.AST]:
+    for node in ast.iter_child_nodes(tree):
+        if also_in_functions or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+            yield from _nodes(node, also_in_functions)
+
+
+@cache
+def module_imports() -> dict[str, set[str]]:
+    """Returns for each module the modules of this project that it imports."""
+    return {module: imported(module) & modules().keys() - {module} for module in modules()}
+
+
+@cache
+def room_imports() -> dict[str, dict[str, list[str]]]:
+    """Returns for each room the rooms it imports from, with the imports as `module -> module`."""
+    found: dict[str, dict[str, list[str]]] = {room(module): {} for module in modules()}
+    for module, targets in module_imports().items():
+        for target in targets:
+            if room(module) != room(target) and target != "xlmr_sweep":
+                found[room(module)].setdefault(room(target), []).append(f"{module} -> {target}")
+    return found
+
+
+def circle(graph: Mapping[str, set[str]]) -> list[str]:
+    """Returns one circle of a graph, its first node repeated at the end; empty where there is none."""
+    done: set[str] = set()
+
+    def visit(node: str, path: list[str]) -> list[str]:
+        if node in path:
+            return [*path[path.index(node) :], node]
+        if node in done:
+            return []
+        for target in sorted(graph.get(node, ())):
+            if found := visit(target, [*path, node]):
+                return found
+        done.add(node)
+        return []
+
+    return next((found for node in sorted(graph) if (found := visit(node, []))), [])
+
+
+def floors() -> dict[str, int]:
+    """Returns how high each room lies: one floor above the highest room that it imports from."""
+
+    @cache
+    def floor(name: str) -> int:
+        return 1 + max((floor(target) for target in room_imports()[name]), default=-1)
+
+    return {name: floor(name) for name in room_imports()}
+
+
+def picture() -> str:
+    """Draws the rooms, the highest floor first: each room, what it is, and the rooms it imports from."""
+    lines = []
+    names = sorted(floors(), key=lambda name: (-floors()[name], name))
+    for name in names:
+        if name == BASE:
+            continue
+        below = [target for target in names if target in room_imports()[name] and target != BASE]
+        lines.append(f"{name:<11}{purpose(name)}")
+        if below:
+            lines.append(f"{'':<11}└─▶ {', '.join(below)}")
+    return "\n".join(lines)
+
+
+def purpose(name: str) -> str:
+    """Returns the first sentence of a room's docstring."""
+    module = name if name in PACKAGES else f"xlmr_sweep.{name}"
+    return summary(modules()[module]).split(". ")[0].rstrip(".")
+
+
+def summary(path: Path) -> str:
+    """Returns the first paragraph of a module's docstring, on one line."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return " ".join(text.split("\n\n")[0].split())
+
+
+def file_list() -> str:
+    """Lists every module with the first paragraph of its docstring, folder by folder."""
+    lines: list[str] = []
+    folders = sorted({path.parent for path in modules().values()})
+    for folder in folders:
+        own = folder / "__init__.py"
+        lines.append(f"{folder.relative_to(ROOT)}/ - {summary(own)}" if own.exists() else f"{folder.relative_to(ROOT)}/")
+        lines += [f"    {path.name:<24}{summary(path)}" for path in sorted(folder.glob("*.py")) if path != own]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(file_list() if "--files" in sys.argv else picture())

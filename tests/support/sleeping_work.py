@@ -1,0 +1,61 @@
+"""Work that does nothing but wait, for tests of scheduling; a module of its own because trials' processes import it by name."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xlmr_sweep.cluster.work import Bench, OnStep, Seat
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.plan import Trial
+from xlmr_sweep.study.spec import Study
+from xlmr_sweep.training.outcome import Outcome
+
+
+@dataclass(frozen=True)
+class Sleeping:
+    """Sleeps, notes when and where, and dies once in each trial whose name `dies` holds."""
+
+    notes: Path
+    seconds: float = 0.0
+    dies: tuple[str, ...] = ()
+    columns: dict[str, Any] = field(default_factory=dict)
+    """Columns that each row gets besides its own."""
+
+    def open(self, study: Study, storage: Storage, seat: Seat) -> Bench:
+        return _Bench(self, seat)
+
+
+class _Bench:
+    def __init__(self, work: Sleeping, seat: Seat) -> None:
+        self._work, self._seat = work, seat
+
+    def run(self, trial: Trial, on_step: OnStep | None = None) -> Outcome:
+        import ray
+
+        began = time.time()
+        died = self._work.notes / f"died-{trial.trial_id}"
+        if trial.model in self._work.dies and self._seat.rank == self._seat.size - 1 and not died.exists():
+            died.touch()
+            os._exit(1)
+        time.sleep(self._work.seconds)
+        node = ray.get_runtime_context().get_node_id()
+        name = f"{trial.model} {trial.trial_id} {self._seat.rank} {node} {os.getpid()} {began} {time.time()}\n"
+        with (self._work.notes / "ran.txt").open("a") as file:
+            file.write(name)
+        took = {"score": 0.5, "total_time_s": time.time() - began, "device": str("torch" in sys.modules)}
+        took["task_name"] = ray.get_runtime_context().get_task_name()
+        return Outcome({**took, "began": began, "gpu_share": self._seat.gpu_share, **self._work.columns})
+
+    def prepare(self, trial: Trial) -> None:
+        return
+
+    def resolved(self, trial: Trial) -> dict[str, Any]:
+        return {}
+
+    def close(self) -> None:
+        return

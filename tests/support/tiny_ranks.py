@@ -1,0 +1,115 @@
+"""A tiny masked-LM run, alone or on several gloo ranks; a module of its own because the ranks' processes import it by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rank_processes import run_ranks
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from xlmr_sweep.modeling import fsdp
+from xlmr_sweep.modeling.export import config_text, empty_model
+from xlmr_sweep.modeling.fsdp import World, whole_weights
+from xlmr_sweep.training.checkpoint import load_checkpoint, save_checkpoint
+from xlmr_sweep.training.masking import Masked, mask_text, step_draws
+from xlmr_sweep.training.mlm import MaskedLMLoss, Run, TrainSettings
+
+PAD, MASK, VOCABULARY = 1, 4, 83
+LIKE_TINY, LIKE_BASE, LIKE_XL = (10**6, 10**6), (0, 10**6), (0, 0)
+"""Limits that make the tiny model one group, groups that stay gathered, or groups that are given back after each pass."""
+SETTINGS = TrainSettings(1e-3, 0.01, 0.2, "linear", 1.0, "fp32", 0, 1, max_tokens=4096)
+
+
+def tiny(family: str = "xlm-roberta", dropout: float = 0.0, **sizes: Any) -> Any:
+    """A model of two layers with seeded weights."""
+    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    shape: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    } | sizes
+    rates: dict[str, Any] = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    if family == "modernbert":
+        shape |= {"local_attention": 8}
+        rates = {"embedding_dropout": dropout, "mlp_dropout": dropout, "attention_dropout": dropout}
+    shape = {"intermediate_size": 48, "max_position_embeddings": 40, "pad_token_id": PAD} | shape | rates
+    config = AutoConfig.for_model(family, **shape)
+    torch.manual_seed(0)
+    model = AutoModelForMaskedLM.from_config(config)
+    with torch.no_grad():  # Biases are made zero, which would hide a head that forgets them.
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    return model
+
+
+@dataclass
+class Rows:
+    """Sequences of many lengths; what a row is depends on its place alone."""
+
+    batch_size: int = 12
+    num_steps: int = 6
+    total_rows: int = 70
+    seen: list[tuple[int, int]] = field(default_factory=list)
+
+    def num_rows(self, step: int) -> int:
+        return min(self.batch_size, self.total_rows - step * self.batch_size)
+
+    def rows(self, step: int, indices: Sequence[int]) -> list[Masked]:
+        self.seen += [(step, index) for index in indices]
+        draws = step_draws(0, step, self.batch_size, 40)
+        return [self._row(step, index, draws) for index in indices]
+
+    def _row(self, step: int, index: int, draws: Callable[[int], Any]) -> Masked:
+        generator = torch.Generator().manual_seed(step * 1000 + index)
+        length = 4 + int(torch.randint(28, (1,), generator=generator))
+        ids = torch.randint(5, VOCABULARY, (length,), generator=generator).tolist()
+        return mask_text([0, *ids, 2], 0.15, MASK, draws(index))
+
+
+def _rank(rank: int, size: int, folder: Path, limits: tuple[int, int], options: dict[str, Any]) -> None:
+    """One rank: trains, and leaves whole weights, its counts and its share of memory behind."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store-{size}", rank=rank, world_size=size)
+    world = World(rank, size)
+    config = json.loads((folder / "config.json").read_text())
+    model = tiny(**options) if rank == 0 else empty_model(config)
+    root = MaskedLMLoss(model)
+    fsdp.ONE_GROUP_PARAMETERS, fsdp.GATHERED_PARAMETERS = limits
+    root.spread(world, "fp32")
+    run = Run(root, Rows(), replace(SETTINGS, clip=0.5, max_tokens=80), world)
+    if (folder / "resume").is_dir():
+        load_checkpoint(run, folder / "resume")
+
+    def save(run: Run) -> None:
+        if run.progress.step == 3:
+            save_checkpoint(run, folder / f"saved-{size}")
+
+    run.train(save)
+    whole = whole_weights(model, world)
+    held = sum(parameter.numel() for parameter in run.parameters.values())
+    if rank == 0:
+        save_file({name: tensor.clone() for name, tensor in whole.items()}, folder / f"whole-{size}.safetensors")
+        counts = {"curve": run.progress.loss_curve, "tokens": run.progress.tokens, "held": held}
+        (folder / f"counts-{size}.json").write_text(json.dumps(counts))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def train_on_ranks(
+    size: int, folder: Path, limits: tuple[int, int] = LIKE_BASE, **options: Any
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Trains on so many gloo ranks."""
+    (folder / "config.json").write_text(json.dumps(config_text(tiny(**options))))
+    (folder / f"store-{size}").unlink(missing_ok=True)
+    run_ranks(_rank, size, folder, limits, options)
+    counts = json.loads((folder / f"counts-{size}.json").read_text())
+    return load_file(folder / f"whole-{size}.safetensors"), counts

@@ -1,0 +1,190 @@
+"""The driver's side of instruction tuning: one Ray Train job a model (paper, sections 3.1 and 4.3).
+
+In: a study, one of its models, a prepared mixture. Out: `instruct/<model>-<recipe_id>/` in the storage, a folder that
+transformers loads, with a manifest. A job that was killed goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+from ray.util.placement_group import PlacementGroup, PlacementGroupID, remove_placement_group
+
+from xlmr_sweep.cluster.ranks import instruction_rank
+from xlmr_sweep.errors import DivergedError, StudyError
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.storage.progress_file import Step, follow_progress
+from xlmr_sweep.study.identity import mixture_name, recipe_folder_name
+from xlmr_sweep.study.spec import Study
+from xlmr_sweep.training.instruct import JobLog
+
+MAX_FAILURES = 2
+"""A job starts again this often after one of its workers or their start failed."""
+
+
+def run_instruct(
+    study: Study,
+    model_name: str,
+    storage: Storage,
+    *,
+    num_ranks: int,
+    use_gpu: bool,
+    cpus_per_rank: float = 1.0,
+    label_selector: Sequence[dict[str, str]] = (),
+    step: Step | None = None,
+) -> dict[str, Any]:
+    """Instruction-tunes one model on the connected Ray cluster, unless its weights are there.
+
+    Args:
+        study: declares the model, the mixture and the recipe.
+        model_name: the study's short name of the model.
+        storage: where the mixture is and `instruct/<model>-<recipe_id>/` will be.
+        num_ranks: workers of the job.
+        use_gpu: gives each worker a GPU.
+        cpus_per_rank: CPUs of each worker.
+        label_selector: Ray's labels of the node of each worker; by default Ray chooses.
+        step: shown how many steps are done.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        StudyError: if the mixture is not prepared or the model does not load.
+        DivergedError: if the loss is not finite.
+        ray.train.TrainingFailedError: if the job failed more often than it may.
+    """
+    spec = study.model(model_name)
+    name = recipe_folder_name(study, spec)
+    folder = f"instruct/{name}"
+    done: dict[str, Any] | None = storage.read_json(f"{folder}/manifest.json")
+    if done is not None:
+        return done
+    if storage.read_json(f"data/{mixture_name(study)}/manifest.json") is None:
+        raise StudyError(f"{storage.path(f'data/{mixture_name(study)}')}: the mixture is not prepared; run prepare_data.py")
+    _shorten_waits()
+    group_file = f"tmp/placement-group-{name}"
+    storage.delete(group_file)
+    trainer = _Trainer(
+        _NotePlacementGroup(storage.uri, group_file),
+        instruction_rank,
+        train_loop_config={
+            "study": study.model_dump(mode="json"),
+            "model": model_name,
+            "storage": storage.uri,
+            "use_gpu": use_gpu,
+        },
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=num_ranks,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": cpus_per_rank, **({"GPU": 1} if use_gpu else {})},
+            label_selector=list(label_selector) or None,
+        ),
+        run_config=ray.train.RunConfig(
+            name=name,
+            **storage.for_ray("train"),
+            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+        ),
+    )
+    log = JobLog(storage, name)
+    try:
+        with follow_progress(storage, {} if step is None else {folder: step}):
+            outcome = _fit(trainer).return_value
+    except ray.train.TrainingFailedError as error:
+        log.write(str(error))
+        raise
+    finally:
+        _free_placement_group(storage, group_file)
+    if outcome:
+        log.write(f"{outcome['error_class']}: {outcome['message']}")
+        raise {"StudyError": StudyError, "DivergedError": DivergedError}[outcome["error_class"]](outcome["message"])
+    manifest: dict[str, Any] = storage.read_json(f"{folder}/manifest.json")
+    storage.delete(f"train/{name}")
+    return manifest
+
+
+class _Trainer(TorchTrainer):  # type: ignore[misc]
+    """Without two processes, some CPU seconds each start.
+
+    One hands out Ray Data's sets: ranks read the mixture themselves. The other frees a job's placement group should the
+    controller die; it outlives a driver that is killed, and on a cluster without a dashboard for ever. Here the driver does it,
+    and Ray itself should the driver die too.
+
+    Args:
+        note: tells the driver of the placement group.
+        args: as of a `TorchTrainer`.
+        options: as of a `TorchTrainer`.
+    """
+
+    def __init__(self, note: _NotePlacementGroup, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._note = note
+
+    def _create_default_callbacks(self) -> list[Any]:
+        left_out = (DatasetsCallback, PlacementGroupCleanerCallback)
+        return [self._note, *(c for c in super()._create_default_callbacks() if not isinstance(c, left_out))]
+
+
+class _NotePlacementGroup(WorkerGroupCallback):  # type: ignore[misc]
+    """Writes the id of a job's placement group into the storage, in the controller's process."""
+
+    def __init__(self, uri: str, file: str) -> None:
+        self._uri, self._file = uri, file
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        """Called by Train when the ranks are there."""
+        group = worker_group.get_worker_group_state().placement_group_handle.placement_group
+        # Without it a controller that dies keeps its room until the driver ends, which is no reason to end the job.
+        with suppress(OSError, StudyError):
+            Storage(self._uri).write(self._file, group.id.hex().encode())
+
+
+def _free_placement_group(storage: Storage, file: str) -> None:
+    """Removes a job's placement group, which its controller has done unless it died. Nothing of it is worth the job's outcome."""
+    with suppress(Exception):
+        # Where Ray is gone the group is too, and a call would start another Ray.
+        if ray.is_initialized() and storage.exists(file):
+            group_id = PlacementGroupID(bytes.fromhex(storage.read(file).decode()))
+            remove_placement_group(PlacementGroup(group_id))
+            storage.delete(file)
+
+
+def _fit(trainer: TorchTrainer) -> Any:
+    """Runs a job outside the main thread.
+
+    On the main thread Train takes over Ctrl-C for good, ends the process with status 0 on it, and its handler keeps the
+    controller's process alive after the job.
+    """
+    result: Future[Any] = Future()
+
+    def fit() -> None:
+        try:
+            result.set_result(trainer.fit())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=fit, daemon=True, name="instruct").start()
+    return result.result()
+
+
+def _shorten_waits() -> None:
+    """Sets what Ray Train reads from the environment of the driver, unless the user did."""
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+    # A job starts when its room is free, but a node may still be busy starting other processes.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
+    if len(ray.nodes()) == 1:
+        # It tells of nodes about to be taken away, costs a process of two CPU seconds, and here all would go at once.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")

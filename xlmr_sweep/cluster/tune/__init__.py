@@ -1,0 +1,1 @@
+"""The Tune run, and every private name of Tune that it uses."""

@@ -1,0 +1,153 @@
+"""The Tune run: trials of all widths in one Tuner, with warm processes.
+
+In: trials and a connected Ray. Out: records in the storage; a callback sees each trial end.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.logger import JsonLoggerCallback
+from ray.tune.result import EXPR_RESULT_FILE
+
+from xlmr_sweep.cluster.jobs import InstructionJobs, RunJob
+from xlmr_sweep.cluster.nodes import NodeWatch
+from xlmr_sweep.cluster.object_store import clear_shelves
+from xlmr_sweep.cluster.storage_check import LateNodes
+from xlmr_sweep.cluster.trial_process import Setup
+from xlmr_sweep.cluster.tune.controller import Controller
+from xlmr_sweep.cluster.tune.learning import Learning
+from xlmr_sweep.cluster.tune.queue import TuneQueue
+from xlmr_sweep.cluster.tune.supervisor import Events, Supervisor
+from xlmr_sweep.cluster.tune.tune_loop import InProcess, own_loop
+from xlmr_sweep.cluster.work import FineTuning, Work
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.scheduling.admission import Admission, Job
+from xlmr_sweep.scheduling.retry_policy import RetryByCause
+from xlmr_sweep.storage import environment
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.plan import Trial
+from xlmr_sweep.study.spec import Study
+
+TUNE_ENVIRONMENT = {
+    # We report ourselves, and the records are the memory: Tune's own snapshots would only cost time.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    # Ctrl-C ends the run at once; Tune's own handler would wait for running trials.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # Said by us, with class, host and log.
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+}
+
+
+class _TuneRows(JsonLoggerCallback):  # type: ignore[misc]
+    """Tune's own folder of rows, which is a convenience: a disk that is full costs rows there, not the run.
+
+    Each row goes into the storage at once. Tune itself keeps them on the driver's disk until the run ends in order.
+    """
+
+    def __init__(self, storage: Storage, run: str) -> None:
+        super().__init__()
+        self._storage, self._folder = storage.patient(0), f"tune/{run}"
+
+    def log_trial_start(self, trial: TuneTrial) -> None:
+        with suppress(OSError):
+            super().log_trial_start(trial)
+
+    def log_trial_result(self, iteration: int, trial: TuneTrial, result: dict[str, Any]) -> None:
+        with suppress(OSError, StudyError):
+            super().log_trial_result(iteration, trial, result)
+            staged = Path(trial.local_path)
+            self._storage.write(f"{self._folder}/{staged.name}/{EXPR_RESULT_FILE}", (staged / EXPR_RESULT_FILE).read_bytes())
+
+    def log_trial_end(self, trial: TuneTrial, failed: bool = False) -> None:
+        with suppress(OSError):
+            super().log_trial_end(trial, failed)
+        # Tune's class keeps them for ever.
+        self._trial_configs.pop(trial, None)
+
+
+def run_trials(
+    study: Study,
+    storage: Storage,
+    admission: Admission,
+    events: Events,
+    *,
+    run_job: RunJob | None = None,
+    work: Work | None = None,
+) -> None:
+    """Runs trials until each has a record or a failure, or is left out for one, and beside them the instruction jobs.
+
+    Args:
+        study: the study.
+        storage: its folder.
+        admission: what to run.
+        events: told in this thread what happens to trials.
+        run_job: runs an instruction job to its end; needed where the admission holds some.
+        work: what a trial's processes do; by default they fine-tune.
+    """
+    os.environ.update(TUNE_ENVIRONMENT)
+
+    def without_weights(job: Job, error: Exception, lost: Sequence[Trial]) -> None:
+        supervisor.give_up(lost, error)
+
+    jobs = InstructionJobs(admission, run_job or _no_job, without_weights)
+    watch, controller = NodeWatch(admission.room.nodes, problem=LateNodes(storage).problem), Controller()
+    # The nodes that trials may use: a larger share that only a node in quarantine could hold is none.
+    policy = RetryByCause(study.cluster, storage, lambda: admission.room.nodes)
+    supervisor = Supervisor(storage, study.cluster, admission, policy, controller, watch, events)
+    run = time.strftime("run-%Y%m%d-%H%M%S") + f"-{os.getpid()}"
+    tuner = tune.Tuner(
+        InProcess,
+        tune_config=tune.TuneConfig(
+            search_alg=TuneQueue(admission, jobs, supervisor.look), scheduler=controller, num_samples=1, reuse_actors=True
+        ),
+        run_config=tune.RunConfig(
+            name=run,
+            **storage.for_ray("tune"),
+            # Ours first: it names the rows that the other writes.
+            callbacks=[supervisor, Learning(study, storage, admission), _TuneRows(storage, run)],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            verbose=0,
+        ),
+    )
+    setup = ray.put(Setup(study, storage, work or FineTuning(), environment.git_commit()))
+    try:
+        with _quiet(), own_loop(setup):
+            tuner.fit()
+    finally:
+        clear_shelves()
+    supervisor.end()
+
+
+def _no_job(job: Job) -> None:
+    raise AssertionError(f"{job.tune_id}: no way to run it was given")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences what Ray and Tune say of attempts that ended badly, which is said by us in one line each.
+
+    Ray prints ten lines for each process that died; Tune ends with an error that lists all that did not complete at once.
+    """
+    ray_worker: Any = ray._private.worker
+    logger = logging.getLogger("ray.tune")
+    before = ray_worker.print_to_stdstream, logger.level
+    ray_worker.print_to_stdstream = lambda *args, **kwargs: None
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        ray_worker.print_to_stdstream = before[0]
+        logger.setLevel(before[1])

@@ -1,0 +1,184 @@
+"""What happens before anything starts on Ray: examples into the storage, sizes and models checked.
+
+In: a study, its storage, the trials to run. Out: nothing but files in the storage, or one clear line.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from xlmr_sweep.commands.progress import ProgressDisplay
+from xlmr_sweep.data.examples import ReadTask, check_sizes, read_task
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.modeling.families import HEADS
+from xlmr_sweep.modeling.source import ModelSource
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.storage.lineage import outdated
+from xlmr_sweep.study.identity import mixture_name, model_folder_name, recipe_folder_name
+from xlmr_sweep.study.plan import Trial
+from xlmr_sweep.study.spec import ModelSpec, Study
+from xlmr_sweep.study.tasks import TASKS, TaskSpec
+from xlmr_sweep.study.template import label_token_ids
+
+
+def read_examples(study: Study, storage: Storage, trials: Sequence[Trial], display: ProgressDisplay) -> list[ReadTask]:
+    """Reads the examples of the trials' tasks and checks the training sizes against them.
+
+    Returns:
+        What is to be kept in the storage once nothing else is wrong, so that a refused command leaves it as it was.
+
+    Raises:
+        StudyError: for data that are missing or malformed (file and line named) or too few.
+    """
+    names = list(dict.fromkeys(trial.task for trial in trials))
+    found = []
+    with display.step("Task examples", len(names)) as step:
+        for done, name in enumerate(names):
+            step.update(done, note=name)
+            task = study.task(name)
+            read = read_task(study, task, storage)
+            sizes = sorted({trial.train_size for trial in trials if trial.task == name})
+            check_sizes(task, read.manifest["num_rows"]["train"], sizes)
+            found.append(read)
+        step.update(len(names))
+    return found
+
+
+def prepare_instructions(study: Study, storage: Storage, display: ProgressDisplay) -> None:
+    """Puts the filtered instruction data into the storage, once.
+
+    Raises:
+        StudyError: for data that are missing or malformed (file and line named), or if no row is left.
+    """
+    from xlmr_sweep.data.mixture import prepare_mixture
+
+    if storage.exists(f"data/{mixture_name(study)}/manifest.json"):
+        return
+    with display.step("Instruction data") as step:
+        prepare_mixture(study, storage, step)
+
+
+def check_known_sizes(study: Study, trials: Iterable[Trial]) -> None:
+    """Checks training sizes against what is known without data: the rows of the hub's splits.
+
+    Raises:
+        StudyError: naming size and task.
+    """
+    if study.data.source == "hub":
+        for task_name, size in sorted({(trial.task, trial.train_size) for trial in trials}):
+            task = study.task(task_name)
+            if task.num_train is not None:
+                check_sizes(task, task.num_train, [size])
+
+
+def check_models(study: Study, storage: Storage, trials: Sequence[Trial], console: Console) -> None:
+    """Checks that the trials' models load, can say the label words, and hold the longest input.
+
+    A masked-LM head that will be made new is said once, and a family that has no fast path.
+
+    Raises:
+        StudyError: naming the model and what is wrong.
+    """
+    from xlmr_sweep.modeling.quick_check import serves
+    from xlmr_sweep.modeling.source import ModelSource, base_source
+
+    def check(source: ModelSource, tasks: Sequence[TaskSpec], max_length: int) -> bool:
+        if serves(source, tasks, max_length):
+            return False
+        # Loads torch and transformers, which takes seconds, and says exactly what is wrong.
+        from xlmr_sweep.modeling.loading import check_model
+
+        return check_model(source, tasks, max_length)
+
+    for name in dict.fromkeys(trial.model for trial in trials):
+        model = study.model(name)
+        prompted = {trial.task for trial in trials if trial.model == name and trial.paradigm != "baseline"}
+        tasks = [study.task(task) for task in sorted(prompted)]
+        lengths = [study.finetune.max_length]
+        if any(trial.model == name and trial.paradigm == "instructed" for trial in trials) and model.instructed_folder is None:
+            lengths.append(study.instruct.max_length)
+        if model.demo is not None:
+            check_demo_model(study, model, tasks, max(lengths))
+            continue
+        if check(base_source(storage, study, model), tasks, max(lengths)):
+            console.print(f"Warning: model {name} has no masked-LM head; a new one is made (new_head: true)", highlight=False)
+        family = family_of(base_source(storage, study, model))
+        if family not in HEADS:
+            text = (
+                f"Warning: model {name}: no fast path for {family}; its trials keep the whole vocabulary and pad, and take longer"
+            )
+            console.print(text, highlight=False, soft_wrap=True)
+        if model.hub is not None:
+            from xlmr_sweep.modeling.loading import keep_commit
+
+            keep_commit(storage, study, model)
+        if model.instructed_folder is not None:
+            from xlmr_sweep.modeling.loading import check_same_kind
+
+            tuned = ModelSource(name, str(model.instructed_folder))
+            check(tuned, tasks, max(lengths))
+            check_same_kind(tuned, base_source(storage, study, model))
+
+
+def check_demo_model(study: Study, model: ModelSpec, tasks: Sequence[TaskSpec], max_length: int) -> None:
+    """Checks label words and length of a demo model, which need not exist for that.
+
+    Raises:
+        StudyError: naming the model and what is wrong.
+    """
+    from transformers import AutoTokenizer
+
+    from xlmr_sweep.data.demo import DEMO_MODELS, build_tokenizer
+
+    usable = DEMO_MODELS[str(model.demo)].max_position_embeddings - 2
+    if max_length > usable:
+        raise StudyError(
+            f"model {model.name}: max_length {max_length} is above the {usable} positions of a demo model; "
+            f"set finetune.max_length and instruct.max_length to at most {usable}"
+        )
+    own = [task for task in tasks if task != TASKS.get(task.name)]
+    if not own:  # The built-in tasks' words are words of the demo's language.
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        build_tokenizer(study.data.seed, Path(folder))
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    for task in own:
+        label_token_ids(tokenizer, task)
+
+
+def models_to_pretrain(study: Study, storage: Storage, trials: Sequence[Trial]) -> list[str]:
+    """Returns the demo models that the trials need and that are not in the storage yet."""
+    needed = [study.model(name) for name in dict.fromkeys(trial.model for trial in trials)]
+    return [
+        model.name
+        for model in needed
+        if model.demo is not None and not storage.exists(f"models/{model_folder_name(study, model)}/manifest.json")
+    ]
+
+
+def models_to_instruct(study: Study, storage: Storage, trials: Sequence[Trial]) -> list[str]:
+    """Returns the models whose instruction-tuned weights the trials need and that the storage lacks or has of other sources."""
+    names = dict.fromkeys(trial.model for trial in trials if trial.paradigm == "instructed")
+    models = [study.model(name) for name in names if study.model(name).instructed_folder is None]
+
+    def is_there(model: ModelSpec) -> bool:
+        there = storage.exists(f"instruct/{recipe_folder_name(study, model)}/manifest.json")
+        return there and not outdated(storage, study, model)
+
+    return [model.name for model in models if not is_there(model)]
+
+
+def family_of(source: ModelSource) -> str:
+    """Returns the model type of a source that was found to load."""
+    try:
+        config = json.loads((Path(source.location) / "config.json").read_text(encoding="utf-8"))
+    except OSError:
+        from xlmr_sweep.modeling.loading import load_config
+
+        return str(load_config(source).model_type)
+    return str(config["model_type"])

@@ -1,0 +1,203 @@
+"""Bars and one live table on a terminal, plain lines on a pipe: done, total and estimated end of every long step.
+
+Imports neither torch nor ray. A job that runs elsewhere writes `progress.json` into its storage folder (`report_progress`) and
+the driver follows it (`follow_progress`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from xlmr_sweep.storage.progress_file import Step
+
+PLAIN_INTERVAL_S = 60.0
+"""On a pipe a step that lasts says where it is this often."""
+
+
+LeftS = Callable[[], float | None]
+
+
+class ProgressDisplay:
+    """Shows steps: bars on a terminal, a line at the end of each (and each minute) elsewhere. Safe to use from threads."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._lock = threading.Lock()
+        self._bars: Progress | None = None
+        self._panels: list[Callable[[], RenderableType]] = []
+        self._live: Live | None = None
+        self._num_open = 0
+        self.spans: dict[str, tuple[float, float]] = {}
+        """When each step began that has ended, and when it ended, in seconds of the monotonic clock."""
+
+    @contextmanager
+    def step(self, name: str, total: float | None = None, left_s: LeftS | None = None) -> Iterator[Step]:
+        """Shows one step for as long as the block runs.
+
+        Args:
+            name: what is done.
+            total: how much there is to do, if that is known.
+            left_s: returns the seconds that are left, None while that is not known; by default by the mean so far.
+        """
+        began = time.monotonic()
+        if self.console.is_terminal:
+            with self._bar(name, total, left_s) as bar:
+                yield bar
+        else:
+            line = _Lines(self.console, name, total, left_s)
+            yield line
+            line.close()
+        self.spans[name] = (began, time.monotonic())
+
+    def where_the_time_went(self) -> str:
+        """Says how long each step took, and within a step those that ran beside it."""
+
+        def within(name: str, other: str) -> bool:
+            # Nearly: of two that start together one is always a moment earlier.
+            (began, ended), (from_, to) = self.spans[name], self.spans[other]
+            mostly = ended - max(began, from_) >= 0.9 * (ended - began)
+            return name != other and ended <= to and mostly and ended - began < to - from_
+
+        def took(name: str) -> str:
+            return f"{name[0].lower()}{name[1:]} {self.spans[name][1] - self.spans[name][0]:.0f} s"
+
+        names = sorted(self.spans, key=lambda name: self.spans[name])
+        parts = []
+        for name in names:
+            if not any(within(name, other) for other in names):
+                beside = ", ".join(took(other) for other in names if within(other, name))
+                parts.append(took(name) + (f" (meanwhile {beside})" if beside else ""))
+        return ", ".join(parts)
+
+    @contextmanager
+    def panel(self, render: Callable[[], RenderableType]) -> Iterator[None]:
+        """Shows on a terminal what `render` returns, always as it is now, above the bars; nothing on a pipe."""
+        if not self.console.is_terminal:
+            yield
+            return
+        with self._shown():
+            self._panels.append(render)
+            try:
+                yield
+            finally:
+                # Its last state stays on the screen.
+                self._panels.remove(render)
+                self.console.print(render())
+
+    @contextmanager
+    def _bar(self, name: str, total: float | None, left_s: LeftS | None) -> Iterator[Step]:
+        with self._shown():
+            with self._lock:
+                if self._bars is None:
+                    self._bars = Progress(
+                        TextColumn("{task.description}"),
+                        BarColumn(),
+                        MofNCompleteColumn(),
+                        TimeElapsedColumn(),
+                        _Left(),
+                        TextColumn("{task.fields[note]}"),
+                        console=self.console,
+                        auto_refresh=False,
+                    )
+                bars = self._bars
+                task = bars.add_task(name, total=total, note="", left_s=left_s)
+            yield _Bar(bars, task)
+
+    @contextmanager
+    def _shown(self) -> Iterator[None]:
+        """Keeps the one live display up: a console can have only one, and steps overlap."""
+        with self._lock:
+            if self._live is None:
+                self._live = Live(console=self.console, get_renderable=self._render, refresh_per_second=4)
+                self._live.start()
+            self._num_open += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._num_open -= 1
+                if self._num_open == 0:
+                    live, self._live = self._live, None
+                    live.stop()
+                    self._bars = None
+
+    def _render(self) -> RenderableType:
+        bars = [self._bars] if self._bars is not None else []
+        return Group(*(render() for render in self._panels), *bars)
+
+
+class _Left(TimeRemainingColumn):
+    """What is left of a step, by its own estimate where it has one."""
+
+    def render(self, task: Task) -> Text:
+        if task.fields["left_s"] is None:
+            return super().render(task)
+        seconds = task.fields["left_s"]()
+        return Text("" if seconds is None else duration(seconds), style="progress.remaining")
+
+
+class _Bar:
+    def __init__(self, bars: Progress, task: TaskID) -> None:
+        self._bars, self._task = bars, task
+
+    def update(self, done: float, total: float | None = None, note: str = "") -> None:
+        # rich takes None for "as before".
+        self._bars.update(self._task, completed=done, total=total, note=note)
+
+
+class _Lines:
+    def __init__(self, console: Console, name: str, total: float | None, left_s: LeftS | None) -> None:
+        self._console, self._name, self._total, self._left_s = console, name, total, left_s
+        self._done = 0.0
+        self._is_open = True
+        self._start = self._said = time.monotonic()
+
+    def update(self, done: float, total: float | None = None, note: str = "") -> None:
+        self._done, self._total = done, total or self._total
+        now = time.monotonic()
+        if self._is_open and now - self._said >= PLAIN_INTERVAL_S:
+            self._said = now
+            self._say(note)
+
+    def close(self) -> None:
+        self._is_open = False
+        self._say(f"in {time.monotonic() - self._start:.1f} s")
+
+    def _say(self, note: str) -> None:
+        total = f" of {self._total:g}" if self._total is not None else ""
+        seconds = self._seconds_left() if self._is_open else None
+        left = "" if seconds is None else f", about {duration(seconds)} left"
+        note = note and f" {note}"
+        self._console.print(f"{self._name}: {self._done:g}{total}{note}{left}", soft_wrap=True, highlight=False)
+
+    def _seconds_left(self) -> float | None:
+        if self._left_s is not None:
+            return self._left_s()
+        # The first moments tell of start-up, not of speed.
+        if not self._total or not 0.02 * self._total <= self._done < self._total:
+            return None
+        return (time.monotonic() - self._start) * (self._total / self._done - 1)
+
+
+def duration(seconds: float) -> str:
+    """Writes seconds as a user reads them: 40 s, 12 min, 3.5 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"

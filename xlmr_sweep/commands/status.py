@@ -1,0 +1,55 @@
+"""What `--status` says. Neither torch nor ray; nothing is started or changed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from xlmr_sweep.storage.records import CELL_COLUMNS, Collected
+
+
+def print_status(console: Console, found: Collected, not_here: str = "") -> None:
+    """Prints done, failed and missing trials by model, paradigm and task.
+
+    Args:
+        console: where to.
+        found: what the storage holds.
+        not_here: which folder of the study is gone, so that its trials have no ids here and records were matched by settings.
+    """
+    done, failed = ({_cell(row) for row in rows} for rows in (found.rows, found.failures))
+    counts: dict[tuple[str, str, str], Counter[str]] = {}
+    for cell in found.planned:
+        key = (cell["model"], cell["paradigm"], cell["task"])
+        state = "done" if _cell(cell) in done else "failed" if _cell(cell) in failed else "missing"
+        counts.setdefault(key, Counter())[state] += 1
+    table = Table("model", "paradigm", "task", title=f"Study {found.study.name}")
+    for column in ("done", "failed", "missing"):
+        table.add_column(column, justify="right")
+    for key, count in counts.items():
+        table.add_row(*key, *(str(count[state]) for state in ("done", "failed", "missing")))
+    console.print(table)
+    total = len(found.planned)
+    console.print(f"{len(done)} of {total} trials done, {len(failed)} failed, {total - len(done) - len(failed)} missing")
+    notes = [
+        (found.num_other_settings, "records of other settings are kept"),
+        (found.num_stale, "records are stale and will run again"),
+        (len(found.corrupt), "files in records/ are no records and will be set aside"),
+    ]
+    for number, text in notes:
+        if number:
+            console.print(f"{number} {text}")
+    for trial_id, changed in found.stale.items():
+        console.print(f"stale: records/{trial_id}.json: {changed}", highlight=False, markup=False, soft_wrap=True)
+    for name, problem in found.corrupt.items():
+        console.print(f"corrupt: records/{name}: {problem}", highlight=False, markup=False, soft_wrap=True)
+    if not_here:
+        how = "records are matched by their declared settings, and whether one is stale is not known"
+        console.print(f"{not_here}; {how}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _cell(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in CELL_COLUMNS)

@@ -1,0 +1,136 @@
+"""How many different tokens a task's texts hold, where tokenizer and examples are at hand. In: a study, its storage. Out: counts.
+
+Imports neither torch nor transformers. A count bounds the embedding rows that a trial keeps: prompts are cut as a trial cuts
+them, bare texts are not cut at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+from xlmr_sweep.data.examples import Row, load_task, read_task
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.modeling.bare_tokenizer import BareTokenizer
+from xlmr_sweep.modeling.families import HEADS, PADDED_POSITIONS
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.storage.relocated import folder_of
+from xlmr_sweep.study.identity import model_folder_name, task_data_name
+from xlmr_sweep.study.plan import Trial
+from xlmr_sweep.study.spec import ModelSpec, Study
+from xlmr_sweep.study.tasks import TaskSpec, render
+from xlmr_sweep.study.template import ChatTemplate, PlainText, label_token_ids
+
+MOST_CHARACTERS = 4_000_000
+"""Tasks with longer texts in all are not counted: a million characters take about a second (the demo's tokenizer, one core)."""
+
+
+def count_rows(study: Study, storage: Storage, trials: Sequence[Trial]) -> dict[str, int]:
+    """Returns a bound on the embedding rows of a model's trials, the largest of its tasks and paradigms.
+
+    Models whose tokenizer, or whose tasks' examples, are not at hand (in a folder, or in the storage) are left out.
+    """
+    cells: dict[str, dict[tuple[str, bool], None]] = {}
+    for trial in trials:
+        cells.setdefault(trial.model, {})[trial.task, trial.paradigm != "baseline"] = None
+    # The paper's models share one tokenizer, and all models the examples.
+    examples = lru_cache(None)(lambda task: _at_hand(partial(_examples, study, storage, study.task(task))))
+    tokenizer = lru_cache(None)(lambda *files: _at_hand(partial(BareTokenizer, *files)))
+
+    @lru_cache(None)
+    def tokens(files: tuple[str, str], task: str, prompted: bool) -> set[int] | None:
+        rows, made = examples(task), tokenizer(*files)
+        if rows is None or made is None:
+            return None
+        length = study.finetune.max_length
+        found: set[int] | None = _at_hand(partial(kept_tokens, made, study.task(task), rows, length, prompted=prompted))
+        return found
+
+    counted: dict[str, int] = {}
+    for name, wanted in cells.items():
+        read = _at_hand(partial(_files, study, storage, study.model(name)))
+        if read is None:
+            continue
+        files, always = read
+        found = [tokens(files, task, prompted) for task, prompted in wanted]
+        whole = [len(some | always) for some in found if some is not None]
+        if len(whole) == len(found):
+            counted[name] = max(whole)
+    return counted
+
+
+def kept_tokens(tokenizer: BareTokenizer, task: TaskSpec, rows: Sequence[Row], max_length: int, *, prompted: bool) -> set[int]:
+    """Returns the ids of the tokens that a trial keeps, and perhaps some that it cuts away.
+
+    Args:
+        tokenizer: the model's.
+        task: the task.
+        rows: its examples, both splits.
+        max_length: tokens of the longest input.
+        prompted: with the prompt and the label words, or (for `baseline`) the bare texts.
+
+    Raises:
+        StudyError: if a label word is not one token, or a prompt cannot be made to fit.
+        ValueError: if the tokenizer's files do not name the tokens of the template.
+    """
+    if not tokenizer.has_template_tokens:
+        raise ValueError("the tokens that begin and end a text are not known")
+    like: Any = tokenizer
+    if prompted:
+        chats = ChatTemplate(like, max_length).encode_prompts(task, rows)
+        return tokenizer.all_special_ids.union(label_token_ids(like, task), *(chat.input_ids for chat in chats))
+    plain = PlainText(like)
+    fields = [{field: plain(str(row[field])) for field in task.fields} for row in rows]
+    texts = [render(text, row) for text in task.baseline for row in fields]
+    return tokenizer.all_special_ids.union(*tokenizer(texts)["input_ids"])
+
+
+def _padding(config: Mapping[str, Any]) -> set[int]:
+    """Returns what a compact vocabulary keeps for the padding token (`modeling.compact.always_kept`): all without a fast path."""
+    if config.get("model_type") not in HEADS:
+        return set(range(int(config["vocab_size"])))
+    padding = config.get("pad_token_id")
+    if padding is None:
+        return set()
+    return set(range(int(padding) + 1)) if config.get("model_type") in PADDED_POSITIONS else {int(padding)}
+
+
+def _files(study: Study, storage: Storage, model: ModelSpec) -> tuple[tuple[str, str], set[int]] | None:
+    """Returns tokenizer.json and tokenizer_config.json of a folder or of a demo model that was made, and `_padding`."""
+
+    def read(name: str) -> str:
+        if model.folder is not None:
+            return (model.folder / name).read_text(encoding="utf-8")
+        return storage.read(f"{made}/{name}").decode()
+
+    if model.folder is None and model.demo is None:
+        return None
+    made = folder_of(storage, "models", model.name, partial(model_folder_name, study, model)) if model.demo else ""
+    return (read("tokenizer.json"), read("tokenizer_config.json")), _padding(json.loads(read("config.json")))
+
+
+def _examples(study: Study, storage: Storage, task: TaskSpec) -> list[Row] | None:
+    if storage.exists(f"data/{task_data_name(study, task)}/manifest.json"):
+        data = load_task(study, task, storage)
+        rows = [*data.train, *data.validation]
+    elif study.data.source == "folder":
+        rows = [row for split in read_task(study, task, storage).rows.values() for row in split]
+    else:
+        return None
+    characters = sum(len(row[field]) for row in rows for field in task.fields)
+    return rows if characters <= MOST_CHARACTERS else None
+
+
+def _at_hand(read: Callable[[], Any]) -> Any:
+    """Returns what is read; None where it is not there or does not serve, because it concerns a figure and nothing else."""
+    try:
+        return read()
+    except (StudyError, OSError, AttributeError, LookupError, TypeError, ValueError):
+        return None
+    except Exception as error:
+        # tokenizers raises the bare class for a damaged file.
+        if type(error) is Exception:
+            return None
+        raise

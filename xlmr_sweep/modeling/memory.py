@@ -1,0 +1,171 @@
+"""How much memory a fine-tuning trial takes, by closed-form arithmetic. In: a study, shapes of its models. Out: bytes. No torch.
+
+Weights, gradients and AdamW's two moments stand in fp32 (16 bytes a parameter) and are shared out over the ranks; what a step
+computes comes on top. Counted are the tensors that autograd keeps, as our layers run (the last layer, which keeps less,
+is counted whole): tests hold parameters against the meta device and kept tensors against what autograd keeps of fake tensors,
+both at the real sizes, and the sum against a real trial's peak.
+
+Symbols: hidden H, feed-forward F, h heads, N tokens of a step on one rank, in sequences of T.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from xlmr_sweep.modeling.architecture import Architecture
+from xlmr_sweep.study.spec import FinetuneSpec
+
+ASSUMED_ROWS = 32_768
+"""Embedding rows of a task whose texts are not at hand: more than the different tokens that its English texts are taken to hold.
+A record tells the real number (`resolved.vocabulary_kept`)."""
+
+GPU_BYTES = 80e9
+"""Memory of the GPU that a dry run assumes (H100, A100: 80 GB)."""
+
+GPU_RESERVE = 4e9
+"""Bytes of a GPU that are not the trial's: context, communication buffers, fragmentation. Assumed."""
+
+GATHERED_PARAMETERS = 2_000_000_000
+"""Sharded models up to this size keep their gathered weights and whole gradients for the length of a step (modeling/fsdp.py)."""
+
+PROCESS_BYTES = 355e6
+"""Memory of its own that a CPU process has beside its trials: Python, torch, transformers, and what the first product brings
+(338 + 17 MB measured, Linux x86-64)."""
+
+HEAP_SHARE = 1.1
+"""Memory that a CPU process holds for what it uses: freed pieces stay with it (measured 1.01 to 1.08 for 15 M parameters and 1.13
+for XLM-R base with glibc)."""
+
+CPU_INFO = Path("/proc/cpuinfo")
+
+BACKWARD_LAYERS = 2
+"""What the backward pass of a layer has in hand on a CPU, in units of what the layer kept (1.4 to 1.9 measured)."""
+
+
+@dataclass(frozen=True)
+class TrialMemory:
+    """Bytes on one rank (one GPU, or one process on CPUs) at the peak of a trial."""
+
+    states: float
+    """Weights, gradients and moments."""
+    gathered: float
+    """Weights of other ranks, and copies in bf16, that a step holds."""
+    computed: float
+    """What the step computes and keeps for the backward pass."""
+
+    @property
+    def total(self) -> float:
+        """Bytes in all."""
+        return self.states + self.gathered + self.computed
+
+
+def compacted(shape: Architecture, rows: int) -> Architecture:
+    """Returns the shape of the model that holds only so many embedding rows."""
+    return replace(shape, vocabulary=min(rows, shape.vocabulary))
+
+
+def trial_memory(
+    shape: Architecture,
+    finetune: FinetuneSpec,
+    *,
+    precision: str,
+    num_ranks: int = 1,
+    on_gpu: bool = True,
+    dropout: bool = True,
+) -> TrialMemory:
+    """Returns the memory of one rank, for inputs of `finetune.max_length` tokens.
+
+    Args:
+        shape: of the model as it is trained, `compacted`.
+        finetune: batch size and length.
+        precision: `bf16` or `fp32`.
+        num_ranks: over which the model is spread.
+        on_gpu: with fused attention, which keeps no scores; else as on a CPU.
+        dropout: whether masks of it are kept.
+    """
+    total = shape.num_parameters
+    length = finetune.max_length
+    tokens = -(-finetune.batch_size // num_ranks) * length
+    width = 2 if precision == "bf16" else 4
+    layer = layer_parameters(shape)
+    rest = total - shape.num_layers * layer
+    gathered = 0.0
+    if num_ranks > 1:
+        # Weights and, in fp32, gradients. Of a large model embeddings and head stay, and one layer computes while the next comes.
+        # Embeddings and head are in fp32 in any case.
+        layers = shape.num_layers if total <= GATHERED_PARAMETERS else 2
+        gathered = (width + 4.0) * layers * layer + 8.0 * rest
+    elif precision == "bf16":
+        # Autocast keeps a bf16 copy of each product's weights for the backward pass.
+        gathered = 2.0 * shape.num_layers * layer
+    if not shape.is_fast:
+        # Logits of every token and their gradient.
+        gathered += 8.0 * tokens * shape.vocabulary
+    each = tokens * token_bytes(shape, precision, length, on_gpu=on_gpu, dropout=dropout)
+    if on_gpu:
+        return TrialMemory(16.0 * total / num_ranks, gathered, shape.num_layers * each)
+    if precision == "fp32" and not shape.pre_norm:
+        gathered += 12.0 * shape.num_layers * shape.hidden**2  # Query, key and value as one matrix.
+    # When the backward pass begins there are no gradients yet; when it ends, no kept tensors any more.
+    computed = max((shape.num_layers + BACKWARD_LAYERS) * each, 4.0 * total / num_ranks - gathered)
+    return TrialMemory(12.0 * total / num_ranks, gathered, computed)
+
+
+def process_bytes(shape: Architecture, memory: TrialMemory, num_evaluation_tokens: int) -> float:
+    """Returns the peak of a CPU process's own memory, for trials one after the other of one model.
+
+    Args:
+        shape: of the model as it is trained.
+        memory: of its trial on this rank.
+        num_evaluation_tokens: of its largest evaluation batch.
+    """
+    evaluation = 4.0 * shape.num_parameters + evaluation_bytes(shape, num_evaluation_tokens)
+    return PROCESS_BYTES + HEAP_SHARE * max(memory.total, evaluation)
+
+
+def evaluation_bytes(shape: Architecture, num_tokens: int) -> float:
+    """Returns what a CPU computes at once in an evaluation batch of so many tokens: a layer's tensors, in fp32, or all logits."""
+    return num_tokens * 4.0 * max(12 * shape.hidden + 2 * shape.ffn, 0 if shape.is_fast else shape.vocabulary)
+
+
+def layer_parameters(shape: Architecture) -> int:
+    """Returns the parameters of one layer: four products and two feed-forward products with bias, two normalisations."""
+    h, f = shape.hidden, shape.ffn
+    return 4 * (h * h + h) + (2 * h * f + f + h) + 4 * h
+
+
+def token_bytes(shape: Architecture, precision: str, length: int, *, on_gpu: bool = True, dropout: bool = True) -> float:
+    """Returns the bytes that one layer keeps of one token from the forward to the backward pass.
+
+    On a CPU the attention's weights are kept too: `length` for each head.
+    """
+    h, f = shape.hidden, shape.ffn
+    scores = 0 if on_gpu else shape.num_heads * length
+    # A pre-norm layer drops nothing after its feed-forward products.
+    masks = (1 if shape.pre_norm else 2) * h + scores if dropout else 0
+    if precision == "bf16":
+        # Input of query, key and value (cast for each) 6, the three 6, attended 2, two norms' inputs 8 (fp32), the cast before
+        # the feed-forward product 2; padded for a GPU's attention, attended once more 2. Before and after the activation 4 F.
+        return (26.0 if on_gpu else 24.0) * h + 4.0 * f + 2.0 * scores + masks
+    # Post-norm: input, attended, two sums, between the halves. Pre-norm: two norms' inputs and outputs, attended. 5; query, key
+    # and value in rows: 3.
+    return 4.0 * (8 * h + 2 * f + scores) + masks
+
+
+def gpus_needed(shape: Architecture, finetune: FinetuneSpec, precision: str, gpu_bytes: float = GPU_BYTES) -> int | None:
+    """Returns the fewest GPUs on which a trial of a (compacted) shape fits; None where 16 are too few."""
+    for number in (1, 2, 4, 8, 16):
+        if trial_memory(shape, finetune, precision=precision, num_ranks=number).total <= gpu_bytes - GPU_RESERVE:
+            return number
+    return None
+
+
+def cpu_has_bf16() -> bool:
+    """Returns whether this machine's CPU multiplies bf16 matrices itself, as `modeling.device.resolve_precision` asks torch."""
+    try:
+        text = CPU_INFO.read_text(encoding="utf-8")
+    except OSError:
+        return False
+    flags = next((line.split() for line in text.splitlines() if line.startswith("flags")), [])
+    return "amx_tile" in flags or "avx512_bf16" in flags

@@ -1,0 +1,98 @@
+"""How long a run is expected to take: the same admission on a simulated clock, and the least that any order would need. Pure."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from xlmr_sweep.scheduling.admission import Admission, Attempt, Item, Job
+from xlmr_sweep.scheduling.cost import CostModel
+from xlmr_sweep.scheduling.resources import Node, Width
+from xlmr_sweep.study.plan import Trial
+
+
+@dataclass(frozen=True)
+class Span:
+    """When an item ran, in seconds from the start."""
+
+    item: Item
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A run on a simulated clock."""
+
+    spans: list[Span]
+
+    @property
+    def makespan_s(self) -> float:
+        """When the last item ended."""
+        return max((span.end_s for span in self.spans), default=0.0)
+
+
+def simulate(
+    trials: Sequence[Trial],
+    widths: Mapping[str, Width],
+    nodes: Sequence[Node],
+    cost: CostModel,
+    *,
+    jobs: Mapping[str, Width] | None = None,
+    probing: Collection[str] = (),
+    takes_s: Callable[[Item], float] | None = None,
+) -> Simulation:
+    """Runs the admission on a simulated clock.
+
+    Args:
+        trials: what is to run.
+        widths: what a trial of each model takes.
+        nodes: the cluster.
+        cost: expected times.
+        jobs: widths of the instruction jobs to run, by model.
+        probing: models that measure their share first; here a trial of theirs keeps the width given.
+        takes_s: how long an item really takes; by default as long as expected.
+
+    Raises:
+        ValueError: if something waits for room that there never is.
+    """
+    now = [0.0]
+    admission = Admission(trials, widths, nodes, cost, jobs=jobs, probing=probing, clock=lambda: now[0])
+    takes_s = takes_s or admission.expected_s
+    ends: list[tuple[float, int, Item]] = []
+    spans: list[Span] = []
+    while True:
+        while (item := admission.next()) is not None:
+            spans.append(Span(item, now[0], now[0] + takes_s(item)))
+            heapq.heappush(ends, (spans[-1].end_s, len(spans), item))
+        if not ends:
+            break
+        now[0], _, ended = heapq.heappop(ends)
+        if isinstance(ended, Job):
+            admission.job_ended(ended, ok=True)
+            continue
+        admission.ended(ended.tune_id)
+        if ended.model in probing:
+            admission.set_width(ended.model, ended.width)
+    if not admission.is_finished:
+        raise ValueError("something waits for room that the cluster never has")
+    return Simulation(spans)
+
+
+def lower_bound_s(
+    trials: Sequence[Trial], widths: Mapping[str, Width], nodes: Sequence[Node], cost: CostModel, jobs: Mapping[str, Width]
+) -> float:
+    """Returns the least time that any order needs, by the expected times.
+
+    The largest of: all work over the cluster; the longest chain, an instruction job and then its instructed trials packed over
+    the whole cluster; the time of all items that are wider than half the cluster, of which no two run together.
+    """
+    admission = Admission(trials, widths, nodes, cost, jobs=jobs)
+    items: list[Item] = [Attempt(trial, widths[trial.model]) for trial in trials]
+    items += [Job(model, width) for model, width in jobs.items()]
+    took = [(admission.amount(item.width), admission.expected_s(item)) for item in items]
+    work = sum(amount * seconds for amount, seconds in took) / admission.capacity
+    chains = [admission.chain_s(model, admission.expected_s(Job(model, width))) for model, width in jobs.items()]
+    wide = sum(seconds for amount, seconds in took if amount > admission.capacity / 2)
+    return max([work, wide, *chains])

@@ -1,0 +1,188 @@
+"""What is free on each node of a cluster, down to the single GPU. Pure.
+
+Ray gives a fraction from one GPU and a whole number only from GPUs that nobody shares, so sums over a node would promise
+room that is not there. The node chosen here is the one that the trial is bound to, so both books agree. Its GPUs cannot be
+chosen: Ray takes the fullest that fits, of equals the first, and so does a room, which never gives another instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from xlmr_sweep.scheduling.resources import Node, Width
+
+EPSILON = 1e-6
+
+
+@dataclass
+class _Free:
+    cpus: float
+    gpus: list[float]
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What was taken for one item: for each bundle its node, CPUs, and the share of each GPU by its index."""
+
+    bundles: tuple[tuple[str, float, tuple[tuple[int, float], ...]], ...] = field(default=())
+
+    @property
+    def node_ids(self) -> tuple[str, ...]:
+        """Ids of the nodes, one a bundle."""
+        return tuple(node for node, _, _ in self.bundles)
+
+
+class Room:
+    """Free CPUs and GPUs of a cluster whose nodes may differ and may come and go.
+
+    Args:
+        nodes: the cluster, each node with an id of its own.
+    """
+
+    def __init__(self, nodes: Iterable[Node]) -> None:
+        self._nodes: dict[str, Node] = {}
+        self._free: dict[str, _Free] = {}
+        self.version = 0
+        """Grows when a node comes or goes."""
+        for node in nodes:
+            self.add(node)
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The nodes there are."""
+        return list(self._nodes.values())
+
+    def add(self, node: Node) -> None:
+        """Adds a node, all of it free.
+
+        Raises:
+            ValueError: if a node of that id is there.
+        """
+        if node.node_id in self._nodes:
+            raise ValueError(f"two nodes have the id {node.node_id!r}")
+        self.version += 1
+        self._nodes[node.node_id] = node
+        self._free[node.node_id] = _Free(node.cpus, [1.0] * int(node.gpus))
+
+    def remove(self, node_id: str) -> None:
+        """Forgets a node that died. What was taken on it is given back by its items as usual, to nobody."""
+        self.version += 1
+        self._nodes.pop(node_id, None)
+        self._free.pop(node_id, None)
+
+    def copy(self) -> Room:
+        """Returns books of their own with the same entries."""
+        other = Room(())
+        other._nodes = dict(self._nodes)
+        other._free = {name: _Free(free.cpus, list(free.gpus)) for name, free in self._free.items()}
+        return other
+
+    def take(
+        self, width: Width, not_on: Collection[str] = (), closed: Collection[str] = (), beside: Sequence[Room] = ()
+    ) -> Grant | None:
+        """Takes room for all bundles of a width, or nothing.
+
+        A width that some node could hold alone is only ever put on one node: of those with room the fullest, so that wide items
+        find empty ones. A wider one is spread over as few nodes as it can.
+
+        Args:
+            width: what is wanted.
+            not_on: nodes to keep away from, unless no other could ever hold it.
+            closed: nodes of which nothing is taken now.
+            beside: other books of the same nodes, on which what is taken has to be free too.
+        """
+        allowed = [name for name in self._nodes if name not in not_on]
+        if not self._could_hold(width, allowed):
+            allowed = list(self._nodes)
+        now = (name for name in allowed if name not in closed)
+        ordered = sorted(now, key=lambda name: (sum(self._free[name].gpus), self._free[name].cpus))
+        if any(_capacity(width, self._nodes[name]) >= width.num_bundles for name in allowed):
+            for name in ordered:
+                bundles = self._on_node(name, width, width.num_bundles, beside)
+                if len(bundles) == width.num_bundles:
+                    return self._taken(bundles)
+            return None
+        found: list[tuple[str, float, tuple[tuple[int, float], ...]]] = []
+        for name in reversed(ordered):
+            found += self._on_node(name, width, width.num_bundles - len(found), beside)
+        return self._taken(found) if len(found) == width.num_bundles else None
+
+    def take_again(self, grant: Grant) -> bool:
+        """Takes exactly what an item that ended had, on its very GPUs, if all of it is free and its nodes are there."""
+        if not set(grant.node_ids) <= self._nodes.keys() or not self.holds(grant):
+            return False
+        self._book(grant, -1.0)
+        return True
+
+    def give(self, grant: Grant) -> None:
+        """Gives back what an item took."""
+        self._book(grant, 1.0)
+
+    def holds(self, grant: Grant) -> bool:
+        """Tells whether all of a grant is free, on its very GPUs."""
+        self._book(grant, -1.0)
+        places = [(name, index) for name, _, shares in grant.bundles for index, _ in shares]
+        fits = all(self._free[name].cpus > -EPSILON for name in grant.node_ids if name in self._free)
+        fits = fits and all(self._free[name].gpus[index] > -EPSILON for name, index in places if name in self._free)
+        self._book(grant, 1.0)
+        return fits
+
+    def could_ever_hold(self, width: Width) -> bool:
+        """Tells whether the whole cluster, empty, could hold a width."""
+        return self._could_hold(width, self._nodes)
+
+    def _could_hold(self, width: Width, names: Iterable[str]) -> bool:
+        return sum(_capacity(width, self._nodes[name]) for name in names) >= width.num_bundles
+
+    def _on_node(
+        self, name: str, width: Width, most: int, beside: Sequence[Room]
+    ) -> list[tuple[str, float, tuple[tuple[int, float], ...]]]:
+        """Returns up to so many bundles of a width on what is free of a node."""
+        cpus, gpus = self._free[name].cpus, list(self._free[name].gpus)
+        bundles: list[tuple[str, float, tuple[tuple[int, float], ...]]] = []
+        while len(bundles) < most and cpus + EPSILON >= width.cpus:
+            shares = _shares(gpus, width.gpus)
+            if shares is None:
+                break
+            cpus -= width.cpus
+            for index, share in shares:
+                gpus[index] -= share
+            bundles.append((name, width.cpus, shares))
+        while bundles and not all(other.holds(Grant(tuple(bundles))) for other in beside):
+            bundles.pop()
+        return bundles
+
+    def _taken(self, bundles: list[tuple[str, float, tuple[tuple[int, float], ...]]]) -> Grant:
+        grant = Grant(tuple(bundles))
+        self._book(grant, -1.0)
+        return grant
+
+    def _book(self, grant: Grant, sign: float) -> None:
+        for name, cpus, shares in grant.bundles:
+            free = self._free.get(name)
+            if free is None:
+                continue
+            free.cpus += sign * cpus
+            for index, share in shares:
+                free.gpus[index] += sign * share
+
+
+def _shares(free: list[float], gpus: float) -> tuple[tuple[int, float], ...] | None:
+    """Returns which GPUs of a node give how much; a fraction comes from the fullest GPU that has it, as Ray does it."""
+    if gpus <= 0:
+        return ()
+    if gpus < 1:
+        fitting = [index for index, left in enumerate(free) if left + EPSILON >= gpus]
+        return ((min(fitting, key=lambda index: free[index]), gpus),) if fitting else None
+    whole = [index for index, left in enumerate(free) if left + EPSILON >= 1]
+    return tuple((index, 1.0) for index in whole[: round(gpus)]) if len(whole) >= round(gpus) else None
+
+
+def _capacity(width: Width, node: Node) -> int:
+    """Returns how many bundles of a width an empty node holds."""
+    by_cpus = int(node.cpus / width.cpus + EPSILON)
+    if not width.gpus:
+        return by_cpus
+    by_gpus = int(1 / width.gpus + EPSILON) * int(node.gpus) if width.gpus < 1 else int(node.gpus) // round(width.gpus)
+    return min(by_cpus, by_gpus)

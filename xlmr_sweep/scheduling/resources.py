@@ -1,0 +1,107 @@
+"""What a trial and an instruction job take of a cluster, and whether the cluster can give it. Pure arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.study.spec import AUTO, ModelSpec, Study
+
+NODE_LABEL = "ray.io/node-id"
+"""Ray's label of a node that holds its id."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one node offers."""
+
+    cpus: float
+    gpus: float
+    node_id: str = ""
+    """Ray's id of it."""
+
+
+@dataclass(frozen=True)
+class Width:
+    """What one trial takes: `num_bundles` times (cpus, gpus), one bundle a rank."""
+
+    cpus: float
+    gpus: float
+    num_bundles: int = 1
+
+    @property
+    def total_cpus(self) -> float:
+        """CPUs of all ranks."""
+        return self.cpus * self.num_bundles
+
+    @property
+    def total_gpus(self) -> float:
+        """GPUs of all ranks."""
+        return self.gpus * self.num_bundles
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the fields as a plain dict."""
+        return asdict(self)
+
+    def bundles(self) -> list[dict[str, float]]:
+        """Returns the bundles of the trial's placement group."""
+        bundle = {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+        return [dict(bundle) for _ in range(self.num_bundles)]
+
+
+def trial_width(model: ModelSpec, has_gpus: bool) -> Width:
+    """Returns what a fine-tuning trial of a model takes: a share of a GPU, or one rank a whole GPU; CPUs where there are none.
+
+    Of a model whose share is to be measured: a whole GPU.
+    """
+    if not has_gpus:
+        return Width(model.cpus, 0)
+    share = 1.0 if model.gpus == AUTO else min(1.0, model.gpus)
+    return Width(model.cpus, share, model.num_ranks)
+
+
+def instruct_width(model: ModelSpec, has_gpus: bool) -> Width:
+    """Returns what a model's instruction job takes: a CPU, and a GPU where there are any, for each rank."""
+    return Width(1, 1 if has_gpus else 0, model.instruct_ranks)
+
+
+def num_fitting(width: Width, nodes: Iterable[Node]) -> int:
+    """Returns how many bundles of a width the nodes can hold at the same time."""
+    total = 0
+    for node in nodes:
+        by_cpu = int(node.cpus / width.cpus + 1e-6)
+        total += by_cpu if not width.gpus else min(by_cpu, int(node.gpus / width.gpus + 1e-6))
+    return total
+
+
+def check_fits(study: Study, models: Iterable[str], nodes: list[Node], *, instruct: Iterable[str] = ()) -> None:
+    """Refuses a cluster on which some trial or instruction job could never start.
+
+    Args:
+        study: the study.
+        models: short names of the models with trials to run.
+        nodes: the cluster.
+        instruct: short names of the models to instruct-tune.
+
+    Raises:
+        StudyError: naming the model, what it needs and what there is.
+    """
+    has_gpus = any(node.gpus for node in nodes)
+    if study.cluster.gpus and not has_gpus:
+        raise StudyError(
+            f"cluster.gpus: study {study.name} expects {study.cluster.gpus:g} GPUs and the cluster has none; "
+            "set cluster.gpus: 0 to run it on CPUs"
+        )
+    wanted = [(name, "a fine-tuning trial", trial_width(study.model(name), has_gpus)) for name in models]
+    wanted += [(name, "instruction tuning", instruct_width(study.model(name), has_gpus)) for name in instruct]
+    for name, what, width in wanted:
+        fitting = num_fitting(width, nodes)
+        if fitting < width.num_bundles:
+            each = f"{width.cpus:g} CPUs" + (f" and {width.gpus:g} GPUs" if width.gpus else "")
+            have = f"{sum(n.cpus for n in nodes):g} CPUs and {sum(n.gpus for n in nodes):g} GPUs on {len(nodes)} nodes"
+            raise StudyError(
+                f"model {name}: {what} needs {width.num_bundles} x ({each}); the cluster has {have}. "
+                "Change the model's gpus, cpus or instruct_ranks, or use a larger cluster"
+            )

@@ -1,0 +1,111 @@
+"""What a trial of each model takes: as declared, or, for `gpus: auto`, as the model's first trial measured it. Pure but for the
+storage.
+
+A model of unknown share runs one trial alone on a whole GPU (on a machine without GPUs: on a whole node's CPUs). Its peak
+memory and how busy it kept the GPU stay in `learned/<model>.json`, and the share is 1/n of which n fit by memory, with a
+margin, and of which n are needed to keep a GPU busy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from xlmr_sweep.scheduling.resources import Node, Width, trial_width
+from xlmr_sweep.scheduling.retry_policy import at_least
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.storage.learned import learn, read_learned
+from xlmr_sweep.study.spec import AUTO, ModelSpec, Study
+
+MEASURED = "measured"
+"""Key of `learned/<model>.json`."""
+
+MEMORY_MARGIN = 1.2
+"""A longer text or another task may need more than the trial that measured, which was the one expected to take longest."""
+
+PROCESS_BYTES = 600 * 2**20
+"""What a process takes of a GPU beside its allocator, as in `modeling.device`."""
+
+MAX_TRIALS = 16
+"""Trials on one GPU at most."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a model's first trial needed, alone on a whole GPU or node."""
+
+    on_gpu: bool
+    peak_bytes: int
+    """Of the GPU's allocator, or of the process."""
+    total_bytes: int
+    """Memory of the GPU, or of the machine."""
+    busy: float | None
+    """Share of the time that the GPU was at work, or CPU cores that were; None where nobody could say."""
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> Measured | None:
+        """Returns what a finished trial's row tells; None if it lacks it."""
+        if not row.get("peak_memory_bytes") or not row.get("device_memory_bytes"):
+            return None
+        busy = row.get("device_busy")
+        work_s = (row.get("train_time_s") or 0.0) + (row.get("eval_time_s") or 0.0)
+        if busy and work_s and row.get("num_gpus"):
+            # What comes before, which warm processes mostly do not have, leaves the device idle.
+            busy *= max(1.0, (row.get("total_time_s") or work_s) / work_s)
+        return cls(bool(row.get("num_gpus")), int(row["peak_memory_bytes"]), int(row["device_memory_bytes"]), busy)
+
+
+def widths_of(study: Study, storage: Storage, names: Sequence[str], nodes: Sequence[Node]) -> tuple[dict[str, Width], list[str]]:
+    """Returns what a trial of each model takes, and which models are to measure it first."""
+    has_gpus = any(node.gpus for node in nodes)
+    widths, probing = {}, []
+    for name in names:
+        model = study.model(name)
+        if model.gpus != AUTO:
+            widths[name] = at_least(trial_width(model, has_gpus), storage, name, nodes)
+            continue
+        measured = read_measured(storage, name)
+        if measured is None or measured.on_gpu != has_gpus:
+            probe = probe_width(model, nodes)
+            widths[name] = at_least(probe, storage, name, nodes)
+            # One whose trials ran out of memory on a whole GPU has no fraction to be measured.
+            probing += [name] if widths[name] == probe else []
+        else:
+            widths[name] = at_least(width_for(measured, model, nodes), storage, name, nodes)
+    return widths, probing
+
+
+def probe_width(model: ModelSpec, nodes: Sequence[Node]) -> Width:
+    """Returns what the trial that measures takes: a whole GPU, or all CPUs of the smallest node."""
+    if any(node.gpus for node in nodes):
+        return Width(model.cpus, 1)
+    return Width(max(model.cpus, min(node.cpus for node in nodes)), 0)
+
+
+def width_for(measured: Measured, model: ModelSpec, nodes: Sequence[Node]) -> Width:
+    """Returns the share that follows from a measurement."""
+    need = measured.peak_bytes * MEMORY_MARGIN
+    if not measured.on_gpu:
+        by_memory = max(1, int(measured.total_bytes / need))
+        cores = math.ceil(measured.busy - 0.25) if measured.busy else 1
+        cpus = min(node.cpus for node in nodes)
+        return Width(min(cpus, max(model.cpus, cores, cpus / by_memory)), 0)
+    by_memory = max(1, int(measured.total_bytes / (need + PROCESS_BYTES)))
+    by_work = math.ceil(1 / max(measured.busy, 1 / MAX_TRIALS)) if measured.busy is not None else MAX_TRIALS
+    by_cpus = max(1, min(int(node.cpus / (node.gpus * model.cpus)) for node in nodes if node.gpus))
+    return Width(model.cpus, 1 / min(by_memory, by_work, by_cpus, MAX_TRIALS))
+
+
+def read_measured(storage: Storage, model: str) -> Measured | None:
+    """Returns what was measured of a model; None where nothing was."""
+    try:
+        return Measured(**read_learned(storage, model)[MEASURED])
+    except (KeyError, TypeError):
+        return None
+
+
+def keep_measured(storage: Storage, model: str, measured: Measured) -> None:
+    """Keeps what was measured of a model."""
+    learn(storage, model, **{MEASURED: asdict(measured)})

@@ -1,0 +1,36 @@
+"""What runs have learned of a model, kept in `learned/<model>.json`: a mapping that each part of the system adds its own keys to.
+
+It only ever saves time: a file that is lost or damaged is learned again.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.storage.files import Storage
+
+log = logging.getLogger(__name__)
+
+
+def read_learned(storage: Storage, model: str) -> dict[str, Any]:
+    """Returns what is known of a model by its short name; empty where nothing is."""
+    try:
+        value = storage.read_json(_path(model))
+    except (OSError, StudyError) as error:
+        log.warning("%s", error)
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def learn(storage: Storage, model: str, **values: Any) -> None:
+    """Sets keys of what is known of a model and keeps the others. Only the driver calls it, so nobody writes at the same time."""
+    try:
+        storage.write_json(_path(model), {**read_learned(storage, model), **values})
+    except (OSError, StudyError) as error:
+        log.warning("%s: not kept: %s", _path(model), error)
+
+
+def _path(model: str) -> str:
+    return f"learned/{model}.json"

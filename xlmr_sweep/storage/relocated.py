@@ -1,0 +1,114 @@
+"""A storage without the folders that its study names, such as one copied to another machine. In: its records. Out: what it holds.
+
+A trial's id holds hashes of the folders that models and data come from. Where a folder is gone nothing can be planned or run, but
+what was run can still be read: records are then matched by the settings they were asked for, without the contents of folders.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from xlmr_sweep.errors import MissingFolderError, StudyError
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.storage.records import CELL_COLUMNS, COLUMNS, Collected, read_failure_files, read_records, read_study
+from xlmr_sweep.study.spec import Study
+
+# What of a model makes its weights, apart from the contents of its folder.
+MODEL_KEYS = ("hub", "revision", "demo", "new_head")
+
+
+def collect_moved(storage: Storage, study: Study | None = None) -> Collected:
+    """Reads a storage whose trial ids cannot be computed. Changes nothing.
+
+    Of several records of a cell with the study's settings, the one in results.parquet counts, else the newest. A failure does
+    not tell its settings, so the newest of a cell counts. Nothing is checked for being stale, and the planned cells have no
+    `trial_id`.
+
+    Args:
+        storage: a folder with a study.json.
+        study: the study to compare with; by default that of study.json.
+
+    Raises:
+        StudyError: if study.json is absent or damaged.
+    """
+    study = study or read_study(storage)
+    if study is None:
+        raise StudyError(f"{storage}: holds no study.json, so it is not the storage of a study")
+    found = Collected(study, _planned(study))
+    cells = {_cell(plan): plan for plan in found.planned}
+    listed = _listed(storage)
+    records = read_records(storage, found.corrupt)
+    chosen: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    for record in sorted(records.values(), key=lambda r: (r["trial_id"] in listed, r.get("finished_at") or "", r["trial_id"])):
+        if _cell(record) in cells and _as_declared(record, study):
+            chosen[_cell(record)] = record
+    found.rows = [{name: chosen[cell][name] for name in COLUMNS if name in chosen[cell]} for cell in cells if cell in chosen]
+    found.num_other_settings = len(records) - len(chosen)
+    failures = {_cell(failure): failure for failure in sorted(read_failure_files(storage), key=lambda f: f.get("time") or "")}
+    found.failures = [failures[cell] for cell in cells if cell in failures and cell not in chosen]
+    return found
+
+
+def folder_of(storage: Storage, parent: str, name: str, with_hash: Callable[[], str]) -> str:
+    """Returns the folder `<parent>/<name>-<hash>`.
+
+    Args:
+        storage: the study's folder.
+        parent: `data`, `models` or `instruct`.
+        name: the folder's name before the hash.
+        with_hash: returns name and hash; where the hash cannot be computed here, the only folder of that name is returned, or
+            one that does not exist if there are several.
+    """
+    try:
+        return f"{parent}/{with_hash()}"
+    except MissingFolderError:
+        alike = [folder for folder in storage.folders(parent) if re.fullmatch(f"{re.escape(name)}-[0-9a-f]+", folder)]
+        return f"{parent}/{alike[0]}" if len(alike) == 1 else f"{parent}/{name}"
+
+
+def _planned(study: Study) -> list[dict[str, Any]]:
+    return [
+        dict(zip(CELL_COLUMNS, (model.name, paradigm, task.name, size, seed), strict=True))
+        for model in study.models
+        for paradigm in study.paradigms
+        for task in study.tasks
+        for size in study.sizes
+        for seed in study.seeds
+    ]
+
+
+def _cell(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(name) for name in CELL_COLUMNS)
+
+
+def _listed(storage: Storage) -> set[str]:
+    """Ids of the trials in results.parquet: those of the settings that the last run had."""
+    try:
+        table = parquet.ParquetFile(pa.BufferReader(storage.read("results.parquet"))).read(columns=["trial_id"])
+    except (OSError, KeyError, pa.ArrowException):
+        return set()
+    return set(table.column("trial_id").to_pylist())
+
+
+def _as_declared(record: Mapping[str, Any], study: Study) -> bool:
+    """Whether a record was asked for with the study's settings, as far as it tells."""
+    model = study.model(record["model"]).model_dump(mode="json")
+    declared = {
+        "model_spec": {key: model[key] for key in MODEL_KEYS},
+        "data": study.data.model_dump(mode="json", exclude={"folder"}),
+        "finetune": study.finetune.model_dump(mode="json", exclude={"save_weights"}),
+    }
+    if record["paradigm"] == "instructed":
+        declared["instruct"] = study.instruct.model_dump(mode="json", exclude={"checkpoint_every"})
+    spec = record.get("spec") or {}
+    return all(
+        spec[part].get(key, value) == value
+        for part, settings in declared.items()
+        if isinstance(spec.get(part), Mapping)
+        for key, value in settings.items()
+    )

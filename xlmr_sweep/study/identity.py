@@ -1,0 +1,213 @@
+"""What makes two trials the same: the parts of a study that can change a score, as plain JSON values.
+
+In: a `Study`. Out: identities of its models, data, mixture and recipes. No network; a folder is hashed once and the hash kept by
+path, size and time of change, so a plan never reads 37 GB again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from xlmr_sweep.errors import MissingFolderError, StudyError
+from xlmr_sweep.study.canonical import fingerprint
+from xlmr_sweep.study.spec import ModelSpec, Study
+from xlmr_sweep.study.tasks import TASKS, TaskSpec
+from xlmr_sweep.study.template import TEMPLATE_VERSION
+
+IDENTITY_VERSION = 1
+"""Raised when the meaning of a setting changes, so that older results are never taken for new ones."""
+
+
+MODEL_FILES = (".json", ".safetensors", ".bin", ".txt", ".model")
+"""Endings of the files of a model folder that loading reads; a README beside them changes no score."""
+
+ROW_FILES = (".jsonl", ".jsonl.gz")
+
+
+def model_identity(study: Study, model: ModelSpec) -> dict[str, Any]:
+    """Returns what determines a model's starting weights and tokenizer.
+
+    Raises:
+        StudyError: if a folder is missing or empty, or a demo model is unknown.
+    """
+    identity = tokenizer_identity(study, model)
+    if model.demo is not None:
+        from xlmr_sweep.study.demo import DEMO_MODELS
+
+        if model.demo not in DEMO_MODELS:
+            raise StudyError(f"model {model.name}: demo: no demo model {model.demo!r}; there are {', '.join(DEMO_MODELS)}")
+        identity |= {"demo": model.demo, "spec": DEMO_MODELS[model.demo].model_dump(mode="json")}
+    if model.new_head:
+        identity["new_head"] = True
+    return identity
+
+
+def tokenizer_identity(study: Study, model: ModelSpec) -> dict[str, Any]:
+    """Returns what determines a model's tokenizer: the hub id, the folder's hash, or the demo world."""
+    if model.hub is not None:
+        return {"hub": model.hub, "revision": model.revision}
+    if model.folder is not None:
+        return {"folder": folder_hash(model.folder, f"model {model.name}: folder", MODEL_FILES)}
+    return demo_identity(study)
+
+
+def demo_identity(study: Study) -> dict[str, Any]:
+    """Returns the identity of the offline demo world: its generator's version and the seed."""
+    from xlmr_sweep.study.demo import DEMO_VERSION
+
+    return {"demo_version": DEMO_VERSION, "demo_seed": study.data.seed}
+
+
+def data_identity(study: Study, task: TaskSpec) -> dict[str, Any]:
+    """Returns what determines a task's examples.
+
+    Raises:
+        StudyError: if the data are read from a folder and a file is missing, or if the source has no such task.
+    """
+    data = study.data
+    if data.source == "demo":
+        if task.name not in TASKS:
+            raise StudyError(f"task {task.name}: the demo has no such task; it has {', '.join(TASKS)}")
+        return demo_identity(study)
+    if data.source == "hub":
+        if task.hub_config is None:
+            raise StudyError(f"task {task.name}: has no hub_config, so it cannot be read from the hub {data.hub}")
+        return {"hub": data.hub, "revision": data.revision, "config": task.hub_config}
+    assert data.folder is not None
+    files = {}
+    for split in ("train", "val"):
+        path = data.folder / task.folder / f"{split}.jsonl"
+        files[split] = file_hash(path, f"task {task.name}: data file")
+    return {"folder": files}
+
+
+def mixture_identity(study: Study) -> dict[str, Any]:
+    """Returns what determines the filtered instruction data.
+
+    Raises:
+        StudyError: if they are read from a folder that is missing or empty.
+    """
+    spec = study.instructions
+    counted_by = study.model(spec.tokenizer or study.models[0].name)
+    identity: dict[str, Any] = {
+        "tokenizer": tokenizer_identity(study, counted_by),
+        "max_target_tokens": spec.max_target_tokens,
+        "exclude": sorted(spec.exclude),
+        "max_rows": spec.max_rows,
+    }
+    if spec.source == "demo":
+        return identity | demo_identity(study)
+    if spec.source == "hub":
+        return identity | {"hub": spec.hub, "revision": spec.revision, "files": spec.files}
+    assert spec.folder is not None
+    return identity | {"folder": folder_hash(spec.folder, "instructions.folder", ROW_FILES)}
+
+
+def mixture_name(study: Study) -> str:
+    """Returns the mixture's folder name under `data/`."""
+    return f"{study.instructions.source}-{fingerprint(mixture_identity(study), 8)}"
+
+
+def recipe_identity(study: Study, model: ModelSpec) -> dict[str, Any]:
+    """Returns what determines a model's instruction-tuned weights; known before they exist."""
+    if model.instructed_folder is not None:
+        return {"folder": folder_hash(model.instructed_folder, f"model {model.name}: instructed_folder", MODEL_FILES)}
+    return {
+        "identity_version": IDENTITY_VERSION,
+        "model": model_identity(study, model),
+        "mixture": mixture_identity(study),
+        "template": TEMPLATE_VERSION,
+        "instruct": study.instruct.model_dump(mode="json", exclude={"checkpoint_every"}),
+    }
+
+
+def recipe_id(study: Study, model: ModelSpec) -> str:
+    """Returns the hash that names `instruct/<model>-<recipe_id>/`."""
+    return fingerprint(recipe_identity(study, model))
+
+
+def recipe_folder_name(study: Study, model: ModelSpec) -> str:
+    """Returns the folder name of a model's instruction-tuned weights under `instruct/`."""
+    return f"{model.name}-{recipe_id(study, model)}"
+
+
+def commit_file(model: ModelSpec) -> str:
+    """Returns where a storage keeps the commit that a hub model's revision was when it was first used."""
+    return f"commits/{fingerprint({'hub': model.hub, 'revision': model.revision})}.json"
+
+
+def model_folder_name(study: Study, model: ModelSpec) -> str:
+    """Returns the folder name of a demo model's pre-trained weights under `models/`."""
+    return f"{model.name}-{fingerprint(model_identity(study, model))}"
+
+
+def task_data_name(study: Study, task: TaskSpec) -> str:
+    """Returns the folder name under `data/` of a task's prepared examples."""
+    kept = {"data": data_identity(study, task), "fields": list(task.fields), "labels": list(task.labels)}
+    return f"{task.name}-{fingerprint(kept, 8)}"
+
+
+def folder_hash(folder: Path, what: str, endings: tuple[str, ...]) -> str:
+    """Returns a hash of the names and contents of a folder's files with these endings (or of one file), hidden ones left out.
+
+    Raises:
+        MissingFolderError: if there is nothing to hash; `what` names the field.
+    """
+    if folder.is_file():
+        return file_hash(folder, what)
+    found = folder.iterdir() if folder.is_dir() else ()
+    files = sorted(path for path in found if path.is_file() and path.name.endswith(endings) and not path.name.startswith("."))
+    if not files:
+        problem = f"holds no {' or '.join(f'*{ending}' for ending in endings)} file" if folder.is_dir() else "does not exist"
+        raise MissingFolderError(f"{what}: {folder} {problem}")
+    listing = {path.name: file_hash(path, what) for path in files}
+    return fingerprint(listing, 32)
+
+
+def file_hash(path: Path, what: str) -> str:
+    """Returns the SHA-256 of a file's bytes, from the cache if path, size and time of change are as before.
+
+    Raises:
+        MissingFolderError: if the file cannot be read; `what` names the field.
+    """
+    try:
+        stat = path.stat()
+        key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+        cached = _cache_get(key)
+        if cached is not None:
+            return cached
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise MissingFolderError(f"{what}: {path} cannot be read: {error.strerror}") from None
+    _cache_put(key, digest)
+    return digest
+
+
+def _cache_entry(key: str) -> Path:
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "xlmr_sweep" / "hashes" / hashlib.sha256(key.encode()).hexdigest()[:32]
+
+
+def _cache_get(key: str) -> str | None:
+    try:
+        stored = json.loads(_cache_entry(key).read_text())
+    except (OSError, ValueError):
+        return None
+    return stored.get("sha256") if stored.get("key") == key else None
+
+
+def _cache_put(key: str, digest: str) -> None:
+    entry = _cache_entry(key)
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        # One small file an entry, renamed into place: safe with several commands at once.
+        partial = entry.with_suffix(f".{os.getpid()}.tmp")
+        partial.write_text(json.dumps({"key": key, "sha256": digest}))
+        partial.replace(entry)
+    except OSError:
+        return  # A home that cannot be written only costs the hash again.

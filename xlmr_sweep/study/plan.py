@@ -1,0 +1,116 @@
+"""From a study to its trials. Pure: no torch, no ray, no network.
+
+In: a `Study`. Out: `Trial`s, each with the id under which its record is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.study.canonical import fingerprint
+from xlmr_sweep.study.identity import IDENTITY_VERSION, data_identity, model_identity, recipe_id
+from xlmr_sweep.study.spec import Paradigm, Study
+from xlmr_sweep.study.tasks import TaskSpec
+from xlmr_sweep.study.template import TEMPLATE_VERSION
+
+
+@dataclass(frozen=True, order=True)
+class Trial:
+    """One cell of the study: a single fine-tuning run with its score."""
+
+    model: str
+    paradigm: Paradigm
+    task: str
+    train_size: int
+    seed: int
+    trial_id: str
+
+    @property
+    def cell(self) -> str:
+        """The trial in words, for messages."""
+        return f"{self.model}/{self.paradigm}/{self.task}/n={self.train_size}/seed={self.seed}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the fields as a plain dict."""
+        return asdict(self)
+
+
+def expand(study: Study) -> list[Trial]:
+    """Returns every trial of the study, models first, then paradigms, tasks, sizes and seeds, in the declared order.
+
+    Raises:
+        StudyError: if a folder that a trial's identity needs is missing, or two models are the same.
+    """
+    tasks = {task.name: data_identity(study, task) for task in study.tasks}
+    trials = []
+    seen: dict[str, Trial] = {}
+    for model in study.models:
+        weights = model_identity(study, model)
+        for paradigm in study.paradigms:
+            recipe = recipe_id(study, model) if paradigm == "instructed" else None
+            for task in study.tasks:
+                base = _base_identity(study, weights, recipe, paradigm, task, tasks[task.name])
+                for size in study.sizes:
+                    for seed in study.seeds:
+                        key = fingerprint({"base": base, "train_size": size, "seed": seed})
+                        trial = Trial(model.name, paradigm, task.name, size, seed, key)
+                        if key in seen:
+                            raise StudyError(
+                                f"models {seen[key].model} and {trial.model}, tasks {seen[key].task} and {trial.task}: "
+                                "two names for the same thing; leave one out"
+                            )
+                        seen[key] = trial
+                        trials.append(trial)
+    return trials
+
+
+def _base_identity(
+    study: Study, weights: dict[str, Any], recipe: str | None, paradigm: Paradigm, task: TaskSpec, data: dict[str, Any]
+) -> str:
+    """Hashes all of a trial's identity but its size and seed, so that a grid hashes the long part once."""
+    # A baseline sees no prompt and a prompt no baseline text, so changing the one keeps the other's results.
+    # Either is cut at its long field.
+    seen: set[str] = {"long_field"} | ({"baseline"} if paradigm == "baseline" else {"prompt", "label_words"})
+    return fingerprint(
+        {
+            "identity_version": IDENTITY_VERSION,
+            "model": weights,
+            "recipe": recipe,
+            "head": "classification" if paradigm == "baseline" else "label_words",
+            "task": task.model_dump(mode="json", include={"labels", "metric"} | seen),
+            "data": data,
+            "template": None if paradigm == "baseline" else TEMPLATE_VERSION,
+            "finetune": study.finetune.model_dump(mode="json", exclude={"save_weights"}),
+        },
+        32,
+    )
+
+
+def select(
+    trials: Sequence[Trial],
+    models: Sequence[str] | None = None,
+    tasks: Sequence[str] | None = None,
+    paradigms: Sequence[str] | None = None,
+) -> list[Trial]:
+    """Returns the trials of these models, tasks and paradigms (None: of all), in the plan's order.
+
+    Raises:
+        StudyError: for a name that no trial has, with those there are.
+    """
+    wanted = {"model": models, "task": tasks, "paradigm": paradigms}
+    for field, names in wanted.items():
+        known = list(dict.fromkeys(getattr(trial, field) for trial in trials))
+        for name in names or ():
+            if name not in known:
+                raise StudyError(f"--{field}s: {name!r} is not in the study; it has {', '.join(known)}")
+    return [trial for trial in trials if all(names is None or getattr(trial, field) in names for field, names in wanted.items())]
+
+
+@lru_cache(maxsize=8)
+def cells(study: Study) -> dict[str, Trial]:
+    """Returns the study's trials by id."""
+    return {trial.trial_id: trial for trial in expand(study)}

@@ -1,0 +1,76 @@
+"""Reading a study file. In: a path, or the name of a study that ships with the project. Out: a `Study`, folders made absolute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.study.spec import Study, validated
+
+STUDIES = Path(__file__).parents[2] / "experiments" / "studies"
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that is there twice in the file, where the last would silently win. A merge (`<<`) may be overridden."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} is there twice", key.start_mark)
+            seen.add(str(key.value))
+        return node
+
+
+def _yaml_problem(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+    context = f"{error.context}, " if isinstance(error, yaml.MarkedYAMLError) and error.context else ""
+    return f"line {mark.line + 1}, column {mark.column + 1}: {context}{getattr(error, 'problem', '')}"
+
+
+def load_study(name_or_path: str) -> Study:
+    """Reads the study `paper`, `demo`, or a user's own YAML file.
+
+    Raises:
+        StudyError: if there is no such study or file, if it is not YAML, or if a key or value is wrong (named).
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = STUDIES / f"{name_or_path}.yaml"
+        if not path.is_file():
+            known = ", ".join(sorted(p.stem for p in STUDIES.glob("*.yaml")))
+            raise StudyError(f"--study {name_or_path}: no such study; known are {known}, or give the path of a .yaml file")
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506 - it is a SafeLoader.
+    except OSError as error:
+        raise StudyError(f"--study {path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise StudyError(f"--study {path}: not a YAML file: {_yaml_problem(error)}") from None
+    if not isinstance(raw, dict):
+        raise StudyError(f"--study {path}: holds no mapping of keys to values")
+    return _absolute(validated(raw, str(path)), path)
+
+
+def _absolute(study: Study, path: Path) -> Study:
+    """Makes folders absolute, relative to the study file, so that every node and every later command finds them."""
+
+    def resolve(folder: Path | None, field: str) -> Path | None:
+        try:
+            return None if folder is None else (path.parent / folder.expanduser()).resolve()
+        except (RuntimeError, ValueError, OSError) as error:
+            raise StudyError(f"{path}: {field}: {str(folder)!r} is not a path: {error}") from None
+
+    keys = ("folder", "instructed_folder")
+    models = tuple(
+        model.model_copy(update={key: resolve(getattr(model, key), f"models.{i}.{key}") for key in keys})
+        for i, model in enumerate(study.models)
+    )
+    data = study.data.model_copy(update={"folder": resolve(study.data.folder, "data.folder")})
+    instructions = study.instructions.model_copy(update={"folder": resolve(study.instructions.folder, "instructions.folder")})
+    return study.model_copy(update={"models": models, "data": data, "instructions": instructions})

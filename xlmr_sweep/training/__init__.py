@@ -1,0 +1,1 @@
+"""One trial, and one masked-LM run. Plain PyTorch, no Ray."""

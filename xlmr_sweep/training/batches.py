@@ -1,0 +1,135 @@
+"""Which rows a step takes, and how a rank puts its share of them through the model.
+
+In: row counts and masked sequences. Out: row numbers of a step, slices of similar length, tensors. What is in a global batch
+follows from the step alone; ranks and micro-batches only cut it up.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xlmr_sweep.modeling.sequences import Sequences, to_device
+from xlmr_sweep.training.masking import Masked
+
+
+class BatchSource(Protocol):
+    """The data of a run."""
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run."""
+
+    def num_rows(self, step: int) -> int:
+        """Returns the number of rows of that step's global batch."""
+
+    def rows(self, step: int, indices: Sequence[int]) -> list[Masked]:
+        """Returns rows of that step's global batch, masked, by their index in it."""
+
+
+@dataclass(frozen=True)
+class RowOrder:
+    """Every epoch goes through all rows in an order of its own; a batch may reach over the end of an epoch.
+
+    The step alone says which rows it takes, so that a run goes on at any step without having counted the ones before.
+    """
+
+    num_rows: int
+    """Rows of the data."""
+
+    batch_size: int
+    """Rows of a global batch."""
+
+    total_rows: int
+    """Rows of the whole run; the last batch may be smaller."""
+
+    seed: int
+
+    @classmethod
+    def of(cls, num_rows: int, batch_size: int, seed: int, *, epochs: float = 1.0, max_steps: int | None = None) -> RowOrder:
+        """Returns the order of a run of so many epochs, or at most `max_steps` steps."""
+        total = max(1, round(epochs * num_rows))
+        return cls(num_rows, batch_size, total if max_steps is None else min(total, max_steps * batch_size), seed)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the run."""
+        return -(-self.total_rows // self.batch_size)
+
+    def size(self, step: int) -> int:
+        """Returns the number of rows of that step's batch."""
+        return min(self.batch_size, self.total_rows - step * self.batch_size)
+
+    def at(self, step: int, index: int) -> int:
+        """Returns which row of the data is the `index`-th of that step's batch."""
+        epoch, place = divmod(step * self.batch_size + index, self.num_rows)
+        return int(_permutation(self.num_rows, self.seed, epoch)[place])
+
+
+@lru_cache(maxsize=2)
+def _permutation(num_rows: int, seed: int, epoch: int) -> Tensor:
+    # xP3 is sorted by input, so the order must be over all rows: 12.2 M of them take a second and 98 MB.
+    return torch.randperm(num_rows, generator=torch.Generator().manual_seed(mixed_seed(seed, epoch)))
+
+
+def mixed_seed(*parts: int) -> int:
+    """Returns a 63-bit seed for a stream named by whole numbers, unrelated to the seeds of other names."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Sequences of one pass, N tokens of which n are masked."""
+
+    tokens: Sequences
+
+    positions: Tensor
+    """(n,) int64, which of the N tokens are masked."""
+
+    labels: Tensor
+    """(n,) int64 tokens to tell."""
+
+    counts: tuple[int, ...]
+    """(B,) masked tokens of each sequence; their sum is n."""
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """Returns the batch on a device."""
+        return MicroBatch(self.tokens.to(device), to_device(self.positions, device), to_device(self.labels, device), self.counts)
+
+
+def plan_micro_batches(lengths: Sequence[int], max_tokens: int) -> list[tuple[int, int]]:
+    """Cuts rows sorted by length into slices whose padded size stays within a budget.
+
+    Args:
+        lengths: tokens of the rows, descending.
+        max_tokens: greatest padded size of a slice in tokens; a single longer row makes a slice of its own.
+
+    Returns:
+        Half-open slices that cover all rows.
+    """
+    slices = []
+    start = 0
+    for end in range(1, len(lengths) + 1):
+        if end == len(lengths) or (end + 1 - start) * lengths[start] > max_tokens:
+            slices.append((start, end))
+            start = end
+    return slices
+
+
+def collate(rows: Sequence[Masked]) -> MicroBatch:
+    """Lays rows, given longest first, end to end. No row at all gives two tokens without a mask, for a rank that keeps step."""
+    if not rows:
+        return MicroBatch(Sequences(torch.zeros(2, dtype=torch.int64), (2,)), *(torch.zeros(0, dtype=torch.int64),) * 2, (0,))
+    lengths = tuple(len(row.input_ids) for row in rows)
+    starts = itertools.accumulate(lengths, initial=0)
+    positions = [start + position for start, row in zip(starts, rows, strict=False) for position in row.positions]
+    tokens = Sequences(torch.tensor([token for row in rows for token in row.input_ids]), lengths)
+    labels = torch.tensor([label for row in rows for label in row.labels], dtype=torch.int64)
+    return MicroBatch(tokens, torch.tensor(positions, dtype=torch.int64), labels, tuple(len(row.positions) for row in rows))

@@ -1,0 +1,247 @@
+"""One trial: few-shot fine-tuning and its score. Plain PyTorch, no Ray.
+
+In: a trial and a workbench (the process's warm state). Out: an `Outcome` with the record's columns and one prediction a row of
+the evaluation set. A pure function of the trial: alone or packed, warm or cold, first or retried, the same bits on the same kind
+of hardware.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import math
+import resource
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from xlmr_sweep.data.encoding import collate, evaluation_batches, training_batches
+from xlmr_sweep.data.tokenised import TaskInputs
+from xlmr_sweep.errors import DivergedError
+from xlmr_sweep.modeling.device import resolve_precision
+from xlmr_sweep.modeling.fsdp import World, local_parameters
+from xlmr_sweep.modeling.optimizer import AdamW, clip_divisor, square_norm
+from xlmr_sweep.modeling.sharded import step_sharded
+from xlmr_sweep.study.plan import Trial
+from xlmr_sweep.study.spec import FinetuneSpec
+from xlmr_sweep.training.outcome import Outcome
+from xlmr_sweep.training.save_weights import save_trained
+from xlmr_sweep.training.scoring import score
+from xlmr_sweep.training.warm_state import TrialModel, Workbench
+
+log = logging.getLogger("xlmr_sweep.trial")
+
+
+def stream(seed: int, purpose: str) -> int:
+    """Returns the seed of one of a trial's random streams, so that no two purposes share numbers."""
+    return int.from_bytes(hashlib.sha256(f"{purpose}:{seed}".encode()).digest()[:8], "big") >> 1
+
+
+def finetune(trial: Trial, bench: Workbench, on_step: Callable[[int], None] | None = None) -> Outcome:
+    """Fine-tunes one trial from its starting weights and scores it on the validation set.
+
+    Args:
+        trial: what to train.
+        bench: the process's warm state, which also holds the study, the storage and the device.
+        on_step: called with the number of finished steps, for progress and time limits.
+
+    Raises:
+        DivergedError: if the loss or a logit is not finite.
+        StudyError: if data or weights are not there.
+    """
+    spec, world = bench.study.finetune, bench.world
+    device = world.device
+    began = time.monotonic()
+    _prepare_process(spec, device)
+    inputs = bench.inputs(trial)
+    model = bench.model(trial, torch.Generator().manual_seed(stream(trial.seed, "head")))
+    # Not before: the first trial of a node puts the weights into the store, whose pages would count as the trial's own.
+    reset_peak_memory(device)
+    torch.manual_seed(stream(trial.seed, f"dropout of rank {world.rank}"))
+    precision = resolve_precision(spec.precision, device)
+    ready = time.monotonic()
+    losses = _train(trial, bench, model, inputs, precision, on_step)
+    trained = time.monotonic()
+    logits = _evaluate(model, inputs, spec, precision, world)
+    labels = [example.label for example in inputs.validation]
+    predicted = logits.argmax(dim=1).tolist()
+    scores = score(bench.study.task(trial.task), labels, predicted)
+    ended = time.monotonic()
+    columns = {
+        **scores,
+        "metric": bench.study.task(trial.task).metric,
+        "train_loss": float(np.mean(losses[-max(1, len(losses) // 10) :])),
+        "num_train": trial.train_size,
+        "num_eval": len(labels),
+        "steps": spec.steps,
+        "setup_time_s": ready - began,
+        "train_time_s": trained - ready,
+        "eval_time_s": ended - trained,
+        "total_time_s": ended - began,
+        "peak_memory_bytes": peak_memory(device),
+        "num_parameters": sum(p.numel() for p in model.parameters()),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "precision": precision,
+    }
+    if spec.save_weights:
+        save_trained(trial, bench, model, inputs)
+    probabilities = torch.softmax(logits.double(), dim=1)
+    predictions: dict[str, list[Any]] = {
+        "example_id": [example.example_id for example in inputs.validation],
+        "label": labels,
+        "prediction": predicted,
+        **{f"score_{i}": probabilities[:, i].tolist() for i in range(logits.shape[1])},
+    }
+    return Outcome(columns, predictions)
+
+
+def _prepare_process(spec: FinetuneSpec, device: torch.device) -> None:
+    torch.set_num_threads(spec.threads)
+    if device.type == "cuda":
+        # Same bits again on the same GPU; warns where a kernel has no deterministic form.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Returns bf16 arithmetic over fp32 weights, or nothing for fp32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def _train(
+    trial: Trial,
+    bench: Workbench,
+    model: TrialModel,
+    inputs: TaskInputs,
+    precision: str,
+    on_step: Callable[[int], None] | None,
+) -> list[float]:
+    spec, world = bench.study.finetune, bench.world
+    model.train()
+    parameters = local_parameters(model)
+    optimizer = make_optimizer(model, parameters, spec)
+    order = torch.Generator().manual_seed(stream(trial.seed, "order"))
+    batches = training_batches(bench.few_shot(trial), spec.batch_size, spec.steps, order)
+    losses: list[Tensor] = []
+    for step, examples in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = spec.learning_rate * schedule(step, spec.steps, spec.warmup)
+        # A rank without an example computes one all the same, at no weight, because FSDP's ranks must keep step.
+        mine = examples[world.rank :: world.size]
+        batch = collate(mine or examples[:1]).to(world.device)
+        with autocast(precision, world.device):
+            logits = model(batch)
+        loss = functional.cross_entropy(logits.float(), batch.labels, reduction="sum") * (len(mine) > 0) / len(examples)
+        # FSDP averages gradients over the ranks; the loss is a sum over them.
+        (loss * world.size).backward()  # type: ignore[no-untyped-call]
+        if world.size == 1:
+            gradients = [parameter.grad for parameter in parameters.values() if parameter.grad is not None]
+            optimizer.step_divided(clip_divisor(square_norm(gradients), spec.clip))
+            # Else they would stay beside the next step's activations.
+            del gradients
+        else:
+            step_sharded(model, parameters, optimizer, spec.clip, world)
+        losses.append(loss.detach())
+        if on_step is not None:
+            on_step(step + 1)
+    return _checked(trial, torch.tensor(world.add(torch.stack(losses).tolist())))
+
+
+def _checked(trial: Trial, losses: Tensor) -> list[float]:
+    """Looks at the losses once, after the last step: reading each would stop a GPU's queue every step."""
+    bad = (~torch.isfinite(losses)).nonzero()
+    if len(bad):
+        raise DivergedError(f"{trial.cell}: the loss is {losses[bad[0, 0]].item()} at step {int(bad[0, 0]) + 1}")
+    log.info("loss first %.4f last %.4f", losses[0], losses[-1])
+    return [float(loss) for loss in losses.tolist()]
+
+
+def make_optimizer(model: nn.Module, parameters: Mapping[str, nn.Parameter], spec: FinetuneSpec) -> AdamW:
+    """Returns AdamW with bias correction; biases and norms do not decay, as in transformers' Trainer.
+
+    Args:
+        model: tells which parameters are matrices; a rank's slice alone does not say how many dimensions the whole has.
+        parameters: this rank's slices by name.
+        spec: the settings.
+    """
+    matrices = {name for name, p in model.named_parameters() if p.ndim >= 2}
+    groups = [
+        {"params": [p for name, p in parameters.items() if name in matrices], "weight_decay": spec.weight_decay},
+        {"params": [p for name, p in parameters.items() if name not in matrices], "weight_decay": 0.0},
+    ]
+    return AdamW(groups, spec.learning_rate)
+
+
+def schedule(step: int, steps: int, warmup: float) -> float:
+    """Returns the factor of the learning rate: linear up over the warm-up, then linear down to 0 after the last step."""
+    num_warmup = math.ceil(warmup * steps)
+    if step < num_warmup:
+        return step / num_warmup
+    return (steps - step) / max(1, steps - num_warmup)
+
+
+def _evaluate(model: TrialModel, inputs: TaskInputs, spec: FinetuneSpec, precision: str, world: World) -> Tensor:
+    """Returns the logits (num_eval, num_labels) of the evaluation set, fp32 on the host, the same on every rank."""
+    model.eval()
+    # Without a fast path a batch's logits stand whole in memory, so no more of them than in training.
+    tokens = spec.eval_tokens if model.encoder.is_split else min(spec.eval_tokens, spec.batch_size * spec.max_length)
+    batches = list(evaluation_batches(inputs.validation, tokens))
+    done: list[tuple[list[int], Tensor]] = []
+    for first in range(0, len(batches), world.size):
+        # Ranks take a batch each; one that is left over computes the last again, because FSDP's ranks must keep step.
+        positions = batches[min(first + world.rank, len(batches) - 1)]
+        batch = collate([inputs.validation[i] for i in positions]).to(world.device)
+        # FSDP's gathered weights must not become inference tensors: the next trial trains them.
+        with torch.inference_mode(world.size == 1), torch.no_grad(), autocast(precision, world.device):
+            done.append((positions, model(batch).float()))
+    logits = torch.zeros(len(inputs.validation), done[0][1].shape[1])
+    times = torch.zeros(len(inputs.validation), 1)
+    for positions, values in done:
+        logits[positions] += values.cpu()
+        times[positions] += 1
+    if world.size > 1:
+        torch.distributed.all_reduce(logits)
+        torch.distributed.all_reduce(times)
+        logits /= times
+    if not bool(torch.isfinite(logits).all()):
+        raise DivergedError("a logit of the evaluation set is not finite")
+    return logits
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Starts a new measurement of the process's peak memory."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        # What earlier trials freed and the allocator kept is not this one's (glibc; other C libraries have no such call).
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError, TypeError):
+        log.debug("freed memory is not given back to the system here")
+    try:
+        # 5 resets the peak resident size (Linux: proc(5)).
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def peak_memory(device: torch.device) -> int:
+    """Returns the peak since `reset_peak_memory`, in bytes: of the GPU's allocator, or of the process's own memory.
+
+    Own is what no other process shares: libraries and weights that a node holds once are left out, as they are now.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+        sizes = {words[0]: int(words[1]) * 1024 for words in lines if len(words) == 3 and words[2] == "kB"}
+        return sizes["VmHWM:"] - sizes["RssFile:"] - sizes["RssShmem:"]
+    except (OSError, KeyError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

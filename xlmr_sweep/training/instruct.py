@@ -1,0 +1,271 @@
+"""One rank of instruction tuning (paper, sections 3.1 and 4.3). Plain PyTorch, no Ray.
+
+In: a study, one of its models, a prepared mixture, and this rank's place among the ranks. Out: `instruct/<model>-<recipe_id>/` in
+the storage, a folder that transformers loads, with a manifest. FSDP2 over the ranks. A run that goes on from a checkpoint ends,
+with the same number of ranks, with the same weights bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xlmr_sweep.data.mixture import MixtureRows, open_mixture
+from xlmr_sweep.errors import DivergedError, StudyError
+from xlmr_sweep.modeling.device import pick_device, resolve_precision
+from xlmr_sweep.modeling.export import config_text, empty_model, publish, write_weights
+from xlmr_sweep.modeling.fsdp import World, whole_weights
+from xlmr_sweep.modeling.loading import load_masked_lm, load_tokenizer
+from xlmr_sweep.modeling.source import ModelSource, base_source
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.storage.lineage import current_resolution
+from xlmr_sweep.storage.progress_file import ProgressFile
+from xlmr_sweep.study.identity import mixture_name, recipe_folder_name, recipe_id, recipe_identity
+from xlmr_sweep.study.spec import InstructSpec, ModelSpec, Study
+from xlmr_sweep.study.template import Chat, ChatTemplate
+from xlmr_sweep.training.batches import RowOrder
+from xlmr_sweep.training.checkpoint import load_checkpoint, save_checkpoint
+from xlmr_sweep.training.masking import Masked, mask_chat, step_draws
+from xlmr_sweep.training.mlm import MaskedLMLoss, Run, TrainSettings
+from xlmr_sweep.training.pretrain import versions
+
+CACHED_ROWS = 100_000
+"""Mixtures up to this size are tokenised once and kept; larger ones batch by batch."""
+
+
+@dataclass
+class ChatBatches:
+    """Instruction rows in the chat template, masked anew each time they come up."""
+
+    mixture: MixtureRows
+    order: RowOrder
+    template: ChatTemplate
+    rate: float
+    mask_id: int
+    _cache: dict[int, Chat] = field(default_factory=dict)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.order.num_steps
+
+    def num_rows(self, step: int) -> int:
+        """Returns the number of rows of that step's global batch."""
+        return self.order.size(step)
+
+    def rows(self, step: int, indices: Sequence[int]) -> list[Masked]:
+        """Returns rows of that step's global batch, masked."""
+        draws = step_draws(self.order.seed, step, self.num_rows(step), self.template.max_length)
+        chats = self._chats([self.order.at(step, index) for index in indices])
+        return [
+            mask_chat(chat, self.rate, self.mask_id, draws(index), self.template.tokenizer.unk_token_id)
+            for index, chat in zip(indices, chats, strict=True)
+        ]
+
+    def _chats(self, numbers: list[int]) -> list[Chat]:
+        new = [number for number in numbers if number not in self._cache]
+        texts = [self.mixture[number] for number in new]
+        chats = self.template.encode_pairs([text[0] for text in texts], [text[1] for text in texts]) if new else []
+        found = self._cache | dict(zip(new, chats, strict=True)) if len(self.mixture) > CACHED_ROWS else self._cache
+        if found is self._cache:
+            self._cache.update(zip(new, chats, strict=True))
+        return [found[number] for number in numbers]
+
+
+def train_settings(recipe: InstructSpec, model: ModelSpec, precision: str) -> TrainSettings:
+    """Returns the loop's settings of a study's recipe."""
+    return TrainSettings(
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        warmup=recipe.warmup,
+        schedule=recipe.schedule,
+        clip=recipe.clip,
+        precision=precision,
+        seed=recipe.seed,
+        threads=recipe.threads,
+        max_tokens=model.instruct_micro_batch * recipe.max_length,
+    )
+
+
+@dataclass(frozen=True)
+class RankPlace:
+    """Where a rank stands, and whom it tells of its checkpoints."""
+
+    rank: int
+    world_size: int
+    checkpoint: AbstractContextManager[str] | None
+    """The folder of the checkpoint to go on from; None at the start of a job."""
+    report: Callable[[int, str], None]
+    """Called on every rank with the step and the folder of a checkpoint that was just saved."""
+
+
+def train_rank(config: dict[str, Any], place: RankPlace) -> dict[str, str] | None:
+    """Runs one rank of a job to its end.
+
+    Args:
+        config: `study` (as JSON), `model` (short name), `storage` (URI) and `use_gpu`.
+        place: this rank among the others.
+
+    Returns:
+        None, or class and message of an error that another try would not cure; Ray Train tries again after any that is raised.
+    """
+    try:
+        _train(config, place)
+    except (StudyError, DivergedError) as error:
+        return {"error_class": type(error).__name__, "message": str(error)}
+    return None
+
+
+def _train(config: dict[str, Any], place: RankPlace) -> None:
+    study = Study.model_validate(config["study"])
+    storage = Storage(config["storage"])
+    spec = study.model(config["model"])
+    device = pick_device() if config["use_gpu"] else torch.device("cpu")
+    world = World(place.rank, place.world_size, device)
+    if device.type == "cpu":
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    job = InstructionRun(study, spec, storage, world, place.report)
+    if place.checkpoint is not None:
+        with place.checkpoint as folder:
+            load_checkpoint(job.run, Path(folder))
+        job.log(f"goes on after step {job.run.progress.step}")
+    job.run.train(job.after_step)
+    job.finish()
+
+
+class InstructionRun:
+    """One rank's share of a job."""
+
+    def __init__(self, study: Study, spec: ModelSpec, storage: Storage, world: World, report: Callable[[int, str], None]) -> None:
+        self.study, self.spec, self.storage, self.world = study, spec, storage, world
+        self._report = report
+        self.name = recipe_folder_name(study, spec)
+        self._progress = ProgressFile(storage, f"instruct/{self.name}")
+        self._log = JobLog(storage, self.name)
+        recipe = study.instruct
+        self.precision = resolve_precision(recipe.precision, world.device)
+        self.warnings: list[str] = []
+        source = base_source(storage, study, spec)
+        self.config, self.model = self._load(source)
+        self.tokenizer = load_tokenizer(source)
+        mixture = open_mixture(study, storage)
+        order = RowOrder.of(len(mixture), recipe.global_batch_size, recipe.seed, epochs=recipe.epochs, max_steps=recipe.max_steps)
+        batches = ChatBatches(
+            mixture,
+            order,
+            ChatTemplate(self.tokenizer, recipe.max_length),
+            recipe.mask_rate,
+            self.tokenizer.mask_token_id,
+        )
+        root = MaskedLMLoss(self.model)
+        if world.size > 1:
+            root.spread(world, self.precision)
+        else:
+            root.to(world.device)
+        self.run = Run(root, batches, train_settings(recipe, spec, self.precision), world)
+        self.log(f"{world.size} ranks on {world.device.type}, {self.precision}, {order.num_steps} steps")
+
+    def _load(self, source: ModelSource) -> tuple[str, Any]:
+        """Loads the weights on rank 0 alone; the others get them, or its error, from it."""
+        if self.world.rank > 0:
+            told = json.loads(self.world.send_text(""))
+            if "error" in told:
+                raise StudyError(told["error"])
+            return told["config"], empty_model(told["config"])
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                model = load_masked_lm(source)
+        except StudyError as error:
+            self.world.send_text(json.dumps({"error": str(error)}))
+            raise
+        self.warnings = [str(warning.message) for warning in caught if warning.category is UserWarning]
+        config = config_text(model)
+        self.world.send_text(json.dumps({"config": config}))
+        return config, model
+
+    def after_step(self, run: Run) -> None:
+        """Shows progress, and saves a checkpoint when one is due."""
+        progress, total = run.progress, run.source.num_steps
+        if self.world.rank == 0:
+            self._progress.update(progress.step, total)
+            if progress.loss_count == 0:
+                step, loss = progress.loss_curve[-1]
+                self.log(f"step {step} of {total}: loss {loss:.4f}, {progress.elapsed_s:.1f} s")
+        if progress.step % self.study.instruct.checkpoint_every == 0 and progress.step < total:
+            with tempfile.TemporaryDirectory() as folder:
+                save_checkpoint(run, Path(folder))
+                self._report(progress.step, folder)
+
+    def finish(self) -> None:
+        """Writes the weights and, last, the manifest."""
+        whole = whole_weights(self.model, self.world)
+        if self.world.rank != 0:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            weights = write_weights(self.config, whole, self.tokenizer, Path(folder))
+            manifest = self._manifest(weights)
+            publish(self.storage, f"instruct/{self.name}", Path(folder), manifest, self.run.source.num_steps)
+        self.log(f"done in {self.run.progress.elapsed_s:.1f} s")
+
+    def _manifest(self, weights: str) -> dict[str, Any]:
+        progress, world = self.run.progress, self.world
+        mixture = self.storage.read_json(f"data/{mixture_name(self.study)}/manifest.json")
+        return {
+            "model": self.spec.name,
+            "recipe_id": recipe_id(self.study, self.spec),
+            "recipe": recipe_identity(self.study, self.spec),
+            "weights": weights,
+            "fingerprint": weights[:32],
+            "data": mixture["fingerprint"],
+            "base": current_resolution(self.storage, self.study).get(f"weights/{self.spec.name}"),
+            "steps": progress.step,
+            "tokens": progress.tokens,
+            "masked_tokens": progress.masked_tokens,
+            "loss_curve": progress.loss_curve,
+            "num_ranks": world.size,
+            "num_gpus": world.size if world.device.type == "cuda" else 0,
+            "device": _device_name(world.device),
+            "precision": self.precision,
+            "micro_batch": self.spec.instruct_micro_batch,
+            "wall_time_s": progress.elapsed_s,
+            "tokens_per_s": progress.tokens / max(progress.elapsed_s, 1e-9),
+            "warnings": self.warnings,
+            "versions": versions(),
+            "host": platform.node(),
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+    def log(self, text: str) -> None:
+        """Adds a line to the job's log file."""
+        if self.world.rank == 0:
+            self._log.write(text)
+
+
+class JobLog:
+    """The job's log file; written whole each time, because object stores do not append."""
+
+    def __init__(self, storage: Storage, name: str) -> None:
+        self._storage, self._file = storage, f"logs/instruct-{name}.log"
+
+    def write(self, text: str) -> None:
+        """Adds a line with the time in front."""
+        before = self._storage.read(self._file) if self._storage.exists(self._file) else b""
+        line = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n"
+        self._storage.write(self._file, before + line.encode())
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,0 +1,284 @@
+"""The one training loop for masked language modelling: instruction tuning and the demo's pre-training.
+
+In: a masked-LM model, a source of masked rows, settings. Out: the trained model, counts and a loss curve. Plain PyTorch for one
+or several ranks on any device; nothing here knows Ray, files or studies. The same global batch gives the same gradients, up to
+rounding, for any number of ranks and any size of micro-batch: the loss is a sum over masked tokens divided by their number in
+the global batch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from xlmr_sweep.errors import DivergedError
+from xlmr_sweep.modeling import fsdp
+from xlmr_sweep.modeling.encoder import MaskedLMEncoder
+from xlmr_sweep.modeling.fsdp import World, begin_micro_batch, local_gradients, local_parameters
+from xlmr_sweep.modeling.optimizer import AdamW, clip_divisor, square_norm
+from xlmr_sweep.modeling.vocabulary_rows import VocabularyRows, vocabulary_weights
+from xlmr_sweep.training.batches import BatchSource, MicroBatch, collate, mixed_seed, plan_micro_batches
+from xlmr_sweep.training.masking import Masked
+
+LOGIT_BYTES = 256 * 2**20
+"""Logits of one chunk on a rank in fp32: 268 masked tokens of XLM-R's vocabulary. Whole, 16 x 512 tokens would be 8.2 GB."""
+
+CURVE_POINTS = 200
+"""Most points of a loss curve."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What the loop needs of a recipe, with what the hardware decides already resolved."""
+
+    learning_rate: float
+    weight_decay: float
+    warmup: float
+    """Share of the steps with rising learning rate."""
+    schedule: Literal["linear", "constant"]
+    """After the warm-up: down to 0 at the end, or level."""
+    clip: float
+    """Greatest gradient norm."""
+    precision: str
+    """`bf16` (autocast over fp32 weights) or `fp32`."""
+    seed: int
+    """Of dropout; the rows' own seeds are their source's."""
+    threads: int
+    """CPU threads of this rank."""
+    max_tokens: int
+    """Padded tokens of one micro-batch on one rank; does not change the result but for rounding."""
+
+
+@dataclass
+class Progress:
+    """How far a run is: all that its next step needs beside weights and optimiser."""
+
+    step: int = 0
+    tokens: int = 0
+    masked_tokens: int = 0
+    elapsed_s: float = 0.0
+    loss_curve: list[tuple[int, float]] = field(default_factory=list)
+    """(step, mean loss since the point before)."""
+    loss_sum: float = 0.0
+    """Of the steps since the last point."""
+    loss_count: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the fields as JSON values."""
+        return asdict(self)
+
+
+class MaskedLMLoss(nn.Module):
+    """A masked-LM model whose forward gives the summed loss of the masked tokens and computes no other logit."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.encoder = MaskedLMEncoder(model)
+        self._rows: VocabularyRows | None = None
+
+    def spread(self, world: World, precision: str) -> None:
+        """Spreads the model over ranks, in place, as `shard_model` does; a large model's vocabulary is not gathered either."""
+        num_parameters = sum(parameter.numel() for parameter in self.parameters())
+        is_apart = self.encoder.is_split and num_parameters > fsdp.ONE_GROUP_PARAMETERS
+        by_rows = vocabulary_weights(self.encoder.model) if is_apart else []
+        fsdp.shard_model(self, world, precision, by_rows)
+        if is_apart:
+            self._rows = VocabularyRows(self.encoder.model, world)
+
+    def forward(self, batch: MicroBatch, num_masked: int = 1) -> Tensor:
+        """Returns the sum of cross-entropies over the batch's masked tokens divided by `num_masked`, a scalar in fp32."""
+        if self._rows is None:
+            return self._sum(batch) / max(1, num_masked)
+        chosen = self.encoder.hidden_at(batch.tokens, batch.positions, batch.counts)
+        return self._rows.loss(self.encoder.transformed(chosen), batch.labels, num_masked, LOGIT_BYTES)
+
+    def _sum(self, batch: MicroBatch) -> Tensor:
+        if not self.encoder.is_split:
+            logits = self.encoder.logits_at(batch.tokens, batch.positions, batch.counts)
+            return functional.cross_entropy(logits.float(), batch.labels, reduction="sum")
+        chosen = self.encoder.hidden_at(batch.tokens, batch.positions, batch.counts)
+        vocab_size: int = self.encoder.model.config.vocab_size  # type: ignore[union-attr,assignment]
+        size = max(1, LOGIT_BYTES // (4 * vocab_size))
+        if len(chosen) <= size:
+            return self._loss(chosen, batch.labels)
+        # Each chunk's logits are computed again in the backward pass, so that only one chunk's are ever in memory.
+        parts = [
+            checkpoint(self._loss, states, labels, use_reentrant=False, preserve_rng_state=False)
+            for states, labels in zip(torch.split(chosen, size), torch.split(batch.labels, size), strict=True)
+        ]
+        return torch.stack(parts).sum()
+
+    def _loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        logits = self.encoder.vocabulary_logits(hidden)
+        return functional.cross_entropy(logits.float(), labels, reduction="sum")
+
+
+class Run:
+    """One run of the loop, which can stop after any step and go on from a checkpoint.
+
+    Attributes:
+        root: the loss module, sharded where there are several ranks.
+        optimizer: AdamW over `parameters`.
+        parameters: this rank's slices by name.
+        progress: how far the run is.
+    """
+
+    def __init__(self, root: nn.Module, source: BatchSource, settings: TrainSettings, world: World) -> None:
+        self.root, self.source, self.settings, self.world = root, source, settings, world
+        self.parameters = local_parameters(root)
+        self.optimizer = _adamw(self.parameters, settings)
+        self.progress = Progress()
+        self._interval = max(1, -(-source.num_steps // CURVE_POINTS))
+
+    def train(self, after_step: Callable[[Run], None] = lambda run: None) -> Progress:
+        """Runs to the last step.
+
+        Args:
+            after_step: called after every step on every rank, to save checkpoints and show progress.
+
+        Raises:
+            DivergedError: if the loss or the gradient is not finite, naming the step.
+        """
+        self.root.train()
+        with (
+            _threads(self.settings.threads),
+            _prefetched(self._rows, self.progress.step, self.source.num_steps, self.world) as rows,
+        ):
+            started = time.monotonic()
+            for mine in rows:
+                loss = self._step(mine)
+                now = time.monotonic()
+                self.progress.elapsed_s += now - started
+                started = now
+                self._note(loss)
+                after_step(self)
+        return self.progress
+
+    def _rows(self, step: int) -> list[Masked]:
+        """Returns this rank's rows of a step, longest first."""
+        indices = range(self.world.rank, self.source.num_rows(step), self.world.size)
+        return sorted(self.source.rows(step, indices), key=lambda row: -len(row.input_ids))
+
+    def _step(self, mine: list[Masked]) -> float:
+        step, settings = self.progress.step, self.settings
+        slices, num_tokens, num_masked = self._plan(mine)
+        torch.manual_seed(mixed_seed(settings.seed, step, self.world.rank))
+        self.root.zero_grad()
+        local_loss = self._backward(mine, slices, num_masked)
+        gradients = self._gradients()
+        square = float(square_norm(gradients)) if gradients else 0.0
+        loss, square = self.world.add([local_loss, square])
+        norm = math.sqrt(square) if square >= 0 else math.nan
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise DivergedError(f"step {step + 1}: loss {loss}, gradient norm {norm}")
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.source.num_steps, settings)
+        self.optimizer.step_divided(
+            clip_divisor(torch.tensor(square, dtype=torch.float64, device=self.world.device), settings.clip)
+        )
+        self.progress.tokens += num_tokens
+        self.progress.masked_tokens += num_masked
+        return loss
+
+    def _plan(self, mine: list[Masked]) -> tuple[list[tuple[int, int]], int, int]:
+        """Agrees with the other ranks on slices, so that all make the same number of passes.
+
+        Ranks compare their lengths in sorted order; the greatest of each place bounds the padded size of everyone's slice.
+        """
+        most = -(-self.source.num_rows(self.progress.step) // self.world.size)
+        lengths = [len(row.input_ids) for row in mine]
+        lengths += [0] * (most - len(lengths))
+        told = self.world.gather([sum(len(row.labels) for row in mine), *lengths])
+        bounds = [max(places) for places in zip(*(numbers[1:] for numbers in told), strict=True)]
+        slices = plan_micro_batches(bounds, self.settings.max_tokens)
+        return slices, sum(sum(numbers[1:]) for numbers in told), sum(numbers[0] for numbers in told)
+
+    def _backward(self, mine: list[Masked], slices: list[tuple[int, int]], num_masked: int) -> float:
+        device = self.world.device
+        total = torch.zeros((), device=device)
+        for index, (start, end) in enumerate(slices):
+            batch = collate(mine[start:end]).to(device)
+            begin_micro_batch(self.root, is_last=index == len(slices) - 1)
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+                loss = self.root(batch, num_masked)
+            # FSDP averages gradients over the ranks; the loss is a sum over them.
+            (loss * self.world.size).backward()
+            total += loss.detach()
+        return float(total)
+
+    def _gradients(self) -> list[Tensor]:
+        gradients = []
+        for name, gradient in local_gradients(self.root):
+            parameter = self.parameters[name]
+            parameter.grad = gradient
+            if gradient is not None and gradient.numel() > 0:
+                gradients.append(gradient)
+        return gradients
+
+    def _note(self, loss: float) -> None:
+        progress = self.progress
+        progress.step += 1
+        progress.loss_sum += loss
+        progress.loss_count += 1
+        if progress.loss_count == self._interval or progress.step == self.source.num_steps:
+            progress.loss_curve.append((progress.step, progress.loss_sum / progress.loss_count))
+            progress.loss_sum, progress.loss_count = 0.0, 0
+
+
+def learning_rate(step: int, num_steps: int, settings: TrainSettings) -> float:
+    """Returns the learning rate of a step, counted from 0."""
+    warmup = round(settings.warmup * num_steps)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    return settings.learning_rate * (num_steps - step) / max(1, num_steps - warmup)
+
+
+def _adamw(parameters: dict[str, nn.Parameter], settings: TrainSettings) -> AdamW:
+    # As in BERT's and transformers' own training, biases and normalisation are not decayed.
+    kept = [parameter for parameter in parameters.values() if parameter.numel() > 0]
+    groups = [
+        {"params": [p for p in kept if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in kept if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return AdamW([group for group in groups if group["params"]], settings.learning_rate)
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _prefetched(make: Callable[[int], list[Masked]], first: int, end: int, world: World) -> Iterator[Iterator[list[Masked]]]:
+    """Gives the rows of each step; beside a GPU a thread makes the next step's while this one computes."""
+    if world.device.type == "cpu":
+        yield (make(step) for step in range(first, end))
+        return
+    with ThreadPoolExecutor(1) as pool:
+
+        def ahead() -> Iterator[list[Masked]]:
+            waiting: Future[list[Masked]] | None = pool.submit(make, first) if first < end else None
+            for step in range(first, end):
+                assert waiting is not None
+                rows = waiting.result()
+                waiting = pool.submit(make, step + 1) if step + 1 < end else None
+                yield rows
+
+        yield ahead()

@@ -1,0 +1,78 @@
+"""A trial's trained weights as a folder that transformers loads, where a study asks for it (`finetune.save_weights`).
+
+In: a trained model, its task's inputs, the workbench it came from. Out: `weights/<trial_id>/` in the storage. Embedding rows that
+the trial never held come from its starting weights, so the vocabulary is whole again.
+
+`prompted` and `instructed` load as `AutoModelForMaskedLM`. `baseline` of XLM-R and its kin loads as
+`AutoModelForSequenceClassification`: their head is ours. Other families have another head in transformers: there the folder
+loads as `AutoModel`, and the head lies beside it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
+
+from xlmr_sweep.data.tokenised import TaskInputs
+from xlmr_sweep.modeling.compact import restore_weights
+from xlmr_sweep.modeling.export import write_weights
+from xlmr_sweep.modeling.fsdp import whole_weights
+from xlmr_sweep.modeling.loading import load_config
+from xlmr_sweep.modeling.sharded import reshard
+from xlmr_sweep.study.plan import Trial
+from xlmr_sweep.training.warm_state import TrialModel, Workbench
+
+HEAD_FILE = "classification_head.safetensors"
+"""`dense.weight`, `dense.bias`, `out_proj.weight`, `out_proj.bias`: out_proj(tanh(dense(first token's last hidden state)))."""
+
+OUR_HEAD = ("roberta", "camembert", "xlm-roberta", "xlm-roberta-xl")
+"""Families whose classification head in transformers has the shape and the names of ours."""
+
+ENCODER, HEAD = "encoder.model.", "head."
+
+
+def save_trained(trial: Trial, bench: Workbench, model: TrialModel, inputs: TaskInputs) -> None:
+    """Puts a trained model into the storage; its manifest goes last. All ranks of a gang have to call it.
+
+    Args:
+        trial: which was trained.
+        bench: of the process; holds the starting weights.
+        model: after the training, whole or spread over the ranks.
+        inputs: tell which embedding rows the model holds.
+    """
+    if bench.world.size > 1:
+        reshard(model)
+    whole = whole_weights(model, bench.world)
+    if bench.world.rank:
+        return
+    trained = {name.removeprefix(ENCODER): tensor for name, tensor in whole.items() if name.startswith(ENCODER)}
+    head = {name.removeprefix(HEAD): tensor for name, tensor in whole.items() if name.startswith(HEAD)}
+    restored = restore_weights(trained, bench.starting_weights(trial).tensors, inputs.kept)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        digest = _write(trial, bench, restored, head, folder)
+        bench.storage.upload(folder, f"weights/{trial.trial_id}")
+    manifest = {**trial.as_dict(), "cell": trial.cell, "weights": digest, "rows_trained": len(inputs.kept)}
+    bench.storage.write_json(f"weights/{trial.trial_id}/manifest.json", manifest)
+
+
+def _write(trial: Trial, bench: Workbench, weights: dict[str, Tensor], head: dict[str, Tensor], folder: Path) -> str:
+    config = copy.deepcopy(load_config(bench.source(trial)))
+    kind: Any = AutoModelForMaskedLM
+    if head:
+        labels = dict(enumerate(bench.study.task(trial.task).labels))
+        config.id2label, config.label2id = labels, {label: i for i, label in labels.items()}
+        if config.model_type in OUR_HEAD:
+            kind = AutoModelForSequenceClassification
+            weights = {name: tensor for name, tensor in weights.items() if not name.startswith("lm_head.")}
+            weights |= {f"classifier.{name}": tensor for name, tensor in head.items()}
+        else:
+            save_file({name: tensor.contiguous() for name, tensor in head.items()}, folder / HEAD_FILE)
+    return write_weights(json.dumps(config.to_dict()), weights, bench.tokenizer(trial), folder, kind)
