@@ -25,7 +25,7 @@ from typing import Any
 
 from rich.console import Console
 
-from xlmr_sweep.cluster.work import Bench, OnStep, Seat
+from xlmr_sweep.cluster.work import OnStep, RankInfo, TrialRunner
 from xlmr_sweep.commands.live_table import Board
 from xlmr_sweep.scheduling.admission import Admission, Job
 from xlmr_sweep.scheduling.cost import PAPER_COSTS, CostModel
@@ -56,11 +56,11 @@ class Sleep:
 
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def open(self, study: Study, storage: Storage, seat: Seat) -> Bench:
-        return _SleepBench(self.seconds)
+    def open(self, study: Study, storage: Storage, rank_info: RankInfo) -> TrialRunner:
+        return _SleepRunner(self.seconds)
 
 
-class _SleepBench:
+class _SleepRunner:
     def __init__(self, seconds: dict[str, float]) -> None:
         self._seconds = seconds
 

@@ -1,7 +1,7 @@
 """The ranks of a trial that takes several GPUs: processes of the trial's own, inside its placement group, warm between trials.
 
-In: the trial's actor, which is rank 0 and holds bundle 0. Out: the bench of rank 0; all ranks run each trial in step. A rank that
-dies or fails takes the whole trial down within seconds, so that it is tried again instead of waiting in a collective for ever.
+In: the trial's actor, which is rank 0 and holds bundle 0. Out: rank 0's trial runner. All ranks run each trial in step. A rank
+that dies or fails ends the whole trial within seconds. The trial is then tried again; it does not wait in a collective for ever.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from xlmr_sweep.cluster.failures import failure_of, row_of_death
 from xlmr_sweep.cluster.nodes import oom_kills
-from xlmr_sweep.cluster.process_titles import titled
-from xlmr_sweep.cluster.work import COLLECTIVE_TIMEOUT_S, Bench, Seat, Work
+from xlmr_sweep.cluster.process_titles import process_title
+from xlmr_sweep.cluster.work import COLLECTIVE_TIMEOUT_S, RankInfo, TrialRunner, Work
 from xlmr_sweep.scheduling.causes import Cause, cause_of
 from xlmr_sweep.storage import environment
 from xlmr_sweep.storage.files import Storage
@@ -43,23 +43,23 @@ class RankProcess:
 
     def __init__(self, study: Study, storage: Storage, work: Work) -> None:
         self._study, self._storage, self._work = study, storage, work
-        self._bench: Bench | None = None
+        self._runner: TrialRunner | None = None
 
     def place(self) -> dict[str, Any]:
         """Returns where this rank is: `host` and `node_id`, and what the kernel there has counted."""
         node_id = ray.get_runtime_context().get_node_id()
         return {"host": environment.host(), "node_id": node_id, "oom_kills": oom_kills()}
 
-    def join(self, seat: Seat) -> None:
+    def join(self, rank_info: RankInfo) -> None:
         """Joins the others; returns when all are there."""
-        self._seat = seat
-        self._bench = self._work.open(self._study, self._storage, seat)
+        self._rank_info = rank_info
+        self._runner = self._work.open(self._study, self._storage, rank_info)
 
     def run(self, trial: Trial) -> None:
         """Runs this rank's part of a trial. Rank 0 keeps the outcome."""
-        assert self._bench is not None, "run before join"
-        with titled(trial, self._seat.rank, self._seat.size):
-            self._bench.run(trial)
+        assert self._runner is not None, "run before join"
+        with process_title(trial, self._rank_info.rank, self._rank_info.size):
+            self._runner.run(trial)
 
 
 class Gang:
@@ -78,10 +78,10 @@ class Gang:
         self._places: list[dict[str, Any]] = []
         self._working: list[Any] = []
 
-    def join(self, size: int, gpu_share: float = 1.0) -> Bench:
-        """Starts the other ranks in the bundles 1 .. size-1 and returns rank 0's bench."""
+    def join(self, size: int, gpu_share: float = 1.0) -> TrialRunner:
+        """Starts the other ranks in the bundles 1 .. size-1 and returns rank 0's trial runner."""
         if size == 1:
-            return self._work.open(self._study, self._storage, Seat(gpu_share=gpu_share))
+            return self._work.open(self._study, self._storage, RankInfo(gpu_share=gpu_share))
         group = get_current_placement_group()
         bundles = group.bundle_specs
         actor = ray.remote(RankProcess)
@@ -99,11 +99,11 @@ class Gang:
             self._places = ray.get(placing, timeout=COLLECTIVE_TIMEOUT_S)
         # The port is free now and bound a moment later; should another process take it, the trial starts again.
         address = f"tcp://{ray.util.get_node_ip_address()}:{_free_port()}"
-        joining = [rank.join.remote(Seat(i, size, address)) for i, rank in enumerate(self._ranks, 1)]
+        joining = [rank.join.remote(RankInfo(i, size, address)) for i, rank in enumerate(self._ranks, 1)]
         with self._watched(joining):
-            bench = self._work.open(self._study, self._storage, Seat(0, size, address))
+            runner = self._work.open(self._study, self._storage, RankInfo(0, size, address))
             ray.get(joining, timeout=COLLECTIVE_TIMEOUT_S)
-        return bench
+        return runner
 
     @contextmanager
     def at_work(self, trial: Trial) -> Iterator[None]:
@@ -125,14 +125,14 @@ class Gang:
             time.sleep(WATCH_INTERVAL_S)
         return own
 
-    def end(self, bench: Bench | None) -> None:
+    def end(self, runner: TrialRunner | None) -> None:
         """Ends the other ranks and leaves their process group."""
         for rank in self._ranks:
             ray.kill(rank)
         self._ranks, self._working = [], []
-        if bench is None:
+        if runner is None:
             return
-        closing = threading.Thread(target=bench.close, daemon=True, name="close")
+        closing = threading.Thread(target=runner.close, daemon=True, name="close")
         closing.start()
         closing.join(CLOSE_TIMEOUT_S)
         if closing.is_alive():

@@ -28,14 +28,14 @@ log = logging.getLogger("xlmr_sweep.trial")
 NAMESPACE = b"xlmr_sweep"
 
 STORE_SHARE = 0.8
-"""Part of a node's object store that the shelf takes at most; in a full store Ray would write objects to disk."""
+"""Part of a node's object store that the arrays take at most; in a full store Ray would write objects to disk."""
 
 GET_TIMEOUT_S = 120
 """An object of this node is there at once; one that Ray had to put on disk is read again."""
 
 
-class RayShelf:
-    """The shelf of this process's node and Ray job. Who asks for a key waits for the process that makes it while it lives."""
+class ObjectStoreArrays:
+    """The arrays of this process's node and Ray job. A process that asks for a key waits while another one makes its arrays."""
 
     def __init__(self) -> None:
         context = ray.get_runtime_context()
@@ -114,7 +114,7 @@ class RayShelf:
         internal_kv._internal_kv_put(self._entry(key), entry, overwrite=True, namespace=NAMESPACE)
 
     def _say_once(self, key: str, size: int, room: float) -> None:
-        said = self._prefix.replace(b"shelf:", b"said:", 1) + key.encode()
+        said = self._prefix.replace(b"arrays:", b"said:", 1) + key.encode()
         if not internal_kv._internal_kv_put(said, b"1", overwrite=False, namespace=NAMESPACE):
             log.warning(
                 "%s: %.2f GB do not fit into the %.2f GB that are left of this node's object store; "
@@ -125,11 +125,11 @@ class RayShelf:
         return self._prefix + key.encode()
 
 
-def clear_shelves() -> None:
-    """Takes the notes of this job's shelves out of Ray's key-value store; its objects end with the processes that put them."""
+def forget_arrays() -> None:
+    """Deletes the entries of this job from Ray's key-value store; its objects end with the processes that put them."""
     with suppress(Exception):  # A Ray that is going down takes its notes with it.
         prefix = _prefix(ray.get_runtime_context().get_job_id(), "")
-        for name in (prefix, prefix.replace(b"shelf:", b"said:", 1)):
+        for name in (prefix, prefix.replace(b"arrays:", b"said:", 1)):
             internal_kv._internal_kv_del(name, del_by_prefix=True, namespace=NAMESPACE)
 
 
@@ -139,14 +139,14 @@ def store_bytes(node_id: str) -> float:
 
 
 def _prefix(job: str, node: str) -> bytes:
-    return f"shelf:{job}:{node}".encode()
+    return f"arrays:{job}:{node}".encode()
 
 
 @contextmanager
 def _locked(name: str) -> Iterator[None]:
     """Lets one process of this machine in at a time. The kernel opens the lock of a process that dies."""
     folder = Path(ray._private.worker._global_node.get_session_dir_path())
-    handle = os.open(folder / f"shelf-{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock", os.O_CREAT | os.O_RDWR)
+    handle = os.open(folder / f"arrays-{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock", os.O_CREAT | os.O_RDWR)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -15,7 +15,7 @@ from xlmr_sweep.study.plan import Trial
 
 
 @contextmanager
-def titled(trial: Trial, rank: int = 0, size: int = 1) -> Iterator[None]:
+def process_title(trial: Trial, rank: int = 0, size: int = 1) -> Iterator[None]:
     """Names this process after a trial for the length of the block: `ray::trial base/prompted/cb/n=8/seed=0 rank 1 of 2`."""
     # Ray brings its own setproctitle and sets the title itself before and after each call of an actor.
     _raylet: Any = ray._raylet

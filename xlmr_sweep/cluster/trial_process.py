@@ -24,10 +24,10 @@ import ray
 from xlmr_sweep.cluster.failures import attempt_line, failure_of
 from xlmr_sweep.cluster.gang import Gang
 from xlmr_sweep.cluster.nodes import oom_kills
-from xlmr_sweep.cluster.process_titles import titled
+from xlmr_sweep.cluster.process_titles import process_title
 from xlmr_sweep.cluster.trial_log import keep_log, move_log, next_attempt, trial_log
 from xlmr_sweep.cluster.watchdog import Watchdog
-from xlmr_sweep.cluster.work import COLLECTIVE_TIMEOUT_S, Bench, Work
+from xlmr_sweep.cluster.work import COLLECTIVE_TIMEOUT_S, TrialRunner, Work
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.scheduling.causes import TrialFailedError
 from xlmr_sweep.scheduling.resources import Width
@@ -58,7 +58,7 @@ class Setup:
 
 
 class TrialProcess:
-    """A warm process. Its workbench outlives a trial; nothing that a trial trained does.
+    """A warm process. Its warm state outlives a trial; nothing that a trial trained does.
 
     Torch is imported with the first trial's work, not before.
 
@@ -70,7 +70,7 @@ class TrialProcess:
     def __init__(self, config: dict[str, Any], setup: Setup) -> None:
         self._study, self._git_commit = setup.study, setup.git_commit
         self._home = setup.storage.patient(setup.study.cluster.storage_patience_s)
-        self._bench: Bench | None = None
+        self._runner: TrialRunner | None = None
         self._gang = Gang(setup.study, self._home, setup.work, self._end_process)
         self.reset(config)
 
@@ -119,7 +119,7 @@ class TrialProcess:
             # An earlier attempt wrote its record and died before Tune heard of it.
             return {column: kept[column] for column in COLUMNS if column in kept}
         self._attempt = next_attempt(storage, trial)
-        with titled(trial, 0, self._width.num_bundles), trial_log(storage, trial) as self._log:
+        with process_title(trial, 0, self._width.num_bundles), trial_log(storage, trial) as self._log:
             log.info(attempt_line(self._attempt, trial, oom_kills(), self._token))
             # A process that is killed leaves no more than this in a storage that is on no local disk.
             with suppress(OSError, StudyError):
@@ -159,14 +159,14 @@ class TrialProcess:
         with Watchdog(limits.trial_timeout_s, limits.trial_stall_s, self._on_hang, start_s=START_S) as watchdog:
             # Reading data or saving weights it may wait too; what is written below is watched by nobody.
             self._home.on_wait = watchdog.excuse
-            if self._bench is None:
-                self._bench = self._gang.join(self._width.num_bundles, self._width.gpus or 1.0)
+            if self._runner is None:
+                self._runner = self._gang.join(self._width.num_bundles, self._width.gpus or 1.0)
         if self._width.num_bundles > 1:
             self._prepare(trial)
         with Watchdog(limits.trial_timeout_s, limits.trial_stall_s, self._on_hang, start_s=START_S) as watchdog:
             self._home.on_wait = watchdog.excuse
             with self._gang.at_work(trial):
-                outcome = self._bench.run(trial, watchdog.beat)
+                outcome = self._runner.run(trial, watchdog.beat)
         width = self._width
         row = {
             **trial.as_dict(),
@@ -192,7 +192,7 @@ class TrialProcess:
         spec["model_spec"] = self._study.model(trial.model).model_dump(mode="json")
         spec["task_spec"] = self._study.task(trial.task).model_dump(mode="json")
         spec["template_version"] = TEMPLATE_VERSION
-        record = {**row, "spec": {**trial.as_dict(), **spec}, "resolved": self._bench.resolved(trial)}
+        record = {**row, "spec": {**trial.as_dict(), **spec}, "resolved": self._runner.resolved(trial)}
         write_record(self._home, record)
         log.info("score %.4f in %.1f s", row["score"], row["total_time_s"])
         return row
@@ -202,13 +202,13 @@ class TrialProcess:
         limit = self._study.cluster.trial_timeout_s
         with Watchdog(limit, limit, self._on_hang, start_s=limit) as watchdog:
             self._home.on_wait = watchdog.excuse
-            assert self._bench is not None, "prepare before join"
-            self._bench.prepare(trial)
+            assert self._runner is not None, "prepare before join"
+            self._runner.prepare(trial)
 
     def _leave(self) -> None:
-        """Ends the other ranks and the bench."""
-        bench, self._bench = self._bench, None
-        self._gang.end(bench)
+        """Ends the other ranks and this one's runner."""
+        runner, self._runner = self._runner, None
+        self._gang.end(runner)
 
     def _on_hang(self, error: Exception, stack: str) -> None:
         self._end_process({**failure_of(error), "traceback": stack})

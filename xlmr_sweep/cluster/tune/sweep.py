@@ -21,7 +21,7 @@ from ray.tune.result import EXPR_RESULT_FILE
 
 from xlmr_sweep.cluster.jobs import InstructionJobs, RunJob
 from xlmr_sweep.cluster.nodes import NodeWatch
-from xlmr_sweep.cluster.object_store import clear_shelves
+from xlmr_sweep.cluster.object_store import forget_arrays
 from xlmr_sweep.cluster.storage_check import LateNodes
 from xlmr_sweep.cluster.trial_process import Setup
 from xlmr_sweep.cluster.tune.controller import Controller
@@ -127,7 +127,7 @@ def run_trials(
         with _quiet(), own_loop(setup):
             tuner.fit()
     finally:
-        clear_shelves()
+        forget_arrays()
     supervisor.end()
 
 
