@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from xlmr_sweep.modeling import attention
-from xlmr_sweep.modeling.dropout import Dropout, replace_dropout
-from xlmr_sweep.modeling.layers import narrow_last_layer, quicken_layers
+from xlmr_sweep.modeling.cpu.dropout import Dropout, replace_dropout
+from xlmr_sweep.modeling.cpu.layer import quicken_layers
+from xlmr_sweep.modeling.last_layer import narrow_last_layer
 from xlmr_sweep.modeling.sequences import Sequences
 
 # For each transformers family: what turns a hidden state into the input of the output projection.
