@@ -54,9 +54,7 @@ def test_groups_cover_all_sequences_at_the_least_cost() -> None:
             pieces = [lengths[a:b] for a, b in itertools.pairwise((0, *cuts, 7))]
             if any(len(piece) > 1 and 12 * len(piece) * piece[0] ** 2 > grouped_attention.GROUP_SCORES for piece in pieces):
                 return float("inf")
-            return sum(
-                grouped_attention.GROUP_COST_NS + SCORE_COST_NS * 12 * len(p) * p[0] ** 2 for p in pieces
-            )
+            return sum(grouped_attention.GROUP_COST_NS + SCORE_COST_NS * 12 * len(p) * p[0] ** 2 for p in pieces)
 
         chosen = tuple(itertools.accumulate(g.num_sequences for g in groups))[:-1]
         every = [cuts for n in range(7) for cuts in itertools.combinations(range(1, 7), n)]
