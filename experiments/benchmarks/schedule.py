@@ -173,7 +173,7 @@ def sleep_job(storage: Storage, seconds: Mapping[str, float]) -> Callable[[Job],
                 num_workers=job.width.num_bundles,
                 use_gpu=True,
                 resources_per_worker={"CPU": 1, "GPU": 1},
-                label_selector=[{NODE_LABEL: node} for node in job.grant.node_ids],
+                label_selector=[{NODE_LABEL: node} for node in job.allocation.node_ids],
             ),
             run_config=ray.train.RunConfig(name=job.tune_id.replace(" ", "-"), **storage.for_ray("train")),
         )

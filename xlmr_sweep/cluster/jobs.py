@@ -28,7 +28,7 @@ from xlmr_sweep.study.spec import Study
 
 POLL_S = 0.1
 
-ROOM_TIMEOUT_S = 600.0
+RESOURCES_TIMEOUT_S = 600.0
 """Longer than any process takes to end."""
 
 MAX_STARTS = 3
@@ -76,7 +76,7 @@ def _pretrain(study: Study, name: str, storage: Storage) -> None:
 
 
 RunJob = Callable[[Job], None]
-"""Runs an instruction job to its end on the nodes of its grant; raises if it fails."""
+"""Runs an instruction job to its end on the nodes of its allocation; raises if it fails."""
 
 
 class InstructionJobs:
@@ -109,31 +109,31 @@ class InstructionJobs:
         # Not waited for at the end: after Ctrl-C a job's thread still polls a Ray that is about to end.
         threading.Thread(target=self._work, args=(job,), daemon=True, name=job.tune_id).start()
 
-    def look(self) -> None:
-        """Tells the admission of the jobs that ended since the last look."""
+    def poll(self) -> None:
+        """Tells the admission of the jobs that ended since the last call."""
         while not self._ended.empty():
             job, error = self._ended.get()
             if error is None:
                 self._admission.cost.observe_job(job.model, self._admission.amount(job.width), time.monotonic() - job.began)
                 self._admission.job_ended(job, ok=True)
-            elif self._starts[job.model] < MAX_STARTS and (dead := set(job.grant.node_ids) - _alive()):
+            elif self._starts[job.model] < MAX_STARTS and (dead := set(job.allocation.node_ids) - _alive()):
                 # What it had is kept, and it goes on elsewhere. Nobody else may have looked at the nodes yet.
                 for node_id in dead:
-                    self._admission.room.remove(node_id)
+                    self._admission.free_resources.remove(node_id)
                 self._admission.job_again(job)
             else:
                 self._on_failed(job, error, self._admission.job_ended(job, ok=False))
 
     def run_alone(self) -> None:
         """Runs the jobs of an admission that holds no trials; gives up one that no node can hold any more."""
-        watch, placeable_at = NodeWatch(self._admission.room.nodes, problem=self._problem), time.monotonic()
+        watch, placeable_at = NodeWatch(self._admission.free_resources.nodes, problem=self._problem), time.monotonic()
         while not self._admission.is_finished:
-            self.look()
+            self.poll()
             came, went = watch.changes()
             for node in came:
-                self._admission.room.add(node)
+                self._admission.free_resources.add(node)
             for node in went:
-                self._admission.room.remove(node.node_id)
+                self._admission.free_resources.remove(node.node_id)
             if not self._admission.has_unplaceable:
                 placeable_at = time.monotonic()
             elif time.monotonic() - placeable_at > self._node_patience_s:
@@ -145,7 +145,7 @@ class InstructionJobs:
     def _work(self, job: Job) -> None:
         error: Exception | None = None
         try:
-            wait_for_room(job)
+            wait_for_resources(job)
             self._run(job)
         except Exception as raised:
             # One model's failure must not cost the other models their trials.
@@ -153,8 +153,8 @@ class InstructionJobs:
         self._ended.put((job, error))
 
 
-def wait_for_room(job: Job, timeout_s: float = ROOM_TIMEOUT_S) -> None:
-    """Waits until the nodes of a job's grant really are free for it.
+def wait_for_resources(job: Job, timeout_s: float = RESOURCES_TIMEOUT_S) -> None:
+    """Waits until the nodes of a job's allocation really are free for it.
 
     The admission's books run ahead of Ray by the moment that a process takes to end, and Ray Train counts it as a failure if a
     job's ranks get no room within a minute.
@@ -163,7 +163,7 @@ def wait_for_room(job: Job, timeout_s: float = ROOM_TIMEOUT_S) -> None:
         TimeoutError: if they do not become free, at once if one of them is gone.
     """
     needs: dict[str, Counter[str]] = {}
-    for node_id, cpus, shares in job.grant.bundles:
+    for node_id, cpus, shares in job.allocation.bundles:
         needs.setdefault(node_id, Counter()).update({"CPU": cpus, "GPU": sum(share for _, share in shares)})
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

@@ -161,7 +161,7 @@ def _job_runner(study: Study, storage: Storage, display: ProgressDisplay, use_gp
                     num_ranks=job.width.num_bundles,
                     use_gpu=use_gpu,
                     cpus_per_rank=job.width.cpus,
-                    label_selector=[{NODE_LABEL: node_id} for node_id in job.grant.node_ids],
+                    label_selector=[{NODE_LABEL: node_id} for node_id in job.allocation.node_ids],
                     step=step,
                 )
         except Exception as error:

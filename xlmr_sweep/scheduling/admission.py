@@ -17,9 +17,9 @@ from itertools import chain
 from typing import Any
 
 from xlmr_sweep.scheduling.cost import CostModel
-from xlmr_sweep.scheduling.free_resources import Grant, Room
+from xlmr_sweep.scheduling.free_resources import Allocation, FreeResources
 from xlmr_sweep.scheduling.resources import Node, Width
-from xlmr_sweep.scheduling.retry import Requeue
+from xlmr_sweep.scheduling.retry_policy import Requeue
 from xlmr_sweep.study.plan import Trial
 
 CRITICAL_SHARE = 0.95
@@ -41,7 +41,7 @@ class Attempt:
     not_on: frozenset[str] = frozenset()
     not_before: float = 0.0
     """On the admission's clock."""
-    grant: Grant = field(default=Grant())
+    allocation: Allocation = field(default=Allocation())
     began: float = 0.0
 
     @property
@@ -62,7 +62,7 @@ class Job:
     model: str
     width: Width
     not_on: frozenset[str] = frozenset()
-    grant: Grant = field(default=Grant())
+    allocation: Allocation = field(default=Allocation())
     began: float = 0.0
 
     @property
@@ -75,14 +75,14 @@ Item = Attempt | Job
 
 
 @dataclass(frozen=True)
-class _Wait:
-    """A head that has no room yet."""
+class Reservation:
+    """The nodes that a head without room will start on: smaller items may use them only if they do not delay it (backfilling)."""
 
     nodes: frozenset[str]
     """Where it will fit first."""
     until: float
     """When."""
-    room: Room
+    free: FreeResources
     """What will be free then beside it."""
 
 
@@ -127,7 +127,7 @@ class Admission:
         probing: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.room, self.cost = Room(nodes), cost
+        self.free_resources, self.cost = FreeResources(nodes), cost
         self._clock = clock
         self.has_gpus = any(node.gpus for node in nodes)
         self._round = rounds(trials)
@@ -140,7 +140,7 @@ class Admission:
         self._vain: Counter[str] = Counter()
         self._delayed: list[Attempt] = []
         self._live: dict[str, Item] = {}
-        self._warm: dict[Width, list[Grant]] = defaultdict(list)
+        self._warm: dict[Width, list[Allocation]] = defaultdict(list)
         """What trials gave back since the last question that was answered in the negative: their processes are still there."""
         self._kept: dict[str, frozenset[str]] = {}
         """Nodes that heads without room wait for, by key."""
@@ -190,7 +190,7 @@ class Admission:
     @property
     def capacity(self) -> float:
         """GPUs of the cluster, or CPUs where there are no GPUs."""
-        return sum(node.gpus if self.has_gpus else node.cpus for node in self.room.nodes)
+        return sum(node.gpus if self.has_gpus else node.cpus for node in self.free_resources.nodes)
 
     def expected_s(self, item: Item) -> float:
         """Returns how long an item is expected to take from its start."""
@@ -203,7 +203,7 @@ class Admission:
         """Hands out what comes next if there is room for it now, else None."""
         now = self._clock()
         self._wake(now)
-        state = (self._changes, self.room.version)
+        state = (self._changes, self.free_resources.version)
         # Without capacity the nodes that trials and jobs need are all gone: they wait.
         if self._stuck_at == state or not self.capacity:
             self._warm.clear()
@@ -212,14 +212,14 @@ class Admission:
             self._sorted_by = self.cost.version
             for line in self._lines.values():
                 line.sort(key=self._place)
-        waits: list[_Wait] = []
+        reservations: list[Reservation] = []
         for head in self._heads():
-            grant = self._fit(head, now, waits)
-            if grant is not None:
-                return self._start(head, grant, now)
-            wait = self._keep(head, now, waits)
-            if wait is not None:
-                waits.append(wait)
+            allocation = self._fit(head, now, reservations)
+            if allocation is not None:
+                return self._start(head, allocation, now)
+            reservation = self._reserve(head, now, reservations)
+            if reservation is not None:
+                reservations.append(reservation)
         self._warm.clear()
         self._stuck_at = state
         return None
@@ -234,7 +234,7 @@ class Admission:
         attempt = self._give_back(tune_id)
         assert isinstance(attempt, Attempt), f"{tune_id} is no trial"
         if ok:
-            self._warm[attempt.width].append(attempt.grant)
+            self._warm[attempt.width].append(attempt.allocation)
         if self._probes.get(attempt.model) == tune_id:
             # Unless `set_width` comes next, another trial of the model measures; after some in vain the others run as wide.
             del self._probes[attempt.model]
@@ -251,7 +251,7 @@ class Admission:
             width=how.width or attempt.width,
             not_on=attempt.not_on | ({how.not_on} if how.not_on else set()),
             not_before=self._clock() + how.delay_s if how.delay_s else 0.0,
-            grant=Grant(),
+            allocation=Allocation(),
         )
         self._put(again)
 
@@ -290,29 +290,27 @@ class Admission:
 
     def widen(self, model: str, width: Width) -> None:
         """Gives the model's waiting trials at least this share."""
-
-        def is_less(one: Width) -> bool:
-            return (one.total_gpus, one.total_cpus) < (width.total_gpus, width.total_cpus)
-
-        for attempt in self._take_out(lambda attempt: attempt.model == model and is_less(attempt.width)):
+        for attempt in self._take_out(lambda attempt: attempt.model == model and attempt.width.size < width.size):
             self._put(replace(attempt, width=width))
 
     @property
     def has_unplaceable(self) -> bool:
         """Whether a trial or job waits that the cluster, as it is now, could never hold."""
         items: Iterable[Item] = chain(self.waiting(), self._jobs)
-        return any(not self.room.could_ever_hold(width) for width in {item.width for item in items})
+        return any(not self.free_resources.could_ever_hold(width) for width in {item.width for item in items})
 
     def drop_unplaceable(self) -> list[Trial]:
         """Takes out what the cluster, as it is now, could never hold, and returns the trials, those of such a job among them."""
-        jobs = [job for job in self._jobs if not self.room.could_ever_hold(job.width)]
+        jobs = [job for job in self._jobs if not self.free_resources.could_ever_hold(job.width)]
         lost = [attempt.trial for job in jobs for attempt in self._without_weights.pop(job.model)]
         self._jobs = [job for job in self._jobs if job not in jobs]
-        return lost + [attempt.trial for attempt in self._take_out(lambda attempt: not self.room.could_ever_hold(attempt.width))]
+        return lost + [
+            attempt.trial for attempt in self._take_out(lambda attempt: not self.free_resources.could_ever_hold(attempt.width))
+        ]
 
     def could_do_without(self, node_id: str) -> bool:
         """Tells whether the other nodes could hold everything that waits or is under way."""
-        others = Room(node for node in self.room.nodes if node.node_id != node_id)
+        others = FreeResources(node for node in self.free_resources.nodes if node.node_id != node_id)
         items: Iterable[Item] = chain(self.waiting(), self._jobs, self._live.values())
         return all(others.could_ever_hold(width) for width in {item.width for item in items})
 
@@ -355,7 +353,7 @@ class Admission:
 
     def _give_back(self, tune_id: str) -> Item:
         item = self._live.pop(tune_id)
-        self.room.give(item.grant)
+        self.free_resources.release(item.allocation)
         self._done_work += self.amount(item.width) * (self._clock() - item.began)
         self._changes += 1
         return item
@@ -429,10 +427,10 @@ class Admission:
             self._need = stamp, max(work / self.capacity, *self._chains.values())
         return self._need[1]
 
-    def _start(self, head: Item, grant: Grant, now: float) -> Item:
+    def _start(self, head: Item, allocation: Allocation, now: float) -> Item:
         self._changes += 1
         self._kept.pop(head.tune_id, None)
-        started = replace(head, grant=grant, began=now)
+        started = replace(head, allocation=allocation, began=now)
         self._live[head.tune_id] = started
         if isinstance(head, Job):
             self._jobs.remove(head)
@@ -443,40 +441,41 @@ class Admission:
             self._lines[head.width, head.not_on].remove(head)
         return started
 
-    def _fit(self, head: Item, now: float, waits: Sequence[_Wait]) -> Grant | None:
+    def _fit(self, head: Item, now: float, reservations: Sequence[Reservation]) -> Allocation | None:
         """Takes room for an item that keeps no more important one from starting when it could."""
-        beside: list[Room] = []
-        if waits:
+        beside: list[FreeResources] = []
+        if reservations:
             end = now + self.expected_s(head)
-            beside = [wait.room for wait in waits if end > wait.until]
-        return self._take_warm(head, beside) or self.room.take(head.width, head.not_on, beside=beside)
+            beside = [reservation.free for reservation in reservations if end > reservation.until]
+        return self._take_warm(head, beside) or self.free_resources.allocate(head.width, head.not_on, beside=beside)
 
-    def _take_warm(self, head: Item, beside: Sequence[Room]) -> Grant | None:
+    def _take_warm(self, head: Item, beside: Sequence[FreeResources]) -> Allocation | None:
         """Takes the place of a trial of the same width that just ended, so that its process goes on."""
         if isinstance(head, Job):
             return None
         warm = self._warm.get(head.width, [])
-        for grant in warm:
-            if head.not_on & set(grant.node_ids) or not all(room.holds(grant) for room in beside):
+        for allocation in warm:
+            if head.not_on & set(allocation.node_ids) or not all(free.holds(allocation) for free in beside):
                 continue
-            if self.room.take_again(grant):
-                warm.remove(grant)
-                return grant
+            if self.free_resources.allocate_again(allocation):
+                warm.remove(allocation)
+                return allocation
         return None
 
-    def _keep(self, head: Item, now: float, waits: Sequence[_Wait]) -> _Wait | None:
+    def _reserve(self, head: Item, now: float, reservations: Sequence[Reservation]) -> Reservation | None:
         """Returns where and when a head without room will fit first; the same nodes until it starts."""
         kept = self._kept.get(head.tune_id)
-        if kept and not kept <= {node.node_id for node in self.room.nodes}:
+        nodes = {node.node_id for node in self.free_resources.nodes}
+        if kept and not kept <= nodes:
             kept = None
-        taken = {node for wait in waits for node in wait.nodes}
-        away = {node.node_id for node in self.room.nodes if (node.node_id not in kept if kept else node.node_id in taken)}
-        room = self.room.copy()
+        taken = {node for reservation in reservations for node in reservation.nodes}
+        away = nodes - kept if kept else taken
+        free = self.free_resources.copy()
         for item in sorted(self._live.values(), key=lambda item: item.began + self.expected_s(item)):
-            room.give(item.grant)
-            grant = room.take(head.width, head.not_on, away)
-            if grant is not None:
-                nodes = self._kept[head.tune_id] = frozenset(grant.node_ids)
+            free.release(item.allocation)
+            allocation = free.allocate(head.width, head.not_on, away)
+            if allocation is not None:
+                reserved = self._kept[head.tune_id] = frozenset(allocation.node_ids)
                 # What is overdue may end at any moment.
-                return _Wait(nodes, max(now, item.began + self.expected_s(item)), room)
+                return Reservation(reserved, max(now, item.began + self.expected_s(item)), free)
         return None

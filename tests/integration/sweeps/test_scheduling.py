@@ -109,7 +109,7 @@ def test_jobs_run_beside_trials_and_instructed_trials_follow_their_models_weight
     def run_job(job: Job) -> None:
         began = time.time()
         free = available_resources_per_node()
-        assert all(free[node]["GPU"] >= job.grant.node_ids.count(node) for node in job.grant.node_ids)
+        assert all(free[node]["GPU"] >= job.allocation.node_ids.count(node) for node in job.allocation.node_ids)
         if job.model == "broken":
             raise RuntimeError("no weights today")
         # As long as it takes two other trials to finish beside it.
