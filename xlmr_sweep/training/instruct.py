@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -30,6 +29,7 @@ from xlmr_sweep.modeling.fsdp import World, whole_weights
 from xlmr_sweep.modeling.loading import load_masked_lm, load_tokenizer
 from xlmr_sweep.modeling.source import ModelSource, base_source
 from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.storage.job_log import JobLog
 from xlmr_sweep.storage.lineage import current_resolution
 from xlmr_sweep.storage.progress_file import ProgressFile
 from xlmr_sweep.study.identity import mixture_name, recipe_folder_name, recipe_id, recipe_identity
@@ -252,19 +252,6 @@ class InstructionRun:
         """Adds a line to the job's log file."""
         if self.world.rank == 0:
             self._log.write(text)
-
-
-class JobLog:
-    """The job's log file; written whole each time, because object stores do not append."""
-
-    def __init__(self, storage: Storage, name: str) -> None:
-        self._storage, self._file = storage, f"logs/instruct-{name}.log"
-
-    def write(self, text: str) -> None:
-        """Adds a line with the time in front."""
-        before = self._storage.read(self._file) if self._storage.exists(self._file) else b""
-        line = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n"
-        self._storage.write(self._file, before + line.encode())
 
 
 def _device_name(device: torch.device) -> str:
