@@ -26,7 +26,7 @@ from typing import Any
 from rich.console import Console
 
 from xlmr_sweep.cluster.work import OnStep, RankInfo, TrialRunner
-from xlmr_sweep.commands.live_table import Board
+from xlmr_sweep.commands.live_table import LiveTable
 from xlmr_sweep.scheduling.admission import Admission, Job
 from xlmr_sweep.scheduling.cost import PAPER_COSTS, CostModel
 from xlmr_sweep.scheduling.forecast import lower_bound_s, simulate
@@ -182,7 +182,7 @@ def sleep_job(storage: Storage, seconds: Mapping[str, float]) -> Callable[[Job],
     return run
 
 
-class Watch(Board):
+class Watch(LiveTable):
     """Notes when trials end, and how busy the machine is."""
 
     def __init__(self, grid_trials: Sequence[Trial], admission: Admission, folder: Storage) -> None:

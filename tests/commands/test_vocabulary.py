@@ -16,7 +16,7 @@ import pytest
 from builders import FAMILIES, WORDS, make_encoder
 from rich.console import Console
 
-from xlmr_sweep.commands.memory_table import print_needs
+from xlmr_sweep.commands.memory_table import print_memory
 from xlmr_sweep.commands.vocabulary import count_rows
 from xlmr_sweep.data.examples import prepare_task
 from xlmr_sweep.modeling.architecture import Architecture
@@ -115,7 +115,7 @@ def test_a_dry_run_says_where_rows_come_from(study_file: Callable[..., Path], tm
 
     def said(done: set[str]) -> str:
         out = StringIO()
-        print_needs(Console(file=out, width=200), study, storage, trials, done)
+        print_memory(Console(file=out, width=200), study, storage, trials, done)
         return out.getvalue()
 
     text = said(set())

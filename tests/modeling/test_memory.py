@@ -17,7 +17,7 @@ from builders import WORDS, make_encoder
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from xlmr_sweep.commands.memory_table import needs
+from xlmr_sweep.commands.memory_table import memory_of_models
 from xlmr_sweep.data.examples import prepare_task
 from xlmr_sweep.modeling import attention, memory
 from xlmr_sweep.modeling.architecture import KNOWN, Architecture
@@ -88,7 +88,7 @@ def test_xl_fits_one_gpu_and_xxl_four() -> None:
 
 def test_a_dry_run_says_what_each_model_of_the_paper_needs() -> None:
     shapes = {model.name: KNOWN[str(model.hub)] for model in PAPER.models}
-    found = {need.model: need for need in needs(PAPER, shapes, expand(PAPER), {"xlmr-base": 8_500})}
+    found = {need.model: need for need in memory_of_models(PAPER, shapes, expand(PAPER), {"xlmr-base": 8_500})}
     assert [need.gpus_needed for need in found.values()] == [1, 1, 1, 4]
     assert (found["xlmr-base"].rows, found["xlmr-base"].rows_are) == (8_500, "measured")
     assert (found["xlmr-xl"].rows, found["xlmr-xl"].rows_are) == (32_768, "assumed")
@@ -209,7 +209,7 @@ def test_a_trials_peak_is_predicted_and_is_its_own(study_file: Callable[..., Pat
     assert full is not None
     assert full.num_heads == 6
     # What a dry run prints, without what this process holds before the first trial.
-    (need,) = needs(study, {"mini": full}, [trial], {"mini": len(inputs.kept)})
+    (need,) = memory_of_models(study, {"mini": full}, [trial], {"mini": len(inputs.kept)})
     expected = need.bytes_declared - PROCESS_BYTES
     # The starting weights are no memory of the process's own.
     for peak in peaks:
@@ -247,7 +247,7 @@ def test_memory_on_a_cpu_is_that_of_its_own_arithmetic(
     for precision in ("auto", "bf16", "fp32"):
         settings = {"steps": 2, "batch_size": 16, "learning_rate": 1e-4, "max_length": 256, "precision": precision}
         study = load_study(str(study_file(finetune=settings)))
-        (need,) = needs(study, {"tiny": shape}, expand(study)[:1], {"tiny": 5_000})
+        (need,) = memory_of_models(study, {"tiny": shape}, expand(study)[:1], {"tiny": 5_000})
         needed[precision] = need.bytes_declared
     assert needed["auto"] == needed["bf16" if expected else "fp32"]
     assert needed["bf16"] < 0.9 * needed["fp32"]
@@ -260,7 +260,7 @@ def test_a_family_without_a_fast_path_needs_its_whole_vocabulary_and_all_logits(
     slow = Architecture.from_config({**MINI, "model_type": "electra", "num_attention_heads": 6, "vocab_size": 128_100})
     assert fast is not None
     assert slow is not None
-    found = [needs(study, {"tiny": shape}, expand(study)[:1], {"tiny": 5_000})[0] for shape in (fast, slow)]
+    found = [memory_of_models(study, {"tiny": shape}, expand(study)[:1], {"tiny": 5_000})[0] for shape in (fast, slow)]
     assert [need.rows for need in found] == [5_000, 128_100]
     tokens = study.finetune.batch_size * study.finetune.max_length
     more = 12 * (128_100 - 5_000) * (MINI["hidden_size"] + 1) + 8 * tokens * 128_100

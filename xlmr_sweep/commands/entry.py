@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from xlmr_sweep.commands.dry_run import print_plan
-from xlmr_sweep.commands.memory_table import print_needs
+from xlmr_sweep.commands.dry_run import print_forecast
+from xlmr_sweep.commands.memory_table import print_memory
 from xlmr_sweep.commands.preparation import check_known_sizes, models_to_instruct, prepare_instructions, read_examples
 from xlmr_sweep.commands.progress import ProgressDisplay
 from xlmr_sweep.commands.status import print_status
@@ -120,8 +120,8 @@ def dry_run(request: Request, console: Console) -> int:
     if opened.whole.data.source == "folder":
         read_examples(opened.whole, opened.storage, opened.trials, ProgressDisplay(Console(quiet=True)))
     found = collect(opened.storage, opened.whole)
-    print_plan(console, opened.whole, opened.storage, opened.trials, found)
-    print_needs(console, opened.whole, opened.storage, opened.trials, found.done)
+    print_forecast(console, opened.whole, opened.storage, opened.trials, found)
+    print_memory(console, opened.whole, opened.storage, opened.trials, found.done)
     return 0
 
 

@@ -9,7 +9,6 @@ import importlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -22,7 +21,7 @@ from xlmr_sweep.cluster.storage_check import LateNodes, check_storage_on_nodes
 from xlmr_sweep.cluster.trial_log import log_name
 from xlmr_sweep.cluster.tune.sweep import run_trials
 from xlmr_sweep.cluster.work import Work
-from xlmr_sweep.commands.live_table import Board
+from xlmr_sweep.commands.live_table import LiveTable
 from xlmr_sweep.commands.preparation import (
     check_models,
     models_to_instruct,
@@ -40,14 +39,6 @@ from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
 
 
-@dataclass
-class Tally:
-    """How a run's trials ended."""
-
-    done: int = 0
-    failed: list[str] = field(default_factory=list)
-
-
 def run_pending(
     study: Study,
     storage: Storage,
@@ -59,7 +50,7 @@ def run_pending(
     rows: Sequence[Mapping[str, Any]] = (),
     only_instruct: bool = False,
     work: Work | None = None,
-) -> Tally:
+) -> None:
     """Runs trials that have no record, and everything they need.
 
     Args:
@@ -118,16 +109,14 @@ def run_pending(
             probing=probing,
         )
         run_job = _job_runner(study, storage, display, has_gpus)
-        tally = Tally()
         if only_instruct:
             jobs = InstructionJobs(
                 admission, run_job, lambda job, error, lost: None, study.cluster.node_patience_s, LateNodes(storage).problem
             )
             jobs.run_alone()
         else:
-            _run_trials(study, storage, trials, admission, display, tally, run_job, work)
+            _run_trials(study, storage, trials, admission, display, run_job, work)
     console.print(f"Where the time went: {display.where_the_time_went()}", soft_wrap=True, highlight=False)
-    return tally
 
 
 def _import_beside(name: str) -> None:
@@ -178,7 +167,6 @@ def _run_trials(
     trials: Sequence[Trial],
     admission: Admission,
     display: ProgressDisplay,
-    tally: Tally,
     run_job: RunJob,
     work: Work | None,
 ) -> None:
@@ -186,15 +174,11 @@ def _run_trials(
         return storage.path(log_name(trial))
 
     unit = "GPUs" if admission.has_gpus else "CPUs"
-    board = Board(display.console, trials, lambda: admission.capacity, unit, where, lambda: admission.left_s)
+    live_table = LiveTable(display.console, trials, lambda: admission.capacity, unit, where, lambda: admission.left_s)
 
     def run_job_shown(job: Job) -> None:
-        with board.job(job.tune_id, admission.amount(job.width)):
+        with live_table.job(job.tune_id, admission.amount(job.width)):
             run_job(job)
 
-    try:
-        with display.panel(board.table), display.step("Trials", len(trials), board.left_s) as board.step:
-            run_trials(study, storage, admission, board, run_job=run_job_shown, work=work)
-    finally:
-        tally.done += board.done
-        tally.failed += board.failed
+    with display.panel(live_table.table), display.step("Trials", len(trials), live_table.remaining_s) as live_table.step:
+        run_trials(study, storage, admission, live_table, run_job=run_job_shown, work=work)

@@ -16,7 +16,7 @@ from rich.console import Console
 from xlmr_sweep.cluster.nodes import NodeWatch
 from xlmr_sweep.cluster.tune import supervisor as module
 from xlmr_sweep.cluster.tune.supervisor import Supervisor
-from xlmr_sweep.commands.live_table import Board
+from xlmr_sweep.commands.live_table import LiveTable
 from xlmr_sweep.scheduling.admission import Admission
 from xlmr_sweep.scheduling.resources import Node, Width
 from xlmr_sweep.scheduling.retry_policy import RetryByCause
@@ -70,11 +70,11 @@ class Run:
         trials = [Trial(name, "prompted", "cb", 8, seed, f"{name}{seed}") for name in gpus for seed in range(3)]
         self.admission = Admission(trials, widths, self.there, Fixed(), probing=probing, clock=self.clock)
         watch = NodeWatch(self.there, look=lambda: list(self.there), clock=self.clock)
-        self.board = Board(Console(file=self.stream, width=300), trials, lambda: 3, "GPUs", lambda trial: "log", clock=self.clock)
+        self.live_table = LiveTable(Console(file=self.stream, width=300), trials, lambda: 3, "GPUs", lambda trial: "log", clock=self.clock)
         self.controller: Any = ControllerStub()
         policy = RetryByCause(LIMITS, self.storage, lambda: self.admission.free_resources.nodes)
         self.supervisor = Supervisor(
-            self.storage, LIMITS, self.admission, policy, self.controller, watch, self.board, clock=self.clock
+            self.storage, LIMITS, self.admission, policy, self.controller, watch, self.live_table, clock=self.clock
         )
         self.tune: list[TuneStub] = []
 
@@ -123,7 +123,7 @@ def test_what_waits_for_a_node_that_died_is_taken_back_and_runs_elsewhere(
     for trial in on_b:
         if trial.status == "PENDING":
             run.supervisor.on_trial_complete(0, run.tune, trial)  # As Tune does for a trial that is stopped.
-    assert run.board.failed == []
+    assert run.live_table.failed == []
     assert run.admission.num_waiting == len(run.controller.taken_back)
     assert "Node b is gone" in run.said
     run.there.append(Node(8, 4, "c"))
@@ -145,7 +145,7 @@ def test_a_trial_whose_process_never_starts_is_tried_again(tmp_path: Path, monke
     assert run.controller.taken_back == [stuck.trial_id], "the other one's process is there"
     run.supervisor.on_trial_complete(0, run.tune, stuck)  # As Tune does for a trial that is stopped.
     assert f"did not start within {module.START_LIMIT_S:g} s" in run.said
-    assert run.board.failed == []
+    assert run.live_table.failed == []
     again = run.admission.next()
     assert again is not None
     assert (getattr(again, "trial", None), getattr(again, "number", None)) == (attempt.trial, 2)
@@ -181,7 +181,7 @@ def test_a_record_that_a_dying_process_wrote_counts(tmp_path: Path, monkeypatch:
     trial = run.start()
     run.storage.write_json(f"records/{trial.attempt.trial.trial_id}.json", {"score": 0.25})
     run.end(trial, DEAD)
-    assert run.board.done == 1
+    assert run.live_table.done == 1
     assert run.admission.num_waiting == 2
 
 
@@ -194,7 +194,7 @@ def test_a_node_where_trials_die_gets_no_more(tmp_path: Path, monkeypatch: pytes
     assert "2 trials in a row died on node" in run.said
     assert "nothing more is started there" in run.said
     assert run.start().attempt.allocation.node_ids == ("b",)
-    assert run.board.failed == []
+    assert run.live_table.failed == []
 
 
 def test_a_node_that_wide_trials_need_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +210,7 @@ def test_memory_on_a_node_that_is_left_out_is_no_larger_share(tmp_path: Path, mo
     run = Run(tmp_path, monkeypatch, {"single": 1})
     run.admission.free_resources.remove("b")
     run.end(run.start(), MemoryError("CUDA out of memory"))
-    assert len(run.board.failed) == 1
+    assert len(run.live_table.failed) == 1
     assert not run.admission.has_unplaceable
 
 
@@ -220,9 +220,9 @@ def test_trials_that_no_node_can_hold_are_left_out_after_a_while(tmp_path: Path,
     run.poll(2)
     assert run.start().attempt.trial.model == "single"
     run.poll(40)
-    assert run.board.num_left_out == 0
+    assert run.live_table.num_left_out == 0
     run.poll(20)
-    assert run.board.num_left_out == 3
+    assert run.live_table.num_left_out == 3
     assert "for cluster.node_patience_s = 50 s no node was there that could hold them. 3 trials are left out" in run.said
 
 
@@ -260,7 +260,7 @@ def test_trials_that_are_given_up_while_the_storage_is_full_hold_nothing_up_and_
         module, "write_failure", lambda storage, trial, row: (tried.append(trial.trial_id), write(storage, trial, row))
     )
     run.supervisor.give_up(lost, RuntimeError("no weights today"))
-    assert len(run.board.failed) == 3
+    assert len(run.live_table.failed) == 3
     assert "no weights today" in run.said
     for _ in range(3):
         run.poll(2)
@@ -278,7 +278,7 @@ def test_a_failure_that_cannot_be_written_is_written_later(tmp_path: Path, monke
     run = Run(tmp_path, monkeypatch, {"single": 1})
     (tmp_path / "failures").write_text("in the way")
     run.end(run.start(), ValueError("shapes"))
-    assert len(run.board.failed) == 1
+    assert len(run.live_table.failed) == 1
     (tmp_path / "failures").unlink()
     run.poll(2)
     (name,) = run.storage.names("failures")
