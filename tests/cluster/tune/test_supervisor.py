@@ -70,7 +70,9 @@ class Run:
         trials = [Trial(name, "prompted", "cb", 8, seed, f"{name}{seed}") for name in gpus for seed in range(3)]
         self.admission = Admission(trials, widths, self.there, Fixed(), probing=probing, clock=self.clock)
         watch = NodeWatch(self.there, look=lambda: list(self.there), clock=self.clock)
-        self.live_table = LiveTable(Console(file=self.stream, width=300), trials, lambda: 3, "GPUs", lambda trial: "log", clock=self.clock)
+        self.live_table = LiveTable(
+            Console(file=self.stream, width=300), trials, lambda: 3, "GPUs", lambda trial: "log", clock=self.clock
+        )
         self.controller: Any = ControllerStub()
         policy = RetryByCause(LIMITS, self.storage, lambda: self.admission.free_resources.nodes)
         self.supervisor = Supervisor(
