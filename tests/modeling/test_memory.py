@@ -23,7 +23,6 @@ from xlmr_sweep.modeling import attention, memory
 from xlmr_sweep.modeling.architecture import KNOWN, Architecture
 from xlmr_sweep.modeling.compact import CompactVocabulary, build_compact
 from xlmr_sweep.modeling.encoder import MaskedLMEncoder
-from xlmr_sweep.modeling.families import FAST_TYPES, HEADS
 from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.modeling.memory import (
     GPU_BYTES,
@@ -265,7 +264,6 @@ def test_a_family_without_a_fast_path_needs_its_whole_vocabulary_and_all_logits(
     tokens = study.finetune.batch_size * study.finetune.max_length
     more = 12 * (128_100 - 5_000) * (MINI["hidden_size"] + 1) + 8 * tokens * 128_100
     assert found[1].bytes_declared - found[0].bytes_declared == pytest.approx(HEAP_SHARE * more, rel=1e-3)
-    assert set(HEADS) == set(FAST_TYPES)
 
 
 def test_shared_pages_that_a_trial_looked_at_in_its_setup_are_not_its_peak(

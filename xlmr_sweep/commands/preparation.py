@@ -9,13 +9,14 @@ import json
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from xlmr_sweep.commands.progress import ProgressDisplay
 from xlmr_sweep.data.examples import ReadTask, check_sizes, read_task
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.modeling.families import HEADS
+from xlmr_sweep.modeling.families import model_family
 from xlmr_sweep.modeling.source import ModelSource
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.lineage import outdated
@@ -107,10 +108,11 @@ def check_models(study: Study, storage: Storage, trials: Sequence[Trial], consol
             continue
         if check(base_source(storage, study, model), tasks, max(lengths)):
             console.print(f"Warning: model {name} has no masked-LM head; a new one is made (new_head: true)", highlight=False)
-        family = family_of(base_source(storage, study, model))
-        if family not in HEADS:
+        family = model_family(_config(base_source(storage, study, model)))
+        if not family.has_fast_path:
             text = (
-                f"Warning: model {name}: no fast path for {family}; its trials keep the whole vocabulary and pad, and take longer"
+                f"Warning: model {name}: no fast path for {family.model_type}; its trials keep the whole vocabulary and pad, "
+                "and take longer"
             )
             console.print(text, highlight=False, soft_wrap=True)
         if model.hub is not None:
@@ -173,12 +175,11 @@ def models_to_instruct(study: Study, storage: Storage, trials: Sequence[Trial]) 
     return [model.name for model in models if not is_there(model)]
 
 
-def family_of(source: ModelSource) -> str:
-    """Returns the model type of a source that was found to load."""
+def _config(source: ModelSource) -> Any:
+    """Returns the configuration of a source that was found to load."""
     try:
-        config = json.loads((Path(source.location) / "config.json").read_text(encoding="utf-8"))
+        return json.loads((Path(source.location) / "config.json").read_text(encoding="utf-8"))
     except OSError:
         from xlmr_sweep.modeling.loading import load_config
 
-        return str(load_config(source).model_type)
-    return str(config["model_type"])
+        return load_config(source)

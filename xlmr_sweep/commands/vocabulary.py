@@ -14,7 +14,7 @@ from typing import Any
 from xlmr_sweep.data.examples import Row, load_task, read_task
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.bare_tokenizer import BareTokenizer
-from xlmr_sweep.modeling.families import HEADS, PADDED_POSITIONS
+from xlmr_sweep.modeling.families import model_family
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.relocated import folder_of
 from xlmr_sweep.study.identity import model_folder_name, task_data_name
@@ -89,12 +89,13 @@ def kept_tokens(tokenizer: BareTokenizer, task: TaskSpec, rows: Sequence[Row], m
 
 def _padding(config: Mapping[str, Any]) -> set[int]:
     """Returns what a compact vocabulary keeps for the padding token (`modeling.compact.always_kept`): all without a fast path."""
-    if config.get("model_type") not in HEADS:
+    family = model_family(config)
+    if not family.has_fast_path:
         return set(range(int(config["vocab_size"])))
     padding = config.get("pad_token_id")
     if padding is None:
         return set()
-    return set(range(int(padding) + 1)) if config.get("model_type") in PADDED_POSITIONS else {int(padding)}
+    return set(range(int(padding) + 1)) if family.counts_positions_from_padding else {int(padding)}
 
 
 def _files(study: Study, storage: Storage, model: ModelSpec) -> tuple[tuple[str, str], set[int]] | None:

@@ -16,14 +16,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from xlmr_sweep.modeling import attention
-
-NARROWED = ("bert", "roberta", "camembert", "xlm-roberta", "xlm-roberta-xl")
+from xlmr_sweep.modeling.families import model_family
 
 
 def narrow_last_layer(model: nn.Module) -> bool:
-    """Gives the last layer of a model of these families the forward below; tells whether it did."""
+    """Gives the last layer of a model the forward below, where its family can. Returns whether it did."""
     config: Any = model.config
-    if config.model_type not in NARROWED or config.is_decoder or config.chunk_size_feed_forward:
+    if not model_family(config).narrows_last_layer or config.is_decoder or config.chunk_size_feed_forward:
         return False
     layer: Any = model.base_model.encoder.layer[-1]  # type: ignore[union-attr,index]
     layer.forward = partial(_forward_narrow, layer, layer.forward)

@@ -23,6 +23,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 from xlmr_sweep.data.tokenised import TaskInputs
 from xlmr_sweep.modeling.compact import restore_weights
 from xlmr_sweep.modeling.export import write_weights
+from xlmr_sweep.modeling.families import model_family
 from xlmr_sweep.modeling.fsdp import whole_weights
 from xlmr_sweep.modeling.loading import load_config
 from xlmr_sweep.modeling.sharded import reshard
@@ -31,9 +32,6 @@ from xlmr_sweep.training.warm_state import TrialModel, Workbench
 
 HEAD_FILE = "classification_head.safetensors"
 """`dense.weight`, `dense.bias`, `out_proj.weight`, `out_proj.bias`: out_proj(tanh(dense(first token's last hidden state)))."""
-
-OUR_HEAD = ("roberta", "camembert", "xlm-roberta", "xlm-roberta-xl")
-"""Families whose classification head in transformers has the shape and the names of ours."""
 
 ENCODER, HEAD = "encoder.model.", "head."
 
@@ -69,7 +67,7 @@ def _write(trial: Trial, bench: Workbench, weights: dict[str, Tensor], head: dic
     if head:
         labels = dict(enumerate(bench.study.task(trial.task).labels))
         config.id2label, config.label2id = labels, {label: i for i, label in labels.items()}
-        if config.model_type in OUR_HEAD:
+        if model_family(config).has_our_classification_head:
             kind = AutoModelForSequenceClassification
             weights = {name: tensor for name, tensor in weights.items() if not name.startswith("lm_head.")}
             weights |= {f"classifier.{name}": tensor for name, tensor in head.items()}

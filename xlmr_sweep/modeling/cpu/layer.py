@@ -21,14 +21,13 @@ from transformers.activations import GELUActivation
 
 from xlmr_sweep.modeling.cpu.dropout import keep_mask, keep_scale
 from xlmr_sweep.modeling.cpu.grouped_attention import backward_groups, forward_groups
-
-FAMILIES = ("bert", "roberta", "camembert", "xlm-roberta")
+from xlmr_sweep.modeling.families import model_family
 
 
 def quicken_layers(model: nn.Module) -> None:
-    """Gives every layer of a model of these families the forward below; does nothing for others."""
+    """Gives every layer of a model the forward below, where its family has such layers."""
     config: Any = model.config
-    if config.model_type not in FAMILIES or config.is_decoder or config.chunk_size_feed_forward:
+    if not model_family(config).has_cpu_layer or config.is_decoder or config.chunk_size_feed_forward:
         return
     for layer in model.base_model.encoder.layer:  # type: ignore[union-attr]
         if isinstance(layer.intermediate.intermediate_act_fn, nn.GELU | GELUActivation):
