@@ -49,10 +49,8 @@ class MaskedLMEncoder(nn.Module):
             quicken_layers(model)
             self._narrows = narrow_last_layer(model)
         else:
-            name = self.family.model_type
-            warnings.warn(
-                f"{kind}: no fast path for this family; batches are padded, logits of all tokens computed", stacklevel=2
-            )
+            text = "no fast path for this family; batches are padded, logits of all tokens computed"
+            warnings.warn(f"{self.family.model_type}: {text}", stacklevel=2)
         replace_dropout(model)
         # RoBERTa's positions begin behind that of the padding token: an unpadded batch that starts at 0 is silently wrong.
         self._first_position = config.pad_token_id + 1 if self.family.counts_positions_from_padding else 0
