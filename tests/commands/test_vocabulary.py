@@ -26,7 +26,7 @@ from xlmr_sweep.study.identity import model_folder_name
 from xlmr_sweep.study.plan import Trial, expand
 from xlmr_sweep.study.reading import load_study
 from xlmr_sweep.study.spec import Study
-from xlmr_sweep.training.warm_state import Workbench
+from xlmr_sweep.training.warm_state import WarmState
 
 
 def cells(study: Study) -> list[Trial]:
@@ -39,7 +39,7 @@ def cells(study: Study) -> list[Trial]:
 def kept(study: Study, storage: Storage, trial: Trial) -> int:
     for task in study.tasks:
         prepare_task(study, task, storage)
-    number = Workbench(study, storage, World()).resolved(trial)["vocabulary_kept"]
+    number = WarmState(study, storage, World()).resolved(trial)["vocabulary_kept"]
     assert isinstance(number, int)
     return number
 

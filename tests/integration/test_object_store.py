@@ -127,7 +127,7 @@ def test_trials_on_shared_weights_and_data_give_the_bits_of_a_process_of_its_own
 
     from xlmr_sweep.modeling.fsdp import World
     from xlmr_sweep.training.finetune import finetune
-    from xlmr_sweep.training.warm_state import Workbench
+    from xlmr_sweep.training.warm_state import WarmState
 
     bert = make_encoder(tmp_path / "bert", "bert")
     models = [{"name": "x", "folder": str(tmp_path / "encoder")}, {"name": "b", "folder": str(bert)}]
@@ -138,7 +138,7 @@ def test_trials_on_shared_weights_and_data_give_the_bits_of_a_process_of_its_own
     wanted = [("x", "prompted", "cb"), ("b", "baseline", "copa")]
     cells = {(t.model, t.paradigm, t.task): t for t in expand(study) if (t.train_size, t.seed) == (8, 0)}
     trials = [cells[cell] for cell in wanted]
-    alone = [finetune(trial, Workbench(study, storage, World())).predictions for trial in trials]
+    alone = [finetune(trial, WarmState(study, storage, World())).predictions for trial in trials]
     processes = [start(), start()]
     found = ray.get([process.finetune.remote(study, storage, trials) for process in processes])
     assert [predictions for predictions, _ in found] == [alone, alone]

@@ -41,7 +41,7 @@ from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import expand
 from xlmr_sweep.study.reading import load_study
 from xlmr_sweep.training.finetune import finetune, reset_peak_memory
-from xlmr_sweep.training.warm_state import Workbench
+from xlmr_sweep.training.warm_state import WarmState
 
 PAPER = load_study("paper")
 XL, XXL = (KNOWN[f"facebook/xlm-roberta-{size}"] for size in ("xl", "xxl"))
@@ -200,9 +200,9 @@ def test_a_trials_peak_is_predicted_and_is_its_own(study_file: Callable[..., Pat
     gc.collect()
     reset_peak_memory(torch.device("cpu"))
     before = own_bytes()
-    bench = Workbench(study, storage, World())
-    peaks = [finetune(trial, bench).columns["peak_memory_bytes"] for _ in range(2)]
-    inputs = bench.inputs(trial)
+    warm = WarmState(study, storage, World())
+    peaks = [finetune(trial, warm).columns["peak_memory_bytes"] for _ in range(2)]
+    inputs = warm.inputs(trial)
     assert {len(example.input_ids) for example in inputs.train} == {320}
     full = Architecture.from_config(json.loads((folder / "config.json").read_text()))
     assert full is not None
@@ -214,14 +214,14 @@ def test_a_trials_peak_is_predicted_and_is_its_own(study_file: Callable[..., Pat
     for peak in peaks:
         assert peak - before == pytest.approx(expected, rel=0.15)
     # The next trial's peak is not the greatest that the process ever had.
-    del bench
+    del warm
     gc.collect()
     tiny = [{"name": "tiny", "folder": str(make_encoder(tmp_path / "tiny"))}]
     other = load_study(str(study_file(models=tiny, finetune=settings | {"max_length": 64})))
     storage = Storage(tmp_path / "others")
     prepare_task(other, other.task("cb"), storage)
     trial = next(t for t in expand(other) if (t.task, t.paradigm, t.train_size) == ("cb", "prompted", 8))
-    small = finetune(trial, Workbench(other, storage, World())).columns["peak_memory_bytes"]
+    small = finetune(trial, WarmState(other, storage, World())).columns["peak_memory_bytes"]
     assert small < peaks[0] - 0.5 * expected
 
 
@@ -276,16 +276,16 @@ def test_shared_pages_that_a_trial_looked_at_in_its_setup_are_not_its_peak(
     storage = Storage(tmp_path / "runs")
     prepare_task(study, study.task("cb"), storage)
     trial = next(t for t in expand(study) if (t.task, t.paradigm, t.train_size) == ("cb", "prompted", 8))
-    bench = Workbench(study, storage, World())
-    usual = finetune(trial, bench).columns["peak_memory_bytes"]
-    model = Workbench.model
+    warm = WarmState(study, storage, World())
+    usual = finetune(trial, warm).columns["peak_memory_bytes"]
+    model = WarmState.model
     size = 400 * 2**20
 
-    def looks(self: Workbench, *arguments: object) -> object:
+    def looks(self: WarmState, *arguments: object) -> object:
         shared = mmap.mmap(-1, size)
         shared.write(b"x" * size)
         shared.close()
         return model(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Workbench, "model", looks)
-    assert finetune(trial, bench).columns["peak_memory_bytes"] < usual + size / 4
+    monkeypatch.setattr(WarmState, "model", looks)
+    assert finetune(trial, warm).columns["peak_memory_bytes"] < usual + size / 4

@@ -73,9 +73,9 @@ class Process:
         """Runs trials with shared weights and data."""
         from xlmr_sweep.modeling.fsdp import World
         from xlmr_sweep.training.finetune import finetune
-        from xlmr_sweep.training.warm_state import Workbench
+        from xlmr_sweep.training.warm_state import WarmState
 
-        warm_state = Workbench(study, storage, World(), self.shared)
+        warm_state = WarmState(study, storage, World(), self.shared)
         found = [finetune(trial, warm_state).predictions for trial in trials]
         return [found, sorted(self.shared._held)]
 

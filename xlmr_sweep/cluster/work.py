@@ -70,12 +70,12 @@ class FineTuning:
             from xlmr_sweep.cluster.object_store import ObjectStoreArrays
             from xlmr_sweep.modeling.device import limit_memory, pick_device
             from xlmr_sweep.modeling.fsdp import World
-            from xlmr_sweep.training.warm_state import Workbench
+            from xlmr_sweep.training.warm_state import WarmState
 
         device = pick_device()
         limit_memory(device, rank_info.gpu_share)
         world = World(device=device) if rank_info.size == 1 else _join(rank_info)
-        return _TorchRunner(Workbench(study, storage, world, ObjectStoreArrays() if ray.is_initialized() else None))
+        return _TorchRunner(WarmState(study, storage, world, ObjectStoreArrays() if ray.is_initialized() else None))
 
 
 class _TorchRunner:

@@ -1,14 +1,13 @@
 """One trial: few-shot fine-tuning and its score. Plain PyTorch, no Ray.
 
-In: a trial and a workbench (the process's warm state). Out: an `Outcome` with the record's columns and one prediction a row of
-the evaluation set. A pure function of the trial: alone or packed, warm or cold, first or retried, the same bits on the same kind
+In: a trial and the process's warm state. Out: an `Outcome` with the record's columns and one prediction a row of the evaluation
+set. A pure function of the trial: alone or packed, warm or cold, first or retried, the same bits on the same kind
 of hardware.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import logging
 import math
 import resource
@@ -33,51 +32,47 @@ from xlmr_sweep.modeling.sharded import step_sharded
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import FinetuneSpec
 from xlmr_sweep.training.outcome import Outcome
-from xlmr_sweep.training.save_weights import save_trained
+from xlmr_sweep.training.save_weights import save_trial_weights
 from xlmr_sweep.training.scoring import score
-from xlmr_sweep.training.warm_state import TrialModel, Workbench
+from xlmr_sweep.training.seeds import derived_seed
+from xlmr_sweep.training.warm_state import TrialModel, WarmState
 
 log = logging.getLogger("xlmr_sweep.trial")
 
 
-def stream(seed: int, purpose: str) -> int:
-    """Returns the seed of one of a trial's random streams, so that no two purposes share numbers."""
-    return int.from_bytes(hashlib.sha256(f"{purpose}:{seed}".encode()).digest()[:8], "big") >> 1
-
-
-def finetune(trial: Trial, bench: Workbench, on_step: Callable[[int], None] | None = None) -> Outcome:
+def finetune(trial: Trial, warm: WarmState, on_step: Callable[[int], None] | None = None) -> Outcome:
     """Fine-tunes one trial from its starting weights and scores it on the validation set.
 
     Args:
         trial: what to train.
-        bench: the process's warm state, which also holds the study, the storage and the device.
+        warm: the process's warm state, which also holds the study, the storage and the device.
         on_step: called with the number of finished steps, for progress and time limits.
 
     Raises:
         DivergedError: if the loss or a logit is not finite.
         StudyError: if data or weights are not there.
     """
-    spec, world = bench.study.finetune, bench.world
+    spec, world = warm.study.finetune, warm.world
     device = world.device
     began = time.monotonic()
     _prepare_process(spec, device)
-    inputs = bench.inputs(trial)
-    model = bench.model(trial, torch.Generator().manual_seed(stream(trial.seed, "head")))
+    inputs = warm.inputs(trial)
+    model = warm.model(trial, torch.Generator().manual_seed(derived_seed(trial.seed, "head")))
     # Not before: the first trial of a node puts the weights into the store, whose pages would count as the trial's own.
     reset_peak_memory(device)
-    torch.manual_seed(stream(trial.seed, f"dropout of rank {world.rank}"))
+    torch.manual_seed(derived_seed(trial.seed, f"dropout of rank {world.rank}"))
     precision = resolve_precision(spec.precision, device)
     ready = time.monotonic()
-    losses = _train(trial, bench, model, inputs, precision, on_step)
+    losses = _train(trial, warm, model, inputs, precision, on_step)
     trained = time.monotonic()
     logits = _evaluate(model, inputs, spec, precision, world)
     labels = [example.label for example in inputs.validation]
     predicted = logits.argmax(dim=1).tolist()
-    scores = score(bench.study.task(trial.task), labels, predicted)
+    scores = score(warm.study.task(trial.task), labels, predicted)
     ended = time.monotonic()
     columns = {
         **scores,
-        "metric": bench.study.task(trial.task).metric,
+        "metric": warm.study.task(trial.task).metric,
         "train_loss": float(np.mean(losses[-max(1, len(losses) // 10) :])),
         "num_train": trial.train_size,
         "num_eval": len(labels),
@@ -92,7 +87,7 @@ def finetune(trial: Trial, bench: Workbench, on_step: Callable[[int], None] | No
         "precision": precision,
     }
     if spec.save_weights:
-        save_trained(trial, bench, model, inputs)
+        save_trial_weights(trial, warm, model, inputs)
     probabilities = torch.softmax(logits.double(), dim=1)
     predictions: dict[str, list[Any]] = {
         "example_id": [example.example_id for example in inputs.validation],
@@ -117,18 +112,18 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
 
 def _train(
     trial: Trial,
-    bench: Workbench,
+    warm: WarmState,
     model: TrialModel,
     inputs: TaskInputs,
     precision: str,
     on_step: Callable[[int], None] | None,
 ) -> list[float]:
-    spec, world = bench.study.finetune, bench.world
+    spec, world = warm.study.finetune, warm.world
     model.train()
     parameters = local_parameters(model)
     optimizer = make_optimizer(model, parameters, spec)
-    order = torch.Generator().manual_seed(stream(trial.seed, "order"))
-    batches = training_batches(bench.few_shot(trial), spec.batch_size, spec.steps, order)
+    order = torch.Generator().manual_seed(derived_seed(trial.seed, "order"))
+    batches = training_batches(warm.few_shot(trial), spec.batch_size, spec.steps, order)
     losses: list[Tensor] = []
     for step, examples in enumerate(batches):
         for group in optimizer.param_groups:

@@ -27,8 +27,9 @@ from xlmr_sweep.modeling.encoder import MaskedLMEncoder
 from xlmr_sweep.modeling.fsdp import World, begin_micro_batch, local_gradients, local_parameters
 from xlmr_sweep.modeling.optimizer import AdamW, clip_divisor, square_norm
 from xlmr_sweep.modeling.vocabulary_rows import VocabularyRows, vocabulary_weights
-from xlmr_sweep.training.batches import BatchSource, MicroBatch, collate, mixed_seed, plan_micro_batches
+from xlmr_sweep.training.batches import BatchSource, MicroBatch, collate, plan_micro_batches
 from xlmr_sweep.training.masking import Masked
+from xlmr_sweep.training.seeds import mixed_seed
 
 LOGIT_BYTES = 256 * 2**20
 """Logits of one chunk on a rank in fp32: 268 masked tokens of XLM-R's vocabulary. Whole, 16 x 512 tokens would be 8.2 GB."""

@@ -37,7 +37,7 @@ from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.tasks import TaskSpec
 from xlmr_sweep.study.template import label_token_ids
-from xlmr_sweep.training.shared_arrays import OwnShelf, Shelf, num_bytes
+from xlmr_sweep.training.shared_arrays import LocalArrays, SharedArrays, num_bytes
 
 NO_SHAPE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 """Entries of a configuration that say nothing about the module."""
@@ -82,7 +82,7 @@ class TrialModel(nn.Module):
 T = TypeVar("T")
 
 
-class Kept(Generic[T]):
+class LruCache(Generic[T]):
     """The most recently used things within a number of bytes; the last one always stays."""
 
     def __init__(self, max_bytes: int = KEEP_BYTES) -> None:
@@ -106,24 +106,24 @@ class Kept(Generic[T]):
         return thing
 
 
-class Workbench:
+class WarmState:
     """The warm state of one process (one rank, where a trial has several) for one study.
 
     Args:
         study: the study.
         storage: its folder.
         world: the ranks.
-        shelf: what this process shares with others of its node; by default nothing.
+        shared: what this process shares with others of its node; by default nothing.
     """
 
-    def __init__(self, study: Study, storage: Storage, world: World, shelf: Shelf | None = None) -> None:
+    def __init__(self, study: Study, storage: Storage, world: World, shared: SharedArrays | None = None) -> None:
         self.study = study
         self.storage = storage
         self.world = world
-        self._shelf = shelf or OwnShelf()
-        self._inputs: Kept[TaskInputs] = Kept()
-        self._weights: Kept[StartingWeights] = Kept()
-        self._modules: Kept[TrialModel] = Kept(KEEP_MODULES_BYTES)
+        self._shared = shared or LocalArrays()
+        self._inputs: LruCache[TaskInputs] = LruCache()
+        self._weights: LruCache[StartingWeights] = LruCache()
+        self._modules: LruCache[TrialModel] = LruCache(KEEP_MODULES_BYTES)
         self._tokenizers: dict[ModelSource, Any] = {}
 
     def source(self, trial: Trial) -> ModelSource:
@@ -155,7 +155,7 @@ class Workbench:
         key = f"weights of {source.name} {stamp(source)}"
 
         def take() -> StartingWeights:
-            arrays = self._shelf.get(key, lambda: as_arrays(starting_weights(source)))
+            arrays = self._shared.get(key, lambda: as_arrays(starting_weights(source)))
             return StartingWeights(as_tensors(arrays), load_config(source))
 
         return self._weights.get(key, take, lambda weights: num_bytes(as_arrays(weights.tensors)))
@@ -210,7 +210,7 @@ class Workbench:
         data_name = task_data_name(self.study, task)
         declared = [stamp(source), task.model_dump(mode="json"), prompted, length, data_name]
         key = f"tokens of {source.name} {task_name} {fingerprint(declared)}"
-        return from_arrays(self._shelf.get(key, lambda: to_arrays(self._tokenised(source, task, prompted))))
+        return from_arrays(self._shared.get(key, lambda: to_arrays(self._tokenised(source, task, prompted))))
 
     def tokenizer(self, trial: Trial) -> Any:
         """Returns the tokenizer of the trial's inputs."""
