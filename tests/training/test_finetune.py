@@ -32,8 +32,8 @@ from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.tasks import CB, COPA
 from xlmr_sweep.study.template import ChatTemplate
 from xlmr_sweep.training.finetune import finetune, schedule
-from xlmr_sweep.training.seeds import derived_seed
 from xlmr_sweep.training.scoring import score
+from xlmr_sweep.training.seeds import derived_seed
 from xlmr_sweep.training.warm_state import WarmState
 
 ALONE = World()

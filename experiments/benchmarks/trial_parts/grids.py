@@ -38,8 +38,8 @@ from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.tasks import render
 from xlmr_sweep.study.template import ASSISTANT_MARK, USER_MARK, ChatTemplate, label_token_ids
-from xlmr_sweep.training.seeds import derived_seed
 from xlmr_sweep.training.scoring import score
+from xlmr_sweep.training.seeds import derived_seed
 
 MODEL = "encoder"
 TRIAL_PROCESSES = ("ray::TrialProcess", "ray::trial ")

@@ -37,8 +37,7 @@ from xlmr_sweep.modeling.device import resolve_precision
 from xlmr_sweep.modeling.encoder import MaskedLMEncoder
 from xlmr_sweep.modeling.loading import load_config, load_masked_lm
 from xlmr_sweep.modeling.sequences import Sequences
-from xlmr_sweep.training import finetune
-from xlmr_sweep.training import warm_state
+from xlmr_sweep.training import finetune, warm_state
 
 STEPS = 3
 """The first warms up and is not counted."""
