@@ -1,7 +1,7 @@
 """A trial's trained weights as a folder that transformers loads, where a study asks for it (`finetune.save_weights`).
 
-In: a trained model, its task's inputs, the warm state it came from. Out: `weights/<trial_id>/` in the storage. Embedding rows that
-the trial never held come from its starting weights, so the vocabulary is whole again.
+In: a trained model, its task's inputs, the warm state it came from. Out: `weights/<trial_id>/` in the storage, with the whole
+vocabulary: embedding rows that the trial never held come from its starting weights.
 
 `prompted` and `instructed` load as `AutoModelForMaskedLM`. `baseline` of XLM-R and its kin loads as
 `AutoModelForSequenceClassification`: their head is ours. Other families have another head in transformers: there the folder
