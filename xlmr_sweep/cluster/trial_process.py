@@ -178,7 +178,7 @@ class TrialProcess:
             "attempt": self._attempt,
             "started_at": started,
             "finished_at": environment.now(),
-            **environment.versions(),
+            **environment.version_columns(),
             "git_commit": self._git_commit,
         }
         if outcome.predictions:

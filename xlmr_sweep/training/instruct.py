@@ -28,6 +28,7 @@ from xlmr_sweep.modeling.export import config_text, empty_model, publish, write_
 from xlmr_sweep.modeling.fsdp import World, whole_weights
 from xlmr_sweep.modeling.loading import load_masked_lm, load_tokenizer
 from xlmr_sweep.modeling.source import ModelSource, base_source
+from xlmr_sweep.storage.environment import TRAINED_WITH, package_versions
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.job_log import JobLog
 from xlmr_sweep.storage.lineage import current_resolution
@@ -39,7 +40,6 @@ from xlmr_sweep.training.batches import RowOrder
 from xlmr_sweep.training.checkpoint import load_checkpoint, save_checkpoint
 from xlmr_sweep.training.masking import Masked, mask_chat, step_draws
 from xlmr_sweep.training.mlm import MaskedLMLoss, Run, TrainSettings
-from xlmr_sweep.training.pretrain import versions
 
 CACHED_ROWS = 100_000
 """Mixtures up to this size are tokenised once and kept; larger ones batch by batch."""
@@ -243,7 +243,7 @@ class InstructionRun:
             "wall_time_s": progress.elapsed_s,
             "tokens_per_s": progress.tokens / max(progress.elapsed_s, 1e-9),
             "warnings": self.warnings,
-            "versions": versions(),
+            "versions": package_versions(*TRAINED_WITH),
             "host": platform.node(),
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }

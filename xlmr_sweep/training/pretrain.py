@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from xlmr_sweep.modeling.export import config_text, publish, write_weights
 from xlmr_sweep.modeling.fsdp import World, whole_weights
 from xlmr_sweep.modeling.loading import load_tokenizer
 from xlmr_sweep.modeling.source import ModelSource
+from xlmr_sweep.storage.environment import TRAINED_WITH, package_versions
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.progress_file import ProgressFile
 from xlmr_sweep.study.identity import model_folder_name, model_identity
@@ -109,19 +109,13 @@ def pretrain_demo_model(study: Study, model_name: str, storage: Storage) -> dict
             "masked_tokens": run.progress.masked_tokens,
             "loss_curve": run.progress.loss_curve,
             "wall_time_s": run.progress.elapsed_s,
-            "versions": versions(),
+            "versions": package_versions(*TRAINED_WITH),
             "host": platform.node(),
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         publish(storage, f"models/{name}", folder, manifest, order.num_steps)
     storage.delete(f"models/{name}.partial")
     return manifest
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of what computed the weights."""
-    names = ("torch", "transformers", "tokenizers", "ray", "xlmr_sweep")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
 
 
 def _encoded(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[list[int]]:
