@@ -27,9 +27,10 @@ from rich.console import Console
 
 from xlmr_sweep.cluster.work import OnStep, RankInfo, TrialRunner
 from xlmr_sweep.commands.live_table import LiveTable
-from xlmr_sweep.scheduling.admission import Admission, Job
+from xlmr_sweep.scheduling.admission import Admission
 from xlmr_sweep.scheduling.cost import PAPER_COSTS, CostModel
 from xlmr_sweep.scheduling.forecast import lower_bound_s, simulate
+from xlmr_sweep.scheduling.items import Job
 from xlmr_sweep.scheduling.resources import NODE_LABEL, Node, Width, instruct_width, trial_width
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import Trial, expand

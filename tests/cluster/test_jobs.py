@@ -11,9 +11,10 @@ import pytest
 from xlmr_sweep.cluster import jobs as module
 from xlmr_sweep.cluster.jobs import MAX_STARTS, InstructionJobs, wait_for_resources
 from xlmr_sweep.cluster.nodes import NodeWatch
-from xlmr_sweep.scheduling.admission import Admission, Job
+from xlmr_sweep.scheduling.admission import Admission
 from xlmr_sweep.scheduling.cost import CostModel
 from xlmr_sweep.scheduling.free_resources import Allocation
+from xlmr_sweep.scheduling.items import Job
 from xlmr_sweep.scheduling.resources import Node, Width
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.reading import load_study

@@ -11,8 +11,10 @@ from fixed_cost import Fixed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xlmr_sweep.scheduling.admission import MAX_PROBES, Admission, Attempt, Job, rounds
+from xlmr_sweep.scheduling.admission import Admission
+from xlmr_sweep.scheduling.backlog import MAX_PROBES, rounds
 from xlmr_sweep.scheduling.forecast import lower_bound_s, simulate
+from xlmr_sweep.scheduling.items import Attempt, Job
 from xlmr_sweep.scheduling.resources import Node, Width, instruct_width, trial_width
 from xlmr_sweep.scheduling.retry_policy import Requeue
 from xlmr_sweep.study.plan import Trial, expand

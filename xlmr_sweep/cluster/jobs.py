@@ -19,7 +19,8 @@ from ray._private.state import available_resources_per_node
 from xlmr_sweep.cluster.nodes import NodeWatch, Problem, no_problem
 from xlmr_sweep.cluster.quick_import import quick_imports
 from xlmr_sweep.errors import StorageError, StudyError
-from xlmr_sweep.scheduling.admission import Admission, Job
+from xlmr_sweep.scheduling.admission import Admission
+from xlmr_sweep.scheduling.items import Job
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.progress_file import Step, follow_progress
 from xlmr_sweep.study.identity import model_folder_name

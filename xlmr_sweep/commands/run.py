@@ -30,8 +30,9 @@ from xlmr_sweep.commands.preparation import (
     read_examples,
 )
 from xlmr_sweep.commands.progress import ProgressDisplay
-from xlmr_sweep.scheduling.admission import Admission, Job
+from xlmr_sweep.scheduling.admission import Admission
 from xlmr_sweep.scheduling.cost import CostModel
+from xlmr_sweep.scheduling.items import Job
 from xlmr_sweep.scheduling.resources import NODE_LABEL, check_fits, instruct_width
 from xlmr_sweep.scheduling.widths import widths_of
 from xlmr_sweep.storage.files import Storage

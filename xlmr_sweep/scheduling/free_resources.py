@@ -42,7 +42,7 @@ class FreeResources:
         self._nodes: dict[str, Node] = {}
         self._free: dict[str, _Free] = {}
         self.version = 0
-        """Grows when a node comes or goes."""
+        """Grows when something is released and when a node comes or goes."""
         for node in nodes:
             self.add(node)
 
@@ -77,7 +77,7 @@ class FreeResources:
         return other
 
     def allocate(
-        self, width: Width, not_on: Collection[str] = (), closed: Collection[str] = (), beside: Sequence[FreeResources] = ()
+        self, width: Width, not_on: Collection[str] = (), closed: Collection[str] = (), also_free: Sequence[FreeResources] = ()
     ) -> Allocation | None:
         """Takes room for all bundles of a width, or nothing.
 
@@ -88,7 +88,7 @@ class FreeResources:
             width: what is wanted.
             not_on: nodes to keep away from, unless no other could ever hold it.
             closed: nodes of which nothing is taken now.
-            beside: other books of the same nodes, on which what is taken has to be free too.
+            also_free: other books of the same nodes, on which what is taken has to be free too.
         """
         allowed = [name for name in self._nodes if name not in not_on]
         if not self._could_hold(width, allowed):
@@ -97,13 +97,13 @@ class FreeResources:
         ordered = sorted(now, key=lambda name: (sum(self._free[name].gpus), self._free[name].cpus))
         if any(num_fitting(width, [self._nodes[name]]) >= width.num_bundles for name in allowed):
             for name in ordered:
-                bundles = self._on_node(name, width, width.num_bundles, beside)
+                bundles = self._on_node(name, width, width.num_bundles, also_free)
                 if len(bundles) == width.num_bundles:
                     return self._taken(bundles)
             return None
         found: list[tuple[str, float, tuple[tuple[int, float], ...]]] = []
         for name in reversed(ordered):
-            found += self._on_node(name, width, width.num_bundles - len(found), beside)
+            found += self._on_node(name, width, width.num_bundles - len(found), also_free)
         return self._taken(found) if len(found) == width.num_bundles else None
 
     def allocate_again(self, allocation: Allocation) -> bool:
@@ -115,6 +115,7 @@ class FreeResources:
 
     def release(self, allocation: Allocation) -> None:
         """Gives back what an item took."""
+        self.version += 1
         self._book(allocation, 1.0)
 
     def holds(self, allocation: Allocation) -> bool:
@@ -134,7 +135,7 @@ class FreeResources:
         return num_fitting(width, (self._nodes[name] for name in names)) >= width.num_bundles
 
     def _on_node(
-        self, name: str, width: Width, most: int, beside: Sequence[FreeResources]
+        self, name: str, width: Width, most: int, also_free: Sequence[FreeResources]
     ) -> list[tuple[str, float, tuple[tuple[int, float], ...]]]:
         """Returns up to so many bundles of a width on what is free of a node."""
         cpus, gpus = self._free[name].cpus, list(self._free[name].gpus)
@@ -147,7 +148,7 @@ class FreeResources:
             for index, share in shares:
                 gpus[index] -= share
             bundles.append((name, width.cpus, shares))
-        while bundles and not all(other.holds(Allocation(tuple(bundles))) for other in beside):
+        while bundles and not all(other.holds(Allocation(tuple(bundles))) for other in also_free):
             bundles.pop()
         return bundles
 

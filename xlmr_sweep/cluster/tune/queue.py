@@ -18,8 +18,9 @@ from ray.tune.registry import get_trainable_cls
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from xlmr_sweep.cluster.jobs import InstructionJobs
-from xlmr_sweep.scheduling.admission import Admission, Attempt, Job
+from xlmr_sweep.scheduling.admission import Admission
 from xlmr_sweep.scheduling.free_resources import Allocation
+from xlmr_sweep.scheduling.items import Attempt, Job
 from xlmr_sweep.scheduling.resources import NODE_LABEL, Width
 
 ESTIMATE_INTERVAL_S = 5.0

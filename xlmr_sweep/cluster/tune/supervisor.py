@@ -21,8 +21,9 @@ from xlmr_sweep.cluster.nodes import NodeWatch, oom_kills_on
 from xlmr_sweep.cluster.trial_log import next_attempt
 from xlmr_sweep.cluster.tune.controller import TuneControllerAccess
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.scheduling.admission import Admission, Attempt
+from xlmr_sweep.scheduling.admission import Admission
 from xlmr_sweep.scheduling.causes import WorkerDiedError, cause_of
+from xlmr_sweep.scheduling.items import Attempt
 from xlmr_sweep.scheduling.retry_policy import Ending, Quarantine, Requeue, RetryByCause, Stop, Widen, in_words
 from xlmr_sweep.scheduling.widths import share_in_words
 from xlmr_sweep.storage.files import Storage

@@ -31,7 +31,8 @@ from xlmr_sweep.cluster.tune.supervisor import Events, Supervisor
 from xlmr_sweep.cluster.tune.tune_loop import PlaceholderTrainable, own_loop
 from xlmr_sweep.cluster.work import FineTuning, Work
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.scheduling.admission import Admission, Job
+from xlmr_sweep.scheduling.admission import Admission
+from xlmr_sweep.scheduling.items import Job
 from xlmr_sweep.scheduling.retry_policy import RetryByCause
 from xlmr_sweep.storage import environment
 from xlmr_sweep.storage.files import Storage
