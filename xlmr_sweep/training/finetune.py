@@ -12,14 +12,14 @@ import logging
 import math
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from xlmr_sweep.data.encoding import collate, evaluation_batches, training_batches
@@ -27,7 +27,7 @@ from xlmr_sweep.data.tokenised import TaskInputs
 from xlmr_sweep.errors import DivergedError
 from xlmr_sweep.modeling.device import resolve_precision
 from xlmr_sweep.modeling.fsdp import World, local_parameters
-from xlmr_sweep.modeling.optimizer import AdamW, clip_divisor, square_norm
+from xlmr_sweep.modeling.optimizer import clip_divisor, make_optimizer, square_norm
 from xlmr_sweep.modeling.sharded import step_sharded
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import FinetuneSpec
@@ -121,7 +121,7 @@ def _train(
     spec, world = warm.study.finetune, warm.world
     model.train()
     parameters = local_parameters(model)
-    optimizer = make_optimizer(model, parameters, spec)
+    optimizer = make_optimizer(model, parameters, spec.learning_rate, spec.weight_decay)
     order = torch.Generator().manual_seed(derived_seed(trial.seed, "order"))
     batches = training_batches(warm.few_shot(trial), spec.batch_size, spec.steps, order)
     losses: list[Tensor] = []
@@ -156,22 +156,6 @@ def _checked(trial: Trial, losses: Tensor) -> list[float]:
         raise DivergedError(f"{trial.cell}: the loss is {losses[bad[0, 0]].item()} at step {int(bad[0, 0]) + 1}")
     log.info("loss first %.4f last %.4f", losses[0], losses[-1])
     return [float(loss) for loss in losses.tolist()]
-
-
-def make_optimizer(model: nn.Module, parameters: Mapping[str, nn.Parameter], spec: FinetuneSpec) -> AdamW:
-    """Returns AdamW with bias correction; biases and norms do not decay, as in transformers' Trainer.
-
-    Args:
-        model: tells which parameters are matrices; a rank's slice alone does not say how many dimensions the whole has.
-        parameters: this rank's slices by name.
-        spec: the settings.
-    """
-    matrices = {name for name, p in model.named_parameters() if p.ndim >= 2}
-    groups = [
-        {"params": [p for name, p in parameters.items() if name in matrices], "weight_decay": spec.weight_decay},
-        {"params": [p for name, p in parameters.items() if name not in matrices], "weight_decay": 0.0},
-    ]
-    return AdamW(groups, spec.learning_rate)
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:

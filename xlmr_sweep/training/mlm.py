@@ -25,7 +25,7 @@ from xlmr_sweep.errors import DivergedError
 from xlmr_sweep.modeling import fsdp
 from xlmr_sweep.modeling.encoder import MaskedLMEncoder
 from xlmr_sweep.modeling.fsdp import World, begin_micro_batch, local_gradients, local_parameters
-from xlmr_sweep.modeling.optimizer import AdamW, clip_divisor, square_norm
+from xlmr_sweep.modeling.optimizer import clip_divisor, make_optimizer, square_norm
 from xlmr_sweep.modeling.vocabulary_rows import VocabularyRows, vocabulary_weights
 from xlmr_sweep.training.batches import BatchSource, MicroBatch, collate, plan_micro_batches
 from xlmr_sweep.training.masking import Masked
@@ -137,7 +137,7 @@ class Run:
     def __init__(self, root: nn.Module, source: BatchSource, settings: TrainSettings, world: World) -> None:
         self.root, self.source, self.settings, self.world = root, source, settings, world
         self.parameters = local_parameters(root)
-        self.optimizer = _adamw(self.parameters, settings)
+        self.optimizer = make_optimizer(root, self.parameters, settings.learning_rate, settings.weight_decay)
         self.progress = Progress()
         self._interval = max(1, -(-source.num_steps // CURVE_POINTS))
 
@@ -244,16 +244,6 @@ def learning_rate(step: int, num_steps: int, settings: TrainSettings) -> float:
     if settings.schedule == "constant":
         return settings.learning_rate
     return settings.learning_rate * (num_steps - step) / max(1, num_steps - warmup)
-
-
-def _adamw(parameters: dict[str, nn.Parameter], settings: TrainSettings) -> AdamW:
-    # As in BERT's and transformers' own training, biases and normalisation are not decayed.
-    kept = [parameter for parameter in parameters.values() if parameter.numel() > 0]
-    groups = [
-        {"params": [p for p in kept if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in kept if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return AdamW([group for group in groups if group["params"]], settings.learning_rate)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The part `ablation`: one trial with each means switched off in turn.
+"""The part `ablation`: one trial with each optimisation switched off in turn.
 
 The switches are patches of this file on the library's own functions, for one run at a time: a study cannot set them. Every row
 computes the same trial; rows differ in time and memory.
@@ -35,6 +35,7 @@ from xlmr_sweep.data.encoding import Encoded
 from xlmr_sweep.modeling import encoder
 from xlmr_sweep.modeling.device import resolve_precision
 from xlmr_sweep.modeling.encoder import MaskedLMEncoder
+from xlmr_sweep.modeling.families import ModelFamily
 from xlmr_sweep.modeling.loading import load_config, load_masked_lm
 from xlmr_sweep.modeling.sequences import Sequences
 from xlmr_sweep.training import finetune, warm_state
@@ -91,7 +92,7 @@ def padded() -> Iterator[None]:
     plain = MaskedLMEncoder.__init__
 
     def init(self: Any, model: Any) -> None:
-        with mock.patch.dict(encoder._TRANSFORMS, clear=True), warnings.catch_warnings():
+        with mock.patch.object(ModelFamily, "has_fast_path", False), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             plain(self, model)
 
@@ -168,7 +169,7 @@ def loop_optimiser() -> Iterator[None]:
 
 Switch = Callable[[], Any]
 
-MEANS: dict[str, tuple[Switch, ...]] = {
+OPTIMISATIONS: dict[str, tuple[Switch, ...]] = {
     "all on": (),
     "compact vocabulary": (full_vocabulary,),
     "label rows only: logits of every token": (all_logits,),
@@ -226,7 +227,7 @@ def run(options: Namespace, scratch: Path, console: Console) -> dict[str, Any]:
         rows.append(row)
         return row
 
-    for name, switches in MEANS.items():
+    for name, switches in OPTIMISATIONS.items():
         row = measure(name, precision, switches)
         if not switches:
             rows.append(replace(row, name="warm processes: a new one for every trial", setup_s=_cold_setup(scratch / "0")))
@@ -239,7 +240,7 @@ def run(options: Namespace, scratch: Path, console: Console) -> dict[str, Any]:
 
 
 def time_without(switches: Sequence[Switch], grid: Grid, encoder: Path, data: Path, scratch: Path, precision: str) -> Timed:
-    """Times a grid's first trial with some means switched off."""
+    """Times a grid's first trial with some optimisations switched off."""
     # What an earlier row held must not count in this one's memory.
     gc.collect()
     with ExitStack() as stack:
@@ -281,7 +282,7 @@ def _fewer(data: Path, number: int) -> None:
 
 
 def _table(rows: Sequence[Row], precision: str) -> Table:
-    title = f"One trial, {precision}, one thread, batch 8 of CB at {LENGTH} tokens; each means switched off in turn"
+    title = f"One trial, {precision}, one thread, batch 8 of CB at {LENGTH} tokens; each optimisation switched off in turn"
     table = Table(
         "switched off", "setup, s", "step, s", "evaluation, s", "peak, GiB", f"{TRIAL_STEPS} steps, s", "times", "scores differ",
         title=title,
