@@ -12,8 +12,8 @@ from rich.console import Console
 from xlmr_sweep.commands.dry_run import make_forecast, print_forecast
 from xlmr_sweep.modeling.architecture import KNOWN
 from xlmr_sweep.scheduling.cost import PAPER_COSTS, CostModel
+from xlmr_sweep.storage.collect import collect
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.records import collect
 from xlmr_sweep.study.plan import Trial, expand
 from xlmr_sweep.study.reading import load_study
 from xlmr_sweep.study.spec import Study

@@ -23,10 +23,11 @@ from ray.util.placement_group import PlacementGroup, PlacementGroupID, remove_pl
 
 from xlmr_sweep.cluster.ranks import instruction_rank
 from xlmr_sweep.errors import DivergedError, StudyError
+from xlmr_sweep.storage.artifacts import INSTRUCT, TRAIN, instruct_folder, job_folder, manifest_of, mixture_folder, temporary_file
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.job_log import JobLog
 from xlmr_sweep.storage.progress_file import Step, follow_progress
-from xlmr_sweep.study.identity import mixture_name, recipe_folder_name
+from xlmr_sweep.study.identity import recipe_folder_name
 from xlmr_sweep.study.spec import Study
 
 MAX_FAILURES = 2
@@ -64,8 +65,9 @@ def run_instruct(
         DivergedError: if the loss is not finite.
         ray.train.TrainingFailedError: if the job failed more often than it may.
     """
-    name = recipe_folder_name(study, study.model(model_name))
-    done: dict[str, Any] | None = storage.read_json(f"instruct/{name}/manifest.json")
+    spec = study.model(model_name)
+    name, manifest_file = recipe_folder_name(study, spec), manifest_of(instruct_folder(study, spec))
+    done: dict[str, Any] | None = storage.read_json(manifest_file)
     if done is not None:
         return done
     _require_mixture(study, storage)
@@ -77,21 +79,21 @@ def run_instruct(
     )
     config = {"study": study.model_dump(mode="json"), "model": model_name, "storage": storage.uri, "use_gpu": use_gpu}
     _run_job(name, config, workers, storage, step)
-    manifest: dict[str, Any] = storage.read_json(f"instruct/{name}/manifest.json")
-    storage.delete(f"train/{name}")
+    manifest: dict[str, Any] = storage.read_json(manifest_file)
+    storage.delete(job_folder(name))
     return manifest
 
 
 def _require_mixture(study: Study, storage: Storage) -> None:
-    mixture = f"data/{mixture_name(study)}"
-    if storage.read_json(f"{mixture}/manifest.json") is None:
+    mixture = mixture_folder(study)
+    if storage.read_json(manifest_of(mixture)) is None:
         raise StudyError(f"{storage.path(mixture)}: the mixture is not prepared; run prepare_data.py")
 
 
 def _run_job(name: str, config: dict[str, Any], workers: ray.train.ScalingConfig, storage: Storage, step: Step | None) -> None:
     """Runs a job to its end. What went wrong is also in its log."""
     _set_train_defaults()
-    group_file = f"tmp/placement-group-{name}"
+    group_file = temporary_file(f"placement-group-{name}")
     storage.delete(group_file)
     trainer = _Trainer(
         _NotePlacementGroup(storage.uri, group_file),
@@ -101,14 +103,14 @@ def _run_job(name: str, config: dict[str, Any], workers: ray.train.ScalingConfig
         scaling_config=workers,
         run_config=ray.train.RunConfig(
             name=name,
-            **storage.for_ray("train"),
+            **storage.for_ray(TRAIN),
             failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
     )
     log = JobLog(storage, name)
     try:
-        with follow_progress(storage, {} if step is None else {f"instruct/{name}": step}):
+        with follow_progress(storage, {} if step is None else {f"{INSTRUCT}/{name}": step}):
             error = _fit(trainer).return_value
     except ray.train.TrainingFailedError as failed:
         log.write(str(failed))

@@ -21,9 +21,9 @@ from xlmr_sweep.cluster.quick_import import quick_imports
 from xlmr_sweep.errors import StorageError, StudyError
 from xlmr_sweep.scheduling.admission import Admission
 from xlmr_sweep.scheduling.items import Job
+from xlmr_sweep.storage.artifacts import pretrained_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.progress_file import Step, follow_progress
-from xlmr_sweep.study.identity import model_folder_name
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
 
@@ -47,7 +47,7 @@ def pretrain_models(study: Study, storage: Storage, names: Sequence[str], show_s
         StudyError: if a model is none of the demo's.
         StorageError: if one fails, whatever for; what it had is kept and goes on next time.
     """
-    folders = {name: f"models/{model_folder_name(study, study.model(name))}" for name in names}
+    folders = {name: pretrained_folder(study, study.model(name)) for name in names}
     with ExitStack() as stack:
         each = {name: stack.enter_context(ExitStack()) for name in names}
         for name in names:

@@ -15,9 +15,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.scheduling.resources import Node
+from xlmr_sweep.storage.artifacts import temporary_file
 from xlmr_sweep.storage.files import Storage
 
-MARKER = "tmp/seen-from-nodes"
+MARKER = temporary_file("seen-from-nodes")
 
 MAX_CHECKS = 3
 """A node that joins is refused once so many checks in a row found something: a shared folder may show a file a moment late."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from xlmr_sweep.errors import StudyError
+from xlmr_sweep.storage.artifacts import log_file
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.records import read_failure
 from xlmr_sweep.study.plan import Trial
@@ -24,7 +25,7 @@ ATTEMPT = "attempt"
 
 def log_name(trial: Trial) -> str:
     """Returns the name of a trial's log in the storage."""
-    return f"logs/{trial.trial_id}.log"
+    return log_file(trial.trial_id)
 
 
 def next_attempt(storage: Storage, trial: Trial) -> int:

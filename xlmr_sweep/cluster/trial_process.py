@@ -32,6 +32,7 @@ from xlmr_sweep.errors import StudyError
 from xlmr_sweep.scheduling.causes import TrialFailedError
 from xlmr_sweep.scheduling.resources import Width
 from xlmr_sweep.storage import environment
+from xlmr_sweep.storage.artifacts import predictions_file, record_file
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.records import COLUMNS, write_failure, write_record
 from xlmr_sweep.study.plan import Trial
@@ -114,7 +115,7 @@ class TrialProcess:
             TrialFailedError: with the failure, which was also written; a process in which a trial failed is not used again.
         """
         trial, storage = self._cell, self._home
-        kept = storage.read_json(f"records/{trial.trial_id}.json")
+        kept = storage.read_json(record_file(trial.trial_id))
         if kept is not None:
             # An earlier attempt wrote its record and died before Tune heard of it.
             return {column: kept[column] for column in COLUMNS if column in kept}
@@ -187,7 +188,7 @@ class TrialProcess:
 
             sink = pa.BufferOutputStream()
             parquet.write_table(pa.table(outcome.predictions), sink)
-            self._home.write(f"predictions/{trial.trial_id}.parquet", sink.getvalue().to_pybytes())
+            self._home.write(predictions_file(trial.trial_id), sink.getvalue().to_pybytes())
         spec = self._study.model_dump(mode="json", include={"finetune", "instruct", "data", "instructions"})
         spec["model_spec"] = self._study.model(trial.model).model_dump(mode="json")
         spec["task_spec"] = self._study.task(trial.task).model_dump(mode="json")

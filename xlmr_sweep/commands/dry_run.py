@@ -21,9 +21,9 @@ from xlmr_sweep.scheduling.cost import CostModel, Estimate
 from xlmr_sweep.scheduling.forecast import lower_bound_s, simulate
 from xlmr_sweep.scheduling.resources import Node, Width, check_fits, instruct_width
 from xlmr_sweep.scheduling.widths import MAX_TRIALS, widths_of
+from xlmr_sweep.storage.artifacts import instruct_folder, manifest_of, mixture_folder
+from xlmr_sweep.storage.collect import Collected
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.records import Collected
-from xlmr_sweep.study.identity import mixture_name, recipe_folder_name
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import AUTO, Study
 
@@ -179,7 +179,7 @@ def _disk(study: Study, storage: Storage, left: Sequence[Trial], to_instruct: Se
         found["instruction-tuned weights"] = weights
         # Weights and the two moments of AdamW in fp32; a new one is written before the old one goes.
         found["checkpoints while their jobs run"] = None if weights is None else 2 * 3 * weights
-    if to_instruct and not storage.exists(f"data/{mixture_name(study)}/manifest.json"):
+    if to_instruct and not storage.exists(manifest_of(mixture_folder(study))):
         found["instruction data"] = None
     return found
 
@@ -235,7 +235,7 @@ def _print_instruction(console: Console, study: Study, storage: Storage, trials:
     names = list(dict.fromkeys(trial.model for trial in trials if trial.paradigm == "instructed"))
     if not names:
         return
-    table = Table(title=f"Instruction tuning on data/{mixture_name(study)}")
+    table = Table(title=f"Instruction tuning on {mixture_folder(study)}")
     for column in ("model", "weights", "ranks", "state", "hours", "expected"):
         table.add_column(column)
     for name in names:
@@ -243,9 +243,9 @@ def _print_instruction(console: Console, study: Study, storage: Storage, trials:
         if model.instructed_folder is not None:
             table.add_row(name, str(model.instructed_folder), "", "given", "", "")
             continue
-        row = [name, f"instruct/{recipe_folder_name(study, model)}", str(model.instruct_ranks)]
+        row = [name, instruct_folder(study, model), str(model.instruct_ranks)]
         if name not in forecast.jobs:
-            there = storage.exists(f"{row[1]}/manifest.json")
+            there = storage.exists(manifest_of(row[1]))
             table.add_row(*row, "done" if there else "not needed", "", "")
             continue
         _, cost = forecast.jobs[name]

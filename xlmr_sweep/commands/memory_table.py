@@ -12,6 +12,7 @@ from rich.table import Table
 from xlmr_sweep.commands.vocabulary import count_rows
 from xlmr_sweep.modeling.architecture import Architecture, shape_of
 from xlmr_sweep.modeling.memory import ASSUMED_ROWS, GPU_BYTES, compacted, cpu_has_bf16, gpus_needed, process_bytes, trial_memory
+from xlmr_sweep.storage.artifacts import record_file
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import AUTO, Study
@@ -39,7 +40,7 @@ def known_rows(storage: Storage, trial_ids: Sequence[str]) -> dict[str, int]:
     """Returns the most embedding rows that a record kept, by model, of the records that are there."""
     rows: dict[str, int] = {}
     for trial_id in trial_ids:
-        record = storage.read_json(f"records/{trial_id}.json") or {}
+        record = storage.read_json(record_file(trial_id)) or {}
         kept = (record.get("resolved") or {}).get("vocabulary_kept")
         if kept:
             rows[record["model"]] = max(rows.get(record["model"], 0), int(kept))

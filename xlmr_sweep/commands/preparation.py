@@ -18,9 +18,9 @@ from xlmr_sweep.data.examples import ReadTask, check_sizes, read_task
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.families import model_family
 from xlmr_sweep.modeling.source import ModelSource
+from xlmr_sweep.storage.artifacts import manifest_of, mixture_folder, pretrained_folder
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.lineage import outdated
-from xlmr_sweep.study.identity import mixture_name, model_folder_name, recipe_folder_name
+from xlmr_sweep.storage.lineage import read_sources
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import ModelSpec, Study
 from xlmr_sweep.study.tasks import TASKS, TaskSpec
@@ -58,7 +58,7 @@ def prepare_instructions(study: Study, storage: Storage, display: ProgressDispla
     """
     from xlmr_sweep.data.mixture import prepare_mixture
 
-    if storage.exists(f"data/{mixture_name(study)}/manifest.json"):
+    if storage.exists(manifest_of(mixture_folder(study))):
         return
     with display.step("Instruction data") as step:
         prepare_mixture(study, storage, step)
@@ -159,20 +159,18 @@ def models_to_pretrain(study: Study, storage: Storage, trials: Sequence[Trial]) 
     return [
         model.name
         for model in needed
-        if model.demo is not None and not storage.exists(f"models/{model_folder_name(study, model)}/manifest.json")
+        if model.demo is not None and not storage.exists(manifest_of(pretrained_folder(study, model)))
     ]
 
 
 def models_to_instruct(study: Study, storage: Storage, trials: Sequence[Trial]) -> list[str]:
     """Returns the models whose instruction-tuned weights the trials need and that the storage lacks or has of other sources."""
     names = dict.fromkeys(trial.model for trial in trials if trial.paradigm == "instructed")
-    models = [study.model(name) for name in names if study.model(name).instructed_folder is None]
-
-    def is_there(model: ModelSpec) -> bool:
-        there = storage.exists(f"instruct/{recipe_folder_name(study, model)}/manifest.json")
-        return there and not outdated(storage, study, model)
-
-    return [model.name for model in models if not is_there(model)]
+    tuned_here = [name for name in names if study.model(name).instructed_folder is None]
+    if not tuned_here:
+        return []
+    sources = read_sources(storage, study)
+    return [name for name in tuned_here if name not in sources.instructed or name in sources.outdated]
 
 
 def _config(source: ModelSource) -> Any:

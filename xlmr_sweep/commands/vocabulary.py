@@ -15,9 +15,9 @@ from xlmr_sweep.data.examples import Row, load_task, read_task
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.bare_tokenizer import BareTokenizer
 from xlmr_sweep.modeling.families import model_family
+from xlmr_sweep.storage.artifacts import MODELS, manifest_of, pretrained_folder, task_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.relocated import folder_of
-from xlmr_sweep.study.identity import model_folder_name, task_data_name
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import ModelSpec, Study
 from xlmr_sweep.study.tasks import TaskSpec, render
@@ -108,12 +108,12 @@ def _files(study: Study, storage: Storage, model: ModelSpec) -> tuple[tuple[str,
 
     if model.folder is None and model.demo is None:
         return None
-    made = folder_of(storage, "models", model.name, partial(model_folder_name, study, model)) if model.demo else ""
+    made = folder_of(storage, MODELS, model.name, partial(pretrained_folder, study, model)) if model.demo else ""
     return (read("tokenizer.json"), read("tokenizer_config.json")), _padding(json.loads(read("config.json")))
 
 
 def _examples(study: Study, storage: Storage, task: TaskSpec) -> list[Row] | None:
-    if storage.exists(f"data/{task_data_name(study, task)}/manifest.json"):
+    if storage.exists(manifest_of(task_folder(study, task))):
         data = load_task(study, task, storage)
         rows = [*data.train, *data.validation]
     elif study.data.source == "folder":

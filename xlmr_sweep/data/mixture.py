@@ -23,6 +23,7 @@ from pyarrow import parquet
 
 from xlmr_sweep.data.jsonl import count_lines, jsonl_files, read_jsonl
 from xlmr_sweep.errors import StudyError
+from xlmr_sweep.storage.artifacts import manifest_of, mixture_folder
 from xlmr_sweep.storage.environment import package_versions
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.progress_file import Step
@@ -63,8 +64,8 @@ def prepare_mixture(study: Study, storage: Storage, step: Step | None = None) ->
     Raises:
         StudyError: if a source is missing, empty or malformed (file and line named), or if no row is left.
     """
-    folder = f"data/{mixture_name(study)}"
-    done: dict[str, Any] | None = storage.read_json(f"{folder}/manifest.json")
+    folder = mixture_folder(study)
+    done: dict[str, Any] | None = storage.read_json(manifest_of(folder))
     if done is not None:
         return done
     spec = study.instructions
@@ -113,7 +114,7 @@ def prepare_mixture(study: Study, storage: Storage, step: Step | None = None) ->
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         **kept.summary(),
     }
-    storage.write_json(f"{folder}/manifest.json", manifest)
+    storage.write_json(manifest_of(folder), manifest)
     return manifest
 
 
@@ -148,8 +149,8 @@ def open_mixture(study: Study, storage: Storage) -> MixtureRows:
     """
     from xlmr_sweep.modeling.source import cache_folder
 
-    folder = f"data/{mixture_name(study)}"
-    manifest = storage.read_json(f"{folder}/manifest.json")
+    folder = mixture_folder(study)
+    manifest = storage.read_json(manifest_of(folder))
     if manifest is None:
         raise StudyError(f"{storage.path(folder)}: the mixture is not prepared; run prepare_data.py")
     names = [f"{folder}/{name}" for name in manifest["shards"]]

@@ -15,10 +15,10 @@ from typing import Any
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.families import model_family
+from xlmr_sweep.storage.artifacts import INSTRUCT, MODELS, instruct_folder, pretrained_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.relocated import folder_of
 from xlmr_sweep.study.demo import DEMO_MODELS, VOCAB_SIZE
-from xlmr_sweep.study.identity import model_folder_name, recipe_folder_name
 from xlmr_sweep.study.spec import ModelSpec, Study
 
 USUAL_HEAD = 64
@@ -105,9 +105,9 @@ def shape_of(study: Study, storage: Storage, model: ModelSpec) -> Architecture |
         return KNOWN[model.hub]
     folders = []
     if model.demo is not None:
-        folders.append(folder_of(storage, "models", model.name, partial(model_folder_name, study, model)))
+        folders.append(folder_of(storage, MODELS, model.name, partial(pretrained_folder, study, model)))
     if model.instructed_folder is None:
-        folders.append(folder_of(storage, "instruct", model.name, partial(recipe_folder_name, study, model)))
+        folders.append(folder_of(storage, INSTRUCT, model.name, partial(instruct_folder, study, model)))
     configs = [_mapping(partial(storage.read_json, f"{folder}/config.json")) for folder in folders]
     if model.folder is not None:
         path = model.folder / "config.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from xlmr_sweep.storage.artifacts import job_log_file
 from xlmr_sweep.storage.files import Storage
 
 
@@ -18,7 +19,7 @@ class JobLog:
     """
 
     def __init__(self, storage: Storage, name: str) -> None:
-        self._storage, self._file = storage, f"logs/instruct-{name}.log"
+        self._storage, self._file = storage, job_log_file(name)
 
     def write(self, text: str) -> None:
         """Adds a line with the time in front."""

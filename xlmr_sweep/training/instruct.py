@@ -28,12 +28,13 @@ from xlmr_sweep.modeling.export import config_text, empty_model, publish, write_
 from xlmr_sweep.modeling.fsdp import World, whole_weights
 from xlmr_sweep.modeling.loading import load_masked_lm, load_tokenizer
 from xlmr_sweep.modeling.source import ModelSource, base_source
+from xlmr_sweep.storage.artifacts import instruct_folder, manifest_of, mixture_folder
 from xlmr_sweep.storage.environment import TRAINED_WITH, package_versions
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.job_log import JobLog
-from xlmr_sweep.storage.lineage import current_resolution
+from xlmr_sweep.storage.lineage import read_sources
 from xlmr_sweep.storage.progress_file import ProgressFile
-from xlmr_sweep.study.identity import mixture_name, recipe_folder_name, recipe_id, recipe_identity
+from xlmr_sweep.study.identity import recipe_folder_name, recipe_id, recipe_identity
 from xlmr_sweep.study.spec import InstructSpec, ModelSpec, Study
 from xlmr_sweep.study.template import Chat, ChatTemplate
 from xlmr_sweep.training.batches import RowOrder
@@ -151,9 +152,9 @@ class InstructionRun:
     def __init__(self, study: Study, spec: ModelSpec, storage: Storage, world: World, report: Callable[[int, str], None]) -> None:
         self.study, self.spec, self.storage, self.world = study, spec, storage, world
         self._report = report
-        self.name = recipe_folder_name(study, spec)
-        self._progress = ProgressFile(storage, f"instruct/{self.name}")
-        self._log = JobLog(storage, self.name)
+        self.folder = instruct_folder(study, spec)
+        self._progress = ProgressFile(storage, self.folder)
+        self._log = JobLog(storage, recipe_folder_name(study, spec))
         recipe = study.instruct
         self.precision = resolve_precision(recipe.precision, world.device)
         self.warnings: list[str] = []
@@ -217,12 +218,12 @@ class InstructionRun:
         with tempfile.TemporaryDirectory() as folder:
             weights = write_weights(self.config, whole, self.tokenizer, Path(folder))
             manifest = self._manifest(weights)
-            publish(self.storage, f"instruct/{self.name}", Path(folder), manifest, self.run.source.num_steps)
+            publish(self.storage, self.folder, Path(folder), manifest, self.run.source.num_steps)
         self.log(f"done in {self.run.progress.elapsed_s:.1f} s")
 
     def _manifest(self, weights: str) -> dict[str, Any]:
         progress, world = self.run.progress, self.world
-        mixture = self.storage.read_json(f"data/{mixture_name(self.study)}/manifest.json")
+        mixture = self.storage.read_json(manifest_of(mixture_folder(self.study)))
         return {
             "model": self.spec.name,
             "recipe_id": recipe_id(self.study, self.spec),
@@ -230,7 +231,7 @@ class InstructionRun:
             "weights": weights,
             "fingerprint": weights[:32],
             "data": mixture["fingerprint"],
-            "base": current_resolution(self.storage, self.study).get(f"weights/{self.spec.name}"),
+            "base": read_sources(self.storage, self.study).weights.get(self.spec.name),
             "steps": progress.step,
             "tokens": progress.tokens,
             "masked_tokens": progress.masked_tokens,

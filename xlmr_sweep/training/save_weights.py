@@ -27,6 +27,7 @@ from xlmr_sweep.modeling.families import model_family
 from xlmr_sweep.modeling.fsdp import whole_weights
 from xlmr_sweep.modeling.loading import load_config
 from xlmr_sweep.modeling.sharded import reshard
+from xlmr_sweep.storage.artifacts import manifest_of, trained_folder
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.training.warm_state import TrialModel, WarmState
 
@@ -56,9 +57,9 @@ def save_trial_weights(trial: Trial, warm: WarmState, model: TrialModel, inputs:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         digest = _write(trial, warm, restored, head, folder)
-        warm.storage.upload(folder, f"weights/{trial.trial_id}")
+        warm.storage.upload(folder, trained_folder(trial.trial_id))
     manifest = {**trial.as_dict(), "cell": trial.cell, "weights": digest, "rows_trained": len(inputs.kept)}
-    warm.storage.write_json(f"weights/{trial.trial_id}/manifest.json", manifest)
+    warm.storage.write_json(manifest_of(trained_folder(trial.trial_id)), manifest)
 
 
 def _write(trial: Trial, warm: WarmState, weights: dict[str, Tensor], head: dict[str, Tensor], folder: Path) -> str:

@@ -30,7 +30,7 @@ from xlmr_sweep.modeling.sharded import fill_sharded
 from xlmr_sweep.modeling.source import ModelSource, base_source, instructed_source
 from xlmr_sweep.modeling.weights import as_arrays, as_tensors, stamp
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.lineage import current_resolution
+from xlmr_sweep.storage.lineage import read_sources
 from xlmr_sweep.study.canonical import fingerprint
 from xlmr_sweep.study.identity import task_data_name
 from xlmr_sweep.study.plan import Trial
@@ -125,6 +125,8 @@ class WarmState:
         self._weights: LruCache[StartingWeights] = LruCache()
         self._modules: LruCache[TrialModel] = LruCache(KEEP_MODULES_BYTES)
         self._tokenizers: dict[ModelSource, Any] = {}
+        self._weights_known: dict[tuple[str, bool], str | None] = {}
+        """Fingerprints of starting weights, by model and whether they are instruction-tuned."""
 
     def source(self, trial: Trial) -> ModelSource:
         """Returns where the trial's starting weights are."""
@@ -193,14 +195,16 @@ class WarmState:
 
     def resolved(self, trial: Trial) -> dict[str, Any]:
         """Returns what the trial was made from, for its record: fingerprints of data and weights, hub commit, row counts."""
-        present = current_resolution(self.storage, self.study)
-        kind = "instructed" if trial.paradigm == "instructed" else "weights"
+        # Read at the first trial of each: a model's instruction-tuned weights may be made while this process runs.
+        key = (trial.model, trial.paradigm == "instructed")
+        if key not in self._weights_known:
+            self._weights_known[key] = read_sources(self.storage, self.study).of(trial)["weights"]
         inputs = self.inputs(trial)
         return {
             "data": inputs.fingerprint,
             "num_train_pool": len(inputs.train),
             "num_validation": len(inputs.validation),
-            "weights": present.get(f"{kind}/{trial.model}"),
+            "weights": self._weights_known[key],
             "commit": getattr(load_config(self.source(trial)), "_commit_hash", None),
             "vocabulary_kept": len(inputs.kept),
         }

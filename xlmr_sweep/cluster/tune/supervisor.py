@@ -26,6 +26,7 @@ from xlmr_sweep.scheduling.causes import WorkerDiedError, cause_of
 from xlmr_sweep.scheduling.items import Attempt
 from xlmr_sweep.scheduling.retry_policy import Ending, Quarantine, Requeue, RetryByCause, Stop, Widen, in_words
 from xlmr_sweep.scheduling.widths import share_in_words
+from xlmr_sweep.storage.artifacts import record_file
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.records import write_failure
 from xlmr_sweep.study.plan import Trial
@@ -296,7 +297,7 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
 
     def _record(self, trial: Trial) -> Mapping[str, Any] | None:
         with suppress(OSError, StudyError):
-            record: Mapping[str, Any] | None = self._storage.read_json(f"records/{trial.trial_id}.json")
+            record: Mapping[str, Any] | None = self._storage.read_json(record_file(trial.trial_id))
             return record
         return None
 

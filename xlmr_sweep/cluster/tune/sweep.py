@@ -35,6 +35,7 @@ from xlmr_sweep.scheduling.admission import Admission
 from xlmr_sweep.scheduling.items import Job
 from xlmr_sweep.scheduling.retry_policy import RetryByCause
 from xlmr_sweep.storage import environment
+from xlmr_sweep.storage.artifacts import TUNE
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
@@ -60,7 +61,7 @@ class _TuneRows(JsonLoggerCallback):  # type: ignore[misc]
 
     def __init__(self, storage: Storage, run: str) -> None:
         super().__init__()
-        self._storage, self._folder = storage.patient(0), f"tune/{run}"
+        self._storage, self._folder = storage.patient(0), f"{TUNE}/{run}"
 
     def log_trial_start(self, trial: TuneTrial) -> None:
         with suppress(OSError):
@@ -116,7 +117,7 @@ def run_trials(
         ),
         run_config=tune.RunConfig(
             name=run,
-            **storage.for_ray("tune"),
+            **storage.for_ray(TUNE),
             # Ours first: it names the rows that the other writes.
             callbacks=[supervisor, Learning(study, storage, admission), _TuneRows(storage, run)],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
