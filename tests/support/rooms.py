@@ -141,7 +141,11 @@ def first_sentence(path: Path) -> str:
 
 def file_page() -> str:
     """Returns `docs/files.md`: every module with the first sentence of its docstring, folder by folder."""
-    lines = ["# Files", "", "Made by `python tests/support/rooms.py --files > docs/files.md` from the first sentence of each file."]
+    lines = [
+        "# Files",
+        "",
+        "Made by `python tests/support/rooms.py --files > docs/files.md` from the first sentence of each file.",
+    ]
     for folder in sorted({path.parent for path in modules().values()}):
         own = folder / "__init__.py"
         lines += ["", f"## {folder.relative_to(ROOT)}", "", first_sentence(own), ""]
