@@ -1,4 +1,4 @@
-"""The README and the pages of `docs/`: links and files exist, commands have the options, YAML loads, what takes seconds is run."""
+"""The README and the pages of `docs/`: links, files, commands and their options exist, YAML loads, what takes seconds is run."""
 
 from __future__ import annotations
 

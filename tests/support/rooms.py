@@ -144,7 +144,7 @@ def file_page() -> str:
     lines = [
         "# Files",
         "",
-        "Made by `python tests/support/rooms.py --files > docs/files.md` from the first sentence of each file.",
+        "Made by `python tests/support/rooms.py --files > docs/files.md`: each file with its first sentence.",
     ]
     for folder in sorted({path.parent for path in modules().values()}):
         own = folder / "__init__.py"
