@@ -25,7 +25,7 @@ class Cluster:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *nodes: Node) -> None:
         self.nodes = list(nodes)
-        monkeypatch.setattr(module, "_alive", lambda: {node.node_id for node in self.nodes})
+        monkeypatch.setattr(module, "nodes", lambda: list(self.nodes))
         monkeypatch.setattr(
             module, "available_resources_per_node", lambda: {n.node_id: {"CPU": n.cpus, "GPU": n.gpus} for n in self.nodes}
         )

@@ -1,7 +1,7 @@
 """What a trial's processes do once they are placed: fine-tuning, or whatever stands in for it.
 
-In: a study, its storage, and the process's place in its gang. Out: a trial runner that runs trial after trial. Admission, gangs,
-records and Tune trials know nothing else of the work, so a benchmark of scheduling replaces this and nothing more.
+In: a study, its storage, and the process's rank. Out: a trial runner, which runs trial after trial. Admission, gangs and records
+know nothing else of the work, so a benchmark of scheduling replaces this and nothing more.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OnStep = Callable[[int], None]
 
 @dataclass(frozen=True)
 class RankInfo:
-    """The place of one process among those of its trial."""
+    """Which of its trial's ranks a process is, and what it needs to join the others."""
 
     rank: int = 0
     size: int = 1
@@ -40,10 +40,10 @@ class TrialRunner(Protocol):
     """The warm state of one process. Nothing that a trial trained outlives it."""
 
     def prepare(self, trial: Trial) -> None:
-        """Gets, on rank 0 of a gang, what only that rank reads, before the others begin the trial and wait for it."""
+        """Reads what only rank 0 of a gang reads. Called before the other ranks begin the trial and wait for rank 0."""
 
     def run(self, trial: Trial, on_step: OnStep | None = None) -> Outcome:
-        """Runs this rank's part of a trial and returns its outcome, the same on every rank."""
+        """Runs this rank's part of a trial and returns the outcome, which is the same on every rank."""
 
     def resolved(self, trial: Trial) -> dict[str, Any]:
         """Returns what the trial was made from, for its record."""
@@ -53,17 +53,17 @@ class TrialRunner(Protocol):
 
 
 class Work(Protocol):
-    """Opens trial runners. Pickled to every process of a trial, so it holds nothing that is costly or bound to one."""
+    """Opens trial runners. It is pickled to every process of a trial, so it holds nothing large and nothing of one process."""
 
     def open(self, study: Study, storage: Storage, rank_info: RankInfo) -> TrialRunner:
-        """Returns this process's trial runner; with several ranks, when all have met."""
+        """Returns this process's trial runner. With several ranks, returns when all of them have met."""
 
 
 class FineTuning:
-    """The real work: `finetune` in this process, or in step with the other ranks. Torch is imported when it opens."""
+    """The real work: `finetune` in this process, or in step with the other ranks. Imports torch when a runner is opened."""
 
     def open(self, study: Study, storage: Storage, rank_info: RankInfo) -> TrialRunner:
-        """Returns a runner that trains with torch; with several ranks it joins their process group first."""
+        """Returns a runner that trains with torch. With several ranks, joins their process group first."""
         import ray
 
         with quick_imports():
@@ -106,7 +106,7 @@ class _TorchRunner:
 
 
 def _join(rank_info: RankInfo) -> Any:
-    """Joins the process group of a gang and returns its `World`: NCCL between GPUs, gloo between CPUs and for small numbers."""
+    """Joins a gang's process group and returns its `World`: NCCL between GPUs, gloo between CPUs and for single numbers."""
     import torch.distributed as dist
 
     from xlmr_sweep.modeling.device import pick_device

@@ -69,7 +69,7 @@ class Run:
         widths = {name: Width(1, min(1, share), max(1, int(share))) for name, share in gpus.items()}
         trials = [Trial(name, "prompted", "cb", 8, seed, f"{name}{seed}") for name in gpus for seed in range(3)]
         self.admission = Admission(trials, widths, self.there, Fixed(), probing=probing, clock=self.clock)
-        watch = NodeWatch(self.there, look=lambda: list(self.there), clock=self.clock)
+        watch = NodeWatch(self.there, alive=lambda: list(self.there), clock=self.clock)
         self.live_table = LiveTable(
             Console(file=self.stream, width=300), trials, lambda: 3, "GPUs", lambda trial: "log", clock=self.clock
         )
