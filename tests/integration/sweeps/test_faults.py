@@ -422,7 +422,7 @@ def test_an_instruction_job_whose_driver_or_controller_dies_leaves_nothing(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_is_left: Callable[[], None]
 ) -> None:
     """On a cluster that was there before and stays; the second time its driver, this process, lives on too."""
-    from benchmarks.faults import titled
+    from benchmarks.faults import processes_titled
 
     from xlmr_sweep.cluster import instruct_job
 
@@ -447,7 +447,7 @@ def test_an_instruction_job_whose_driver_or_controller_dies_leaves_nothing(
 
     def kill_controller() -> None:
         wait_for((tmp_path / "waits").exists)
-        (controller,) = titled(cluster, "ray::TrainController")
+        (controller,) = processes_titled(cluster, "ray::TrainController")
         os.kill(controller, signal.SIGKILL)
 
     with in_thread(kill_controller), pytest.raises(ray.exceptions.RayActorError):
