@@ -223,7 +223,7 @@ def test_a_module_too_large_to_keep_is_gone_before_the_next_is_made(
 ) -> None:
     from xlmr_sweep.training import warm_state
 
-    monkeypatch.setattr(warm_state, "KEEP_MODULES_BYTES", 1)
+    monkeypatch.setattr(warm_state, "MODULE_CACHE_BYTES", 1)
     study = load_study(str(study_file(finetune=settings())))
     warm = prepared(study, Storage(tmp_path / "runs"))
     alive: list[int] = []
@@ -252,7 +252,7 @@ def test_large_starting_weights_leave_the_table_while_a_trial_trains(
 ) -> None:
     from xlmr_sweep.training import warm_state
 
-    monkeypatch.setattr(warm_state, "LOOK_AWAY_BYTES", threshold)
+    monkeypatch.setattr(warm_state, "UNMAP_BYTES", threshold)
     folder = make_encoder(tmp_path / "large")
     config = json.loads((folder / "config.json").read_text()) | {"hidden_size": 128, "intermediate_size": 2048}
     AutoModelForMaskedLM.from_config(AutoConfig.for_model(config.pop("model_type"), **config)).save_pretrained(folder)

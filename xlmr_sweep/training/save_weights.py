@@ -29,7 +29,8 @@ from xlmr_sweep.modeling.loading import load_config
 from xlmr_sweep.modeling.sharded import reshard
 from xlmr_sweep.storage.artifacts import manifest_of, trained_folder
 from xlmr_sweep.study.plan import Trial
-from xlmr_sweep.training.warm_state import TrialModel, WarmState
+from xlmr_sweep.training.trial_model import TrialModel
+from xlmr_sweep.training.warm_state import WarmState
 
 HEAD_FILE = "classification_head.safetensors"
 """`dense.weight`, `dense.bias`, `out_proj.weight`, `out_proj.bias`: out_proj(tanh(dense(first token's last hidden state)))."""
