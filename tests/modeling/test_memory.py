@@ -40,7 +40,8 @@ from xlmr_sweep.modeling.sequences import Sequences
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import expand
 from xlmr_sweep.study.reading import load_study
-from xlmr_sweep.training.finetune import finetune, reset_peak_memory
+from xlmr_sweep.training.finetune import finetune
+from xlmr_sweep.training.peak_memory import reset_peak_memory
 from xlmr_sweep.training.warm_state import WarmState
 
 PAPER = load_study("paper")

@@ -31,7 +31,7 @@ from xlmr_sweep.study.reading import load_study
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.tasks import CB, COPA
 from xlmr_sweep.study.template import ChatTemplate
-from xlmr_sweep.training.finetune import finetune, schedule
+from xlmr_sweep.training.finetune import finetune
 from xlmr_sweep.training.scoring import score
 from xlmr_sweep.training.seeds import derived_seed
 from xlmr_sweep.training.warm_state import WarmState
@@ -333,12 +333,6 @@ def test_scores_are_those_of_scikit_learn(rows: list[tuple[int, int]]) -> None:
     assert found["accuracy"] == pytest.approx(accuracy_score(labels, predictions))
     macro = f1_score(labels, predictions, labels=range(3), average="macro", zero_division=0.0)
     assert found["macro_f1"] == found["score"] == pytest.approx(macro)
-
-
-def test_learning_rate_rises_and_falls_as_declared() -> None:
-    factors = [schedule(step, 10, 0.2) for step in range(10)]
-    assert factors == [0.0, 0.5, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]
-    assert [schedule(step, 4, 0.0) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
 
 
 def test_every_example_is_seen_equally_often_and_batches_are_full() -> None:

@@ -7,14 +7,10 @@ of hardware.
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import math
-import resource
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,10 +28,13 @@ from xlmr_sweep.modeling.sharded import step_sharded
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import FinetuneSpec
 from xlmr_sweep.training.outcome import Outcome
+from xlmr_sweep.training.peak_memory import peak_memory, reset_peak_memory
 from xlmr_sweep.training.save_weights import save_trial_weights
+from xlmr_sweep.training.schedule import finetune_rate
 from xlmr_sweep.training.scoring import score
 from xlmr_sweep.training.seeds import derived_seed
-from xlmr_sweep.training.warm_state import TrialModel, WarmState
+from xlmr_sweep.training.trial_model import TrialModel
+from xlmr_sweep.training.warm_state import WarmState
 
 log = logging.getLogger("xlmr_sweep.trial")
 
@@ -53,15 +52,14 @@ def finetune(trial: Trial, warm: WarmState, on_step: Callable[[int], None] | Non
         StudyError: if data or weights are not there.
     """
     spec, world = warm.study.finetune, warm.world
-    device = world.device
     began = time.monotonic()
-    _prepare_process(spec, device)
+    _prepare_process(spec, world.device)
     inputs = warm.inputs(trial)
     model = warm.model(trial, torch.Generator().manual_seed(derived_seed(trial.seed, "head")))
     # Not before: the first trial of a node puts the weights into the store, whose pages would count as the trial's own.
-    reset_peak_memory(device)
+    reset_peak_memory(world.device)
     torch.manual_seed(derived_seed(trial.seed, f"dropout of rank {world.rank}"))
-    precision = resolve_precision(spec.precision, device)
+    precision = resolve_precision(spec.precision, world.device)
     ready = time.monotonic()
     losses = _train(trial, warm, model, inputs, precision, on_step)
     trained = time.monotonic()
@@ -81,21 +79,30 @@ def finetune(trial: Trial, warm: WarmState, on_step: Callable[[int], None] | Non
         "train_time_s": trained - ready,
         "eval_time_s": ended - trained,
         "total_time_s": ended - began,
-        "peak_memory_bytes": peak_memory(device),
-        "num_parameters": sum(p.numel() for p in model.parameters()),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        **_measured(model, world.device),
         "precision": precision,
     }
     if spec.save_weights:
         save_trial_weights(trial, warm, model, inputs)
+    return Outcome(columns, _predictions(inputs, labels, predicted, logits))
+
+
+def _measured(model: TrialModel, device: torch.device) -> dict[str, Any]:
+    return {
+        "peak_memory_bytes": peak_memory(device),
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+    }
+
+
+def _predictions(inputs: TaskInputs, labels: list[int], predicted: list[int], logits: Tensor) -> dict[str, list[Any]]:
     probabilities = torch.softmax(logits.double(), dim=1)
-    predictions: dict[str, list[Any]] = {
+    return {
         "example_id": [example.example_id for example in inputs.validation],
         "label": labels,
         "prediction": predicted,
         **{f"score_{i}": probabilities[:, i].tolist() for i in range(logits.shape[1])},
     }
-    return Outcome(columns, predictions)
 
 
 def _prepare_process(spec: FinetuneSpec, device: torch.device) -> None:
@@ -127,8 +134,8 @@ def _train(
     losses: list[Tensor] = []
     for step, examples in enumerate(batches):
         for group in optimizer.param_groups:
-            group["lr"] = spec.learning_rate * schedule(step, spec.steps, spec.warmup)
-        # A rank without an example computes one all the same, at no weight, because FSDP's ranks must keep step.
+            group["lr"] = finetune_rate(spec.learning_rate, step, spec.steps, spec.warmup)
+        # A rank without an example still computes one, with weight 0, because FSDP needs all ranks in every step.
         mine = examples[world.rank :: world.size]
         batch = collate(mine or examples[:1]).to(world.device)
         with autocast(precision, world.device):
@@ -139,7 +146,7 @@ def _train(
         if world.size == 1:
             gradients = [parameter.grad for parameter in parameters.values() if parameter.grad is not None]
             optimizer.step_divided(clip_divisor(square_norm(gradients), spec.clip))
-            # Else they would stay beside the next step's activations.
+            # Kept, they would lie in memory beside the next step's activations.
             del gradients
         else:
             step_sharded(model, parameters, optimizer, spec.clip, world)
@@ -150,7 +157,7 @@ def _train(
 
 
 def _checked(trial: Trial, losses: Tensor) -> list[float]:
-    """Looks at the losses once, after the last step: reading each would stop a GPU's queue every step."""
+    """Returns the losses as numbers. They are read once, after the last step: reading each would stop a GPU's queue every step."""
     bad = (~torch.isfinite(losses)).nonzero()
     if len(bad):
         raise DivergedError(f"{trial.cell}: the loss is {losses[bad[0, 0]].item()} at step {int(bad[0, 0]) + 1}")
@@ -158,23 +165,15 @@ def _checked(trial: Trial, losses: Tensor) -> list[float]:
     return [float(loss) for loss in losses.tolist()]
 
 
-def schedule(step: int, steps: int, warmup: float) -> float:
-    """Returns the factor of the learning rate: linear up over the warm-up, then linear down to 0 after the last step."""
-    num_warmup = math.ceil(warmup * steps)
-    if step < num_warmup:
-        return step / num_warmup
-    return (steps - step) / max(1, steps - num_warmup)
-
-
 def _evaluate(model: TrialModel, inputs: TaskInputs, spec: FinetuneSpec, precision: str, world: World) -> Tensor:
     """Returns the logits (num_eval, num_labels) of the evaluation set, fp32 on the host, the same on every rank."""
     model.eval()
-    # Without a fast path a batch's logits stand whole in memory, so no more of them than in training.
+    # Without a fast path the whole vocabulary's logits of a batch lie in memory, so a batch is no larger than in training.
     tokens = spec.eval_tokens if model.encoder.is_split else min(spec.eval_tokens, spec.batch_size * spec.max_length)
     batches = list(evaluation_batches(inputs.validation, tokens))
     done: list[tuple[list[int], Tensor]] = []
     for first in range(0, len(batches), world.size):
-        # Ranks take a batch each; one that is left over computes the last again, because FSDP's ranks must keep step.
+        # Each rank takes one batch. Where batches run out, a rank computes the last one again: FSDP needs all ranks.
         positions = batches[min(first + world.rank, len(batches) - 1)]
         batch = collate([inputs.validation[i] for i in positions]).to(world.device)
         # FSDP's gathered weights must not become inference tensors: the next trial trains them.
@@ -192,35 +191,3 @@ def _evaluate(model: TrialModel, inputs: TaskInputs, spec: FinetuneSpec, precisi
     if not bool(torch.isfinite(logits).all()):
         raise DivergedError("a logit of the evaluation set is not finite")
     return logits
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    """Starts a new measurement of the process's peak memory."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    try:
-        # What earlier trials freed and the allocator kept is not this one's (glibc; other C libraries have no such call).
-        ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError, TypeError):
-        log.debug("freed memory is not given back to the system here")
-    try:
-        # 5 resets the peak resident size (Linux: proc(5)).
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
-
-
-def peak_memory(device: torch.device) -> int:
-    """Returns the peak since `reset_peak_memory`, in bytes: of the GPU's allocator, or of the process's own memory.
-
-    Own is what no other process shares: libraries and weights that a node holds once are left out, as they are now.
-    """
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    try:
-        lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
-        sizes = {words[0]: int(words[1]) * 1024 for words in lines if len(words) == 3 and words[2] == "kB"}
-        return sizes["VmHWM:"] - sizes["RssFile:"] - sizes["RssShmem:"]
-    except (OSError, KeyError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

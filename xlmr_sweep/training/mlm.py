@@ -29,6 +29,7 @@ from xlmr_sweep.modeling.optimizer import clip_divisor, make_optimizer, square_n
 from xlmr_sweep.modeling.vocabulary_rows import VocabularyRows, vocabulary_weights
 from xlmr_sweep.training.batches import BatchSource, MicroBatch, collate, plan_micro_batches
 from xlmr_sweep.training.masking import Masked
+from xlmr_sweep.training.schedule import masked_lm_rate
 from xlmr_sweep.training.seeds import mixed_seed
 
 LOGIT_BYTES = 256 * 2**20
@@ -58,6 +59,10 @@ class TrainSettings:
     """CPU threads of this rank."""
     max_tokens: int
     """Padded tokens of one micro-batch on one rank; does not change the result but for rounding."""
+
+    def rate(self, step: int, num_steps: int) -> float:
+        """Returns the learning rate of a step, counted from 0."""
+        return masked_lm_rate(self.learning_rate, step, num_steps, self.warmup, is_level=self.schedule == "constant")
 
 
 @dataclass
@@ -183,7 +188,7 @@ class Run:
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise DivergedError(f"step {step + 1}: loss {loss}, gradient norm {norm}")
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.source.num_steps, settings)
+            group["lr"] = settings.rate(step, self.source.num_steps)
         self.optimizer.step_divided(
             clip_divisor(torch.tensor(square, dtype=torch.float64, device=self.world.device), settings.clip)
         )
@@ -234,16 +239,6 @@ class Run:
         if progress.loss_count == self._interval or progress.step == self.source.num_steps:
             progress.loss_curve.append((progress.step, progress.loss_sum / progress.loss_count))
             progress.loss_sum, progress.loss_count = 0.0, 0
-
-
-def learning_rate(step: int, num_steps: int, settings: TrainSettings) -> float:
-    """Returns the learning rate of a step, counted from 0."""
-    warmup = round(settings.warmup * num_steps)
-    if step < warmup:
-        return settings.learning_rate * (step + 1) / warmup
-    if settings.schedule == "constant":
-        return settings.learning_rate
-    return settings.learning_rate * (num_steps - step) / max(1, num_steps - warmup)
 
 
 @contextmanager
