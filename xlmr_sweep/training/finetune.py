@@ -157,7 +157,7 @@ def _train(
 
 
 def _checked(trial: Trial, losses: Tensor) -> list[float]:
-    """Returns the losses as numbers. They are read once, after the last step: reading each would stop a GPU's queue every step."""
+    """Returns the losses as numbers, read once after the last step: reading each would stop a GPU's queue in every step."""
     bad = (~torch.isfinite(losses)).nonzero()
     if len(bad):
         raise DivergedError(f"{trial.cell}: the loss is {losses[bad[0, 0]].item()} at step {int(bad[0, 0]) + 1}")
