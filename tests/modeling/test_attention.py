@@ -43,23 +43,23 @@ def test_the_fused_kernels_way_gives_the_same(monkeypatch: pytest.MonkeyPatch) -
     """What a GPU runs, computed on a CPU; and the way of long sequences."""
     parts = [torch.randn((sum(LENGTHS), 2, 4), generator=torch.Generator().manual_seed(i)) for i in range(3)]
     for window in (0, 2):
-        found = attention.attend_padded(*parts, LENGTHS, 0.7, 0.0, window)
+        found = attention._fused_padded(*parts, LENGTHS, 0.7, 0.0, window)
         torch.testing.assert_close(found, plain(*parts, LENGTHS, 0.7, window), rtol=1e-5, atol=1e-6)
     same = [part[:24] for part in parts]
-    torch.testing.assert_close(attention.attend_padded(*same, (8, 8, 8), 0.7, 0.0, 0), plain(*same, (8, 8, 8), 0.7, 0))
+    torch.testing.assert_close(attention._fused_padded(*same, (8, 8, 8), 0.7, 0.0, 0), plain(*same, (8, 8, 8), 0.7, 0))
     monkeypatch.setattr(attention, "FUSED_LENGTH", 5)
     torch.testing.assert_close(attend(*parts, LENGTHS, 0.7, 0.0, 0), plain(*parts, LENGTHS, 0.7, 0), rtol=1e-5, atol=1e-6)
 
 
 def test_padding_that_an_evaluation_made_serves_a_training_step_of_the_same_lengths() -> None:
     parts = [torch.randn((sum(LENGTHS), 2, 4), generator=torch.Generator().manual_seed(i)) for i in range(3)]
-    attention.padding_on.cache_clear()
+    attention._padding_on.cache_clear()
     with torch.inference_mode():
-        first = attention.attend_padded(*parts, LENGTHS, 0.7, 0.0, 2)
+        first = attention._fused_padded(*parts, LENGTHS, 0.7, 0.0, 2)
     leaves = [part.requires_grad_() for part in parts]
-    again = attention.attend_padded(*leaves, LENGTHS, 0.7, 0.0, 2)
+    again = attention._fused_padded(*leaves, LENGTHS, 0.7, 0.0, 2)
     again.sum().backward()
     assert torch.equal(first, again)
     assert all(leaf.grad is not None and leaf.grad.any() for leaf in leaves[2:])
     # Made once for all layers of a step: on a GPU every copy from the host would hold the queue up.
-    assert attention.padding_on.cache_info().misses == 1
+    assert attention._padding_on.cache_info().misses == 1

@@ -44,7 +44,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], 
         (N, h, d).
     """
     if query.device.type != "cpu":
-        return attend_padded(query, key, value, lengths, scale, p, window)
+        return _fused_padded(query, key, value, lengths, scale, p, window)
     if p == 0.0 and window == 0 and lengths[0] > FUSED_LENGTH:
         parts = zip(*(torch.split(part, list(lengths)) for part in (query, key, value)), strict=True)
         return torch.cat([_fused(*(part.transpose(0, 1)[None] for part in three), scale=scale)[0] for three in parts])
@@ -55,12 +55,12 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
     return functional.scaled_dot_product_attention(query, key, value, **options).transpose(1, 2)
 
 
-def attend_padded(
+def _fused_padded(
     query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], scale: float, p: float, window: int
 ) -> Tensor:
-    """Attends with the fused kernels of a GPU; arguments as for `attend`. Rows are padded for the attention alone, in few calls."""
+    """Attends with the fused kernels of a GPU. Rows are padded for the attention alone, in as few calls as can be."""
     shape = (len(lengths), lengths[0], *query.shape[1:])
-    places, sources, mask = padding_on(query.device, lengths, window)
+    places, sources, mask = _padding_on(query.device, lengths, window)
     if places is None or sources is None:
         rows = [part.view(shape).transpose(1, 2) for part in (query, key, value)]
         return _fused(*rows, attn_mask=mask, dropout_p=p, scale=scale).reshape(query.shape)
@@ -70,7 +70,9 @@ def attend_padded(
 
 
 @lru_cache(maxsize=16)
-def padding_on(device: torch.device, lengths: tuple[int, ...], window: int) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+def _padding_on(
+    device: torch.device, lengths: tuple[int, ...], window: int
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Returns places and sources of the padding on a device, None where there is none, and the mask, None where all is seen.
 
     Kept for the layers of a step, which would wait for the host's copies otherwise.
