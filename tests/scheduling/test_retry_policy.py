@@ -13,8 +13,8 @@ from xlmr_sweep.scheduling.retry_policy import Ending, Quarantine, Requeue, Retr
 from xlmr_sweep.scheduling.widths import at_least, next_larger
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.learned import learn, read_learned
+from xlmr_sweep.study.cluster_spec import ClusterSpec
 from xlmr_sweep.study.plan import Trial
-from xlmr_sweep.study.spec import ClusterSpec
 
 QUARTER, HALF, ONE, TWO = Width(1, 0.25), Width(1, 0.5), Width(1, 1), Width(1, 1, 2)
 LIMITS = ClusterSpec(max_worker_retries=2, max_hang_retries=1, max_node_failures=3, max_same_failures=3)

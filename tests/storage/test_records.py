@@ -18,9 +18,10 @@ from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.records import read_failure, write_failure, write_record
 from xlmr_sweep.storage.study_file import open_study, write_study
 from xlmr_sweep.study.identity import mixture_name, recipe_folder_name
+from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.plan import Trial, expand
 from xlmr_sweep.study.reading import load_study
-from xlmr_sweep.study.spec import ModelSpec, Study
+from xlmr_sweep.study.spec import Study
 
 
 @pytest.fixture

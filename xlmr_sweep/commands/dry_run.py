@@ -24,8 +24,9 @@ from xlmr_sweep.scheduling.widths import MAX_TRIALS, widths_of
 from xlmr_sweep.storage.artifacts import instruct_folder, manifest_of, mixture_folder
 from xlmr_sweep.storage.collect import Collected
 from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.model_spec import AUTO
 from xlmr_sweep.study.plan import Trial
-from xlmr_sweep.study.spec import AUTO, Study
+from xlmr_sweep.study.spec import Study
 
 NODE_GPUS = 8
 """GPUs a node that are assumed where the study expects more than so many."""

@@ -14,8 +14,9 @@ from xlmr_sweep.modeling.architecture import Architecture, shape_of
 from xlmr_sweep.modeling.memory import ASSUMED_ROWS, GPU_BYTES, compacted, cpu_has_bf16, gpus_needed, process_bytes, trial_memory
 from xlmr_sweep.storage.artifacts import record_file
 from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.model_spec import AUTO
 from xlmr_sweep.study.plan import Trial
-from xlmr_sweep.study.spec import AUTO, Study
+from xlmr_sweep.study.spec import Study
 
 
 @dataclass(frozen=True)

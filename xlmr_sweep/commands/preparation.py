@@ -21,8 +21,9 @@ from xlmr_sweep.modeling.source import ModelSource
 from xlmr_sweep.storage.artifacts import manifest_of, mixture_folder, pretrained_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.lineage import read_sources
+from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.plan import Trial
-from xlmr_sweep.study.spec import ModelSpec, Study
+from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.tasks import TASKS, TaskSpec
 from xlmr_sweep.study.template import label_token_ids
 

@@ -18,8 +18,9 @@ from xlmr_sweep.modeling.families import model_family
 from xlmr_sweep.storage.artifacts import MODELS, manifest_of, pretrained_folder, task_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.relocated import folder_of
+from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.plan import Trial
-from xlmr_sweep.study.spec import ModelSpec, Study
+from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.tasks import TaskSpec, render
 from xlmr_sweep.study.template import ChatTemplate, PlainText, label_token_ids
 

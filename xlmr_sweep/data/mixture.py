@@ -27,8 +27,10 @@ from xlmr_sweep.storage.artifacts import manifest_of, mixture_folder
 from xlmr_sweep.storage.environment import package_versions
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.progress_file import Step
+from xlmr_sweep.study.data_spec import InstructionSpec
 from xlmr_sweep.study.identity import mixture_identity, mixture_name, tokenizer_identity
-from xlmr_sweep.study.spec import InstructionSpec, ModelSpec, Study
+from xlmr_sweep.study.model_spec import ModelSpec
+from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.template import ChatTemplate, PlainText
 
 SHARD_ROWS = 200_000

@@ -19,7 +19,8 @@ from xlmr_sweep.storage.artifacts import INSTRUCT, MODELS, instruct_folder, pret
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.relocated import folder_of
 from xlmr_sweep.study.demo import DEMO_MODELS, VOCAB_SIZE
-from xlmr_sweep.study.spec import ModelSpec, Study
+from xlmr_sweep.study.model_spec import ModelSpec
+from xlmr_sweep.study.spec import Study
 
 USUAL_HEAD = 64
 """Numbers of an attention head where a shape does not tell: BERT's, XLM-R's and ModernBERT's."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xlmr_sweep.modeling.architecture import Architecture
-from xlmr_sweep.study.spec import FinetuneSpec
+from xlmr_sweep.study.recipes import FinetuneSpec
 
 ASSUMED_ROWS = 32_768
 """Embedding rows of a task whose texts are not at hand: more than the different tokens that its English texts are taken to hold.

@@ -12,7 +12,8 @@ from pathlib import Path
 from xlmr_sweep.storage.artifacts import commit_file, instruct_folder, manifest_of, pretrained_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.canonical import fingerprint
-from xlmr_sweep.study.spec import ModelSpec, Study
+from xlmr_sweep.study.model_spec import ModelSpec
+from xlmr_sweep.study.spec import Study
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from typing import Any
 from xlmr_sweep.modeling.architecture import KNOWN, Architecture, shape_of
 from xlmr_sweep.storage.artifacts import instruct_folder, manifest_of, mixture_folder, task_folder
 from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.plan import Trial
-from xlmr_sweep.study.spec import ModelSpec, Study
+from xlmr_sweep.study.spec import Study
 
 PAPER_COSTS = {
     "FacebookAI/xlm-roberta-base": (6 * 3600 / 315, 6 * 2),

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.study.spec import AUTO, ModelSpec, Study
+from xlmr_sweep.study.model_spec import AUTO, ModelSpec
+from xlmr_sweep.study.spec import Study
 
 NODE_LABEL = "ray.io/node-id"
 """Ray's label of a node that holds its id."""

@@ -23,8 +23,8 @@ from xlmr_sweep.scheduling.resources import Node, Width
 from xlmr_sweep.scheduling.widths import MIN_WIDTH, at_least, next_larger, share_in_words
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.learned import learn
+from xlmr_sweep.study.cluster_spec import ClusterSpec
 from xlmr_sweep.study.plan import Trial
-from xlmr_sweep.study.spec import ClusterSpec
 
 LONGEST_DELAY_S = 60.0
 

@@ -16,7 +16,8 @@ from typing import Any
 from xlmr_sweep.scheduling.resources import Node, Width, num_fitting, trial_width
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.learned import learn, read_learned
-from xlmr_sweep.study.spec import AUTO, ModelSpec, Study
+from xlmr_sweep.study.model_spec import AUTO, ModelSpec
+from xlmr_sweep.study.spec import Study
 
 MEASURED = "measured"
 """Key of `learned/<model>.json`."""

@@ -14,7 +14,8 @@ from typing import Any
 
 from xlmr_sweep.errors import MissingFolderError, StudyError
 from xlmr_sweep.study.canonical import fingerprint
-from xlmr_sweep.study.spec import ModelSpec, Study
+from xlmr_sweep.study.model_spec import ModelSpec
+from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.tasks import TASKS, TaskSpec
 from xlmr_sweep.study.template import TEMPLATE_VERSION
 

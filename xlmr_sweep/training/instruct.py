@@ -35,7 +35,9 @@ from xlmr_sweep.storage.job_log import JobLog
 from xlmr_sweep.storage.lineage import read_sources
 from xlmr_sweep.storage.progress_file import ProgressFile
 from xlmr_sweep.study.identity import recipe_folder_name, recipe_id, recipe_identity
-from xlmr_sweep.study.spec import InstructSpec, ModelSpec, Study
+from xlmr_sweep.study.model_spec import ModelSpec
+from xlmr_sweep.study.recipes import InstructSpec
+from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.template import Chat, ChatTemplate
 from xlmr_sweep.training.batches import RowOrder
 from xlmr_sweep.training.checkpoint import load_checkpoint, save_checkpoint

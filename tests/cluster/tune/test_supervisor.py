@@ -21,8 +21,8 @@ from xlmr_sweep.scheduling.admission import Admission
 from xlmr_sweep.scheduling.resources import Node, Width
 from xlmr_sweep.scheduling.retry_policy import RetryByCause
 from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.cluster_spec import ClusterSpec
 from xlmr_sweep.study.plan import Trial
-from xlmr_sweep.study.spec import ClusterSpec
 
 LIMITS = ClusterSpec(max_node_failures=2, trial_timeout_s=100, node_patience_s=50, max_worker_retries=5, storage_patience_s=1)
 DEAD = RayActorError(error_msg="The actor died unexpectedly before finishing this task.")

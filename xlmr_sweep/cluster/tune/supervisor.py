@@ -29,8 +29,8 @@ from xlmr_sweep.scheduling.widths import share_in_words
 from xlmr_sweep.storage.artifacts import record_file
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.records import write_failure
+from xlmr_sweep.study.cluster_spec import ClusterSpec
 from xlmr_sweep.study.plan import Trial
-from xlmr_sweep.study.spec import ClusterSpec
 
 POLL_INTERVAL_S = 1.0
 
