@@ -1,7 +1,7 @@
 """The declaration of a whole study. In: a mapping, as a YAML file holds it. Out: a frozen `Study`.
 
-Pure: reads no file, and imports neither torch nor ray. `ClusterSpec` and the fields marked "Runtime" cannot change a score and are
-not part of a trial's identity. All other fields are.
+Pure: reads no file, and imports neither torch nor ray. `ClusterSpec` and the fields marked "Runtime" cannot change a score
+and are not part of a trial's identity. All other fields are.
 """
 
 from __future__ import annotations
