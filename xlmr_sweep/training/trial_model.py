@@ -18,7 +18,7 @@ from xlmr_sweep.modeling.compact import build_compact
 from xlmr_sweep.modeling.device import resolve_precision
 from xlmr_sweep.modeling.encoder import ClassificationHead, MaskedLMEncoder
 from xlmr_sweep.modeling.fsdp import World, shard_model
-from xlmr_sweep.study.spec import FinetuneSpec
+from xlmr_sweep.study.recipes import FinetuneSpec
 
 
 class TrialModel(nn.Module):
