@@ -34,9 +34,10 @@ from analysis.latex import latex_tables, write_latex
 from analysis.options import Options, name_pairs
 from analysis.page import render
 from analysis.schema import Table, TableError, renamed
-from analysis.tables import Results, from_table, load, local_path
+from analysis.tables import Results, from_table, load
 from analysis.terminal import print_ipr
 from analysis.wide_console import wide_console
+from xlmr_sweep.storage.location import local_path
 
 __all__ = ["ReportPaths", "build_report", "main", "print_ipr"]
 

@@ -186,7 +186,11 @@ def _machine() -> str:
 
 
 def _process_start(pid: int) -> str | None:
-    """Returns a process's time of start in the kernel's ticks, None where it does not run: pids are used again."""
+    """Returns a process's time of start in the kernel's ticks since boot; None where it does not run.
+
+    Ids of processes are used again, so the id alone says nothing. psutil's time of start is none of use here: it follows the
+    machine's clock, and a clock that is set would void the claim of a process that runs.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except OSError:

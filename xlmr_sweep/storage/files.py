@@ -16,20 +16,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
-from urllib.parse import unquote, urlparse
 
 from pyarrow import fs
 
 from xlmr_sweep.errors import StorageError, StudyError
 from xlmr_sweep.storage.artifacts import temporary_file
+from xlmr_sweep.storage.location import locate
 
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 """Pauses between two tries of what failed; each is twice the one before."""
-
-CLIENT_PATIENCE_S = 15
-"""Seconds for which an object store's own client may try; what must be tried for longer is tried again from here."""
 
 T = TypeVar("T")
 
@@ -47,27 +44,9 @@ class Storage:
         self.patience_s = patience_s
         self.on_wait: Callable[[float], None] | None = None
         """Told the seconds of each pause before what failed is tried again; of this object, not of its copies."""
-        text = str(location)
-        if not text or "\0" in text:
-            raise StudyError(f"--storage {text!r}: not a path or URI")
-        parsed = urlparse(text)
-        self.local: Path | None = None
-        scheme, is_uri, rest = text.partition("://")
-        if (is_uri and not scheme) or (text.startswith("file:") and not is_uri):
-            raise StudyError(f"--storage {text}: not a path or URI; a URI of this machine's disk is as file:///data/paper")
-        if is_uri and not rest.strip("/"):
-            raise StudyError(f"--storage {text}: names no folder; give a bucket and a path in it")
-        if not is_uri:
-            try:
-                self.local = Path(text).expanduser().absolute()
-            except RuntimeError as error:
-                raise StudyError(f"--storage {text}: {error}") from None
-        elif parsed.scheme == "file":
-            if parsed.netloc not in ("", "localhost"):
-                raise StudyError(f"--storage {text}: a file URI needs an absolute path, as file:///data/{parsed.netloc}")
-            self.local = Path(unquote(parsed.path))
-        self.uri = str(self.local) if self.local is not None else text.rstrip("/")
-        self._fs, self._root = _filesystem(self.uri, self.local)
+        found = locate(str(location))
+        self.uri, self.local = found.uri, found.local
+        self._fs, self._root = found.filesystem, found.root
 
     def __reduce__(self) -> tuple[type[Storage], tuple[str, float]]:
         return (type(self), (self.uri, self.patience_s))
@@ -83,6 +62,8 @@ class Storage:
         """Returns where `name` is, as a path or URI to show or to give to Ray."""
         if not name:
             return self.uri
+        if self.local is not None:
+            return str(self.local / name)
         location, mark, query = self.uri.partition("?")
         return f"{location.rstrip('/')}/{name}{mark}{query}"
 
@@ -271,28 +252,3 @@ class Storage:
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
-
-
-def _filesystem(uri: str, local: Path | None) -> tuple[fs.FileSystem, str]:
-    if local is not None:
-        return fs.LocalFileSystem(), str(local)
-    try:
-        filesystem, root = fs.FileSystem.from_uri(_bounded(uri))
-    except (ValueError, OSError) as first:
-        import fsspec
-
-        try:
-            wrapped, root = fsspec.core.url_to_fs(uri)
-        except (ImportError, ValueError, OSError) as second:
-            # An OSError of pyarrow's says why a storage that it knows does not answer, a ValueError only that it knows none.
-            problem = " ".join(str(first if isinstance(first, OSError) else second).split())
-            raise StudyError(f"--storage {uri}: neither pyarrow nor fsspec can open it: {problem}") from None
-        filesystem = fs.PyFileSystem(fs.FSSpecHandler(wrapped))
-    return filesystem, root.rstrip("/")
-
-
-def _bounded(uri: str) -> str:
-    """Has Google's client give up after a while: by itself it tries for 15 minutes and hears no Ctrl-C meanwhile."""
-    if not uri.startswith(("gs://", "gcs://")) or "retry_limit_seconds" in uri:
-        return uri
-    return f"{uri}{'&' if '?' in uri else '?'}retry_limit_seconds={CLIENT_PATIENCE_S}"
