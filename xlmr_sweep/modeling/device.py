@@ -58,7 +58,7 @@ class DeviceUse:
     """Measures, for the length of a block, how busy the process kept its device.
 
     Its `columns` hold, where known, `device_memory_bytes` (memory of the GPU, or of the machine) and `device_busy`. That is the
-    share of the time in which the GPU was at work for any of its processes, or the number of CPU cores that this process kept busy.
+    share of the time in which the GPU was at work, for whichever process, or the number of CPU cores that this process kept busy.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -75,8 +75,8 @@ def shard_model(root: nn.Module, world: World, precision: str, by_rows: Sequence
         root: on rank 0 with weights in host memory; on other ranks only shapes count, so its parameters may be on the meta
             device. Its `forward` must reach every parameter.
         world: the ranks.
-        precision: `bf16` gathers the layers in bf16, so that what autograd saves of them is freed with them. Embeddings and head, and
-            all of a small model, are gathered in fp32 and left to autocast. Sums along the layers stay in fp32, as in one
+        precision: `bf16` gathers the layers in bf16, so that what autograd saves of them is freed with them. Embeddings and head,
+            and all of a small model, are gathered in fp32 and left to autocast. Sums along the layers stay in fp32, as in one
             process; only a layer's biases and normalisations are coarser. Weights and sums of gradients are in fp32.
         by_rows: parameters of which the module itself uses this rank's rows. They are cut alike and never gathered.
     """
