@@ -15,7 +15,7 @@ COMMAND = """
 import sys, time
 from pathlib import Path
 
-from xlmr_sweep.commands import entry
+from xlmr_sweep.commands.exit_status import exit_with
 from xlmr_sweep import interrupt
 from xlmr_sweep.storage.driver_lock import only_driver
 from xlmr_sweep.storage.files import Storage
@@ -32,7 +32,7 @@ def command(console):
             if hangs:
                 time.sleep(600)  # As a call to a Ray that is gone.
 
-entry.leave(entry.main(command))
+exit_with(command)
 """
 
 

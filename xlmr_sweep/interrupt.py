@@ -1,8 +1,8 @@
 """Ctrl-C and SIGTERM from the first moment of a command: imported before anything that takes long to import.
 
-Until `commands.main` takes over there is nothing to keep, so the process ends at once with the status of an interrupted command.
-After that a command has a while to end in order: whoever signals all processes of a job (`timeout`, service managers, schedulers)
-ends this command's Ray with it, and Ray's calls then wait for a minute and end the process with words and a status of their own.
+Until `commands.exit_status` takes over there is nothing to keep, so the process ends at once, with the status of an interrupted
+command. After that a command has a while to end in order. Not longer: `timeout`, service managers and schedulers signal all
+processes of a job, so this command's Ray ends too. Ray's calls then wait for a minute and end the process with another status.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ from rich.table import Table
 
 from analysis.report import build_report
 from xlmr_sweep.commands import entry
-from xlmr_sweep.commands.entry import Request
+from xlmr_sweep.commands.exit_status import status_of
+from xlmr_sweep.commands.request import Request
 from xlmr_sweep.data.demo import task_rows
 from xlmr_sweep.study.reading import studies_folder
 
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> int:
         path.write_text(yaml.safe_dump(study))
         storage = options.storage or str(Path(folder) / "runs")
         request = Request(str(path), storage)
-        status = entry.main(lambda _: entry.run(request, "local", console))
+        status = status_of(lambda _: entry.run(request, "local", console))
         if status:
             return status
         paths = build_report(storage)
