@@ -172,7 +172,7 @@ def test_beside_a_waiting_wide_trial_others_use_the_gpus_of_its_node_that_it_doe
     quarter, cost = Width(1, 0.25), Fixed(trials={"xlmr-base": 1000.0})
     queue = Admission(of("xlmr-base", 40), {"xlmr-base": quarter}, [Node(64, 2, "a")], cost, clock=clock)
     small = taken(queue)
-    first, second = ([item for item in small if item.allocation.bundles[0][2] == ((gpu, 0.25),)] for gpu in (0, 1))
+    first, second = ([item for item in small if item.allocation.bundles[0].gpu_shares == ((gpu, 0.25),)] for gpu in (0, 1))
     assert len(first) == len(second) == 4
     clock.now = 900.0
     # One of the first GPU comes back as wide as a GPU, for which it waits there, and one on either GPU ends.
@@ -181,7 +181,7 @@ def test_beside_a_waiting_wide_trial_others_use_the_gpus_of_its_node_that_it_doe
         queue.ended(first.pop().tune_id)
         queue.ended(second.pop().tune_id)
         (following,) = taken(queue)
-        assert following.allocation.bundles[0][2] == ((1, 0.25),)
+        assert following.allocation.bundles[0].gpu_shares == ((1, 0.25),)
     queue.ended(first.pop().tune_id)
     (wide,) = taken(queue)
     assert wide.width == Width(1, 1)
@@ -211,7 +211,7 @@ def test_a_place_without_a_process_is_given_anew_as_ray_would_give_it() -> None:
         queue.ended(item.tune_id, ok=False)
     following = queue.next()
     assert following is not None
-    assert following.allocation.bundles[0][2][0][0] == 1, "the fuller GPU, though others ended before on the first"
+    assert following.allocation.bundles[0].gpu_shares[0][0] == 1, "the fuller GPU, though others ended before on the first"
 
 
 def test_instructed_trials_wait_for_their_weights_and_others_fill_what_a_job_leaves() -> None:

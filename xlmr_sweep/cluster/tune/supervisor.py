@@ -24,7 +24,7 @@ from xlmr_sweep.cluster.tune.failure_writer import FailureWriter
 from xlmr_sweep.scheduling.admission import Admission
 from xlmr_sweep.scheduling.causes import cause_of
 from xlmr_sweep.scheduling.items import Attempt
-from xlmr_sweep.scheduling.retry_policy import Ending, Quarantine, Requeue, RetryByCause, Stop, Widen, in_words
+from xlmr_sweep.scheduling.retry_policy import Ending, Quarantine, Requeue, RetryByCause, Stop, Widen
 from xlmr_sweep.scheduling.widths import share_in_words
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.cluster_spec import ClusterSpec
@@ -107,10 +107,9 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
             self._finished(attempt, trial.last_result, ran=ran)
         elif trial.trial_id in self._late_to_start:
             self._late_to_start.discard(trial.trial_id)
-            error = start_error()
-            failure = failure_of(error, attempt.number) | {"node_id": attempt.allocation.node_ids[0]}
+            failure = failure_of(start_error(), attempt.number) | {"node_id": attempt.allocation.node_ids[0]}
             self._metrics.ended(attempt.trial, cause_of(failure), ran=ran)
-            self._failed(attempt, failure, error)
+            self._failed(attempt, failure)
         else:
             self._admission.requeue(attempt, Requeue())
 
@@ -126,7 +125,7 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
         error = getattr(trial, "error", None)
         failure = failure_left_by(attempt, trial, error, self._storage, self._nodes)
         self._metrics.ended(attempt.trial, cause_of(failure), ran=ran)
-        self._failed(attempt, failure, error)
+        self._failed(attempt, failure)
 
     # --- what the run calls --------------------------------------------------------------------------------------------------
 
@@ -168,8 +167,8 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
         self._metrics.scored(attempt.trial, row)
         self._events.finished(attempt.trial, row)
 
-    def _failed(self, attempt: Attempt, failure: Mapping[str, Any], error: BaseException | None) -> None:
-        ending = Ending(attempt.trial, attempt.width, attempt.number, attempt.allocation.node_ids, failure, error)
+    def _failed(self, attempt: Attempt, failure: Mapping[str, Any]) -> None:
+        ending = Ending(attempt.trial, attempt.width, attempt.allocation.node_ids, failure)
         how = self._policy.again(ending)
         if how is None:
             self._failures.add(attempt.trial, failure)
@@ -177,7 +176,7 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
             self._events.gave_up(attempt.trial, failure)
         else:
             self._admission.requeue(attempt, how)
-            self._events.again(attempt.trial, failure, in_words(how))
+            self._events.again(attempt.trial, failure, str(how))
         for order in self._policy.orders():
             self._carry_out(order)
 
@@ -185,7 +184,7 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
 
     def _carry_out(self, order: Stop | Widen | Quarantine) -> None:
         if isinstance(order, Stop):
-            left_out = self._admission.drop(order.covers)
+            left_out = self._admission.drop(order.scope.covers)
             if left_out:
                 self._events.left_out(left_out, order.why)
         elif isinstance(order, Widen):
