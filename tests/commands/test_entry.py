@@ -20,8 +20,9 @@ from xlmr_sweep.storage.collect import collect, write_results
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.records import write_record
 from xlmr_sweep.storage.study_file import write_study
-from xlmr_sweep.study.plan import expand
+from xlmr_sweep.study.plan import Trial, expand
 from xlmr_sweep.study.reading import load_study
+from xlmr_sweep.study.spec import Study
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,6 +34,27 @@ def test_a_storage_of_another_study_or_one_that_cannot_be_written(study_file: Ca
     assert "study.json: not a study" in complaint(path, storage)
     (tmp_path / "file").write_text("")
     assert "file/x: study.json cannot be read" in complaint(path, tmp_path / "file" / "x")
+
+
+def test_a_command_expands_its_plan_once(
+    study_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counted: list[str] = []
+
+    def expand_counted(study: Study) -> list[Trial]:
+        counted.append(study.name)
+        return expand(study)
+
+    for module in ("commands.entry", "commands.request", "storage.collect"):
+        monkeypatch.setattr(f"xlmr_sweep.{module}.expand", expand_counted)
+    path, home = study_file(), Storage(tmp_path / "runs")
+    for trial in expand(load_study(str(path))):
+        write_record(home, {**trial.as_dict(), "score": 0.5, "spec": {}, "resolved": {}})
+    request, console = Request(str(path), str(home)), Console(quiet=True)
+    for command in (entry.status, entry.dry_run):
+        assert command(request, console) == 0
+    assert entry.run(request, "local", console) == 0
+    assert len(counted) == 3
 
 
 def test_a_refused_command_leaves_the_storage_as_it_was(study_file: Callable[..., Path], tmp_path: Path) -> None:
