@@ -48,7 +48,7 @@ class InstructionSpec(Declared):
     """A file or folder of `*.jsonl` or `*.jsonl.gz` with `inputs` and `targets`; relative to the study file."""
 
     max_target_tokens: int = Field(default=3, ge=1)
-    """Rows with a longer target are left out (paper, section 3.1; "tokens" taken as model tokens)."""
+    """Rows with a longer target are left out (paper, section 3.1, where we take "tokens" as tokens of the model)."""
 
     tokenizer: str | None = None
     """Model of this study whose tokenizer counts target tokens, so that all models train on the same rows. Default: first."""
@@ -57,7 +57,7 @@ class InstructionSpec(Declared):
     """Glob patterns of file names (or demo families) to leave out, to hold tasks out of the mixture."""
 
     max_rows: int | None = Field(default=None, ge=1)
-    """Reads only the first rows, so many of them; for trying things out. xP3 is sorted by input: the first rows are no sample."""
+    """Reads only so many rows, the first ones, for trying things out. xP3 is sorted by input, so the first rows are no sample."""
 
     @model_validator(mode="after")
     def _folder_given(self) -> Self:

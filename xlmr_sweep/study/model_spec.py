@@ -64,8 +64,9 @@ class ModelSpec(Declared):
     """Weights that were instruction-tuned elsewhere; then no instruction job runs for this model."""
 
     gpus: Annotated[float | Literal["auto"], BeforeValidator(_gpu_share)] = 1.0
-    """Runtime. GPUs of one fine-tuning trial: 1/n to share one, a whole number, or `auto` for the 1/n that the model's first
-    trial measures, alone on a whole GPU. Where there is none only `auto` counts: CPUs then follow from memory likewise."""
+    """Runtime. GPUs of one fine-tuning trial: 1/n to share one, a whole number, or `auto`. With `auto` the model's first trial
+    runs alone on a whole GPU and measures which 1/n is enough. Without GPUs only `auto` has an effect: the memory that the first
+    trial needs then decides how many CPUs a trial holds."""
 
     cpus: Share = 1.0
     """Runtime. CPUs of one fine-tuning trial and of each of its ranks."""
@@ -74,8 +75,8 @@ class ModelSpec(Declared):
     """Runtime. Ranks of the instruction job, each with one GPU where there are GPUs."""
 
     instruct_micro_batch: int = Field(default=16, ge=1)
-    """Runtime. Times `instruct.max_length` it is the greatest number of padded tokens that a rank puts through the model at
-    once, so more short sequences fit than long ones; the rest is accumulated."""
+    """Runtime. A rank puts at most this many times `instruct.max_length` padded tokens through the model at once, so more short
+    sequences fit than long ones. The gradients of the rest are accumulated."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

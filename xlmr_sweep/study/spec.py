@@ -112,7 +112,7 @@ REWORDED = {
     "string_pattern_mismatch": "give a name of letters, digits, and . _ - between them",
     "invalid_key": "a key must be a text",
 }
-"""What of pydantic's messages speaks of Python, said in YAML's words, by the error's type."""
+"""Messages of pydantic that speak of Python, in words of YAML, by the type of the error."""
 
 
 def validated(raw: Any, where: str) -> Study:
@@ -125,7 +125,7 @@ def validated(raw: Any, where: str) -> Study:
         return Study.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        # A choice of types adds its own name to the field's.
+        # Pydantic adds the name of the chosen type to the field's.
         parts = [part for part in map(str, first["loc"]) if not part.startswith("function-") and part != "float"]
         field, kind, value = ".".join(parts), first["type"], first["input"]
         message = REWORDED.get(kind, first["msg"].removeprefix("Value error, "))
