@@ -1,4 +1,4 @@
-"""Retry by cause: each class of failure, what is learned, which node is left out, and when a model or task is stopped."""
+"""Retries by cause: what is learned, which node is quarantined, and when a model or task is stopped."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from failure_rows import error
 
-from xlmr_sweep.scheduling.causes import Cause, cause_of, fingerprint, raised_at
 from xlmr_sweep.scheduling.resources import Node, Width
 from xlmr_sweep.scheduling.retry_policy import Ending, Quarantine, Requeue, RetryByCause, Stop, Widen
 from xlmr_sweep.scheduling.streaks import Scope
-from xlmr_sweep.scheduling.widths import at_least, next_larger
+from xlmr_sweep.scheduling.widths import at_least
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.learned import learn, read_learned
 from xlmr_sweep.study.cluster_spec import ClusterSpec
@@ -31,11 +31,6 @@ def ending(row: dict[str, Any], of: Trial | None = None, width: Width = QUARTER,
     return Ending(of or trial(), width, (node,) * width.num_bundles, {"host": node, "message": "", **row})
 
 
-def error(line: int = 120, name: str = "ValueError", message: str = "") -> dict[str, Any]:
-    where = f'Traceback\n  File "/x/trainable.py", line 5, in _run\n  File "/x/finetune.py", line {line}, in _train\n{name}'
-    return {"error_class": name, "message": message, "traceback": where}
-
-
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
     return Storage(tmp_path)
@@ -44,58 +39,6 @@ def storage(tmp_path: Path) -> Storage:
 @pytest.fixture
 def policy(storage: Storage) -> RetryByCause:
     return RetryByCause(LIMITS, storage, lambda: NODES)
-
-
-@pytest.mark.parametrize(
-    ("name", "message", "cause"),
-    [
-        ("OutOfMemoryError", "CUDA out of memory. Tried to allocate 2 GiB", Cause.OUT_OF_MEMORY),
-        ("MemoryError", "", Cause.OUT_OF_MEMORY),
-        ("RuntimeError", "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried", Cause.OUT_OF_MEMORY),
-        ("WorkerDiedError", "Task was killed due to the node running low on memory.", Cause.OUT_OF_MEMORY),
-        ("WorkerDiedError", "(1) the process was killed by the OOM killer due to high memory usage, (2) ray stop", Cause.LOST),
-        ("PreemptedError", "", Cause.PREEMPTED),
-        ("RuntimeError", "[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4321", Cause.LOST),
-        ("DistNetworkError", "address already in use", Cause.LOST),
-        ("RuntimeError", "[gloo/transport/tcp/buf.cc:78] Timed out waiting 300000ms for recv operation to complete", Cause.HUNG),
-        ("DistBackendError", "store->get('0') got error: wait timeout after 300000ms, keys: /0", Cause.HUNG),
-        ("ValueError", "Timed out waiting", Cause.ERROR),
-        ("TrialStalledError", "", Cause.HUNG),
-        ("TrialTimeoutError", "", Cause.HUNG),
-        ("DivergedError", "the loss is nan", Cause.DIVERGED),
-        ("StorageError", "No space left on device", Cause.STORAGE),
-        ("OSError", "[Errno 28] No space left on device: '/x'", Cause.STORAGE),
-        ("ValueError", "shapes", Cause.ERROR),
-        ("RuntimeError", "shapes", Cause.ERROR),
-    ],
-)
-def test_causes(name: str, message: str, cause: Cause) -> None:
-    assert cause_of({"error_class": name, "message": message}) is cause
-
-
-def test_the_same_traceback_is_the_same_place_whatever_it_says() -> None:
-    assert fingerprint(error(message="got 3")) == fingerprint(error(message="got 4"))
-    assert fingerprint(error(120)) != fingerprint(error(121))
-    assert raised_at(error(120)) == "finetune.py:120"
-
-
-@pytest.mark.parametrize(
-    ("width", "wider"),
-    [
-        (Width(1, 1 / 8), Width(1, 0.25)),
-        (Width(1, 1 / 3), ONE),
-        (QUARTER, HALF),
-        (HALF, ONE),
-        (ONE, TWO),
-        (TWO, Width(1, 1, 4)),
-        (Width(1, 1, 4), None),
-        (Width(2, 0), Width(4, 0)),
-        (Width(5, 0), Width(8, 0)),
-        (Width(8, 0), None),
-    ],
-)
-def test_the_next_larger_share(width: Width, wider: Width | None) -> None:
-    assert next_larger(width, NODES) == wider
 
 
 def test_out_of_memory_runs_again_on_more_and_teaches_the_model(policy: RetryByCause, storage: Storage) -> None:
