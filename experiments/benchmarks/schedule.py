@@ -1,8 +1,8 @@
 """How well trials fill a cluster: python experiments/benchmark.py schedule [--nodes 1] [--lower-bound-s 1200] [--plain] ...
 
-Runs the paper's whole grid, 1,260 trials and 4 instruction jobs, on a real Ray with logical GPUs. Durations are the paper's, scaled
-down. Admission, gangs, records and Tune trials are the product's own. A trial only sleeps. An instruction job is a Ray Train job of
-as many ranks that sleep. Ray's workers get the niceness of all other processes (RAY_worker_niceness=0).
+Runs the paper's whole grid, 1,260 trials and 4 instruction jobs, on a real Ray with logical GPUs. Durations are the paper's,
+scaled down. Admission, gangs, records and Tune trials are the product's own. A trial only sleeps. An instruction job is a Ray
+Train job of as many ranks that sleep. Ray's workers get the niceness of all other processes (RAY_worker_niceness=0).
 --simulate runs the same admission on a simulated clock. --noop runs trials that do nothing.
 """
 
