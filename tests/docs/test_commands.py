@@ -23,7 +23,7 @@ import pytest
 import typer
 import yaml
 from builders import make_encoder, make_instructions, make_superglue
-from pages import PAGES, ROOT, blocks, commands, page_name
+from pages import PAGES, ROOT, blocks, commands, inline_code, page_name
 from rich.console import Console
 
 from xlmr_sweep.commands import entry
@@ -189,6 +189,30 @@ def _problem_of_pip(words: Sequence[str]) -> str:
 def _problem_of_docker(words: Sequence[str]) -> str:
     files = [word for before, word in zip(("", *words), words, strict=False) if before == "-f"]
     return next((f"there is no {file}" for file in files if not (ROOT / file).is_file()), "")
+
+
+OF_SLURM = {"--exclusive", "--signal", "--cpus-per-task"}
+
+
+@each_page
+def test_every_option_that_is_named_is_one_of_a_command(page: Path) -> None:
+    from ray.scripts.scripts import cli
+
+    from analysis import compare, report
+    from xlmr_sweep.commands.subcommands import app
+
+    known = {option for path in BENCHMARKS.glob("*.py") for option in _strings(path)} | OF_SLURM
+    known |= {option for command in (app, report.app, compare.app) for option in _options(typer.main.get_command(command))}
+    known |= {option for name in ("start", "symmetric-run") for option in _options(cli.commands[name])}
+    named = {code.split(" ")[0].split("=")[0] for code in inline_code(page) if code.startswith("--")}
+    assert {option for text in named for option in text.split("/")} - known == set()
+
+
+def _options(command: Any) -> set[str]:
+    """The options of a command and of its parts."""
+    parts = getattr(command, "commands", {}).values()
+    own = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    return own.union({"--help"}, *(_options(part) for part in parts))
 
 
 @pytest.mark.parametrize(
