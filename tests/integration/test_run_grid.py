@@ -157,6 +157,25 @@ def test_a_failed_trial_is_recorded_and_costs_no_other_trial(tmp_path: Path, run
     assert "2 trials, 0 to run" in output
 
 
+def test_a_network_interface_that_is_not_there_is_one_line_and_the_recorded_cause(
+    tmp_path: Path, run: Callable[..., tuple[int, str]]
+) -> None:
+    study = make_study(tmp_path, make_encoder(tmp_path / "encoder"))
+    cells = ["--paradigms", "instructed", "--tasks", "cb", "--sizes", "4", "--seeds", "0"]
+    arguments = ["--study", str(study), "--storage", str(tmp_path / "runs"), *cells]
+    status, output = run(GRID, *arguments, GLOO_SOCKET_IFNAME="ib0")
+    assert status == 1
+    assert "Traceback" not in output
+    assert 'File "' not in output
+    (line,) = (line for line in output.splitlines() if "Instruction tuning of tiny failed" in line)
+    assert "Unable to find address for: ib0; set GLOO_SOCKET_IFNAME (it is ib0) to a network interface" in line
+    (failure,) = (json.loads(path.read_text()) for path in (tmp_path / "runs" / "failures").glob("*.json"))
+    assert failure["error_class"] == "RuntimeError"
+    assert "Unable to find address for: ib0" in failure["message"]
+    (log,) = (tmp_path / "runs" / "logs").glob("instruct-*.log")
+    assert "Traceback" in log.read_text()
+
+
 def prepare_step_by_step(run: Callable[..., tuple[int, str]], arguments: list[str], storage: Path) -> Path:
     """Prepares the data, then tunes on instructions, each by its own command; returns the tuned weights' manifest."""
     status, output = run("experiments/prepare_data.py", *arguments)
