@@ -38,6 +38,8 @@ from xlmr_sweep.study.spec import Study
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
+HOURS_S = 7200.0
+
 
 def study_of(limits: dict[str, Any], seeds: int = 2, **gpus: float | str) -> Study:
     """A study of models that exist in name only."""
@@ -401,7 +403,8 @@ def test_a_driver_that_is_interrupted_or_killed_leaves_nothing_and_the_next_take
         wait_for(lambda: driver.poll() is not None or len(starts(tmp_path)) >= 2)
         assert driver.poll() is None, driver.communicate()[0]
 
-    driver = start(60)
+    # Trials far longer than the test, which ends their drivers: however slow the machine is, none is through before.
+    driver = start(HOURS_S)
     wait_for_ranks(driver)
     second = start(0)
     assert f"process {driver.pid} on " in second.communicate(timeout=PATIENCE_S)[0]
@@ -410,7 +413,7 @@ def test_a_driver_that_is_interrupted_or_killed_leaves_nothing_and_the_next_take
     assert driver.wait(PATIENCE_S) == -signal.SIGKILL
     nothing_is_left()
     assert len(list((storage / "driver").iterdir())) == 1, "the killed driver's claim"
-    third = start(60)
+    third = start(HOURS_S)
     wait_for_ranks(third)
     third.send_signal(signal.SIGINT)
     assert third.wait(PATIENCE_S) == 130
