@@ -1,4 +1,4 @@
-"""Measures what the README reports: `python experiments/benchmark.py NAME ...` runs `experiments/benchmarks/NAME.py`."""
+"""Measures what `docs/benchmarks.md` says: `python experiments/benchmark.py NAME ...` runs `experiments/benchmarks/NAME.py`."""
 
 from __future__ import annotations
 
