@@ -16,6 +16,7 @@ from rich.console import Console
 
 from xlmr_sweep.errors import StorageError, StudyError
 from xlmr_sweep.interrupt import INTERRUPTED, KEPT, in_order
+from xlmr_sweep.plain_output import use_plain_output
 
 PIPE_WIDTH = 160
 """Columns of tables where nobody says how wide the output is."""
@@ -28,6 +29,7 @@ def exit_with(command: Callable[[Console], int]) -> None:
 
 def status_of(command: Callable[[Console], int]) -> int:
     """Runs a command and returns its exit status. Ctrl-C and SIGTERM end it with 130."""
+    use_plain_output()
     # Without emoji: a port or a path may hold `:1:`, which rich would turn into a picture.
     console = Console(emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
@@ -44,7 +46,7 @@ def status_of(command: Callable[[Console], int]) -> int:
         return 2
     except StorageError as error:
         text = f"Error: {error}. What is done is kept; the same command goes on."
-        errors.print(text, style="red", highlight=False, markup=False)
+        errors.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         # Whoever reads the output may have been ended by the same signal.
