@@ -15,8 +15,6 @@ from xlmr_sweep.commands import entry
 from xlmr_sweep.commands.request import Request
 from xlmr_sweep.errors import StudyError
 
-ROOT = Path(__file__).parents[2]
-
 
 def cb_whose_third_word_is(word: str) -> dict[str, Any]:
     return {
