@@ -17,8 +17,9 @@ from transformers import AutoModelForMaskedLM
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling import weights
 from xlmr_sweep.modeling.loading import load_config, load_masked_lm, starting_weights
-from xlmr_sweep.modeling.source import ModelSource, node_cache
+from xlmr_sweep.modeling.source import ModelSource
 from xlmr_sweep.modeling.weights import as_arrays, as_tensors, mapped_weights, safetensors_folder, stamp
+from xlmr_sweep.study.user_cache import user_cache
 
 
 def plain(folder: Path) -> dict[str, torch.Tensor]:
@@ -80,7 +81,7 @@ def test_a_bin_is_converted_once_and_gives_the_same_weights(dtype: torch.dtype, 
     assert_same(starting_weights(source), expected)
     made = safetensors_folder(source)
     assert made is not None
-    assert made.is_relative_to(node_cache())
+    assert made.is_relative_to(user_cache())
     assert mapped_weights(source, load_config(source)) is not None, "mapped from what was made"
     before = {path.name: path.stat().st_mtime_ns for path in made.iterdir()}
     assert_same(dict(load_masked_lm(source).state_dict()), expected)
@@ -127,7 +128,7 @@ def test_a_damaged_bin_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"model m: .*pytorch_model.bin is damaged: .*; copy the weights again") as error:
         starting_weights(ModelSource("m", str(folder)))
     assert "\n" not in str(error.value)
-    assert {entry.suffix for entry in (node_cache() / "converted").iterdir()} == {".lock"}
+    assert {entry.suffix for entry in (user_cache() / "converted").iterdir()} == {".lock"}
 
 
 def test_a_bin_runs_no_code(tmp_path: Path) -> None:

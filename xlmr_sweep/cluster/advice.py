@@ -29,7 +29,6 @@ KNOWN: tuple[tuple[str, Advice], ...] = (
     (r"No space left on device|Disk quota exceeded", "free some space there"),
     (r"Read-only file system", "make that folder writable"),
     (r"No module named", "install the project, with its packages, on every node"),
-    (r"Address already in use", "another process has taken the port; the same command goes on with another one"),
 )
 """Patterns of messages, and what to do. The first that is found counts."""
 

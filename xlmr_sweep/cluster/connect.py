@@ -23,9 +23,13 @@ from ray._private.grpc_utils import init_grpc_channel
 from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
+from xlmr_sweep.cluster.surroundings import check_surroundings, is_busy, why_not_started
 from xlmr_sweep.errors import StudyError
 
 PROBE_TIMEOUT_S = 5.0
+
+MAX_STARTS = 2
+"""A local Ray that is not up in time, on a busy machine, is started again; its own limit is half a minute."""
 
 TOKEN_PLACES = "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
 
@@ -68,23 +72,27 @@ def machine_cpus() -> int:
 
 
 def _start_local(num_cpus: int | None, num_gpus: int | None) -> ray.RayContext:
+    check_surroundings()
     os.environ.pop("RAY_ADDRESS", None)
-    try:
-        return ray.init(
-            # Without this Ray would join a cluster that happens to run on this machine.
-            address="local",
-            num_cpus=machine_cpus() if num_cpus is None else num_cpus,
-            num_gpus=num_gpus,
-            # None starts a dashboard too. With True, a dashboard that is not up within a minute would end the study.
-            include_dashboard=None,
-            dashboard_host="127.0.0.1",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except Exception as error:  # Ray has no class of its own for processes that are not up within half a minute.
-        raise StudyError(
-            f"--address local: Ray did not start on this machine: {_first_line(error)} Try again when the machine is less busy"
-        ) from error
+    for remaining in reversed(range(MAX_STARTS)):
+        try:
+            return ray.init(
+                # Without this Ray would join a cluster that happens to run on this machine.
+                address="local",
+                num_cpus=machine_cpus() if num_cpus is None else num_cpus,
+                num_gpus=num_gpus,
+                # None starts a dashboard too. With True, a dashboard that is not up within a minute would end the study.
+                include_dashboard=None,
+                dashboard_host="127.0.0.1",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except Exception as error:  # Ray has no class of its own for processes that are not up within half a minute.
+            if remaining and is_busy(error):
+                ray.shutdown()
+                continue
+            raise StudyError(f"--address local: Ray did not start on this machine: {why_not_started(error)}") from error
+    raise AssertionError("not reached")
 
 
 def head_of(address: str) -> str:

@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from rich.console import Console
 
+from xlmr_sweep.commands.unattended import ask_nothing, have_a_home
 from xlmr_sweep.errors import StorageError, StudyError
 from xlmr_sweep.interrupt import INTERRUPTED, KEPT, in_order
 from xlmr_sweep.plain_output import use_plain_output
@@ -40,6 +41,8 @@ def status_of(command: Callable[[Console], int]) -> int:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         with in_order():
+            ask_nothing()
+            have_a_home()
             return command(console)
     except StudyError as error:
         errors.print(f"Error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)

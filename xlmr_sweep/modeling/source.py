@@ -5,7 +5,6 @@ Imports neither torch nor transformers, which a driver that only starts trials d
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.canonical import fingerprint
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.spec import Study
+from xlmr_sweep.study.user_cache import user_cache
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,9 @@ class ModelSource:
     """A missing masked-LM head is made new."""
 
 
-def node_cache() -> Path:
-    """Returns the folder where this node caches what can be made again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xlmr_sweep"
-
-
 def cache_folder(storage: Storage) -> Path:
     """Returns the folder where this node caches copies of what a remote storage holds."""
-    return node_cache() / "copies" / fingerprint(storage.uri)
+    return user_cache() / "copies" / fingerprint(storage.uri)
 
 
 def base_source(storage: Storage, study: Study, model: ModelSpec) -> ModelSource:

@@ -28,8 +28,9 @@ from transformers import AutoModelForMaskedLM
 from transformers.utils import cached_file
 
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.modeling.source import ModelSource, node_cache
+from xlmr_sweep.modeling.source import ModelSource
 from xlmr_sweep.study.canonical import fingerprint
+from xlmr_sweep.study.user_cache import user_cache
 
 log = logging.getLogger("xlmr_sweep.trial")
 
@@ -153,7 +154,7 @@ def _files(source: ModelSource, single: str, index: str) -> list[Path]:
 def _converted(source: ModelSource, binaries: list[Path]) -> Path:
     """Returns the folder of this node with what the `.bin` files hold; the first process that asks makes it."""
     stats = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in binaries]
-    target = node_cache() / "converted" / fingerprint(stats)
+    target = user_cache() / "converted" / fingerprint(stats)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _locked(target.with_suffix(".lock")):
         if not (target / INDEX).is_file():

@@ -18,6 +18,7 @@ from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.tasks import TASKS, TaskSpec
 from xlmr_sweep.study.template import TEMPLATE_VERSION
+from xlmr_sweep.study.user_cache import user_cache
 
 IDENTITY_VERSION = 1
 """Raised when the meaning of a setting changes, so that older results are never taken for new ones."""
@@ -185,8 +186,7 @@ def file_hash(path: Path, what: str) -> str:
 
 
 def _cache_entry(key: str) -> Path:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "xlmr_sweep" / "hashes" / hashlib.sha256(key.encode()).hexdigest()[:32]
+    return user_cache() / "hashes" / hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
 def _cache_get(key: str) -> str | None:
