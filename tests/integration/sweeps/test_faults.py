@@ -30,6 +30,7 @@ from xlmr_sweep.cluster.tune import attempt_end, deadlines
 from xlmr_sweep.cluster.watchdog import NATIVE_MARK
 from xlmr_sweep.commands.live_table import LiveTable
 from xlmr_sweep.data.mixture import prepare_mixture
+from xlmr_sweep.scheduling.causes import JobFailedError
 from xlmr_sweep.scheduling.cost import CostModel
 from xlmr_sweep.storage import environment
 from xlmr_sweep.storage.files import Storage
@@ -89,7 +90,6 @@ def starts(folder: Path) -> list[list[str]]:
 
 def scrape() -> str:
     """Returns this project's series from the nodes' own metrics."""
-    import ray
 
     lines = []
     for node in ray.nodes():
@@ -308,7 +308,6 @@ def test_on_a_storage_that_is_no_path_dead_and_hung_processes_leave_their_logs(
 
 
 def test_a_node_is_asked_for_so_long_at_most(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
 
     from xlmr_sweep.cluster.nodes import on_node
 
@@ -453,6 +452,6 @@ def test_an_instruction_job_whose_driver_or_controller_dies_leaves_nothing(
         (controller,) = processes_titled(cluster, "ray::TrainController")
         os.kill(controller, signal.SIGKILL)
 
-    with in_thread(kill_controller), pytest.raises(ray.exceptions.RayActorError):
+    with in_thread(kill_controller), pytest.raises(JobFailedError, match="^WorkerDiedError: .*class_name: TrainController"):
         instruct_job.run_instruct(study, "m", storage, num_ranks=2, use_gpu=False)
     nothing_is_left()
