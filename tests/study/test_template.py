@@ -10,8 +10,9 @@ from transformers import AutoTokenizer
 
 from xlmr_sweep.data.encoding import encode_task
 from xlmr_sweep.errors import StudyError
+from xlmr_sweep.study.task_check import label_token_ids
 from xlmr_sweep.study.tasks import BOOLQ, CB, COPA, RTE, TASKS, WIC, TaskSpec
-from xlmr_sweep.study.template import ChatTemplate, label_token_ids
+from xlmr_sweep.study.template import ChatTemplate
 
 
 @pytest.fixture

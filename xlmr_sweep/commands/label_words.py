@@ -10,7 +10,7 @@ from xlmr_sweep.modeling.bare_tokenizer import BareTokenizer
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
-from xlmr_sweep.study.template import label_token_ids
+from xlmr_sweep.study.task_check import label_token_ids
 
 
 def check_label_words(study: Study, trials: Sequence[Trial]) -> list[str]:

@@ -24,8 +24,8 @@ from xlmr_sweep.storage.lineage import read_sources
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
+from xlmr_sweep.study.task_check import label_token_ids
 from xlmr_sweep.study.tasks import TASKS, TaskSpec
-from xlmr_sweep.study.template import label_token_ids
 
 
 def read_examples(study: Study, storage: Storage, trials: Sequence[Trial], display: ProgressDisplay) -> list[ReadTask]:

@@ -21,8 +21,10 @@ from xlmr_sweep.storage.relocated import folder_of
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
+from xlmr_sweep.study.task_check import label_token_ids
 from xlmr_sweep.study.tasks import TaskSpec, render
-from xlmr_sweep.study.template import ChatTemplate, PlainText, label_token_ids
+from xlmr_sweep.study.template import ChatTemplate
+from xlmr_sweep.study.text_tokens import TextTokens
 
 MOST_CHARACTERS = 4_000_000
 """Tasks with more text are not counted. A million characters take about a second (the demo's tokenizer, one core)."""
@@ -82,10 +84,10 @@ def kept_tokens(tokenizer: BareTokenizer, task: TaskSpec, rows: Sequence[Row], m
     if prompted:
         chats = ChatTemplate(like, max_length).encode_prompts(task, rows)
         return tokenizer.all_special_ids.union(label_token_ids(like, task), *(chat.input_ids for chat in chats))
-    plain = PlainText(like)
-    fields = [{field: plain(str(row[field])) for field in task.fields} for row in rows]
+    tokens = TextTokens(like)
+    fields = [{field: tokens.unspelt(str(row[field])) for field in task.fields} for row in rows]
     texts = [render(text, row) for text in task.baseline for row in fields]
-    return tokenizer.all_special_ids.union(*tokenizer(texts)["input_ids"])
+    return tokenizer.all_special_ids.union(*tokens.ids(texts))
 
 
 def _padding(config: Mapping[str, Any]) -> set[int]:

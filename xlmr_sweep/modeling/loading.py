@@ -23,15 +23,16 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.modeling.families import usable_length
+from xlmr_sweep.modeling.families import model_family, usable_length
 from xlmr_sweep.modeling.source import ModelSource, base_source
+from xlmr_sweep.modeling.special_tokens import add_special_tokens, adds_special_tokens
 from xlmr_sweep.modeling.weights import mapped_weights, safetensors_folder
 from xlmr_sweep.storage.artifacts import commit_file
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.spec import Study
+from xlmr_sweep.study.task_check import label_token_ids
 from xlmr_sweep.study.tasks import TaskSpec
-from xlmr_sweep.study.template import label_token_ids
 
 NEW_HEAD_SEED = 0
 """A masked-LM head that is made new is always the same one."""
@@ -48,7 +49,7 @@ def keep_commit(storage: Storage, study: Study, model: ModelSpec) -> None:
 
 
 def load_tokenizer(source: ModelSource) -> Any:
-    """Returns the source's fast tokenizer.
+    """Returns the source's fast tokenizer. Where it puts no special tokens around texts, it is made to.
 
     Raises:
         StudyError: if there is none, or if it lacks a special token that the template needs.
@@ -67,6 +68,8 @@ def load_tokenizer(source: ModelSource) -> Any:
     for token in ("cls_token", "sep_token", "mask_token", "pad_token"):
         if getattr(tokenizer, token) is None:
             raise StudyError(f"model {source.name}: the tokenizer of {source.location} has no {token}")
+    if not adds_special_tokens(tokenizer):
+        add_special_tokens(tokenizer, as_roberta=model_family(load_config(source)).counts_positions_from_padding)
     return tokenizer
 
 

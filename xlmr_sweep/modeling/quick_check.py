@@ -19,8 +19,8 @@ from xlmr_sweep.modeling.architecture import Architecture
 from xlmr_sweep.modeling.bare_tokenizer import BareTokenizer
 from xlmr_sweep.modeling.families import model_family, usable_length
 from xlmr_sweep.modeling.source import ModelSource
+from xlmr_sweep.study.task_check import label_token_ids
 from xlmr_sweep.study.tasks import TaskSpec
-from xlmr_sweep.study.template import label_token_ids
 
 NEEDED = 4
 """Special tokens; a smaller vocabulary would hold nothing else."""

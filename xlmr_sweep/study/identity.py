@@ -20,6 +20,10 @@ from xlmr_sweep.study.tasks import TASKS, TaskSpec
 from xlmr_sweep.study.template import TEMPLATE_VERSION
 from xlmr_sweep.study.user_cache import user_cache
 
+READING_VERSION = 2
+"""How texts and labels are read; every record holds it. Raised when another reading can change a score. Records of an earlier
+reading are trusted where the change does not concern them (`storage/doubts.py`)."""
+
 IDENTITY_VERSION = 1
 """Raised when the meaning of a setting changes, so that older results are never taken for new ones."""
 
@@ -144,7 +148,10 @@ def model_folder_name(study: Study, model: ModelSpec) -> str:
 
 def task_data_name(study: Study, task: TaskSpec) -> str:
     """Returns the folder name under `data/` of a task's prepared examples."""
-    kept = {"data": data_identity(study, task), "fields": list(task.fields), "labels": list(task.labels)}
+    kept: dict[str, Any] = {"data": data_identity(study, task), "fields": list(task.fields), "labels": list(task.labels)}
+    if task.has_doubtful_labels:
+        # Earlier versions read these labels in another way, so their examples are not taken.
+        kept["reading"] = READING_VERSION
     return f"{task.name}-{fingerprint(kept, 8)}"
 
 

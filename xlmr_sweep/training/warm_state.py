@@ -26,11 +26,11 @@ from xlmr_sweep.modeling.weights import as_arrays, as_tensors, stamp
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.lineage import read_sources
 from xlmr_sweep.study.canonical import fingerprint
-from xlmr_sweep.study.identity import task_data_name
+from xlmr_sweep.study.identity import READING_VERSION, task_data_name
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
+from xlmr_sweep.study.task_check import label_token_ids
 from xlmr_sweep.study.tasks import TaskSpec
-from xlmr_sweep.study.template import label_token_ids
 from xlmr_sweep.training.lru_cache import LruCache
 from xlmr_sweep.training.shared_arrays import LocalArrays, SharedArrays, num_bytes
 from xlmr_sweep.training.trial_model import TrialModel, build_trial_model
@@ -160,6 +160,7 @@ class WarmState:
             "weights": self._weights_known[key],
             "commit": getattr(load_config(self.source(trial)), "_commit_hash", None),
             "vocabulary_kept": len(inputs.kept),
+            "reading": READING_VERSION,
         }
 
     def _encode(self, source: ModelSource, task_name: str, prompted: bool) -> TaskInputs:
