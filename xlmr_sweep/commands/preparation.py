@@ -6,7 +6,6 @@ In: a study, its storage, the trials to run. Out: files in the storage, or one l
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from xlmr_sweep.commands.progress import ProgressDisplay
+from xlmr_sweep.commands.text_check import check_run_texts
 from xlmr_sweep.data.examples import ReadTask, check_sizes, read_task
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.families import model_family
@@ -24,8 +24,7 @@ from xlmr_sweep.storage.lineage import read_sources
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
-from xlmr_sweep.study.task_check import label_token_ids
-from xlmr_sweep.study.tasks import TASKS, TaskSpec
+from xlmr_sweep.study.tasks import TaskSpec
 
 
 def read_examples(study: Study, storage: Storage, trials: Sequence[Trial], display: ProgressDisplay) -> list[ReadTask]:
@@ -78,10 +77,19 @@ def check_known_sizes(study: Study, trials: Iterable[Trial]) -> None:
                 check_sizes(task, task.num_train, [size])
 
 
-def check_models(study: Study, storage: Storage, trials: Sequence[Trial], console: Console) -> None:
-    """Checks that the trials' models load, can say the label words, and hold the longest input.
+def check_models(
+    study: Study, storage: Storage, trials: Sequence[Trial], console: Console, examples: Sequence[ReadTask] = ()
+) -> None:
+    """Checks that the trials' models load, and that each prompt can be asked of their tokenizers, of every example.
 
     Warns of a masked-LM head that will be made new, and of a family that has no fast path, once a model.
+
+    Args:
+        study: the study.
+        storage: its folder.
+        trials: those that will run.
+        console: where warnings go.
+        examples: of the trials' tasks; none where no trial will run.
 
     Raises:
         StudyError: naming the model and what is wrong.
@@ -95,9 +103,10 @@ def check_models(study: Study, storage: Storage, trials: Sequence[Trial], consol
         if is_tuned and model.instructed_folder is None:
             max_length = max(max_length, study.instruct.max_length)
         if model.demo is not None:
-            check_demo_model(study, model, tasks, max_length)
+            check_demo_length(model, max_length)
         else:
             _check_given_model(study, storage, model, tasks, max_length, console)
+    check_run_texts(study, storage, trials, examples)
 
 
 def _check_given_model(
@@ -140,13 +149,13 @@ def _lacks_head(source: ModelSource, tasks: Sequence[TaskSpec], max_length: int)
     return check_model(source, tasks, max_length)
 
 
-def check_demo_model(study: Study, model: ModelSpec, tasks: Sequence[TaskSpec], max_length: int) -> None:
-    """Checks the label words and the length of a demo model. The model need not exist yet.
+def check_demo_length(model: ModelSpec, max_length: int) -> None:
+    """Checks that a demo model takes inputs of that length. The model need not exist yet.
 
     Raises:
-        StudyError: naming the model and what is wrong.
+        StudyError: naming the model and the numbers.
     """
-    from xlmr_sweep.data.demo import DEMO_MODELS, build_tokenizer
+    from xlmr_sweep.data.demo import DEMO_MODELS
 
     usable = DEMO_MODELS[str(model.demo)].max_position_embeddings - 2
     if max_length > usable:
@@ -154,17 +163,6 @@ def check_demo_model(study: Study, model: ModelSpec, tasks: Sequence[TaskSpec], 
             f"model {model.name}: max_length {max_length} is above the {usable} positions of a demo model; "
             f"set finetune.max_length and instruct.max_length to at most {usable}"
         )
-    own = [task for task in tasks if task != TASKS.get(task.name)]
-    if not own:
-        # The label words of the built-in tasks are words of the demo's language.
-        return
-    from transformers import AutoTokenizer
-
-    with tempfile.TemporaryDirectory() as folder:
-        build_tokenizer(study.data.seed, Path(folder))
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    for task in own:
-        label_token_ids(tokenizer, task)
 
 
 def models_to_pretrain(study: Study, storage: Storage, trials: Sequence[Trial]) -> list[str]:

@@ -157,7 +157,7 @@ def _checked_inputs(plan: RunPlan, trials: Sequence[Trial], display: ProgressDis
         # Before anything long: an address where nobody answers is said within seconds.
         head_of(plan.address)
     examples = read_examples(plan.study, plan.storage, trials, display) if trials else []
-    check_models(plan.study, plan.storage, plan.trials, plan.console)
+    check_models(plan.study, plan.storage, plan.trials, plan.console, examples)
     return examples
 
 

@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
-from xlmr_sweep.data.examples import Row, load_task, read_task
+from xlmr_sweep.commands.text_check import examples_at_hand
+from xlmr_sweep.data.examples import Row
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.bare_tokenizer import BareTokenizer
 from xlmr_sweep.modeling.families import model_family
-from xlmr_sweep.storage.artifacts import MODELS, manifest_of, pretrained_folder, task_folder
+from xlmr_sweep.storage.artifacts import MODELS, pretrained_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.relocated import folder_of
 from xlmr_sweep.study.model_spec import ModelSpec
@@ -116,14 +117,8 @@ def _files(study: Study, storage: Storage, model: ModelSpec) -> tuple[tuple[str,
 
 
 def _examples(study: Study, storage: Storage, task: TaskSpec) -> list[Row] | None:
-    if storage.exists(manifest_of(task_folder(study, task))):
-        data = load_task(study, task, storage)
-        rows = [*data.train, *data.validation]
-    elif study.data.source == "folder":
-        rows = [row for split in read_task(study, task, storage).rows.values() for row in split]
-    else:
-        return None
-    characters = sum(len(row[field]) for row in rows for field in task.fields)
+    rows = examples_at_hand(study, storage, task)
+    characters = sum(len(row[field]) for row in rows or () for field in task.fields)
     return rows if characters <= MOST_CHARACTERS else None
 
 

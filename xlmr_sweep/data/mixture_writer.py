@@ -48,9 +48,9 @@ class TokenCounter:
         ]
         return np.array(counts, dtype=np.int64)
 
-    def filled(self, rows: Sequence[Row], num_targets: NDArray[np.int64]) -> NDArray[np.int64]:
+    def whole(self, num_inputs: NDArray[np.int64], num_targets: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the number of tokens of each row in the whole template, which cuts long user parts."""
-        counts: NDArray[np.int64] = self.tokens([row[0] for row in rows]) + num_targets + self._num_frame
+        counts: NDArray[np.int64] = num_inputs + num_targets + self._num_frame
         return counts.clip(max=LENGTH_EDGES[-1])
 
 

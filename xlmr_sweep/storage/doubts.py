@@ -70,7 +70,7 @@ def _of_tokenizer(folder: Path | None) -> str:
 
 def _entry(text: str, key: str) -> Any:
     """Returns one entry of a JSON object without reading the others: a vocabulary has a quarter of a million lines."""
-    at = text.rfind(f'"{key}"')
+    at = text.find(f'"{key}"')
     if at < 0:
         return None
     start = text.index(":", at) + 1
