@@ -82,7 +82,7 @@ def check_models(
 ) -> None:
     """Checks that the trials' models load, and that each prompt can be asked of their tokenizers, of every example.
 
-    Warns of a masked-LM head that will be made new, and of a family that has no fast path, once a model.
+    Warns of a masked-LM head that is made new, of files or weights that are not read, and of a family without a fast path.
 
     Args:
         study: the study.
@@ -114,8 +114,7 @@ def _check_given_model(
 ) -> None:
     """Checks a model of the hub or of a folder, and the instruction-tuned weights that the study gives for it."""
     source = base_source(storage, study, model)
-    if _lacks_head(source, tasks, max_length):
-        console.print(f"Warning: model {model.name} has no masked-LM head; a new one is made (new_head: true)", highlight=False)
+    _check_files(source, tasks, max_length, console)
     family = model_family(_config(source))
     if not family.has_fast_path:
         text = f"no fast path for {family.model_type}; its trials keep the whole vocabulary and pad, and take longer"
@@ -125,28 +124,30 @@ def _check_given_model(
 
         keep_commit(storage, study, model)
     if model.instructed_folder is not None:
-        from xlmr_sweep.modeling.loading import check_same_kind
+        from xlmr_sweep.modeling.model_check import check_same_kind
 
         tuned = ModelSource(model.name, str(model.instructed_folder))
-        _lacks_head(tuned, tasks, max_length)
+        _check_files(tuned, tasks, max_length, console)
         # Read again: by now the hub's commit is known.
         check_same_kind(tuned, base_source(storage, study, model))
 
 
-def _lacks_head(source: ModelSource, tasks: Sequence[TaskSpec], max_length: int) -> bool:
-    """Checks a model's files and tells whether its masked-LM head will be made new.
+def _check_files(source: ModelSource, tasks: Sequence[TaskSpec], max_length: int, console: Console) -> None:
+    """Checks a model's files and prints what a user should know of them.
 
     Raises:
         StudyError: naming the model and what is wrong.
     """
-    from xlmr_sweep.modeling.quick_check import serves
+    from xlmr_sweep.modeling.quick_check import quick_check
 
-    if serves(source, tasks, max_length):
-        return False
-    # Loads torch and transformers, which takes seconds, and says exactly what is wrong.
-    from xlmr_sweep.modeling.loading import check_model
+    notes = quick_check(source, tasks, max_length)
+    if notes is None:
+        # Loads torch and transformers, which takes seconds, and says exactly what is wrong.
+        from xlmr_sweep.modeling.model_check import check_model
 
-    return check_model(source, tasks, max_length)
+        notes = check_model(source, tasks, max_length)
+    for note in notes:
+        console.print(f"Warning: model {source.name}: {note}", highlight=False, markup=False, soft_wrap=True)
 
 
 def check_demo_length(model: ModelSpec, max_length: int) -> None:

@@ -5,8 +5,8 @@ Shapes: B sequences of N tokens in all; one of T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -119,6 +119,21 @@ def _bare_texts(tokenizer: Any, task: TaskSpec, rows: list[Row], max_length: int
             rows[i] = {**rows[i], task.long_field: shorter}
             length = len(tokenizer(*rendered([rows[i]]), verbose=False)["input_ids"][0])
     return rendered(rows)
+
+
+def without_unknown_types(pools: Mapping[str, Sequence[Encoded]], num_token_types: int) -> dict[str, list[Encoded]]:
+    """Returns examples without token types where one of them is a type that the model lacks, as transformers' pipelines do.
+
+    Args:
+        pools: tokenised examples by split.
+        num_token_types: how many types the model distinguishes.
+    """
+    types = [example.token_type_ids for pool in pools.values() for example in pool if example.token_type_ids is not None]
+    has_unknown = any(len(some) > 0 and int(some.max()) >= num_token_types for some in types)
+    return {
+        split: [replace(example, token_type_ids=None) for example in pool] if has_unknown else list(pool)
+        for split, pool in pools.items()
+    }
 
 
 def collate(examples: Sequence[Encoded]) -> Batch:

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xlmr_sweep.data.encoding import Encoded, encode_task
+from xlmr_sweep.data.encoding import Encoded, encode_task, without_unknown_types
 from xlmr_sweep.data.examples import few_shot, load_task
 from xlmr_sweep.data.tokenised import TaskInputs, compact_inputs, from_arrays, to_arrays
 from xlmr_sweep.modeling.compact import always_kept, compact_weights
 from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.modeling.loading import load_config, load_tokenizer, starting_weights
 from xlmr_sweep.modeling.memory_pages import unmap
+from xlmr_sweep.modeling.model_folder import num_token_types
 from xlmr_sweep.modeling.sharded import fill_sharded
 from xlmr_sweep.modeling.source import ModelSource, base_source, instructed_source
 from xlmr_sweep.modeling.weights import as_arrays, as_tensors, stamp
@@ -187,6 +188,7 @@ class WarmState:
             split: encode_task(tokenizer, task, rows, length, prompted=prompted)
             for split, rows in (("train", data.train), ("validation", data.validation))
         }
+        pools = without_unknown_types(pools, num_token_types(config))
         labels = label_token_ids(tokenizer, task) if prompted else []
         always = always_kept(config, tokenizer)
         return compact_inputs(task, pools, labels, always, config.vocab_size, data.fingerprint, tokenizer)

@@ -27,8 +27,8 @@ def run_trial(config: dict[str, Any]) -> None:
     config = {**config, **config["cell"]}
     torch.set_num_threads(1)
     set_seed(config["seed"])
-    tokenizer = AutoTokenizer.from_pretrained(config["model"])
-    model = AutoModelForMaskedLM.from_pretrained(config["model"], dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(config["model"], trust_remote_code=False)
+    model = AutoModelForMaskedLM.from_pretrained(config["model"], dtype=torch.float32, trust_remote_code=False)
     train, evaluation = (_load(config[split], tokenizer, config["max_length"]) for split in ("train", "evaluation"))
     with tempfile.TemporaryDirectory() as folder:
         trainer = _prompt_trainer(config, model, tokenizer, train, folder)
