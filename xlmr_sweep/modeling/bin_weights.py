@@ -19,8 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from xlmr_sweep.modeling.model_folder import damaged
-from xlmr_sweep.modeling.source import ModelSource
+from xlmr_sweep.modeling.source import ModelSource, damaged
 from xlmr_sweep.study.canonical import fingerprint
 from xlmr_sweep.study.model_files import WEIGHTS_INDEX, find_model_files
 from xlmr_sweep.study.user_cache import user_cache

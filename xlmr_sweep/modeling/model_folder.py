@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.families import model_family
-from xlmr_sweep.modeling.source import ModelSource
+from xlmr_sweep.modeling.source import ModelSource, damaged
 from xlmr_sweep.study.model_files import CONFIG, ModelFiles, find_model_files
 
 WRAPPERS = ("_orig_mod.", "module.")
@@ -88,11 +88,6 @@ def weight_shapes(source: ModelSource, files: Sequence[Path]) -> dict[str, tuple
         except (SafetensorError, OSError, RuntimeError, UnpicklingError, EOFError, AttributeError) as error:
             raise damaged(source, path, error) from None
     return {own: shapes[name] for name, own in own_names(shapes).items()}
-
-
-def damaged(source: ModelSource, path: Path, error: Exception) -> StudyError:
-    """Returns the error of a file of weights that cannot be read."""
-    return StudyError(f"model {source.name}: {path} is damaged: {' '.join(str(error).split())[:200]}; copy the weights again")
 
 
 def own_names(names: Iterable[str]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.artifacts import commit_file, instruct_folder, manifest_of, pretrained_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.canonical import fingerprint
@@ -31,6 +32,11 @@ class ModelSource:
 
     new_head: bool = False
     """A missing masked-LM head is made new."""
+
+
+def damaged(source: ModelSource, path: Path, error: Exception) -> StudyError:
+    """Returns the error of a file of weights that cannot be read."""
+    return StudyError(f"model {source.name}: {path} is damaged: {' '.join(str(error).split())[:200]}; copy the weights again")
 
 
 def cache_folder(storage: Storage) -> Path:

@@ -23,8 +23,8 @@ from transformers.utils import cached_file
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.bin_weights import as_safetensors, load_bin
-from xlmr_sweep.modeling.model_folder import damaged, own_names
-from xlmr_sweep.modeling.source import ModelSource
+from xlmr_sweep.modeling.model_folder import own_names
+from xlmr_sweep.modeling.source import ModelSource, damaged
 from xlmr_sweep.study.canonical import fingerprint
 from xlmr_sweep.study.model_files import ORDER, find_model_files
 
