@@ -211,16 +211,22 @@ class Storage:
         with ThreadPoolExecutor(32) as pool:
             return list(pool.map(self.read, names))
 
-    def upload(self, folder: Path, name: str) -> None:
-        """Copies a local folder into the storage, in place of one that is there.
+    def upload(self, folder: Path, name: str, *, beside: bool = False) -> None:
+        """Copies a local folder into the storage.
 
         Copies have the modes that the umask gives, whatever the modes of the originals: those of a temporary folder let nobody
         else in. The caller marks the folder complete by a manifest written after it.
-        """
-        self._patiently(name, lambda: self._upload(folder, name))
 
-    def _upload(self, folder: Path, name: str) -> None:
-        self._delete(name)
+        Args:
+            folder: what to copy.
+            name: of the copy.
+            beside: keep the files of that name that are there, as where several processes each copy a part.
+        """
+        self._patiently(name, lambda: self._upload(folder, name, beside))
+
+    def _upload(self, folder: Path, name: str, beside: bool) -> None:
+        if not beside:
+            self._delete(name)
         if self.local is None:
             fs.copy_files(str(folder), self._at(name), destination_filesystem=self._fs)
             return
@@ -235,7 +241,8 @@ class Storage:
                     shutil.copyfile(path, copy)
         except OSError:
             # A disk that is full needs the room.
-            shutil.rmtree(target, ignore_errors=True)
+            if not beside:
+                shutil.rmtree(target, ignore_errors=True)
             raise
 
     def download(self, name: str, cache: Path) -> Path:

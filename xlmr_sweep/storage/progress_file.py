@@ -26,7 +26,8 @@ class ProgressFile:
     """Written by a job that runs on another process or node."""
 
     def __init__(self, storage: Storage, folder: str) -> None:
-        self._storage, self._name = storage, f"{folder}/progress.json"
+        # Without patience: the next update comes soon, and the job need not wait for this one.
+        self._storage, self._name = storage.patient(0), f"{folder}/progress.json"
         self._written = 0.0
 
     def update(self, done: float, total: float | None = None, note: str = "") -> None:
