@@ -124,9 +124,7 @@ def _run_job(name: str, config: dict[str, Any], workers: ray.train.ScalingConfig
         _free_placement_group(storage, group_file)
     if refusal:
         log.write(f"{refusal['error_class']}: {refusal['message']}")
-        raise REFUSALS[refusal["error_class"]](
-            refusal["message"]
-        )
+        raise REFUSALS[refusal["error_class"]](refusal["message"])
 
 
 def _logged(failed: JobFailedError, log: JobLog) -> JobFailedError:
