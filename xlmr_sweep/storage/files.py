@@ -27,7 +27,7 @@ from xlmr_sweep.storage.location import locate
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
-"""Pauses between two tries of what failed; each is twice the one before."""
+"""Seconds between two tries of what failed: the first pause, and the longest. Each is twice the one before."""
 
 T = TypeVar("T")
 
@@ -132,7 +132,7 @@ class Storage:
 
     @staticmethod
     def _opened(path: Path) -> BinaryIO:
-        """Opens a new file and makes its folder, twice if a command that is refused has just removed the empty folder."""
+        """Opens a new file and makes its folder, twice if a refused command has just removed the empty folder."""
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             return path.open("wb")
@@ -240,7 +240,7 @@ class Storage:
                     copy.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(path, copy)
         except OSError:
-            # A disk that is full needs the room.
+            # If the disk is full, half a copy must not fill it.
             if not beside:
                 shutil.rmtree(target, ignore_errors=True)
             raise

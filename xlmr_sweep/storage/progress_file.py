@@ -16,7 +16,7 @@ WRITE_INTERVAL_S = 1.0
 
 
 class Step(Protocol):
-    """One long step, told how far it is."""
+    """A long step that is told how far it is."""
 
     def update(self, done: float, total: float | None = None, note: str = "") -> None:
         """Sets how much is done, and the total where it became known; `note` is shown beside it."""
