@@ -7,13 +7,14 @@ from typing import Any
 from fixed_cost import Fixed
 
 from xlmr_sweep.scheduling.admission import Admission
-from xlmr_sweep.scheduling.resources import Node, Width, instruct_width, trial_width
+from xlmr_sweep.scheduling.resources import Node, Width, instruct_width
 from xlmr_sweep.study.plan import Trial, expand
 from xlmr_sweep.study.reading import load_study
 
 PAPER = load_study("paper")
 TRIALS = expand(PAPER)
-WIDTHS = {model.name: trial_width(model, has_gpus=True) for model in PAPER.models}
+WIDTHS = {"xlmr-base": Width(1, 1 / 4), "xlmr-large": Width(1, 1 / 2), "xlmr-xl": Width(1, 1, 2), "xlmr-xxl": Width(1, 1, 8)}
+"""Two that share a GPU and two gangs, so that every kind of width meets the others."""
 JOBS = {model.name: instruct_width(model, has_gpus=True) for model in PAPER.models}
 EIGHT = [Node(cpus=64, gpus=8, node_id="a")]
 
