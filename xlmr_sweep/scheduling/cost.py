@@ -34,7 +34,7 @@ CPU_FLOPS = 1.4e11
 """Operations a second of a training step on one CPU core, if nothing was measured (bf16 on a core with matrix units)."""
 
 UNKNOWN_S = 60.0
-"""Expected time of a trial of which nothing is known. Only ratios matter then."""
+"""Expected time of a trial about which nothing is known. Only ratios matter then."""
 
 UPDATE_SHARE = 0.1
 """If the estimates of a model and task changed by less than this share, the queues are not sorted again."""
