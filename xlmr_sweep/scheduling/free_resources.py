@@ -186,7 +186,7 @@ class FreeResources:
 
 
 def _shares(free: list[float], gpus: float) -> tuple[tuple[int, float], ...] | None:
-    """Returns the GPUs of a node to take, and how much of each. A fraction comes from the fullest GPU on which it fits, as in Ray."""
+    """Returns the GPUs of a node to take, and how much of each. A fraction comes from the fullest GPU on which it fits."""
     if gpus <= 0:
         return ()
     if gpus < 1:
