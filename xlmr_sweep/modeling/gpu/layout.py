@@ -58,7 +58,7 @@ class Layout:
     num_decayed: int
     """Numbers with weight decay; the others follow."""
     chain: tuple[int, int]
-    """Half-open range of the layers' biases and norms."""
+    """Half-open range of the biases and norms, whose gradients are sums over rows."""
     total: int
 
     def views(self, flat: Tensor, start: int = 0) -> dict[str, Tensor]:
@@ -75,8 +75,8 @@ def make_layout(matrices: Sequence[Entry], chain: Sequence[Entry], head: Sequenc
 
     Args:
         matrices: with weight decay, the embeddings first.
-        chain: biases and norms of embeddings and layers, in the order of a forward pass.
-        head: biases and norms of the head.
+        chain: biases and norms in the order of a forward pass, whose gradients are sums over rows.
+        head: what else does not decay.
     """
     entries: dict[str, tuple[int, Entry]] = {}
     place = 0
@@ -120,8 +120,8 @@ def family_layout(model: nn.Module, head: nn.Module | None) -> Layout:
             Entry(f"{i}.outer_bias", (layer.output.dense.bias,)),
             _norm(f"{i}.norm_2", norms[2 * i + 2]),
         ]
-    of_head, rest = _classification(head) if head is not None else _label_words(model)
-    return make_layout([*matrices, *of_head], chain, rest)
+    of_head, in_chain, rest = _classification(head) if head is not None else _label_words(model)
+    return make_layout([*matrices, *of_head], [*chain, *in_chain], rest)
 
 
 def _norm(key: str, norm: Any) -> Entry:
@@ -138,16 +138,19 @@ def _norms(family: str, body: Any) -> list[nn.Module]:
     return [body.embeddings.LayerNorm, *(norm for pair in pairs for norm in pair)]
 
 
-def _classification(head: Any) -> tuple[list[Entry], list[Entry]]:
+_OfHead = tuple[list[Entry], list[Entry], list[Entry]]
+
+
+def _classification(head: Any) -> _OfHead:
     matrices = [Entry("head.dense", (head.dense.weight,)), Entry("head.out", (head.out_proj.weight,))]
-    return matrices, [Entry("head.dense_bias", (head.dense.bias,)), Entry("head.out_bias", (head.out_proj.bias,))]
+    return matrices, [Entry("head.dense_bias", (head.dense.bias,)), Entry("head.out_bias", (head.out_proj.bias,))], []
 
 
-def _label_words(model: Any) -> tuple[list[Entry], list[Entry]]:
+def _label_words(model: Any) -> _OfHead:
     dense, norm = label_head(model)
     bias = cast(nn.Parameter, model.get_output_embeddings().bias)
-    rest = [Entry("head.dense_bias", (dense.bias,)), _norm("head.norm", norm), Entry("head.rows_bias", (bias,))]
-    return [Entry("head.dense", (dense.weight,))], rest
+    chain = [Entry("head.dense_bias", (dense.bias,)), _norm("head.norm", norm)]
+    return [Entry("head.dense", (dense.weight,))], chain, [Entry("head.rows_bias", (bias,))]
 
 
 def label_head(model: Any) -> tuple[nn.Linear, nn.LayerNorm]:

@@ -10,6 +10,7 @@ absent is filler with weight 0. No slot is empty.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,9 @@ from torch import Tensor
 
 EXTRA = 8
 """Rows beside the tokens in the embeddings' gradient: those of the label words, at most so many."""
+
+BETA_1, BETA_2 = 0.9, 0.999
+"""AdamW's decay of its two moments: a row holds the corrections of their bias, which only the number of the step decides."""
 
 ABSENT = -1
 """In `rows_at`: no row of the table."""
@@ -84,6 +88,7 @@ class RowShape:
             "labels": self.slots,
             "weights": self.slots,
             "learning_rate": 1,
+            "corrections": 2,
             "draw": 1,
         }
         found, place = {}, 0
@@ -151,9 +156,10 @@ def pack(
     if len(label_ids) > EXTRA:
         raise ValueError(f"{len(label_ids)} label words; a static step takes {EXTRA} at most")
     rows = np.zeros((len(batches), shape.width), dtype=np.int32)
-    for row, batch, rate, draw in zip(rows, batches, rates, draws, strict=True):
+    for step, (row, batch, rate, draw) in enumerate(zip(rows, batches, rates, draws, strict=True), 1):
         _fill(row, batch, shape, table, label_ids)
         row[shape.fields["learning_rate"]] = np.float32(rate).view(np.int32)
+        row[shape.fields["corrections"]] = np.array([1 - BETA_1**step, math.sqrt(1 - BETA_2**step)], np.float32).view(np.int32)
         row[shape.fields["draw"]] = draw
     return rows
 

@@ -25,7 +25,7 @@ from xlmr_sweep.modeling.gpu.layout import PRE_NORM, Layout, family_layout, move
 from xlmr_sweep.modeling.gpu.packing import EXTRA, RowShape, Table
 from xlmr_sweep.modeling.gpu.torch_kernels import AdamWState, Kernels
 
-FLOATS = ("weights", "learning_rate")
+FLOATS = ("weights", "learning_rate", "corrections")
 """Fields of a row that hold the bits of fp32 numbers."""
 
 
@@ -100,6 +100,11 @@ class StaticStep:
         if self.state.low is not self.state.weights:
             self.state.low.copy_(self.state.weights[self.state.num_embedded :])
 
+    def trained(self) -> list[Tensor]:
+        """Returns the buffers that a step changes."""
+        state = self.state
+        return [state.weights, state.firsts, state.seconds] + ([] if state.low is state.weights else [state.low])
+
     def rows(self, shape: RowShape, num_steps: int, *, is_training: bool) -> Rows:
         """Returns buffers for the rows of so many steps."""
         numbers = torch.zeros((num_steps, shape.width), dtype=torch.int32, device=self.device)
@@ -128,7 +133,7 @@ class StaticStep:
         self.kernels.end_backward()
         norm = torch.linalg.vector_norm(self.state.grads)
         divisor = ((norm + 1e-6) / self.optimisation.clip).clamp_(min=1.0)
-        self.kernels.adamw(self.state, fields["learning_rate"], divisor, self.optimisation.weight_decay)
+        self.kernels.adamw(self.state, fields["learning_rate"], fields["corrections"], divisor, self.optimisation.weight_decay)
         self._note(rows, loss)
 
     @torch.no_grad()
@@ -155,7 +160,7 @@ class StaticStep:
         is_label = labels[:, None] == self._labels
         log_probabilities = torch.log_softmax(logits, 1)
         # An absent example has weight 0.
-        loss = -(torch.where(is_label, log_probabilities, 0.0).sum(1) * weights).sum()
+        loss = -(log_probabilities.masked_fill(is_label.logical_not(), 0.0).sum(1) * weights).sum()
         return loss, (log_probabilities.exp() - is_label.float()) * weights[:, None]
 
     def _note(self, rows: Rows, result: Tensor) -> None:

@@ -8,13 +8,16 @@ Shapes: n rows of H numbers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
+from xlmr_sweep.modeling.gpu.packing import BETA_1, BETA_2
+
+EPS = 1e-8
+"""AdamW's."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Normed:
     """The normalised sum, (n, H) fp32; not there where `low` alone was asked for."""
     low: Tensor
     """The same in the type of the products."""
-    kept: tuple[Tensor | None, ...]
+    kept: tuple[Any, ...]
     """For the backward pass."""
 
 
@@ -81,8 +84,16 @@ class Kernels(Protocol):
     def end_backward(self) -> None:
         """Writes what gradients of biases and norms are not written yet."""
 
-    def adamw(self, state: AdamWState, rate: Tensor, divisor: Tensor, decay: float) -> None:
-        """Steps on the gradients divided by a scalar, and refreshes `low`."""
+    def adamw(self, state: AdamWState, rate: Tensor, corrections: Tensor, divisor: Tensor, decay: float) -> None:
+        """Steps on the gradients divided by a scalar, and refreshes `low`.
+
+        Args:
+            state: changed in place.
+            rate: of learning, (1,).
+            corrections: of the moments' bias in this step, (2,): 1 - beta_1^step and sqrt(1 - beta_2^step).
+            divisor: of the gradients, a scalar.
+            decay: of the weights.
+        """
 
 
 class TorchKernels:
@@ -113,8 +124,6 @@ class TorchKernels:
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """As `Kernels` says."""
         mean, rstd, mask = normed.kept
-        assert mean is not None
-        assert rstd is not None
         weight, bias = norm.chunk(2)
         gradient = of_low.float() if of_rest is None or rest_is_sum else of_rest + of_low
         of_total, *of_norm = torch.ops.aten.native_layer_norm_backward(
@@ -144,7 +153,7 @@ class TorchKernels:
         torch._foreach_copy_([into for into, _ in self._later], [made for _, made in self._later])
         self._later = []
 
-    def adamw(self, state: AdamWState, rate: Tensor, divisor: Tensor, decay: float) -> None:
+    def adamw(self, state: AdamWState, rate: Tensor, corrections: Tensor, divisor: Tensor, decay: float) -> None:
         """As `Kernels` says."""
         state.count.add_(1)
         for part, weight_decay in ((slice(0, state.num_decayed), decay), (slice(state.num_decayed, None), 0.0)):
