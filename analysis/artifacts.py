@@ -13,6 +13,16 @@ from typing import TYPE_CHECKING, Any
 from analysis.tables import Results
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.architecture import Architecture, shape_of
+from xlmr_sweep.storage.artifacts import (
+    DATA,
+    INSTRUCT,
+    MODELS,
+    instruct_folder,
+    manifest_of,
+    mixture_folder,
+    pretrained_folder,
+    task_folder,
+)
 
 if TYPE_CHECKING:
     from xlmr_sweep.storage.files import Storage
@@ -46,7 +56,6 @@ def artifacts(results: Results) -> Artifacts:
         return Artifacts()
     from xlmr_sweep.storage.files import Storage
     from xlmr_sweep.storage.relocated import folder_of
-    from xlmr_sweep.study import identity
 
     study, storage = results.study, Storage(results.storage)
     instructed: dict[str, Manifest] = {}
@@ -55,27 +64,26 @@ def artifacts(results: Results) -> Artifacts:
     for model in study.models:
         folders = {}
         if model.demo is not None:
-            folders["pretrained"] = folder_of(storage, "models", model.name, partial(identity.model_folder_name, study, model))
+            folders["pretrained"] = folder_of(storage, MODELS, model.name, partial(pretrained_folder, study, model))
         if model.instructed_folder is None:
-            folders["instructed"] = folder_of(storage, "instruct", model.name, partial(identity.recipe_folder_name, study, model))
+            folders["instructed"] = folder_of(storage, INSTRUCT, model.name, partial(instruct_folder, study, model))
         for kind, found in (("pretrained", pretrained), ("instructed", instructed)):
-            manifest = _json(storage, f"{folders[kind]}/manifest.json") if kind in folders else None
+            manifest = _json(storage, manifest_of(folders[kind])) if kind in folders else None
             if manifest is not None:
                 found[model.name] = manifest
         shape = shape_of(study, storage, model)
         if shape is not None:
             shapes[model.name] = shape
-    mixture_folder = folder_of(storage, "data", study.instructions.source, partial(identity.mixture_name, study))
-    mixture = _json(storage, f"{mixture_folder}/manifest.json")
+    folder = folder_of(storage, DATA, study.instructions.source, partial(mixture_folder, study))
+    mixture = _json(storage, manifest_of(folder))
     return Artifacts(mixture, instructed, pretrained, _task_data(storage, study), shapes)
 
 
 def _task_data(storage: Storage, study: Study) -> dict[str, Manifest]:
     from xlmr_sweep.storage.relocated import folder_of
-    from xlmr_sweep.study.identity import task_data_name
 
-    names = {task.name: folder_of(storage, "data", task.name, partial(task_data_name, study, task)) for task in study.tasks}
-    found = {task: _json(storage, f"{folder}/manifest.json") for task, folder in names.items()}
+    names = {task.name: folder_of(storage, DATA, task.name, partial(task_folder, study, task)) for task in study.tasks}
+    found = {task: _json(storage, manifest_of(folder)) for task, folder in names.items()}
     return {task: manifest for task, manifest in found.items() if manifest is not None}
 
 

@@ -18,6 +18,7 @@ from pyarrow import parquet
 
 from analysis.schema import CELL
 from analysis.tables import Results
+from xlmr_sweep.storage.artifacts import PREDICTIONS, predictions_file
 
 COLUMNS = ["example_id", "label", "prediction"]
 SCORE_TOLERANCE = 1e-6
@@ -58,11 +59,11 @@ def read_predictions(results: Results) -> tuple[dict[str, TaskPredictions], int]
     from xlmr_sweep.storage.files import Storage
 
     storage = Storage(results.storage)
-    there = {name.removesuffix(".parquet") for name in storage.names("predictions", ".parquet")}
+    there = {name.removesuffix(".parquet") for name in storage.names(PREDICTIONS, ".parquet")}
     rows = rows[rows["trial_id"].isin(there) & rows["metric"].isin(METRICS)]
     found, left_out = {}, 0
     for task, trials in rows.groupby("task"):
-        files = storage.read_many(f"predictions/{trial}.parquet" for trial in trials["trial_id"])
+        files = storage.read_many(predictions_file(trial) for trial in trials["trial_id"])
         predictions = task_predictions(trials, map(_read, files))
         num_used = 0 if predictions is None else len(predictions.trials)
         left_out += len(trials) - num_used

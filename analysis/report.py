@@ -10,6 +10,8 @@ incomplete studies; 2 where the input is wrong.
 
 from __future__ import annotations
 
+from xlmr_sweep.storage.artifacts import REPORT
+
 from xlmr_sweep import interrupt  # isort: skip
 
 if __name__ == "__main__":
@@ -116,7 +118,7 @@ def build_report(
 def default_folder(results: Results) -> Path:
     """Returns where a report goes that names no folder: into a local storage, else the working directory."""
     storage = None if results.storage is None else local_path(results.storage)
-    return Path("report") if storage is None else storage / "report"
+    return Path("report") if storage is None else storage / REPORT
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

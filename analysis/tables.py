@@ -16,6 +16,7 @@ import pandas as pd
 from analysis.schema import CELL, REQUIRED, Table, TableError, as_frame, checked, renamed
 from analysis.tune_folder import read_tune_folder
 from xlmr_sweep.errors import MissingFolderError, StudyError
+from xlmr_sweep.storage.artifacts import STUDY_FILE
 
 if TYPE_CHECKING:
     from xlmr_sweep.study.spec import Study
@@ -70,7 +71,7 @@ def load(results: Path | str, columns: Mapping[str, str] | None = None, paradigm
         return _from_storage(source)
     if path is None:
         table, name = _read_file(source), source.rpartition("/")[2].rpartition(".")[0]
-    elif (path / "study.json").is_file():
+    elif (path / STUDY_FILE).is_file():
         return _from_storage(source)
     elif path.is_dir():
         table, name = read_tune_folder(path), path.resolve().name
@@ -133,9 +134,9 @@ def _separated_by_commas(table: pd.DataFrame) -> pd.DataFrame:
 
 def _from_storage(source: str) -> Results:
     # Imported here so that a table from elsewhere needs nothing of the runner.
+    from xlmr_sweep.storage.collect import collect
     from xlmr_sweep.storage.files import Storage
-    from xlmr_sweep.storage.records import collect
-    from xlmr_sweep.storage.relocated import collect_moved
+    from xlmr_sweep.storage.relocated import collect_relocated
 
     not_here = ""
     try:
@@ -143,7 +144,7 @@ def _from_storage(source: str) -> Results:
         try:
             found = collect(storage)
         except MissingFolderError as error:
-            found, not_here = collect_moved(storage), str(error)
+            found, not_here = collect_relocated(storage), str(error)
     except StudyError as error:
         # Storages name the option of the commands that run a study.
         raise TableError(str(error).removeprefix("--storage ")) from error

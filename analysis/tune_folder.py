@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.schema import CELL, REQUIRED, TableError
+from xlmr_sweep.storage.artifacts import STUDY_FILE
 
 RESULT_FILE = "result.json"
 # What Tune adds to every report; its own bookkeeping, not columns of results.
@@ -38,7 +39,7 @@ def read_tune_folder(folder: Path) -> pd.DataFrame:
     """
     rows = [row for path in sorted(folder.rglob(RESULT_FILE)) if (row := _last_row(path)) is not None]
     if not rows:
-        raise TableError(f"{folder}: no study.json, and no {RESULT_FILE} below it with the columns {', '.join(REQUIRED)}")
+        raise TableError(f"{folder}: no {STUDY_FILE}, and no {RESULT_FILE} below it with the columns {', '.join(REQUIRED)}")
     newest: dict[Any, dict[str, Any]] = {}
     for row in sorted(rows, key=_timestamp):
         newest[tuple(str(row[name]) for name in CELL)] = row

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import checkout  # noqa: F401  # isort: skip
+
 import importlib
 import signal
 import sys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import checkout  # noqa: F401  # isort: skip
 from xlmr_sweep import interrupt  # isort: skip
 
 interrupt.install()
@@ -11,9 +12,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from run_grid import numbers
 
 from xlmr_sweep.commands import entry
+from xlmr_sweep.commands.command_line import numbers
 from xlmr_sweep.commands.entry import Request
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.files import Storage

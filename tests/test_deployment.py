@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import tomllib
@@ -55,3 +56,11 @@ def test_constraints_pin_every_requirement_exactly() -> None:
     required = {re.split(r"[\[<>=~ ]", line)[0].lower().replace("_", "-") for line in [*project["dependencies"], *extras]}
     assert len(required) > 20
     assert required - {"xlmr-sweep"} <= pinned
+
+
+def test_the_installed_package_has_every_study_and_the_console_command() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    (patterns,) = project["tool"]["setuptools"]["data-files"].values()
+    assert {path for pattern in patterns for path in ROOT.glob(pattern)} == set((ROOT / "experiments" / "studies").iterdir())
+    module, function = project["project"]["scripts"]["xlmr-sweep"].split(":")
+    assert callable(getattr(importlib.import_module(module), function))

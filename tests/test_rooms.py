@@ -56,7 +56,7 @@ def test_pure_rooms_import_neither_ray_nor_torch(name: str) -> None:
     assert _loaded_by(*members) == set()
 
 
-@pytest.mark.parametrize("module", ["xlmr_sweep.commands.entry", "xlmr_sweep.commands.status", "xlmr_sweep.data.demo"])
+@pytest.mark.parametrize("module", ["xlmr_sweep.commands.entry", "xlmr_sweep.commands.subcommands", "xlmr_sweep.data.demo"])
 def test_what_answers_at_once_imports_neither_ray_nor_torch(module: str) -> None:
     assert _loaded_by(module) == set()
 

@@ -20,7 +20,7 @@ from analysis.report import build_report
 from xlmr_sweep.commands import entry
 from xlmr_sweep.commands.entry import Request
 from xlmr_sweep.data.demo import task_rows
-from xlmr_sweep.study.reading import STUDIES
+from xlmr_sweep.study.reading import studies_folder
 
 ABOVE_MAJORITY, SATURATED = 0.10, 0.97
 
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     console = Console(width=120)
     with tempfile.TemporaryDirectory() as folder:
-        study = yaml.safe_load((STUDIES / "demo.yaml").read_text())
+        study = yaml.safe_load((studies_folder() / "demo.yaml").read_text())
         study["data"]["seed"] = options.seed
         path = Path(folder) / "demo.yaml"
         path.write_text(yaml.safe_dump(study))

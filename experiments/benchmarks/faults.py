@@ -69,13 +69,13 @@ class Breaking:
 
     orders: Path
 
-    def open(self, study: Any, storage: Any, seat: Any) -> Any:
+    def open(self, study: Any, storage: Any, rank_info: Any) -> Any:
         from xlmr_sweep.cluster.work import FineTuning
 
-        return _BreakingBench(FineTuning().open(study, storage, seat), self.orders)
+        return _BreakingRunner(FineTuning().open(study, storage, rank_info), self.orders)
 
 
-class _BreakingBench:
+class _BreakingRunner:
     def __init__(self, inner: Any, orders: Path) -> None:
         self._inner, self._orders = inner, orders
         self.prepare, self.resolved, self.close = inner.prepare, inner.resolved, inner.close
@@ -225,8 +225,8 @@ class Rounds:
         target = self._rng.randrange(0, 2) if kind == "rank-killed" else self._rng.randrange(0, len(self._wanted) - 2)
         pause = self._rng.uniform(0, 0.5)
         victims: Callable[[], list[int]] = {
-            "worker-killed": lambda: titled(self._cluster, r"ray::trial (?!.* rank 1 )"),
-            "rank-killed": lambda: titled(self._cluster, r"ray::trial .* rank 1 of 2"),
+            "worker-killed": lambda: processes_titled(self._cluster, r"ray::trial (?!.* rank 1 )"),
+            "rank-killed": lambda: processes_titled(self._cluster, r"ray::trial .* rank 1 of 2"),
         }.get(kind, lambda: [driver.pid])
         deadline = time.monotonic() + 120
         while len(names(storage)) < target or not (storage / "logs").is_dir() or not victims():
@@ -241,7 +241,7 @@ class Rounds:
         elif kind == "driver-ended":
             driver.terminate()
         elif kind in ("worker-killed", "rank-killed"):
-            found = victims() or titled(self._cluster, "ray::trial")
+            found = victims() or processes_titled(self._cluster, "ray::trial")
             if not found:
                 raise _NothingToBreak
             os.kill(self._rng.choice(found), signal.SIGKILL)
@@ -407,7 +407,7 @@ def processes(cluster: Any) -> dict[int, str]:
     return {pid: title for pid, (parent, title) in table.items() if parent in raylets}
 
 
-def titled(cluster: Any, pattern: str) -> list[int]:
+def processes_titled(cluster: Any, pattern: str) -> list[int]:
     """Returns the processes whose title matches."""
     return [pid for pid, title in processes(cluster).items() if re.match(pattern, title)]
 

@@ -25,11 +25,12 @@ from typing import Any
 
 from rich.console import Console
 
-from xlmr_sweep.cluster.work import Bench, OnStep, Seat
-from xlmr_sweep.commands.live_table import Board
-from xlmr_sweep.scheduling.admission import Admission, Job
+from xlmr_sweep.cluster.work import OnStep, RankInfo, TrialRunner
+from xlmr_sweep.commands.live_table import LiveTable
+from xlmr_sweep.scheduling.admission import Admission
 from xlmr_sweep.scheduling.cost import PAPER_COSTS, CostModel
 from xlmr_sweep.scheduling.forecast import lower_bound_s, simulate
+from xlmr_sweep.scheduling.items import Job
 from xlmr_sweep.scheduling.resources import NODE_LABEL, Node, Width, instruct_width, trial_width
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import Trial, expand
@@ -56,11 +57,11 @@ class Sleep:
 
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def open(self, study: Study, storage: Storage, seat: Seat) -> Bench:
-        return _SleepBench(self.seconds)
+    def open(self, study: Study, storage: Storage, rank_info: RankInfo) -> TrialRunner:
+        return _SleepRunner(self.seconds)
 
 
-class _SleepBench:
+class _SleepRunner:
     def __init__(self, seconds: dict[str, float]) -> None:
         self._seconds = seconds
 
@@ -173,7 +174,7 @@ def sleep_job(storage: Storage, seconds: Mapping[str, float]) -> Callable[[Job],
                 num_workers=job.width.num_bundles,
                 use_gpu=True,
                 resources_per_worker={"CPU": 1, "GPU": 1},
-                label_selector=[{NODE_LABEL: node} for node in job.grant.node_ids],
+                label_selector=[{NODE_LABEL: node} for node in job.allocation.node_ids],
             ),
             run_config=ray.train.RunConfig(name=job.tune_id.replace(" ", "-"), **storage.for_ray("train")),
         )
@@ -182,7 +183,7 @@ def sleep_job(storage: Storage, seconds: Mapping[str, float]) -> Callable[[Job],
     return run
 
 
-class Watch(Board):
+class Watch(LiveTable):
     """Notes when trials end, and how busy the machine is."""
 
     def __init__(self, grid_trials: Sequence[Trial], admission: Admission, folder: Storage) -> None:

@@ -7,7 +7,7 @@ base      XLM-R base's shape (250,002 rows), 4 trials of 30 steps of batch 8 at 
 share     the share of the machine's measured matrix-product rate that a training step of the base shape reaches at 16 x 128
           tokens, with a profile. Goal: 35%.
 instruct  instruction tuning of the base shape on two ranks: tokens a second, beside the transformers Trainer. Goal: three times.
-ablation  one trial with each means switched off in turn.
+ablation  one trial with each optimisation switched off in turn.
 demo      where the time of the demo study goes.
 
 Without --part: all. Each prints a table and writes OUT/trials-PART.json. Random weights, so scores mean nothing but agreement.

@@ -13,7 +13,8 @@ from hypothesis import settings
 from pyarrow import parquet
 
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.records import write_failure, write_record, write_study
+from xlmr_sweep.storage.records import write_failure, write_record
+from xlmr_sweep.storage.study_file import write_study
 from xlmr_sweep.study.plan import expand
 from xlmr_sweep.study.spec import Study
 

@@ -18,8 +18,10 @@ from analysis.options import Options
 from analysis.provenance import deviations
 from analysis.report import app, build_report, default_folder
 from analysis.tables import load
+from xlmr_sweep.storage.collect import collect, write_results
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.records import collect, write_failure, write_record, write_results, write_study
+from xlmr_sweep.storage.records import write_failure, write_record
+from xlmr_sweep.storage.study_file import write_study
 from xlmr_sweep.study.identity import mixture_name, recipe_folder_name
 from xlmr_sweep.study.plan import expand
 from xlmr_sweep.study.spec import Study

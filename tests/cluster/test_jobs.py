@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from xlmr_sweep.cluster import jobs as module
-from xlmr_sweep.cluster.jobs import MAX_STARTS, InstructionJobs, wait_for_room
+from xlmr_sweep.cluster.jobs import MAX_STARTS, InstructionJobs, wait_for_resources
 from xlmr_sweep.cluster.nodes import NodeWatch
-from xlmr_sweep.scheduling.admission import Admission, Job
+from xlmr_sweep.scheduling.admission import Admission
 from xlmr_sweep.scheduling.cost import CostModel
-from xlmr_sweep.scheduling.free_resources import Grant
+from xlmr_sweep.scheduling.free_resources import Allocation
+from xlmr_sweep.scheduling.items import Job
 from xlmr_sweep.scheduling.resources import Node, Width
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.reading import load_study
@@ -24,7 +25,7 @@ class Cluster:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *nodes: Node) -> None:
         self.nodes = list(nodes)
-        monkeypatch.setattr(module, "_alive", lambda: {node.node_id for node in self.nodes})
+        monkeypatch.setattr(module, "nodes", lambda: list(self.nodes))
         monkeypatch.setattr(
             module, "available_resources_per_node", lambda: {n.node_id: {"CPU": n.cpus, "GPU": n.gpus} for n in self.nodes}
         )
@@ -56,9 +57,9 @@ def test_a_job_whose_node_died_goes_on_on_another(monkeypatch: pytest.MonkeyPatc
     ran: list[tuple[str, ...]] = []
 
     def run(job: Job) -> None:
-        ran.append(job.grant.node_ids)
+        ran.append(job.allocation.node_ids)
         if len(ran) == 1:
-            cluster.lose(job.grant.node_ids[0])
+            cluster.lose(job.allocation.node_ids[0])
             raise RuntimeError("its node is gone")
 
     assert alone(cluster.admission(Width(1, 1, 2)), run) == []
@@ -71,7 +72,7 @@ def test_a_job_starts_so_many_times_in_all(monkeypatch: pytest.MonkeyPatch) -> N
     ran: list[str] = []
 
     def run(job: Job) -> None:
-        ran.append(job.grant.node_ids[0])
+        ran.append(job.allocation.node_ids[0])
         cluster.lose(ran[-1])
         raise RuntimeError("its node is gone")
 
@@ -110,6 +111,6 @@ def test_a_job_that_no_node_can_hold_any_more_is_given_up_after_a_while(monkeypa
 def test_a_job_does_not_wait_for_room_on_a_node_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     Cluster(monkeypatch, Node(8, 2, "a"))
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))
-    wait_for_room(Job("base", Width(1, 1), grant=Grant((("a", 1.0, ((0, 1.0),)),))))
+    wait_for_resources(Job("base", Width(1, 1), allocation=Allocation((("a", 1.0, ((0, 1.0),)),))))
     with pytest.raises(TimeoutError, match="instruct base: a node of its own is gone"):
-        wait_for_room(Job("base", Width(1, 1), grant=Grant((("b", 1.0, ((0, 1.0),)),))))
+        wait_for_resources(Job("base", Width(1, 1), allocation=Allocation((("b", 1.0, ((0, 1.0),)),))))

@@ -25,8 +25,10 @@ from xlmr_sweep.commands.entry import Request
 from xlmr_sweep.commands.preparation import check_models
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.scheduling.resources import Node, Width, check_fits, num_fitting, trial_width
+from xlmr_sweep.storage.collect import collect, write_results
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.records import collect, write_failure, write_record, write_results, write_study
+from xlmr_sweep.storage.records import write_failure, write_record
+from xlmr_sweep.storage.study_file import write_study
 from xlmr_sweep.study.plan import expand
 from xlmr_sweep.study.reading import load_study
 from xlmr_sweep.study.tasks import TASKS

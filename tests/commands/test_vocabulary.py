@@ -16,7 +16,7 @@ import pytest
 from builders import FAMILIES, WORDS, make_encoder
 from rich.console import Console
 
-from xlmr_sweep.commands.memory_table import print_needs
+from xlmr_sweep.commands.memory_table import print_memory
 from xlmr_sweep.commands.vocabulary import count_rows
 from xlmr_sweep.data.examples import prepare_task
 from xlmr_sweep.modeling.architecture import Architecture
@@ -26,7 +26,7 @@ from xlmr_sweep.study.identity import model_folder_name
 from xlmr_sweep.study.plan import Trial, expand
 from xlmr_sweep.study.reading import load_study
 from xlmr_sweep.study.spec import Study
-from xlmr_sweep.training.warm_state import Workbench
+from xlmr_sweep.training.warm_state import WarmState
 
 
 def cells(study: Study) -> list[Trial]:
@@ -39,7 +39,7 @@ def cells(study: Study) -> list[Trial]:
 def kept(study: Study, storage: Storage, trial: Trial) -> int:
     for task in study.tasks:
         prepare_task(study, task, storage)
-    number = Workbench(study, storage, World()).resolved(trial)["vocabulary_kept"]
+    number = WarmState(study, storage, World()).resolved(trial)["vocabulary_kept"]
     assert isinstance(number, int)
     return number
 
@@ -115,7 +115,7 @@ def test_a_dry_run_says_where_rows_come_from(study_file: Callable[..., Path], tm
 
     def said(done: set[str]) -> str:
         out = StringIO()
-        print_needs(Console(file=out, width=200), study, storage, trials, done)
+        print_memory(Console(file=out, width=200), study, storage, trials, done)
         return out.getvalue()
 
     text = said(set())

@@ -24,15 +24,15 @@ from xlmr_sweep.study.plan import Trial, expand
 from xlmr_sweep.study.reading import load_study
 from xlmr_sweep.study.tasks import CB
 from xlmr_sweep.training.finetune import finetune
-from xlmr_sweep.training.warm_state import Workbench
+from xlmr_sweep.training.warm_state import WarmState
 
 
-def bench_and_trial(path: Path, storage: Path, paradigm: str = "prompted") -> tuple[Workbench, Trial]:
+def warm_and_trial(path: Path, storage: Path, paradigm: str = "prompted") -> tuple[WarmState, Trial]:
     study = load_study(str(path))
     for task in study.tasks:
         prepare_task(study, task, Storage(storage))
     trial = next(t for t in expand(study) if (t.paradigm, t.task) == (paradigm, "cb"))
-    return Workbench(study, Storage(storage), World()), trial
+    return WarmState(study, Storage(storage), World()), trial
 
 
 @pytest.mark.parametrize(("family", "paradigm"), [("xlm-roberta", "prompted"), ("bert", "baseline")])
@@ -40,8 +40,8 @@ def test_inputs_come_back_from_flat_arrays_as_they_were(
     family: str, paradigm: str, study_file: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = make_encoder(tmp_path / family, family)
-    bench, trial = bench_and_trial(study_file(models=[{"name": "m", "folder": str(folder)}]), tmp_path / "runs", paradigm)
-    before = bench._tokenised(ModelSource("m", str(folder)), CB, paradigm == "prompted")
+    warm, trial = warm_and_trial(study_file(models=[{"name": "m", "folder": str(folder)}]), tmp_path / "runs", paradigm)
+    before = warm._tokenised(ModelSource("m", str(folder)), CB, paradigm == "prompted")
     arrays = to_arrays(before)
     after = from_arrays(arrays)
     for split in ("train", "validation"):
@@ -56,15 +56,15 @@ def test_inputs_come_back_from_flat_arrays_as_they_were(
     assert before.fingerprint == after.fingerprint
     first = after.train[0].input_ids
     assert first.data_ptr() == arrays["train/input_ids"].ctypes.data, "token ids are views"
-    assert isinstance(bench.inputs(trial), TaskInputs)
+    assert isinstance(warm.inputs(trial), TaskInputs)
 
 
 def test_an_example_of_a_file_that_came_later_is_named_with_its_token(study_file: Callable[..., Path], tmp_path: Path) -> None:
-    bench, trial = bench_and_trial(study_file(), tmp_path / "runs")
-    kept = bench.inputs(trial).kept
-    folder = bench.source(trial).location
+    warm, trial = warm_and_trial(study_file(), tmp_path / "runs")
+    kept = warm.inputs(trial).kept
+    folder = warm.source(trial).location
     tokenizer = load_tokenizer(ModelSource("m", folder))
-    data = load_task(bench.study, CB, bench.storage)
+    data = load_task(warm.study, CB, warm.storage)
     unseen = next(word for word in WORDS if tokenizer.convert_tokens_to_ids(word) not in kept.token_ids.tolist())
     later = [{**data.validation[0], "premise": f"the cat {unseen}", "example_id": "late-7"}]
     pool = encode_task(tokenizer, CB, [*data.validation[:2], *later], 64, prompted=True)
@@ -81,14 +81,14 @@ def test_a_token_that_the_model_has_no_row_for_is_named_before_training(study_fi
     words = state["model"]["vocab"]
     words["cat"] = len(words) + 5
     (folder / "tokenizer.json").write_text(json.dumps(state))
-    bench, trial = bench_and_trial(study_file(models=[{"name": "m", "folder": str(folder)}]), tmp_path / "runs")
+    warm, trial = warm_and_trial(study_file(models=[{"name": "m", "folder": str(folder)}]), tmp_path / "runs")
     with pytest.raises(StudyError, match=r"task cb: example \d+ of the train set holds the token 'cat' \(id \d+\), .* rows of"):
-        finetune(trial, bench)
+        finetune(trial, warm)
     words["yes"], words["cat"] = words["cat"], words["yes"]
     (folder / "tokenizer.json").write_text(json.dumps(state))
-    bench, trial = bench_and_trial(study_file(models=[{"name": "m", "folder": str(folder)}]), tmp_path / "runs")
+    warm, trial = warm_and_trial(study_file(models=[{"name": "m", "folder": str(folder)}]), tmp_path / "runs")
     with pytest.raises(StudyError, match="task cb: label word 'yes' holds the token 'yes'"):
-        finetune(trial, bench)
+        finetune(trial, warm)
 
 
 def test_padding_keeps_its_place_whatever_the_tokenizer_calls_special(study_file: Callable[..., Path], tmp_path: Path) -> None:
@@ -96,11 +96,11 @@ def test_padding_keeps_its_place_whatever_the_tokenizer_calls_special(study_file
     folder = make_encoder(tmp_path / "moved", words=["unusual", *WORDS])
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "pad_token_id": 5}))
-    bench, trial = bench_and_trial(study_file(models=[{"name": "m", "folder": str(folder)}]), tmp_path / "runs")
-    inputs = bench.inputs(trial)
+    warm, trial = warm_and_trial(study_file(models=[{"name": "m", "folder": str(folder)}]), tmp_path / "runs")
+    inputs = warm.inputs(trial)
     assert inputs.kept.token_ids[:6].tolist() == list(range(6))
-    assert build_compact(load_config(bench.source(trial)), inputs.kept).config.pad_token_id == 5  # type: ignore[union-attr]
-    assert 0 <= finetune(trial, bench).columns["score"] <= 1
+    assert build_compact(load_config(warm.source(trial)), inputs.kept).config.pad_token_id == 5  # type: ignore[union-attr]
+    assert 0 <= finetune(trial, warm).columns["score"] <= 1
 
 
 def test_a_compact_id_is_never_that_of_another_token() -> None:

@@ -103,7 +103,7 @@ def test_operations_are_counted_once_by_the_first_kind_that_names_them(parts: An
     assert found == {"matrix products": 3.0, autograd: 1.5, "gelu": 0.5, "other": 0.25}
 
 
-def test_every_means_can_be_switched_off_and_none_changes_a_score(parts: Any, tmp_path: Path) -> None:
+def test_every_optimisation_can_be_switched_off_and_none_changes_a_score(parts: Any, tmp_path: Path) -> None:
     grid = parts.grids.Grid(tasks=("cb",), sizes=(8,), seeds=(0,), steps=4, max_length=64, learning_rate=1e-3)
     data = parts.worlds.make_data(tmp_path / "data", grid.tasks, words=40)
     for path in data.rglob("*.jsonl"):
@@ -111,7 +111,7 @@ def test_every_means_can_be_switched_off_and_none_changes_a_score(parts: Any, tm
     folder = parts.worlds.make_encoder(tmp_path / "encoder", parts.worlds.SMALL_XLMR, parts.worlds.data_texts(data))
     found = {
         name: parts.ablation.time_without(switches, grid, folder, data, tmp_path / str(i), "fp32")
-        for i, (name, switches) in enumerate(parts.ablation.MEANS.items())
+        for i, (name, switches) in enumerate(parts.ablation.OPTIMISATIONS.items())
     }
     first = found["all on"]
     assert len(first.scores) == 12

@@ -14,11 +14,13 @@ from typing import Any
 
 import held_job
 import pytest
+import torch
 from builders import make_encoder
 from patience import wait_for
 
 from xlmr_sweep.data.mixture import prepare_mixture
 from xlmr_sweep.errors import DivergedError, StudyError
+from xlmr_sweep.modeling.device import resolve_precision
 from xlmr_sweep.modeling.export import weights_hash
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.identity import recipe_folder_name
@@ -150,7 +152,10 @@ def test_writes_weights_that_transformers_loads_and_a_whole_manifest(
     # A row has 15 tokens in its user part on average, one in its target, and six of the template.
     assert manifest["masked_tokens"] / manifest["tokens"] == pytest.approx((0.15 * 15 + 1) / 22, rel=0.05)
     log = storage.read(f"logs/instruct-{name}.log").decode()
-    assert "2 ranks on cpu, fp32, 30 steps" in log
+    # What `auto` is depends on the machine's CPU.
+    precision = resolve_precision("auto", torch.device("cpu"))
+    assert manifest["precision"] == precision
+    assert f"2 ranks on cpu, {precision}, 30 steps" in log
     assert not storage.exists(f"train/{name}")
 
 

@@ -20,7 +20,7 @@ from xlmr_sweep.modeling.sequences import Sequences
 from xlmr_sweep.modeling.source import ModelSource
 from xlmr_sweep.study.tasks import CB, RTE
 from xlmr_sweep.study.template import label_token_ids
-from xlmr_sweep.training.warm_state import set_dropout
+from xlmr_sweep.training.trial_model import set_dropout
 
 TEXTS = ["the cat sat near the river <mask> .", "a red bird <mask>", "the old dog slept under a green house so <mask> ran"]
 SECOND = ["no cat slept", "the old house sat under the green river because a dog ran", "a bird"]

@@ -17,13 +17,12 @@ from builders import WORDS, make_encoder
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from xlmr_sweep.commands.memory_table import needs
+from xlmr_sweep.commands.memory_table import memory_of_models
 from xlmr_sweep.data.examples import prepare_task
 from xlmr_sweep.modeling import attention, memory
 from xlmr_sweep.modeling.architecture import KNOWN, Architecture
 from xlmr_sweep.modeling.compact import CompactVocabulary, build_compact
 from xlmr_sweep.modeling.encoder import MaskedLMEncoder
-from xlmr_sweep.modeling.families import FAST_TYPES, HEADS
 from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.modeling.memory import (
     GPU_BYTES,
@@ -41,8 +40,9 @@ from xlmr_sweep.modeling.sequences import Sequences
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import expand
 from xlmr_sweep.study.reading import load_study
-from xlmr_sweep.training.finetune import finetune, reset_peak_memory
-from xlmr_sweep.training.warm_state import Workbench
+from xlmr_sweep.training.finetune import finetune
+from xlmr_sweep.training.peak_memory import reset_peak_memory
+from xlmr_sweep.training.warm_state import WarmState
 
 PAPER = load_study("paper")
 XL, XXL = (KNOWN[f"facebook/xlm-roberta-{size}"] for size in ("xl", "xxl"))
@@ -88,7 +88,7 @@ def test_xl_fits_one_gpu_and_xxl_four() -> None:
 
 def test_a_dry_run_says_what_each_model_of_the_paper_needs() -> None:
     shapes = {model.name: KNOWN[str(model.hub)] for model in PAPER.models}
-    found = {need.model: need for need in needs(PAPER, shapes, expand(PAPER), {"xlmr-base": 8_500})}
+    found = {need.model: need for need in memory_of_models(PAPER, shapes, expand(PAPER), {"xlmr-base": 8_500})}
     assert [need.gpus_needed for need in found.values()] == [1, 1, 1, 4]
     assert (found["xlmr-base"].rows, found["xlmr-base"].rows_are) == (8_500, "measured")
     assert (found["xlmr-xl"].rows, found["xlmr-xl"].rows_are) == (32_768, "assumed")
@@ -201,28 +201,28 @@ def test_a_trials_peak_is_predicted_and_is_its_own(study_file: Callable[..., Pat
     gc.collect()
     reset_peak_memory(torch.device("cpu"))
     before = own_bytes()
-    bench = Workbench(study, storage, World())
-    peaks = [finetune(trial, bench).columns["peak_memory_bytes"] for _ in range(2)]
-    inputs = bench.inputs(trial)
+    warm = WarmState(study, storage, World())
+    peaks = [finetune(trial, warm).columns["peak_memory_bytes"] for _ in range(2)]
+    inputs = warm.inputs(trial)
     assert {len(example.input_ids) for example in inputs.train} == {320}
     full = Architecture.from_config(json.loads((folder / "config.json").read_text()))
     assert full is not None
     assert full.num_heads == 6
     # What a dry run prints, without what this process holds before the first trial.
-    (need,) = needs(study, {"mini": full}, [trial], {"mini": len(inputs.kept)})
+    (need,) = memory_of_models(study, {"mini": full}, [trial], {"mini": len(inputs.kept)})
     expected = need.bytes_declared - PROCESS_BYTES
     # The starting weights are no memory of the process's own.
     for peak in peaks:
         assert peak - before == pytest.approx(expected, rel=0.15)
     # The next trial's peak is not the greatest that the process ever had.
-    del bench
+    del warm
     gc.collect()
     tiny = [{"name": "tiny", "folder": str(make_encoder(tmp_path / "tiny"))}]
     other = load_study(str(study_file(models=tiny, finetune=settings | {"max_length": 64})))
     storage = Storage(tmp_path / "others")
     prepare_task(other, other.task("cb"), storage)
     trial = next(t for t in expand(other) if (t.task, t.paradigm, t.train_size) == ("cb", "prompted", 8))
-    small = finetune(trial, Workbench(other, storage, World())).columns["peak_memory_bytes"]
+    small = finetune(trial, WarmState(other, storage, World())).columns["peak_memory_bytes"]
     assert small < peaks[0] - 0.5 * expected
 
 
@@ -247,7 +247,7 @@ def test_memory_on_a_cpu_is_that_of_its_own_arithmetic(
     for precision in ("auto", "bf16", "fp32"):
         settings = {"steps": 2, "batch_size": 16, "learning_rate": 1e-4, "max_length": 256, "precision": precision}
         study = load_study(str(study_file(finetune=settings)))
-        (need,) = needs(study, {"tiny": shape}, expand(study)[:1], {"tiny": 5_000})
+        (need,) = memory_of_models(study, {"tiny": shape}, expand(study)[:1], {"tiny": 5_000})
         needed[precision] = need.bytes_declared
     assert needed["auto"] == needed["bf16" if expected else "fp32"]
     assert needed["bf16"] < 0.9 * needed["fp32"]
@@ -260,12 +260,11 @@ def test_a_family_without_a_fast_path_needs_its_whole_vocabulary_and_all_logits(
     slow = Architecture.from_config({**MINI, "model_type": "electra", "num_attention_heads": 6, "vocab_size": 128_100})
     assert fast is not None
     assert slow is not None
-    found = [needs(study, {"tiny": shape}, expand(study)[:1], {"tiny": 5_000})[0] for shape in (fast, slow)]
+    found = [memory_of_models(study, {"tiny": shape}, expand(study)[:1], {"tiny": 5_000})[0] for shape in (fast, slow)]
     assert [need.rows for need in found] == [5_000, 128_100]
     tokens = study.finetune.batch_size * study.finetune.max_length
     more = 12 * (128_100 - 5_000) * (MINI["hidden_size"] + 1) + 8 * tokens * 128_100
     assert found[1].bytes_declared - found[0].bytes_declared == pytest.approx(HEAP_SHARE * more, rel=1e-3)
-    assert set(HEADS) == set(FAST_TYPES)
 
 
 def test_shared_pages_that_a_trial_looked_at_in_its_setup_are_not_its_peak(
@@ -278,16 +277,16 @@ def test_shared_pages_that_a_trial_looked_at_in_its_setup_are_not_its_peak(
     storage = Storage(tmp_path / "runs")
     prepare_task(study, study.task("cb"), storage)
     trial = next(t for t in expand(study) if (t.task, t.paradigm, t.train_size) == ("cb", "prompted", 8))
-    bench = Workbench(study, storage, World())
-    usual = finetune(trial, bench).columns["peak_memory_bytes"]
-    model = Workbench.model
+    warm = WarmState(study, storage, World())
+    usual = finetune(trial, warm).columns["peak_memory_bytes"]
+    model = WarmState.model
     size = 400 * 2**20
 
-    def looks(self: Workbench, *arguments: object) -> object:
+    def looks(self: WarmState, *arguments: object) -> object:
         shared = mmap.mmap(-1, size)
         shared.write(b"x" * size)
         shared.close()
         return model(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Workbench, "model", looks)
-    assert finetune(trial, bench).columns["peak_memory_bytes"] < usual + size / 4
+    monkeypatch.setattr(WarmState, "model", looks)
+    assert finetune(trial, warm).columns["peak_memory_bytes"] < usual + size / 4

@@ -11,10 +11,12 @@ from fixed_cost import Fixed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xlmr_sweep.scheduling.admission import MAX_PROBES, Admission, Attempt, Job, rounds
+from xlmr_sweep.scheduling.admission import Admission
+from xlmr_sweep.scheduling.backlog import MAX_PROBES, rounds
 from xlmr_sweep.scheduling.forecast import lower_bound_s, simulate
+from xlmr_sweep.scheduling.items import Attempt, Job
 from xlmr_sweep.scheduling.resources import Node, Width, instruct_width, trial_width
-from xlmr_sweep.scheduling.retry import Requeue
+from xlmr_sweep.scheduling.retry_policy import Requeue
 from xlmr_sweep.study.plan import Trial, expand
 from xlmr_sweep.study.reading import load_study
 
@@ -121,7 +123,7 @@ def test_a_trial_that_runs_again_comes_first_with_a_fresh_id_and_is_never_there_
     again = queue.next()
     assert isinstance(again, Attempt)
     assert (again.trial, again.number, again.tune_id) == (first.trial, 2, f"{first.trial.trial_id}.2")
-    assert (again.width, again.grant.node_ids) == (Width(1, 1), ("b",))
+    assert (again.width, again.allocation.node_ids) == (Width(1, 1), ("b",))
     queue.ended(again.tune_id)
     assert queue.is_finished
     assert queue.next() is None
@@ -170,7 +172,7 @@ def test_beside_a_waiting_wide_trial_others_use_the_gpus_of_its_node_that_it_doe
     quarter, cost = Width(1, 0.25), Fixed(trials={"xlmr-base": 1000.0})
     queue = Admission(of("xlmr-base", 40), {"xlmr-base": quarter}, [Node(64, 2, "a")], cost, clock=clock)
     small = taken(queue)
-    first, second = ([item for item in small if item.grant.bundles[0][2] == ((gpu, 0.25),)] for gpu in (0, 1))
+    first, second = ([item for item in small if item.allocation.bundles[0][2] == ((gpu, 0.25),)] for gpu in (0, 1))
     assert len(first) == len(second) == 4
     clock.now = 900.0
     # One of the first GPU comes back as wide as a GPU, for which it waits there, and one on either GPU ends.
@@ -179,7 +181,7 @@ def test_beside_a_waiting_wide_trial_others_use_the_gpus_of_its_node_that_it_doe
         queue.ended(first.pop().tune_id)
         queue.ended(second.pop().tune_id)
         (following,) = taken(queue)
-        assert following.grant.bundles[0][2] == ((1, 0.25),)
+        assert following.allocation.bundles[0][2] == ((1, 0.25),)
     queue.ended(first.pop().tune_id)
     (wide,) = taken(queue)
     assert wide.width == Width(1, 1)
@@ -195,11 +197,11 @@ def test_the_next_trials_of_a_width_take_the_places_whose_processes_are_warm() -
     queue.requeue(queue.ended(first.tune_id), Requeue(not_on="a"))
     again = queue.next()
     assert isinstance(again, Attempt)
-    assert (first.grant.node_ids, again.grant.node_ids) == (("a",), ("b",))
+    assert (first.allocation.node_ids, again.allocation.node_ids) == (("a",), ("b",))
     queue.ended(again.tune_id)
     # Both would fit on the first node, but there is a process on each.
     following = [queue.next(), queue.next()]
-    assert {item.grant for item in following if item} == {first.grant, again.grant}
+    assert {item.allocation for item in following if item} == {first.allocation, again.allocation}
 
 
 def test_a_place_without_a_process_is_given_anew_as_ray_would_give_it() -> None:
@@ -209,7 +211,7 @@ def test_a_place_without_a_process_is_given_anew_as_ray_would_give_it() -> None:
         queue.ended(item.tune_id, ok=False)
     following = queue.next()
     assert following is not None
-    assert following.grant.bundles[0][2][0][0] == 1, "the fuller GPU, though others ended before on the first"
+    assert following.allocation.bundles[0][2][0][0] == 1, "the fuller GPU, though others ended before on the first"
 
 
 def test_instructed_trials_wait_for_their_weights_and_others_fill_what_a_job_leaves() -> None:
@@ -336,7 +338,7 @@ def test_whatever_happens_no_room_is_exceeded_and_each_trial_runs_exactly_once(
     clock = Clock()
     queue = Admission(trials, widths, cluster, cost, jobs=jobs, clock=clock)
     for width in (*widths.values(), *jobs.values()):
-        if not queue.room.could_ever_hold(width):
+        if not queue.free_resources.could_ever_hold(width):
             return
     done: Counter[str] = Counter()
     attempts: Counter[str] = Counter()
@@ -351,7 +353,7 @@ def test_whatever_happens_no_room_is_exceeded_and_each_trial_runs_exactly_once(
             continue
         used: Counter[tuple[str, int]] = Counter()
         for _, item in ends:
-            for node, _, gives in item.grant.bundles:
+            for node, _, gives in item.allocation.bundles:
                 for index, share in gives:
                     used[node, index] += share
         assert all(share <= 1 + 1e-6 for share in used.values())
@@ -404,20 +406,20 @@ def test_what_no_node_can_hold_any_more_waits_and_holds_nothing_up() -> None:
     admission, _ = small([Node(8, 1, "a"), Node(8, 2, "b")], gang=2, single=1)
     gang = admission.next()
     assert gang is not None
-    assert gang.grant.node_ids == ("b", "b")
-    admission.room.remove("b")
+    assert gang.allocation.node_ids == ("b", "b")
+    admission.free_resources.remove("b")
     admission.ended(gang.tune_id)
     admission.requeue(gang, Requeue())
     assert admission.has_unplaceable
     single = admission.next()
     assert single is not None
     assert single.trial.model == "single"
-    admission.room.add(Node(8, 2, "c"))
+    admission.free_resources.add(Node(8, 2, "c"))
     assert not admission.has_unplaceable
     again = admission.next()
     assert again is not None
-    assert (again.trial.model, again.grant.node_ids) == ("gang", ("c", "c"))
-    admission.room.remove("c")
+    assert (again.trial.model, again.allocation.node_ids) == ("gang", ("c", "c"))
+    admission.free_resources.remove("c")
     assert [trial.trial_id for trial in admission.drop_unplaceable()] == ["gang1"]
     assert not admission.has_unplaceable
 
@@ -426,7 +428,7 @@ def test_a_job_that_no_node_can_hold_any_more_goes_with_the_trials_that_wait_for
     queue = admission(of("xlmr-base"), [Node(64, 1, "a"), Node(64, 2, "b")], jobs={"xlmr-base": Width(1, 1, 3)})
     job = queue.next()
     assert isinstance(job, Job)
-    queue.room.remove("b")
+    queue.free_resources.remove("b")
     queue.job_again(job)
     assert queue.has_unplaceable
     lost = queue.drop_unplaceable()
@@ -438,12 +440,12 @@ def test_a_job_that_no_node_can_hold_any_more_goes_with_the_trials_that_wait_for
 
 def test_a_cluster_that_lost_all_its_gpus_waits_for_others() -> None:
     queue = admission(of("xlmr-base", 3), [Node(8, 0, "head"), Node(64, 8, "a")], jobs={"xlmr-base": Width(1, 1, 2)})
-    queue.room.remove("a")
+    queue.free_resources.remove("a")
     assert queue.next() is None
     queue.estimate()
     assert queue.left_s is None
     assert queue.has_unplaceable
-    queue.room.add(Node(64, 8, "b"))
+    queue.free_resources.add(Node(64, 8, "b"))
     assert len(taken(queue)) == 4
     queue.estimate()
     assert queue.left_s

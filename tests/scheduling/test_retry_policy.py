@@ -9,8 +9,8 @@ import pytest
 
 from xlmr_sweep.scheduling.causes import Cause, cause_of, fingerprint, raised_at
 from xlmr_sweep.scheduling.resources import Node, Width
-from xlmr_sweep.scheduling.retry import Ending, Requeue
-from xlmr_sweep.scheduling.retry_policy import Quarantine, RetryByCause, Stop, Widen, at_least, next_larger
+from xlmr_sweep.scheduling.retry_policy import Ending, Quarantine, Requeue, RetryByCause, Stop, Widen
+from xlmr_sweep.scheduling.widths import at_least, next_larger
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.learned import learn, read_learned
 from xlmr_sweep.study.plan import Trial

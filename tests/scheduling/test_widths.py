@@ -131,7 +131,7 @@ def test_the_share_of_a_trial_reaches_its_process(monkeypatch: pytest.MonkeyPatc
 
     seen: list[float] = []
     monkeypatch.setattr(device, "limit_memory", lambda device, share: seen.append(share))
-    work.FineTuning().open(study_of(0.25), Storage(tmp_path), work.Seat(gpu_share=0.25))
+    work.FineTuning().open(study_of(0.25), Storage(tmp_path), work.RankInfo(gpu_share=0.25))
     assert seen == [0.25]
 
 

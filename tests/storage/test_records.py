@@ -13,17 +13,10 @@ import pytest
 from xlmr_sweep.commands.preparation import models_to_instruct
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage import files as storage_module
+from xlmr_sweep.storage.collect import collect, set_aside, write_results
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.records import (
-    collect,
-    open_study,
-    read_failure,
-    set_aside,
-    write_failure,
-    write_record,
-    write_results,
-    write_study,
-)
+from xlmr_sweep.storage.records import read_failure, write_failure, write_record
+from xlmr_sweep.storage.study_file import open_study, write_study
 from xlmr_sweep.study.identity import mixture_name, recipe_folder_name
 from xlmr_sweep.study.plan import Trial, expand
 from xlmr_sweep.study.reading import load_study

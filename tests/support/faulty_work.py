@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xlmr_sweep.cluster.work import Bench, OnStep, Seat
+from xlmr_sweep.cluster.work import OnStep, RankInfo, TrialRunner
 from xlmr_sweep.errors import DivergedError
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import Trial
@@ -33,8 +33,8 @@ class Faulty:
     """By model: die, hang, stuck, stopped, slow, nan, bug (always), memory (below half a GPU), rank-dies, rank-memory, held (by a
     file), saves (into the storage while it works)."""
 
-    def open(self, study: Study, storage: Storage, seat: Seat) -> Bench:
-        return FaultyBench(self, seat, storage)
+    def open(self, study: Study, storage: Storage, rank_info: RankInfo) -> TrialRunner:
+        return FaultyRunner(self, rank_info, storage)
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,14 @@ def _arrive(notes: Path) -> Faulty:
     raise TimeoutError("nobody ended it")
 
 
-class FaultyBench:
-    def __init__(self, work: Faulty, seat: Seat, storage: Storage) -> None:
-        self._work, self._seat, self._storage = work, seat, storage
+class FaultyRunner:
+    def __init__(self, work: Faulty, rank_info: RankInfo, storage: Storage) -> None:
+        self._work, self._rank_info, self._storage = work, rank_info, storage
 
     def run(self, trial: Trial, on_step: OnStep | None = None) -> Outcome:
         began = time.time()
         title = Path("/proc/self/cmdline").read_bytes().split(b"\0")[0].decode().strip()
-        self._note("ran.txt", f"{trial.trial_id}|{os.getpid()}|{self._seat.rank}|{self._seat.size}|{title}|{began}")
+        self._note("ran.txt", f"{trial.trial_id}|{os.getpid()}|{self._rank_info.rank}|{self._rank_info.size}|{title}|{began}")
         print(f"printed by {trial.trial_id}", flush=True)
         os.write(2, b"native words\n")
         if on_step is not None:
@@ -84,7 +84,7 @@ class FaultyBench:
             raise DivergedError("the loss is nan at step 3")
         if kind == "memory" and share() < 0.5:
             raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        if kind.startswith("rank-") and self._seat.rank != 1:
+        if kind.startswith("rank-") and self._rank_info.rank != 1:
             if self._first(trial, "waited"):
                 time.sleep(120)  # As in a collective that never ends.
             return
@@ -123,7 +123,7 @@ class FaultyBench:
             file.write(line + "\n")
 
     def prepare(self, trial: Trial) -> None:
-        self._note("prepared.txt", f"{trial.trial_id}|{self._seat.rank}|{time.time()}")
+        self._note("prepared.txt", f"{trial.trial_id}|{self._rank_info.rank}|{time.time()}")
 
     def resolved(self, trial: Trial) -> dict[str, Any]:
         return {}

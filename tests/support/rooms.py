@@ -1,7 +1,7 @@
-"""Reads which package imports which, and draws it: `python tests/support/rooms.py` (`--files` lists the modules instead).
+"""Reads which package imports which, and draws it: `python tests/support/rooms.py` (`--files` writes `docs/files.md` instead).
 
 In: the source of `xlmr_sweep` and `analysis`. Out: imports between modules and between rooms (packages), the picture that the
-README shows, and the list of files that `docs/development.md` shows.
+README shows, and the page that lists every file.
 """
 
 from __future__ import annotations
@@ -134,16 +134,24 @@ def summary(path: Path) -> str:
     return " ".join(text.split("\n\n")[0].split())
 
 
-def file_list() -> str:
-    """Lists every module with the first paragraph of its docstring, folder by folder."""
-    lines: list[str] = []
-    folders = sorted({path.parent for path in modules().values()})
-    for folder in folders:
+def first_sentence(path: Path) -> str:
+    """Returns the first sentence of a module's docstring."""
+    return summary(path).split(". ")[0].rstrip(".") + "."
+
+
+def file_page() -> str:
+    """Returns `docs/files.md`: every module with the first sentence of its docstring, folder by folder."""
+    lines = [
+        "# Files",
+        "",
+        "Made by `python tests/support/rooms.py --files > docs/files.md`: each file with its first sentence.",
+    ]
+    for folder in sorted({path.parent for path in modules().values()}):
         own = folder / "__init__.py"
-        lines.append(f"{folder.relative_to(ROOT)}/ - {summary(own)}" if own.exists() else f"{folder.relative_to(ROOT)}/")
-        lines += [f"    {path.name:<24}{summary(path)}" for path in sorted(folder.glob("*.py")) if path != own]
+        lines += ["", f"## {folder.relative_to(ROOT)}", "", first_sentence(own), ""]
+        lines += [f"* `{path.name}`: {first_sentence(path)}" for path in sorted(folder.glob("*.py")) if path != own]
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    print(file_list() if "--files" in sys.argv else picture())
+    print(file_page() if "--files" in sys.argv else picture())

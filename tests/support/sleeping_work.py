@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xlmr_sweep.cluster.work import Bench, OnStep, Seat
+from xlmr_sweep.cluster.work import OnStep, RankInfo, TrialRunner
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
@@ -26,30 +26,30 @@ class Sleeping:
     columns: dict[str, Any] = field(default_factory=dict)
     """Columns that each row gets besides its own."""
 
-    def open(self, study: Study, storage: Storage, seat: Seat) -> Bench:
-        return _Bench(self, seat)
+    def open(self, study: Study, storage: Storage, rank_info: RankInfo) -> TrialRunner:
+        return _Runner(self, rank_info)
 
 
-class _Bench:
-    def __init__(self, work: Sleeping, seat: Seat) -> None:
-        self._work, self._seat = work, seat
+class _Runner:
+    def __init__(self, work: Sleeping, rank_info: RankInfo) -> None:
+        self._work, self._rank_info = work, rank_info
 
     def run(self, trial: Trial, on_step: OnStep | None = None) -> Outcome:
         import ray
 
         began = time.time()
         died = self._work.notes / f"died-{trial.trial_id}"
-        if trial.model in self._work.dies and self._seat.rank == self._seat.size - 1 and not died.exists():
+        if trial.model in self._work.dies and self._rank_info.rank == self._rank_info.size - 1 and not died.exists():
             died.touch()
             os._exit(1)
         time.sleep(self._work.seconds)
         node = ray.get_runtime_context().get_node_id()
-        name = f"{trial.model} {trial.trial_id} {self._seat.rank} {node} {os.getpid()} {began} {time.time()}\n"
+        name = f"{trial.model} {trial.trial_id} {self._rank_info.rank} {node} {os.getpid()} {began} {time.time()}\n"
         with (self._work.notes / "ran.txt").open("a") as file:
             file.write(name)
         took = {"score": 0.5, "total_time_s": time.time() - began, "device": str("torch" in sys.modules)}
         took["task_name"] = ray.get_runtime_context().get_task_name()
-        return Outcome({**took, "began": began, "gpu_share": self._seat.gpu_share, **self._work.columns})
+        return Outcome({**took, "began": began, "gpu_share": self._rank_info.gpu_share, **self._work.columns})
 
     def prepare(self, trial: Trial) -> None:
         return

@@ -31,17 +31,18 @@ from xlmr_sweep.study.reading import load_study
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.tasks import CB, COPA
 from xlmr_sweep.study.template import ChatTemplate
-from xlmr_sweep.training.finetune import finetune, schedule, stream
+from xlmr_sweep.training.finetune import finetune
 from xlmr_sweep.training.scoring import score
-from xlmr_sweep.training.warm_state import Workbench
+from xlmr_sweep.training.seeds import derived_seed
+from xlmr_sweep.training.warm_state import WarmState
 
 ALONE = World()
 
 
-def prepared(study: Study, storage: Storage) -> Workbench:
+def prepared(study: Study, storage: Storage) -> WarmState:
     for task in study.tasks:
         prepare_task(study, task, storage)
-    return Workbench(study, storage, ALONE)
+    return WarmState(study, storage, ALONE)
 
 
 def pick(study: Study, paradigm: str, task: str = "copa", size: int = 8, seed: int = 0) -> Trial:
@@ -54,12 +55,12 @@ def settings(**changes: Any) -> dict[str, Any]:
 
 
 class PlainHead(torch.nn.Module):
-    """Dense, tanh, projection, with weights from the trial's stream for them."""
+    """Dense, tanh, projection, with weights from the trial's seed for them."""
 
     def __init__(self, hidden_size: int, std: float, seed: int) -> None:
         super().__init__()
         self.dense, self.out = torch.nn.Linear(hidden_size, hidden_size), torch.nn.Linear(hidden_size, 2)
-        generator = torch.Generator().manual_seed(stream(seed, "head"))
+        generator = torch.Generator().manual_seed(derived_seed(seed, "head"))
         for linear in (self.dense, self.out):
             torch.nn.init.normal_(linear.weight, 0.0, std, generator=generator)
             torch.nn.init.zeros_(linear.bias)
@@ -79,9 +80,9 @@ def test_a_trial_equals_plain_transformers_code(
     models = [{"name": "tiny", "folder": str(make_encoder(tmp_path / family, family, std=0.1))}]
     study = load_study(str(study_file(models=models, finetune=settings(dropout=0.0, steps=12))))
     storage = Storage(tmp_path / "runs")
-    bench = prepared(study, storage)
+    warm = prepared(study, storage)
     trial = pick(study, paradigm)
-    outcome = finetune(trial, bench)
+    outcome = finetune(trial, warm)
 
     folder = study.models[0].folder
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -113,7 +114,7 @@ def test_a_trial_equals_plain_transformers_code(
     plain = [p for p in trained.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}], lr=1e-3)
     scheduler = get_linear_schedule_with_warmup(optimizer, 2, 12)
-    order = torch.Generator().manual_seed(stream(trial.seed, "order"))
+    order = torch.Generator().manual_seed(derived_seed(trial.seed, "order"))
     model.train()
     for batch in training_batches(range(8), 4, 12, order):  # type: ignore[arg-type]
         rows = [train[i] for i in batch]
@@ -139,8 +140,8 @@ def test_bf16_scores_lie_within_the_spread_over_seeds(paradigm: str, study_file:
     for precision in ("fp32", "bf16"):
         declared = settings(steps=40, learning_rate=3e-3, precision=precision)
         study = load_study(str(study_file(seeds=[0, 1, 2], finetune=declared)))
-        bench = prepared(study, Storage(tmp_path / precision))
-        outcomes = [finetune(pick(study, paradigm, seed=seed), bench) for seed in range(3)]
+        warm = prepared(study, Storage(tmp_path / precision))
+        outcomes = [finetune(pick(study, paradigm, seed=seed), warm) for seed in range(3)]
         assert {outcome.columns["precision"] for outcome in outcomes} == {precision}
         found[precision] = np.array([outcome.predictions["score_0"] for outcome in outcomes])
     exact, rounded = found["fp32"], found["bf16"]
@@ -156,7 +157,7 @@ def test_a_trial_computes_logits_of_label_words_alone(
     study_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = load_study(str(study_file(finetune=settings())))
-    bench, trial = prepared(study, Storage(tmp_path / "runs")), pick(study, "prompted")
+    warm, trial = prepared(study, Storage(tmp_path / "runs")), pick(study, "prompted")
     rows: list[int] = []
     plain = functional.linear
 
@@ -165,9 +166,9 @@ def test_a_trial_computes_logits_of_label_words_alone(
         return plain(states, weight, bias)
 
     monkeypatch.setattr(functional, "linear", spy)
-    finetune(trial, bench)
+    finetune(trial, warm)
     assert len(study.task(trial.task).labels) in rows
-    assert len(bench.inputs(trial).kept) not in rows
+    assert len(warm.inputs(trial).kept) not in rows
 
 
 @pytest.mark.parametrize("family", ["electra", "distilbert"])
@@ -185,16 +186,16 @@ def test_an_encoder_without_a_fast_path_runs_all_the_same(
     monkeypatch.setattr(module, "evaluation_batches", spy)
     folder = make_encoder(tmp_path / family, family)
     study = load_study(str(study_file(models=[{"name": "m", "folder": str(folder)}], finetune=settings())))
-    bench = prepared(study, Storage(tmp_path / "runs"))
+    warm = prepared(study, Storage(tmp_path / "runs"))
     vocabulary = AutoConfig.from_pretrained(folder).vocab_size
     for paradigm in ("baseline", "prompted"):
         trial = pick(study, paradigm)
         with pytest.warns(UserWarning, match=f"{family}: no fast path"):
-            outcome = finetune(trial, bench)
+            outcome = finetune(trial, warm)
         assert outcome.columns["num_parameters"] >= sum(
             p.numel() for p in AutoModelForMaskedLM.from_pretrained(folder).parameters()
         )
-        assert bench.resolved(trial)["vocabulary_kept"] == vocabulary
+        assert warm.resolved(trial)["vocabulary_kept"] == vocabulary
     # Its logits stand whole in memory, so there are no more of them than in training.
     spec = study.finetune
     assert set(budgets) == {spec.batch_size * spec.max_length}
@@ -210,7 +211,7 @@ def test_a_warm_process_gives_the_same_bits_as_a_cold_one(study_file: Callable[.
     trials = [pick(study, p, t) for p in ("baseline", "prompted") for t in ("copa", "cb")]
     first = [finetune(trial, warm) for trial in trials]
     again = [finetune(trial, warm) for trial in reversed(trials)][::-1]
-    cold = [finetune(trial, Workbench(study, storage, ALONE)) for trial in trials]
+    cold = [finetune(trial, WarmState(study, storage, ALONE)) for trial in trials]
     for one, two, three in zip(first, again, cold, strict=True):
         assert one.predictions == two.predictions == three.predictions
         assert one.columns["score"] == two.columns["score"] == three.columns["score"]
@@ -220,25 +221,25 @@ def test_a_warm_process_gives_the_same_bits_as_a_cold_one(study_file: Callable[.
 def test_a_module_too_large_to_keep_is_gone_before_the_next_is_made(
     study_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from xlmr_sweep.training import warm_state as workbench
+    from xlmr_sweep.training import warm_state
 
-    monkeypatch.setattr(workbench, "KEEP_MODULES_BYTES", 1)
+    monkeypatch.setattr(warm_state, "MODULE_CACHE_BYTES", 1)
     study = load_study(str(study_file(finetune=settings())))
-    bench = prepared(study, Storage(tmp_path / "runs"))
+    warm = prepared(study, Storage(tmp_path / "runs"))
     alive: list[int] = []
-    build = Workbench._build
+    build = WarmState._build
 
-    def counted(self: Workbench, *arguments: Any) -> Any:
+    def counted(self: WarmState, *arguments: Any) -> Any:
         alive.append(sum(isinstance(thing, torch.nn.Linear) for thing in gc.get_objects()))
         return build(self, *arguments)
 
-    monkeypatch.setattr(Workbench, "_build", counted)
+    monkeypatch.setattr(WarmState, "_build", counted)
     gc.collect()
     before = sum(isinstance(thing, torch.nn.Linear) for thing in gc.get_objects())
     gc.disable()  # Which might come by chance.
     try:
         for task in ("copa", "cb", "copa"):
-            bench.model(pick(study, "prompted", task), torch.Generator())
+            warm.model(pick(study, "prompted", task), torch.Generator())
     finally:
         gc.enable()
     assert [number - before for number in alive] == [0, 0, 0]
@@ -249,20 +250,20 @@ def test_a_module_too_large_to_keep_is_gone_before_the_next_is_made(
 def test_large_starting_weights_leave_the_table_while_a_trial_trains(
     threshold: int, study_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from xlmr_sweep.training import warm_state as workbench
+    from xlmr_sweep.training import warm_state
 
-    monkeypatch.setattr(workbench, "LOOK_AWAY_BYTES", threshold)
+    monkeypatch.setattr(warm_state, "UNMAP_BYTES", threshold)
     folder = make_encoder(tmp_path / "large")
     config = json.loads((folder / "config.json").read_text()) | {"hidden_size": 128, "intermediate_size": 2048}
     AutoModelForMaskedLM.from_config(AutoConfig.for_model(config.pop("model_type"), **config)).save_pretrained(folder)
     file = folder / "model.safetensors"
     study = load_study(str(study_file(models=[{"name": "m", "folder": str(folder)}], finetune=settings())))
-    bench = prepared(study, Storage(tmp_path / "runs"))
-    bench.model(pick(study, "prompted"), torch.Generator())
+    warm = prepared(study, Storage(tmp_path / "runs"))
+    warm.model(pick(study, "prompted"), torch.Generator())
     share = resident(str(file)) / file.stat().st_size
     assert share < 0.3 if threshold == 0 else share > 0.7
     # They are there again for the next one.
-    weights = bench.starting_weights(pick(study, "prompted")).tensors
+    weights = warm.starting_weights(pick(study, "prompted")).tensors
     assert all(torch.equal(weights[name], tensor) for name, tensor in load_file(file).items())
 
 
@@ -277,18 +278,18 @@ def test_weights_with_a_configuration_of_their_own_keep_it_in_a_warm_process(
     study = load_study(str(study_file(models=models, finetune=settings())))
     storage = Storage(tmp_path / "runs")
     cold = finetune(pick(study, "instructed"), prepared(study, storage))
-    bench = prepared(study, storage)
-    finetune(pick(study, "prompted"), bench)
-    warm = finetune(pick(study, "instructed"), bench)
-    assert warm.columns["train_loss"] == cold.columns["train_loss"]
-    assert warm.predictions == cold.predictions
+    warm = prepared(study, storage)
+    finetune(pick(study, "prompted"), warm)
+    again = finetune(pick(study, "instructed"), warm)
+    assert again.columns["train_loss"] == cold.columns["train_loss"]
+    assert again.predictions == cold.predictions
 
 
 def test_training_learns_its_examples(study_file: Callable[..., Path], tmp_path: Path) -> None:
     study = load_study(str(study_file(finetune=settings(steps=80, learning_rate=3e-3))))
-    bench = prepared(study, Storage(tmp_path / "runs"))
+    warm = prepared(study, Storage(tmp_path / "runs"))
     for paradigm in ("baseline", "prompted"):
-        outcome = finetune(pick(study, paradigm, size=4), bench)
+        outcome = finetune(pick(study, paradigm, size=4), warm)
         assert outcome.columns["train_loss"] < 0.1
 
 
@@ -304,14 +305,14 @@ def test_columns_say_what_ran(study_file: Callable[..., Path], tmp_path: Path) -
 
 def test_a_diverged_trial_is_an_error_and_no_score(study_file: Callable[..., Path], tmp_path: Path) -> None:
     study = load_study(str(study_file(finetune=settings(learning_rate=1e30, warmup=0.0))))
-    bench = prepared(study, Storage(tmp_path / "runs"))
+    warm = prepared(study, Storage(tmp_path / "runs"))
     trial = pick(study, "prompted")
     with pytest.raises(DivergedError, match="tiny/prompted/copa/n=8/seed=0: the loss is nan at step"):
-        finetune(trial, bench)
+        finetune(trial, warm)
     healthy = study.replaced(finetune=study.finetune.model_copy(update={"learning_rate": 1e-3}))
-    bench.study = healthy
-    after = finetune(trial, bench)
-    assert after.predictions == finetune(trial, Workbench(healthy, bench.storage, ALONE)).predictions
+    warm.study = healthy
+    after = finetune(trial, warm)
+    assert after.predictions == finetune(trial, WarmState(healthy, warm.storage, ALONE)).predictions
 
 
 def test_macro_f1_counts_classes_that_a_set_lacks() -> None:
@@ -332,12 +333,6 @@ def test_scores_are_those_of_scikit_learn(rows: list[tuple[int, int]]) -> None:
     assert found["accuracy"] == pytest.approx(accuracy_score(labels, predictions))
     macro = f1_score(labels, predictions, labels=range(3), average="macro", zero_division=0.0)
     assert found["macro_f1"] == found["score"] == pytest.approx(macro)
-
-
-def test_learning_rate_rises_and_falls_as_declared() -> None:
-    factors = [schedule(step, 10, 0.2) for step in range(10)]
-    assert factors == [0.0, 0.5, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]
-    assert [schedule(step, 4, 0.0) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
 
 
 def test_every_example_is_seen_equally_often_and_batches_are_full() -> None:
@@ -361,4 +356,4 @@ def test_evaluation_takes_every_example_once_within_the_token_budget() -> None:
 
 
 def test_streams_of_a_seed_differ() -> None:
-    assert len({stream(seed, purpose) for seed in range(3) for purpose in ("head", "order", "dropout")}) == 9
+    assert len({derived_seed(seed, purpose) for seed in range(3) for purpose in ("head", "order", "dropout")}) == 9

@@ -40,21 +40,21 @@ def run_rank(
 
     from xlmr_sweep.modeling import fsdp
     from xlmr_sweep.training.finetune import finetune
-    from xlmr_sweep.training.warm_state import Workbench
+    from xlmr_sweep.training.warm_state import WarmState
 
     fsdp.ONE_GROUP_PARAMETERS, fsdp.GATHERED_PARAMETERS = limits
 
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=size)
-    bench = Workbench(study, storage, World(rank, size))
+    warm = WarmState(study, storage, World(rank, size))
     # FSDP sets up what it gathers at the first pass, so the hook has to be there before.
     streams: set[str] = set()
-    model = bench.model(trials[0], torch.Generator().manual_seed(0))
+    model = warm.model(trials[0], torch.Generator().manual_seed(0))
     for layer in fsdp.transformer_layers(model):
         layer.register_forward_hook(
             lambda module, given, state: streams.add(str((state if torch.is_tensor(state) else state[0]).dtype))
         )
-    outcomes = [finetune(trial, bench) for trial in trials]
-    model = bench.model(trials[0], torch.Generator().manual_seed(0))
+    outcomes = [finetune(trial, warm) for trial in trials]
+    model = warm.model(trials[0], torch.Generator().manual_seed(0))
     groups = sum(isinstance(module, fsdp_module()) for module in model.modules())
     found = {"predictions": [o.predictions for o in outcomes], "columns": [o.columns for o in outcomes], "groups": groups}
     found["streams"] = sorted(streams)
@@ -86,7 +86,7 @@ def test_a_gang_equals_one_process(
     import torch
 
     from xlmr_sweep.training.finetune import finetune
-    from xlmr_sweep.training.warm_state import Workbench
+    from xlmr_sweep.training.warm_state import WarmState
 
     settings: dict[str, Any] = {"steps": 6, "batch_size": 4, "learning_rate": 1e-3, "max_length": 64, "precision": "fp32"}
     settings |= {"dropout": 0.0, "eval_tokens": 64, "save_weights": True}
@@ -97,7 +97,7 @@ def test_a_gang_equals_one_process(
         prepare_task(study, task, storage)
     cells = [("prompted", "copa", 8), ("baseline", "cb", 8), ("prompted", "copa", 2), ("prompted", "copa", 8)]
     trials = [next(t for t in expand(study) if (t.paradigm, t.task, t.train_size) == cell) for cell in cells]
-    alone = Workbench(study, storage, World())
+    alone = WarmState(study, storage, World())
     expected = [finetune(trial, alone) for trial in trials]
     folders = [tmp_path / "runs" / "weights" / trial.trial_id for trial in trials[:3]]
     trained = [load_file(folder / "model.safetensors") for folder in folders]
@@ -134,7 +134,7 @@ def test_in_bf16_a_gang_moves_a_loss_by_no_more_than_rounding_and_its_states_sta
     import torch
 
     from xlmr_sweep.training.finetune import finetune
-    from xlmr_sweep.training.warm_state import Workbench
+    from xlmr_sweep.training.warm_state import WarmState
 
     settings: dict[str, Any] = {"steps": 6, "batch_size": 4, "learning_rate": 1e-3, "max_length": 64, "precision": "bf16"}
     models = [{"name": "tiny", "folder": str(make_encoder(tmp_path / family, family, std=0.1))}]
@@ -143,9 +143,9 @@ def test_in_bf16_a_gang_moves_a_loss_by_no_more_than_rounding_and_its_states_sta
     for task in study.tasks:
         prepare_task(study, task, storage)
     trials = [t for t in expand(study) if (t.paradigm, t.task, t.train_size, t.seed) == ("prompted", "copa", 8, 0)]
-    alone = finetune(trials[0], Workbench(study, storage, World())).columns["train_loss"]
+    alone = finetune(trials[0], WarmState(study, storage, World())).columns["train_loss"]
     exact = load_study(str(study_file(finetune=settings | {"dropout": 0.0, "precision": "fp32"}, sizes=[8], models=models)))
-    in_fp32 = finetune(trials[0], Workbench(exact, storage, World())).columns["train_loss"]
+    in_fp32 = finetune(trials[0], WarmState(exact, storage, World())).columns["train_loss"]
     run_ranks(run_rank, 2, f"file://{tmp_path}/rendezvous", study, storage, trials, str(tmp_path / "out"), LIKE_XL)
     found = torch.load(tmp_path / "out.0", weights_only=True)
     assert found["streams"] == ["torch.float32"]

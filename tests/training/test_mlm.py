@@ -22,7 +22,7 @@ from xlmr_sweep.training import mlm
 from xlmr_sweep.training.batches import RowOrder, collate, plan_micro_batches
 from xlmr_sweep.training.checkpoint import load_checkpoint, save_checkpoint
 from xlmr_sweep.training.masking import Masked
-from xlmr_sweep.training.mlm import MaskedLMLoss, Run, learning_rate
+from xlmr_sweep.training.mlm import MaskedLMLoss, Run
 
 
 def run_of(model: Any, world: World | None = None, **changes: Any) -> Run:
@@ -116,14 +116,6 @@ def test_every_epoch_takes_every_row_once_in_another_order() -> None:
     assert RowOrder.of(50, 8, seed=3, epochs=2.0, max_steps=4).num_steps == 4
 
 
-def test_learning_rate_rises_then_falls_to_nothing() -> None:
-    rates = [learning_rate(step, 10, SETTINGS) for step in range(10)]
-    assert rates[:2] == pytest.approx([0.5e-3, 1e-3])
-    assert rates[2:] == pytest.approx([1e-3 * (10 - step) / 8 for step in range(2, 10)])
-    level = replace(SETTINGS, schedule="constant")
-    assert learning_rate(9, 10, level) == 1e-3
-
-
 def test_equals_a_plain_loop_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against a loop as one would write it: whole batch, all logits, mean loss, clipping, AdamW."""
     model, plain = tiny(), tiny().train()
@@ -139,7 +131,7 @@ def test_equals_a_plain_loop_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, rows.num_steps, SETTINGS)
+            group["lr"] = SETTINGS.rate(step, rows.num_steps)
         optimizer.step()
         losses.append(loss.item())
     assert [loss for _, loss in run.progress.loss_curve] == pytest.approx(losses, rel=1e-5)

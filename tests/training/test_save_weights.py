@@ -27,7 +27,7 @@ from xlmr_sweep.study.template import label_token_ids
 from xlmr_sweep.training.finetune import finetune
 from xlmr_sweep.training.outcome import Outcome
 from xlmr_sweep.training.save_weights import HEAD_FILE
-from xlmr_sweep.training.warm_state import Workbench
+from xlmr_sweep.training.warm_state import WarmState
 
 SETTINGS: dict[str, Any] = {"steps": 6, "batch_size": 4, "learning_rate": 1e-2, "max_length": 64, "precision": "fp32"}
 
@@ -38,7 +38,7 @@ def run(path: Path, tmp_path: Path, paradigm: str) -> tuple[Study, Storage, Tria
         prepare_task(study, task, storage)
     cell = (paradigm, "cb", 8, 0)
     trial = next(t for t in expand(study) if (t.paradigm, t.task, t.train_size, t.seed) == cell)
-    return study, storage, trial, finetune(trial, Workbench(study, storage, World()))
+    return study, storage, trial, finetune(trial, WarmState(study, storage, World()))
 
 
 def examples(study: Study, storage: Storage, trial: Trial, tokenizer: Any) -> Sequence[Encoded]:
@@ -75,7 +75,7 @@ def test_kept_weights_of_a_prompt_give_the_trials_logits(family: str, study_file
     rows, before = (m.get_input_embeddings().weight for m in (model, start))
     assert rows.shape == before.shape
     changed = (rows != before).any(1)
-    kept = Workbench(study, storage, World()).inputs(trial).kept.token_ids
+    kept = WarmState(study, storage, World()).inputs(trial).kept.token_ids
     assert changed.any()
     assert not set(changed.nonzero().flatten().tolist()) - set(kept.tolist()), "rows that the trial never held are as they were"
     manifest = json.loads((saved / "manifest.json").read_text())

@@ -1,7 +1,7 @@
 """Connecting to Ray: a Ray of this command's own, or a running cluster, with token authentication.
 
-In: the `--address` option. Out: a connection, or one clear line within seconds; `ray.init` itself waits over 90 s where nobody
-answers and a minute with a wrong token, so port and token are tried first.
+In: the `--address` option. Out: a connection, or one clear line within seconds. `ray.init` itself waits over 90 s where nobody
+answers, and a minute with a wrong token. So the port and the token are tried first.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ PROBE_TIMEOUT_S = 5.0
 TOKEN_PLACES = "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
 
 TOKEN_TIMEOUT_S = 20.0
-"""A head that has just opened its port, on a busy machine, takes seconds to answer."""
+"""On a busy machine, a head that has just opened its port takes seconds to answer."""
 
 
 @contextmanager
 def connected(address: str, num_cpus: int | None = None, num_gpus: int | None = None) -> Iterator[str]:
-    """Connects for the length of the block and disconnects whatever happens; ends a Ray that it started.
+    """Connects to Ray for the length of the block. Ends a Ray that it started.
 
     Args:
         address: `local` (start a Ray for this command), `auto` (the cluster that runs on this machine), or HOST:PORT.
@@ -48,13 +48,13 @@ def connected(address: str, num_cpus: int | None = None, num_gpus: int | None = 
     Raises:
         StudyError: if nobody answers there, or the token is missing or wrong.
     """
-    # Workers take a study's own thread count; Ray's variable would set it from the CPUs of the actor.
+    # Trials set the study's own number of threads. Without this, Ray would set the variable from the CPUs of each actor.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         context = _start_local(num_cpus, num_gpus) if address == "local" else _join(address)
-        # Ray puts a handler of its own in place that ends the process with another status and keeps nothing.
+        # Ray installs a handler that ends the process with another status. Ours ends the command in order.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
         yield str(context.dashboard_url or "")
@@ -71,17 +71,17 @@ def _start_local(num_cpus: int | None, num_gpus: int | None) -> ray.RayContext:
     os.environ.pop("RAY_ADDRESS", None)
     try:
         return ray.init(
-            # Without an address Ray would join a cluster that happens to run here.
+            # Without this Ray would join a cluster that happens to run on this machine.
             address="local",
             num_cpus=machine_cpus() if num_cpus is None else num_cpus,
             num_gpus=num_gpus,
-            # Starts one; but with True here, one that is not up within a minute, on a busy machine, would end the study.
+            # None starts a dashboard too. With True, a dashboard that is not up within a minute would end the study.
             include_dashboard=None,
             dashboard_host="127.0.0.1",
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except Exception as error:  # Ray raises no class of its own where its processes are not up within half a minute.
+    except Exception as error:  # Ray has no class of its own for processes that are not up within half a minute.
         raise StudyError(
             f"--address local: Ray did not start on this machine: {_first_line(error)} Try again when the machine is less busy"
         ) from error
@@ -95,7 +95,7 @@ def head_of(address: str) -> str:
     """
     target = find_cluster() if address == "auto" else address
     probe(target)
-    # Explicit addresses never pick up a token by themselves (Ray 2.60), and Ray warns of the one that it takes up.
+    # With an explicit address Ray 2.60 does not read the token by itself. It warns when it finds one, which nobody needs to see.
     logging.getLogger(maybe_enable_token_auth_if_token_available.__module__).setLevel(logging.ERROR)
     with _one_line(address, target):
         maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
@@ -114,7 +114,7 @@ def _one_line(address: str, target: str) -> Iterator[None]:
     try:
         yield
     except ray.exceptions.AuthenticationError as error:
-        # Its first sentence; the others are a page of advice in one line.
+        # The first sentence says what is wrong; a page of advice follows on the same line.
         said = _first_line(error).split(". ")[0]
         raise StudyError(f"--address {address}: {said}; give the cluster's token in {TOKEN_PLACES}") from None
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
@@ -122,7 +122,7 @@ def _one_line(address: str, target: str) -> Iterator[None]:
 
 
 def find_cluster() -> str:
-    """Returns HOST:PORT of the cluster of this machine: that of RAY_ADDRESS, else the latest that was started here.
+    """Returns HOST:PORT of the cluster that `auto` means: RAY_ADDRESS, else the cluster started last on this machine.
 
     Raises:
         StudyError: if there is none.
@@ -158,7 +158,7 @@ def probe(target: str) -> None:
 
 
 def _check_token(address: str, target: str) -> None:
-    """Asks the head one question with this process's token; `ray.init` would ask for a minute before it says what is wrong.
+    """Asks the head one question with this process's token. `ray.init` would try for a minute before it says what is wrong.
 
     Raises:
         StudyError: if the token is missing or wrong, or the head does not answer.

@@ -1,4 +1,4 @@
-"""What is written down of a failed attempt: from an exception in the trial's process, or from what Ray says of a dead one."""
+"""What is recorded of a failed attempt: from an exception in the trial's process, or from what Ray says of a dead process."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import Trial
 
 FETCH_TIMEOUT_S = 15.0
-"""The driver waits at most so long for what is left of a dead process's log."""
+"""The driver waits at most this long for what is left of a dead process's log."""
 
 
 def attempt_line(attempt: int, trial: Trial, kills: int, token: str) -> str:
-    """Returns what a trial's log says at each start."""
+    """Returns the line with which each attempt begins in a trial's log."""
     return f"{ATTEMPT} {attempt}: {trial.cell} on {environment.host()}, process {os.getpid()}, oom_kill {kills} ({token})"
 
 
 def log_of_attempt(storage: Storage, trial: Trial, token: str) -> str:
-    """Returns a trial's log from the start of one attempt; empty where its process died before it could say a word."""
+    """Returns a trial's log from the start of one attempt. Empty if its process died before it logged anything."""
     before, found, after = read_log(storage, trial).partition(f" ({token})\n")
     return before.rpartition("\n")[2] + "\n" + after if found else ""
 
 
 def oom_kills_at_start(log: str) -> int | None:
-    """Returns what the node's kernel had counted when an attempt began, from its log; None where that does not say."""
+    """Returns how many processes the node's kernel had killed for memory when an attempt began; None if its log does not say."""
     told = re.search(r", oom_kill (\d+)$", log.partition("\n")[0])
     return int(told[1]) if told else None
 
 
 def fetch_log(storage: Storage, trial: Trial, token: str, node_id: str) -> None:
-    """Has the node of a process that died put what is left there of the attempt's log into a storage that is on no local disk."""
+    """Has the node of a process that died copy the rest of the attempt's log into the storage, if that is on no local disk."""
     if storage.local is not None:
         return
     told = re.search(r", process (\d+), ", log_of_attempt(storage, trial, token).partition("\n")[0])
@@ -56,7 +56,7 @@ def fetch_log(storage: Storage, trial: Trial, token: str, node_id: str) -> None:
 def failure_of(error: BaseException, attempt: int = 0) -> dict[str, Any]:
     """Returns what `failures/<trial_id>.json` says of an exception."""
     return {
-        # Ray's class for an exception of a remote process has a name of its own.
+        # Ray wraps an exception of a remote process in a class with another name.
         "error_class": type(getattr(error, "cause", None) or error).__name__,
         "message": str(getattr(error, "cause", None) or error),
         "traceback": "".join(traceback.format_exception(error)),
@@ -67,7 +67,7 @@ def failure_of(error: BaseException, attempt: int = 0) -> dict[str, Any]:
 
 
 def row_of_death(error: BaseException, attempt: int = 0) -> dict[str, Any]:
-    """Returns the failure of a process that died and could say nothing, from what Ray says of it."""
+    """Returns the failure of a process that died without a word of its own, from what Ray says of it."""
     text = " ".join(str(error).split())
     name = PreemptedError.__name__ if getattr(error, "preempted", False) else WorkerDiedError.__name__
     if any(message in text for message in OUT_OF_MEMORY_MESSAGES):
@@ -76,15 +76,16 @@ def row_of_death(error: BaseException, attempt: int = 0) -> dict[str, Any]:
 
 
 def failure_of_attempt(error: BaseException | None, storage: Storage, trial: Trial, token: str) -> dict[str, Any]:
-    """Returns the driver's word on an attempt that ended with an error.
+    """Returns the failure of an attempt, as the driver records it.
 
-    What the trial's own process said comes first: with its error, or, where it ended itself, in its failure or its log.
+    What the trial's own process said comes first. It is in the error; or, if the process ended itself, in the failure that it
+    left or in its log.
 
     Args:
-        error: Tune's.
+        error: as Tune reports it.
         storage: the study's folder.
         trial: the trial.
-        token: names this attempt among all of all runs.
+        token: names this attempt among all attempts of all runs.
     """
     if isinstance(error, RayTaskError):
         cause = error.as_instanceof_cause()
@@ -102,7 +103,7 @@ def failure_of_attempt(error: BaseException | None, storage: Storage, trial: Tri
         row = failure_of(TrialStalledError("the interpreter was stuck in native code; the stacks are in the log"), attempt)
     else:
         row = row_of_death(error, attempt)
-    # Written by the driver, but of the process that is gone.
+    # The driver writes this, but host and count are those of the process that is gone.
     told = re.search(r" on (\S+), process \d+", log.partition("\n")[0])
     kills = oom_kills_at_start(log)
     return row | {"token": token} | ({"host": told[1]} if told else {}) | ({} if kills is None else {"oom_kills": kills})

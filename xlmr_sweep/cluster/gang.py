@@ -1,12 +1,13 @@
-"""The ranks of a trial that takes several GPUs: processes of the trial's own, inside its placement group, warm between trials.
+"""The gang of a trial that takes several GPUs: one process a rank, inside the trial's placement group, warm between trials.
 
-In: the trial's actor, which is rank 0 and holds bundle 0. Out: the bench of rank 0; all ranks run each trial in step. A rank that
-dies or fails takes the whole trial down within seconds, so that it is tried again instead of waiting in a collective for ever.
+In: the trial's actor, which is rank 0 and holds bundle 0. Out: rank 0's trial runner. All ranks run each trial in step. A rank
+that dies or fails ends the whole trial within seconds. The trial is then tried again; it does not wait in a collective for ever.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,8 +20,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from xlmr_sweep.cluster.failures import failure_of, row_of_death
 from xlmr_sweep.cluster.nodes import oom_kills
-from xlmr_sweep.cluster.process_titles import titled
-from xlmr_sweep.cluster.work import COLLECTIVE_TIMEOUT_S, Bench, Seat, Work
+from xlmr_sweep.cluster.process_titles import process_title
+from xlmr_sweep.cluster.work import COLLECTIVE_TIMEOUT_S, RankInfo, TrialRunner, Work
 from xlmr_sweep.scheduling.causes import Cause, cause_of
 from xlmr_sweep.storage import environment
 from xlmr_sweep.storage.files import Storage
@@ -30,12 +31,13 @@ from xlmr_sweep.study.spec import Study
 WATCH_INTERVAL_S = 0.5
 
 GRACE_S = 5.0
-"""A rank that fails leaves rank 0 this long to meet the same error or a broken collective by itself."""
+"""After a rank failed, rank 0 has this long to meet the same error, or a broken collective, by itself."""
 
 CLOSE_TIMEOUT_S = 20.0
-"""Leaving a broken process group may never return (NCCL)."""
+"""Leaving a broken process group may hang (NCCL). A process that has not left it by then ends itself."""
 
 OnBroken = Callable[[Mapping[str, Any]], None]
+"""Told the failure of the rank that broke the gang."""
 
 
 class RankProcess:
@@ -43,33 +45,33 @@ class RankProcess:
 
     def __init__(self, study: Study, storage: Storage, work: Work) -> None:
         self._study, self._storage, self._work = study, storage, work
-        self._bench: Bench | None = None
+        self._runner: TrialRunner | None = None
 
     def place(self) -> dict[str, Any]:
-        """Returns where this rank is: `host` and `node_id`, and what the kernel there has counted."""
+        """Returns where this rank is: `host`, `node_id`, and `oom_kills`, the processes that its kernel has killed so far."""
         node_id = ray.get_runtime_context().get_node_id()
         return {"host": environment.host(), "node_id": node_id, "oom_kills": oom_kills()}
 
-    def join(self, seat: Seat) -> None:
-        """Joins the others; returns when all are there."""
-        self._seat = seat
-        self._bench = self._work.open(self._study, self._storage, seat)
+    def join(self, rank_info: RankInfo) -> None:
+        """Joins the other ranks. Returns when all are there."""
+        self._rank_info = rank_info
+        self._runner = self._work.open(self._study, self._storage, rank_info)
 
     def run(self, trial: Trial) -> None:
         """Runs this rank's part of a trial. Rank 0 keeps the outcome."""
-        assert self._bench is not None, "run before join"
-        with titled(trial, self._seat.rank, self._seat.size):
-            self._bench.run(trial)
+        assert self._runner is not None, "run before join"
+        with process_title(trial, self._rank_info.rank, self._rank_info.size):
+            self._runner.run(trial)
 
 
 class Gang:
-    """The other ranks of one trial actor; none for trials of one rank.
+    """The other ranks of one trial actor. A trial of one rank has none.
 
     Args:
         study: the study.
         storage: its folder.
         work: what the ranks do.
-        on_broken: called in a watching thread with a rank's failure when rank 0 does not end by itself; has to end the process.
+        on_broken: has to end this process. Called in a watching thread with a rank's failure, if rank 0 does not end by itself.
     """
 
     def __init__(self, study: Study, storage: Storage, work: Work, on_broken: OnBroken) -> None:
@@ -78,14 +80,29 @@ class Gang:
         self._places: list[dict[str, Any]] = []
         self._working: list[Any] = []
 
-    def join(self, size: int, gpu_share: float = 1.0) -> Bench:
-        """Starts the other ranks in the bundles 1 .. size-1 and returns rank 0's bench."""
+    def join(self, size: int, gpu_share: float = 1.0) -> TrialRunner:
+        """Starts the other ranks in the bundles 1 .. size-1 and returns rank 0's trial runner."""
         if size == 1:
-            return self._work.open(self._study, self._storage, Seat(gpu_share=gpu_share))
+            return self._work.open(self._study, self._storage, RankInfo(gpu_share=gpu_share))
+        self._ranks = self._started(size)
+        self._places = [{}] * (size - 1)
+        placing = [rank.place.remote() for rank in self._ranks]
+        with self._watched(placing):
+            self._places = ray.get(placing, timeout=COLLECTIVE_TIMEOUT_S)
+        # The port is free now and is bound a moment later. If another process takes it in between, the trial starts again.
+        address = f"tcp://{ray.util.get_node_ip_address()}:{_free_port()}"
+        joining = [rank.join.remote(RankInfo(i, size, address)) for i, rank in enumerate(self._ranks, 1)]
+        with self._watched(joining):
+            runner = self._work.open(self._study, self._storage, RankInfo(0, size, address))
+            ray.get(joining, timeout=COLLECTIVE_TIMEOUT_S)
+        return runner
+
+    def _started(self, size: int) -> list[Any]:
+        """Starts the ranks 1 .. size-1, each in its own bundle."""
         group = get_current_placement_group()
         bundles = group.bundle_specs
         actor = ray.remote(RankProcess)
-        self._ranks = [
+        return [
             actor.options(
                 num_cpus=bundles[rank].get("CPU", 0),
                 num_gpus=bundles[rank].get("GPU", 0),
@@ -93,17 +110,6 @@ class Gang:
             ).remote(self._study, self._storage, self._work)
             for rank in range(1, size)
         ]
-        self._places = [{}] * (size - 1)
-        placing = [rank.place.remote() for rank in self._ranks]
-        with self._watched(placing):
-            self._places = ray.get(placing, timeout=COLLECTIVE_TIMEOUT_S)
-        # The port is free now and bound a moment later; should another process take it, the trial starts again.
-        address = f"tcp://{ray.util.get_node_ip_address()}:{_free_port()}"
-        joining = [rank.join.remote(Seat(i, size, address)) for i, rank in enumerate(self._ranks, 1)]
-        with self._watched(joining):
-            bench = self._work.open(self._study, self._storage, Seat(0, size, address))
-            ray.get(joining, timeout=COLLECTIVE_TIMEOUT_S)
-        return bench
 
     @contextmanager
     def at_work(self, trial: Trial) -> Iterator[None]:
@@ -114,7 +120,13 @@ class Gang:
             ray.get(working, timeout=COLLECTIVE_TIMEOUT_S)
 
     def failure(self, own: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Returns the failure that came first: where rank 0 only met a broken collective, that of the rank which broke it."""
+        """Returns the failure that came first.
+
+        Where rank 0 only met a broken collective, that is the failure of the rank which broke it.
+
+        Args:
+            own: the failure of rank 0.
+        """
         if not self._working or cause_of(own) is not Cause.LOST:
             return own
         deadline = time.monotonic() + GRACE_S
@@ -125,14 +137,14 @@ class Gang:
             time.sleep(WATCH_INTERVAL_S)
         return own
 
-    def end(self, bench: Bench | None) -> None:
+    def end(self, runner: TrialRunner | None) -> None:
         """Ends the other ranks and leaves their process group."""
         for rank in self._ranks:
             ray.kill(rank)
         self._ranks, self._working = [], []
-        if bench is None:
+        if runner is None:
             return
-        closing = threading.Thread(target=bench.close, daemon=True, name="close")
+        closing = threading.Thread(target=runner.close, daemon=True, name="close")
         closing.start()
         closing.join(CLOSE_TIMEOUT_S)
         if closing.is_alive():
@@ -142,7 +154,7 @@ class Gang:
     def _watched(self, working: list[Any]) -> Iterator[None]:
         """Reports a rank that dies or fails while the block waits for it.
 
-        A dead rank is reported at once. One that raised is left to rank 0 first, which mostly raises the same.
+        A dead rank is reported at once. Where a rank raised, rank 0 mostly raises the same, so it is given time to.
         """
         self._working = working
         ended = threading.Event()
@@ -167,7 +179,7 @@ class Gang:
             watcher.join()
 
     def _failed_rank(self) -> dict[str, Any] | None:
-        """Returns the failure of a rank that has one, with `died`; a dead rank before one that raised."""
+        """Returns the failure of a rank that has one, with `died` added. A dead rank comes before one that raised."""
         ready, _ = ray.wait(self._working, num_returns=len(self._working), timeout=0)
         found: list[dict[str, Any]] = []
         for done in ready:
@@ -188,8 +200,6 @@ class Gang:
 
 
 def _free_port() -> int:
-    import socket
-
     with socket.socket() as sock:
         sock.bind(("", 0))
         port: int = sock.getsockname()[1]

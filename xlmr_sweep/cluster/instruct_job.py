@@ -23,14 +23,15 @@ from ray.util.placement_group import PlacementGroup, PlacementGroupID, remove_pl
 
 from xlmr_sweep.cluster.ranks import instruction_rank
 from xlmr_sweep.errors import DivergedError, StudyError
+from xlmr_sweep.storage.artifacts import INSTRUCT, TRAIN, instruct_folder, job_folder, manifest_of, mixture_folder, temporary_file
 from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.storage.job_log import JobLog
 from xlmr_sweep.storage.progress_file import Step, follow_progress
-from xlmr_sweep.study.identity import mixture_name, recipe_folder_name
+from xlmr_sweep.study.identity import recipe_folder_name
 from xlmr_sweep.study.spec import Study
-from xlmr_sweep.training.instruct import JobLog
 
 MAX_FAILURES = 2
-"""A job starts again this often after one of its workers or their start failed."""
+"""A job starts again this often after one of its workers failed or did not start."""
 
 
 def run_instruct(
@@ -65,62 +66,68 @@ def run_instruct(
         ray.train.TrainingFailedError: if the job failed more often than it may.
     """
     spec = study.model(model_name)
-    name = recipe_folder_name(study, spec)
-    folder = f"instruct/{name}"
-    done: dict[str, Any] | None = storage.read_json(f"{folder}/manifest.json")
+    name, manifest_file = recipe_folder_name(study, spec), manifest_of(instruct_folder(study, spec))
+    done: dict[str, Any] | None = storage.read_json(manifest_file)
     if done is not None:
         return done
-    if storage.read_json(f"data/{mixture_name(study)}/manifest.json") is None:
-        raise StudyError(f"{storage.path(f'data/{mixture_name(study)}')}: the mixture is not prepared; run prepare_data.py")
-    _shorten_waits()
-    group_file = f"tmp/placement-group-{name}"
+    _require_mixture(study, storage)
+    workers = ray.train.ScalingConfig(
+        num_workers=num_ranks,
+        use_gpu=use_gpu,
+        resources_per_worker={"CPU": cpus_per_rank, **({"GPU": 1} if use_gpu else {})},
+        label_selector=list(label_selector) or None,
+    )
+    config = {"study": study.model_dump(mode="json"), "model": model_name, "storage": storage.uri, "use_gpu": use_gpu}
+    _run_job(name, config, workers, storage, step)
+    manifest: dict[str, Any] = storage.read_json(manifest_file)
+    storage.delete(job_folder(name))
+    return manifest
+
+
+def _require_mixture(study: Study, storage: Storage) -> None:
+    mixture = mixture_folder(study)
+    if storage.read_json(manifest_of(mixture)) is None:
+        raise StudyError(f"{storage.path(mixture)}: the mixture is not prepared; run prepare_data.py")
+
+
+def _run_job(name: str, config: dict[str, Any], workers: ray.train.ScalingConfig, storage: Storage, step: Step | None) -> None:
+    """Runs a job to its end. What went wrong is also in its log."""
+    _set_train_defaults()
+    group_file = temporary_file(f"placement-group-{name}")
     storage.delete(group_file)
     trainer = _Trainer(
         _NotePlacementGroup(storage.uri, group_file),
         instruction_rank,
-        train_loop_config={
-            "study": study.model_dump(mode="json"),
-            "model": model_name,
-            "storage": storage.uri,
-            "use_gpu": use_gpu,
-        },
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo"),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=num_ranks,
-            use_gpu=use_gpu,
-            resources_per_worker={"CPU": cpus_per_rank, **({"GPU": 1} if use_gpu else {})},
-            label_selector=list(label_selector) or None,
-        ),
+        train_loop_config=config,
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if workers.use_gpu else "gloo"),
+        scaling_config=workers,
         run_config=ray.train.RunConfig(
             name=name,
-            **storage.for_ray("train"),
+            **storage.for_ray(TRAIN),
             failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
     )
     log = JobLog(storage, name)
     try:
-        with follow_progress(storage, {} if step is None else {folder: step}):
-            outcome = _fit(trainer).return_value
-    except ray.train.TrainingFailedError as error:
-        log.write(str(error))
+        with follow_progress(storage, {} if step is None else {f"{INSTRUCT}/{name}": step}):
+            error = _fit(trainer).return_value
+    except ray.train.TrainingFailedError as failed:
+        log.write(str(failed))
         raise
     finally:
         _free_placement_group(storage, group_file)
-    if outcome:
-        log.write(f"{outcome['error_class']}: {outcome['message']}")
-        raise {"StudyError": StudyError, "DivergedError": DivergedError}[outcome["error_class"]](outcome["message"])
-    manifest: dict[str, Any] = storage.read_json(f"{folder}/manifest.json")
-    storage.delete(f"train/{name}")
-    return manifest
+    if error:
+        log.write(f"{error['error_class']}: {error['message']}")
+        raise {"StudyError": StudyError, "DivergedError": DivergedError}[error["error_class"]](error["message"])
 
 
 class _Trainer(TorchTrainer):  # type: ignore[misc]
-    """Without two processes, some CPU seconds each start.
+    """A trainer without two of Train's processes, which cost some CPU seconds at each start.
 
-    One hands out Ray Data's sets: ranks read the mixture themselves. The other frees a job's placement group should the
-    controller die; it outlives a driver that is killed, and on a cluster without a dashboard for ever. Here the driver does it,
-    and Ray itself should the driver die too.
+    One hands out data sets of Ray Data, and our ranks read the mixture themselves. The other frees a job's placement group
+    if its controller dies. It would outlive a driver that is killed, and on a cluster without a dashboard it would stay for ever.
+    Here the driver frees the group, and Ray frees it when the driver dies.
 
     Args:
         note: tells the driver of the placement group.
@@ -138,7 +145,7 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
 
 
 class _NotePlacementGroup(WorkerGroupCallback):  # type: ignore[misc]
-    """Writes the id of a job's placement group into the storage, in the controller's process."""
+    """Writes the id of a job's placement group into the storage. Runs in the controller's process."""
 
     def __init__(self, uri: str, file: str) -> None:
         self._uri, self._file = uri, file
@@ -146,13 +153,13 @@ class _NotePlacementGroup(WorkerGroupCallback):  # type: ignore[misc]
     def after_worker_group_start(self, worker_group: Any) -> None:
         """Called by Train when the ranks are there."""
         group = worker_group.get_worker_group_state().placement_group_handle.placement_group
-        # Without it a controller that dies keeps its room until the driver ends, which is no reason to end the job.
+        # Without the note, the resources of a controller that dies stay taken until the driver ends. That is no reason to fail.
         with suppress(OSError, StudyError):
             Storage(self._uri).write(self._file, group.id.hex().encode())
 
 
 def _free_placement_group(storage: Storage, file: str) -> None:
-    """Removes a job's placement group, which its controller has done unless it died. Nothing of it is worth the job's outcome."""
+    """Removes a job's placement group, which is left only if its controller died. Never fails: the job's outcome counts more."""
     with suppress(Exception):
         # Where Ray is gone the group is too, and a call would start another Ray.
         if ray.is_initialized() and storage.exists(file):
@@ -179,12 +186,12 @@ def _fit(trainer: TorchTrainer) -> Any:
     return result.result()
 
 
-def _shorten_waits() -> None:
-    """Sets what Ray Train reads from the environment of the driver, unless the user did."""
+def _set_train_defaults() -> None:
+    """Sets what Ray Train reads from the driver's environment, where the user has set nothing."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
-    # A job starts when its room is free, but a node may still be busy starting other processes.
+    # A job starts when its resources are free, but a node may still be busy starting other processes.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
     if len(ray.nodes()) == 1:
-        # It tells of nodes about to be taken away, costs a process of two CPU seconds, and here all would go at once.
+        # The watcher tells of nodes that are about to be taken away, for a process of two CPU seconds. Here all would go at once.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")

@@ -1,7 +1,7 @@
 """The long jobs: pre-training the demo's models, and instruction tuning, with their progress.
 
-In: a study, its storage, a connected Ray. Out: weights in the storage. A `TorchTrainer` makes a placement group of its own, so an
-instruction job is no Tune trial: the admission counts its room, and the job is bound to the nodes it was given.
+In: a study, its storage, a connected Ray. Out: weights in the storage. An instruction job is no Tune trial, because a
+`TorchTrainer` makes a placement group of its own. The admission allocates its resources, and the job is bound to those nodes.
 """
 
 from __future__ import annotations
@@ -16,37 +16,38 @@ from queue import SimpleQueue
 import ray
 from ray._private.state import available_resources_per_node
 
-from xlmr_sweep.cluster.nodes import NodeWatch, Problem, no_problem
+from xlmr_sweep.cluster.nodes import NodeWatch, Problem, no_problem, nodes
 from xlmr_sweep.cluster.quick_import import quick_imports
 from xlmr_sweep.errors import StorageError, StudyError
-from xlmr_sweep.scheduling.admission import Admission, Job
+from xlmr_sweep.scheduling.admission import Admission
+from xlmr_sweep.scheduling.items import Job
+from xlmr_sweep.storage.artifacts import pretrained_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.progress_file import Step, follow_progress
-from xlmr_sweep.study.identity import model_folder_name
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
 
 POLL_S = 0.1
 
-ROOM_TIMEOUT_S = 600.0
-"""Longer than any process takes to end."""
+RESOURCES_TIMEOUT_S = 600.0
+"""A job waits this long for resources that were allocated to it. No process takes so long to end."""
 
 MAX_STARTS = 3
-"""A job whose nodes die starts again elsewhere, so many times in all."""
+"""A job whose nodes die starts again on others. It starts at most so many times in all."""
 
 
 ShowStep = Callable[[str], AbstractContextManager[Step]]
-"""Shows a long step of that name for as long as the block runs."""
+"""Shows a long step, by name, for as long as the block runs."""
 
 
 def pretrain_models(study: Study, storage: Storage, names: Sequence[str], show_step: ShowStep) -> None:
-    """Pre-trains demo models, each in a task of one CPU, as many at once as there are CPUs.
+    """Pre-trains demo models, each in a Ray task of one CPU, as many at once as there are CPUs.
 
     Raises:
         StudyError: if a model is none of the demo's.
-        StorageError: if one fails, whatever for; what it had is kept and goes on next time.
+        StorageError: if a task fails. Its checkpoints are kept, and the next run goes on from the last one.
     """
-    folders = {name: f"models/{model_folder_name(study, study.model(name))}" for name in names}
+    folders = {name: pretrained_folder(study, study.model(name)) for name in names}
     with ExitStack() as stack:
         each = {name: stack.enter_context(ExitStack()) for name in names}
         for name in names:
@@ -63,7 +64,7 @@ def pretrain_models(study: Study, storage: Storage, names: Sequence[str], show_s
                     raise cause from None
                 said = " ".join(str(cause).split())[:300]
                 raise StorageError(f"pre-training of {jobs[ended]} failed: {type(cause).__name__}: {said}") from None
-            # Its own step ends with it; the others go on.
+            # The model's own step ends; those of the others go on.
             each[jobs.pop(ended)].close()
 
 
@@ -76,18 +77,18 @@ def _pretrain(study: Study, name: str, storage: Storage) -> None:
 
 
 RunJob = Callable[[Job], None]
-"""Runs an instruction job to its end on the nodes of its grant; raises if it fails."""
+"""Runs an instruction job to its end on the nodes of its allocation. Raises if the job fails."""
 
 
 class InstructionJobs:
-    """Runs instruction jobs beside the trials, each in a thread, as the admission hands them out.
+    """Runs the instruction jobs that the admission hands out, beside the trials, each in a thread.
 
     Args:
-        admission: is told of their ends.
+        admission: is told when a job ended.
         run: runs a job.
-        on_failed: told a job that failed, why, and the trials that will not run for it; called from the driver's thread.
-        node_patience_s: how long a job that no node can hold any more waits for one, where it runs alone.
-        problem: what is wrong with a node that joins, where they run alone; see `NodeWatch`.
+        on_failed: told a job that failed, why, and the trials that cannot run without it. Called from the driver's thread.
+        node_patience_s: for `run_alone`: how long a job waits that no node can hold any more.
+        problem: for `run_alone`: what is wrong with a node that joins; see `NodeWatch`.
     """
 
     def __init__(
@@ -106,34 +107,34 @@ class InstructionJobs:
     def start(self, job: Job) -> None:
         """Starts a job in a thread of its own."""
         self._starts[job.model] += 1
-        # Not waited for at the end: after Ctrl-C a job's thread still polls a Ray that is about to end.
+        # A daemon, so that nobody waits for it: after Ctrl-C the thread still polls a Ray that is about to end.
         threading.Thread(target=self._work, args=(job,), daemon=True, name=job.tune_id).start()
 
-    def look(self) -> None:
-        """Tells the admission of the jobs that ended since the last look."""
+    def poll(self) -> None:
+        """Tells the admission which jobs ended since the last call."""
         while not self._ended.empty():
             job, error = self._ended.get()
             if error is None:
                 self._admission.cost.observe_job(job.model, self._admission.amount(job.width), time.monotonic() - job.began)
                 self._admission.job_ended(job, ok=True)
-            elif self._starts[job.model] < MAX_STARTS and (dead := set(job.grant.node_ids) - _alive()):
-                # What it had is kept, and it goes on elsewhere. Nobody else may have looked at the nodes yet.
+            elif self._starts[job.model] < MAX_STARTS and (dead := set(job.allocation.node_ids) - _alive_ids()):
+                # The job goes on from its last checkpoint, on other nodes. Those that died may not have been noticed yet.
                 for node_id in dead:
-                    self._admission.room.remove(node_id)
+                    self._admission.free_resources.remove(node_id)
                 self._admission.job_again(job)
             else:
                 self._on_failed(job, error, self._admission.job_ended(job, ok=False))
 
     def run_alone(self) -> None:
-        """Runs the jobs of an admission that holds no trials; gives up one that no node can hold any more."""
-        watch, placeable_at = NodeWatch(self._admission.room.nodes, problem=self._problem), time.monotonic()
+        """Runs the jobs of an admission that holds no trials. Gives up a job that no node can hold any more."""
+        watch, placeable_at = NodeWatch(self._admission.free_resources.nodes, problem=self._problem), time.monotonic()
         while not self._admission.is_finished:
-            self.look()
+            self.poll()
             came, went = watch.changes()
             for node in came:
-                self._admission.room.add(node)
+                self._admission.free_resources.add(node)
             for node in went:
-                self._admission.room.remove(node.node_id)
+                self._admission.free_resources.remove(node.node_id)
             if not self._admission.has_unplaceable:
                 placeable_at = time.monotonic()
             elif time.monotonic() - placeable_at > self._node_patience_s:
@@ -145,7 +146,7 @@ class InstructionJobs:
     def _work(self, job: Job) -> None:
         error: Exception | None = None
         try:
-            wait_for_room(job)
+            wait_for_resources(job)
             self._run(job)
         except Exception as raised:
             # One model's failure must not cost the other models their trials.
@@ -153,21 +154,21 @@ class InstructionJobs:
         self._ended.put((job, error))
 
 
-def wait_for_room(job: Job, timeout_s: float = ROOM_TIMEOUT_S) -> None:
-    """Waits until the nodes of a job's grant really are free for it.
+def wait_for_resources(job: Job, timeout_s: float = RESOURCES_TIMEOUT_S) -> None:
+    """Waits until Ray reports the resources of a job's allocation as free.
 
-    The admission's books run ahead of Ray by the moment that a process takes to end, and Ray Train counts it as a failure if a
-    job's ranks get no room within a minute.
+    The admission counts resources as free at once, Ray only when the process that held them has ended. Ray Train counts it as a
+    failure of the job if its ranks do not get their resources within a minute.
 
     Raises:
-        TimeoutError: if they do not become free, at once if one of them is gone.
+        TimeoutError: if they do not become free in time, or at once if one of the nodes is gone.
     """
     needs: dict[str, Counter[str]] = {}
-    for node_id, cpus, shares in job.grant.bundles:
+    for node_id, cpus, shares in job.allocation.bundles:
         needs.setdefault(node_id, Counter()).update({"CPU": cpus, "GPU": sum(share for _, share in shares)})
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        if not needs.keys() <= _alive():
+        if not needs.keys() <= _alive_ids():
             raise TimeoutError(f"{job.tune_id}: a node of its own is gone")
         free = available_resources_per_node()
         if all(free.get(node, {}).get(kind, 0.0) + 1e-6 >= n for node, need in needs.items() for kind, n in need.items()):
@@ -176,5 +177,5 @@ def wait_for_room(job: Job, timeout_s: float = ROOM_TIMEOUT_S) -> None:
     raise TimeoutError(f"{job.tune_id}: its nodes did not become free within {timeout_s:g} s")
 
 
-def _alive() -> set[str]:
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+def _alive_ids() -> set[str]:
+    return {node.node_id for node in nodes()}

@@ -1,7 +1,7 @@
-"""Counts, scores and times of trials as Ray's metrics, beside Ray's own in the dashboard and for Prometheus.
+"""Counts, scores and times of trials as Ray metrics, for Ray's dashboard and Prometheus.
 
-Series: xlmr_sweep_trials (by model, paradigm, task and how they ended), xlmr_sweep_trials_running, xlmr_sweep_trial_seconds,
-xlmr_sweep_score.
+The series are xlmr_sweep_trials (by model, paradigm, task and how they ended), xlmr_sweep_trials_running,
+xlmr_sweep_trial_seconds and xlmr_sweep_score.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CELL = ("model", "paradigm", "task")
 
 
 class TrialMetrics:
-    """Sends what happens to trials. Made once a run, in the driver."""
+    """Reports what happens to trials. Made once a run, in the driver."""
 
     def __init__(self) -> None:
         self._trials = Counter("xlmr_sweep_trials", "Attempts of trials that ended", (*CELL, "end"))
@@ -38,7 +38,7 @@ class TrialMetrics:
         self._trials.inc(1, {**_cell(trial), "end": end})
 
     def scored(self, trial: Trial, row: Mapping[str, Any]) -> None:
-        """Sends the score and time of a record."""
+        """Reports the score and time of a record."""
         self._score.set(row["score"], {**_cell(trial), "train_size": str(trial.train_size)})
         if "total_time_s" in row:
             self._seconds.observe(row["total_time_s"], _cell(trial))

@@ -1,6 +1,6 @@
-"""Which nodes are there, and whether a node's kernel killed processes for want of memory.
+"""Which nodes are alive, and how many processes a node's kernel has killed for want of memory.
 
-Ray cannot tell a process that the kernel killed from one that somebody killed; the kernel counts the former.
+Ray cannot tell a process that the kernel killed from one that somebody killed. The kernel counts its own kills.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from xlmr_sweep.scheduling.resources import Node
 
-LOOK_INTERVAL_S = 1.0
+POLL_INTERVAL_S = 1.0
 PROBE_TIMEOUT_S = 5.0
 T = TypeVar("T")
 COUNTERS = (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events"))
@@ -30,7 +30,7 @@ def nodes() -> list[Node]:
 
 
 def oom_kills() -> int:
-    """Returns how many processes this machine's kernel has killed for want of memory, as far as it says; it only grows."""
+    """Returns how many processes this machine's kernel says it has killed for want of memory. The number only grows."""
     total = 0
     for path in COUNTERS:
         try:
@@ -42,15 +42,15 @@ def oom_kills() -> int:
 
 
 def oom_kills_on(node_id: str) -> int | None:
-    """Returns a node's count, None where it does not answer in time."""
+    """Returns `oom_kills()` of a node, or None if the node does not answer in time."""
     return on_node(node_id, oom_kills)
 
 
 def on_node(node_id: str, call: Callable[..., T], *args: Any, timeout_s: float = PROBE_TIMEOUT_S) -> T | None:
-    """Returns what a function returns on a node, None where it does not in time."""
+    """Calls a function on a node and returns what it returns, or None if the node does not answer in time."""
     address = next((node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == node_id), None)
     if address == ray.util.get_node_ip_address():
-        # Of two nodes on one machine either will do; in a thread, since a store may not answer.
+        # Two nodes of one machine give the same answer. In a thread, because a storage may not answer.
         here: list[T] = []
         asked = threading.Thread(target=lambda: here.append(call(*args)), daemon=True)
         asked.start()
@@ -63,7 +63,7 @@ def on_node(node_id: str, call: Callable[..., T], *args: Any, timeout_s: float =
     try:
         result: T = ray.get(answer, timeout=timeout_s)
     except ray.exceptions.GetTimeoutError:
-        # One that comes late must not write over what others wrote meanwhile.
+        # A late call must not write over what others wrote meanwhile.
         ray.cancel(answer, force=True)
         return None
     except ray.exceptions.RayError:
@@ -72,11 +72,11 @@ def on_node(node_id: str, call: Callable[..., T], *args: Any, timeout_s: float =
 
 
 Problem = Callable[[Node], str | None]
-"""Returns what is wrong with a node that joined, empty if nothing is; None until that is known, and is asked again."""
+"""Returns what is wrong with a node that joined: empty if nothing is, None as long as it is not known. Then it is asked again."""
 
 
 def no_problem(node: Node) -> str:
-    """Takes every node."""
+    """Finds nothing wrong with any node."""
     return ""
 
 
@@ -85,37 +85,37 @@ class NodeWatch:
 
     Args:
         known: the nodes at the start.
-        look: returns the live nodes; by default Ray's.
+        alive: returns the live nodes; by default Ray's.
         clock: seconds that only grow.
-        problem: what is wrong with a node that joins; it comes once that is nothing.
+        problem: says what is wrong with a node that joins. The node counts as come once nothing is.
     """
 
     def __init__(
         self,
         known: Sequence[Node],
-        look: Callable[[], list[Node]] = nodes,
+        alive: Callable[[], list[Node]] = nodes,
         clock: Callable[[], float] = time.monotonic,
         problem: Problem = no_problem,
     ) -> None:
         self._nodes = {node.node_id: node for node in known}
-        self._look, self._clock, self._problem = look, clock, problem
-        self._looked = clock()
+        self._alive, self._clock, self._problem = alive, clock, problem
+        self._polled_at = clock()
         self._refused: dict[str, str] = {}
-        self._to_say: list[tuple[Node, str]] = []
+        self._new_refusals: list[tuple[Node, str]] = []
 
     @property
     def nodes(self) -> list[Node]:
-        """The nodes of the last look."""
+        """The live nodes that can be used, as of the last poll."""
         return list(self._nodes.values())
 
     def changes(self) -> tuple[list[Node], list[Node]]:
         """Returns the nodes that came and those that went since the last call."""
         now = self._clock()
-        if now - self._looked < LOOK_INTERVAL_S:
+        if now - self._polled_at < POLL_INTERVAL_S:
             return [], []
-        self._looked = now
-        found = {node.node_id: node for node in self._look()}
-        came = [node for node_id, node in found.items() if node_id not in self._nodes and self._takes(node)]
+        self._polled_at = now
+        found = {node.node_id: node for node in self._alive()}
+        came = [node for node_id, node in found.items() if node_id not in self._nodes and self._is_usable(node)]
         went = [node for node_id, node in self._nodes.items() if node_id not in found]
         for node in came:
             self._nodes[node.node_id] = node
@@ -124,15 +124,15 @@ class NodeWatch:
         return came, went
 
     def refused(self) -> list[tuple[Node, str]]:
-        """Returns the nodes that joined and cannot be used, and why, since the last call."""
-        refused, self._to_say = self._to_say, []
+        """Returns the nodes that joined since the last call and cannot be used, and why."""
+        refused, self._new_refusals = self._new_refusals, []
         return refused
 
-    def _takes(self, node: Node) -> bool:
+    def _is_usable(self, node: Node) -> bool:
         if node.node_id in self._refused:
             return False
         problem = self._problem(node)
         if problem:
             self._refused[node.node_id] = problem
-            self._to_say.append((node, problem))
+            self._new_refusals.append((node, problem))
         return problem == ""

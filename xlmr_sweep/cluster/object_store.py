@@ -1,8 +1,8 @@
 """Arrays that the processes of a node share through Ray's object store: weights, tokenised data.
 
-The first process that needs a key makes the arrays and puts them; the others get views of the same memory, without a copy. Which
-object holds a key stands in Ray's own key-value store, so no process of ours has to live for it. An object lives as long as the
-process that put it. Where it is gone (that process ended, the node died) the next one that asks makes the arrays again.
+The first process that needs a key makes its arrays and puts them there. The others get views of the same memory, without a copy.
+Ray's key-value store says which object holds a key, so no process of ours has to stay alive for that. An object lives as long as
+the process that put it. If it is gone, because that process ended or the node died, the next process that asks makes it again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from ray import cloudpickle
@@ -28,40 +28,50 @@ log = logging.getLogger("xlmr_sweep.trial")
 NAMESPACE = b"xlmr_sweep"
 
 STORE_SHARE = 0.8
-"""Part of a node's object store that the shelf takes at most; in a full store Ray would write objects to disk."""
+"""The part of a node's object store that the arrays may take. From a full store Ray would move objects to disk."""
 
 GET_TIMEOUT_S = 120
-"""An object of this node is there at once; one that Ray had to put on disk is read again."""
+"""An object of this node is there at once, unless Ray had moved it to disk and has to read it again."""
 
 
-class RayShelf:
-    """The shelf of this process's node and Ray job. Who asks for a key waits for the process that makes it while it lives."""
+class _Entry(NamedTuple):
+    """What Ray's key-value store holds under a key."""
+
+    num_bytes: int
+    pid: int
+    """The process that made the arrays."""
+    references: bytes | None
+    """Pickled references to the arrays by name; None while they are being made."""
+
+
+class ObjectStoreArrays:
+    """The arrays of this process's node and Ray job. A process that asks for a key waits while another one makes its arrays."""
 
     def __init__(self) -> None:
         context = ray.get_runtime_context()
         self._node = context.get_node_id()
         self._prefix = _prefix(context.get_job_id(), self._node)
         self._held: dict[str, Any] = {}
-        """References to what this process put."""
+        """References to the objects that this process put. They keep the objects alive."""
 
     def get(self, key: str, make: Callable[[], Arrays]) -> Arrays:
-        """Returns the arrays of a key as views of shared memory; a process's own, where they do not fit into the store."""
-        found = self._look(key)
+        """Returns the arrays of a key as views of shared memory, or as this process's own if they do not fit into the store."""
+        found = self._find(key)
         if found is not None:
             return found
         with _locked(key):
-            found = self._look(key)
+            found = self._find(key)
             return self._put(key, make()) if found is None else found
 
-    def _look(self, key: str) -> Arrays | None:
+    def _find(self, key: str) -> Arrays | None:
         entry = internal_kv._internal_kv_get(self._entry(key), namespace=NAMESPACE)
         if not entry:
             return None
-        *_, reference = cloudpickle.loads(entry)
-        if reference is None:
+        pickled = _Entry(*cloudpickle.loads(entry)).references
+        if pickled is None:
             return None
         try:
-            references = cloudpickle.loads(reference)
+            references = cloudpickle.loads(pickled)
             arrays: Arrays = dict(zip(references, ray.get(list(references.values()), timeout=GET_TIMEOUT_S), strict=True))
         except (ray.exceptions.RayError, ValueError):
             # The process that put it is gone, and the object with it.
@@ -71,11 +81,11 @@ class RayShelf:
 
     def _put(self, key: str, arrays: Arrays) -> Arrays:
         size = num_bytes(arrays)
-        if not self._book(key, size):
+        if not self._reserve(key, size):
             return arrays
         references, shared = {}, {}
         try:
-            # One by one, and let go of at once, so that this process never holds all of it twice.
+            # Array by array, each unmapped at once, so that this process never holds all of them twice.
             for name, array in arrays.items():
                 references[name] = ray.put(array)
                 shared[name] = ray.get(references[name])
@@ -85,51 +95,51 @@ class RayShelf:
             log.warning("%s: the object store does not take %.2f GB (%s); each process reads for itself", key, size / 1e9, error)
             return arrays
         self._held[key] = references
-        # Pickled by us, so that Ray does not let go of the object before this process ends.
-        self._note(key, size, cloudpickle.dumps(references))
+        # Pickling a reference makes Ray keep the object until this process ends.
+        self._write_entry(key, size, cloudpickle.dumps(references))
         return shared
 
-    def _book(self, key: str, size: int) -> bool:
-        """Notes how much of the store a key takes; returns whether there is room."""
+    def _reserve(self, key: str, size: int) -> bool:
+        """Reserves memory of the store for a key. Returns whether there is enough."""
         with _locked(self._node):
             taken = 0
             for name in internal_kv._internal_kv_list(self._prefix, namespace=NAMESPACE):
                 entry = internal_kv._internal_kv_get(name, namespace=NAMESPACE)
                 if not entry or name == self._entry(key):
                     continue
-                bytes_of, owner, _ = cloudpickle.loads(entry)
-                if Path(f"/proc/{owner}").exists():
-                    taken += bytes_of
-                else:  # Ray may give the memory to others.
+                size_of, pid, _ = _Entry(*cloudpickle.loads(entry))
+                if Path(f"/proc/{pid}").exists():
+                    taken += size_of
+                else:  # With its process gone, Ray may give the memory to others.
                     internal_kv._internal_kv_del(name, namespace=NAMESPACE)
-            room = STORE_SHARE * store_bytes(self._node) - taken
-            if size > room:
-                self._say_once(key, size, room)
+            free = STORE_SHARE * store_bytes(self._node) - taken
+            if size > free:
+                self._warn_once(key, size, free)
                 return False
-            self._note(key, size, None)
+            self._write_entry(key, size, None)
             return True
 
-    def _note(self, key: str, size: int, reference: bytes | None) -> None:
-        entry = cloudpickle.dumps((size, os.getpid(), reference))
+    def _write_entry(self, key: str, size: int, references: bytes | None) -> None:
+        entry = cloudpickle.dumps(tuple(_Entry(size, os.getpid(), references)))
         internal_kv._internal_kv_put(self._entry(key), entry, overwrite=True, namespace=NAMESPACE)
 
-    def _say_once(self, key: str, size: int, room: float) -> None:
-        said = self._prefix.replace(b"shelf:", b"said:", 1) + key.encode()
-        if not internal_kv._internal_kv_put(said, b"1", overwrite=False, namespace=NAMESPACE):
+    def _warn_once(self, key: str, size: int, free: float) -> None:
+        warned = self._prefix.replace(b"arrays:", b"warned:", 1) + key.encode()
+        if not internal_kv._internal_kv_put(warned, b"1", overwrite=False, namespace=NAMESPACE):
             log.warning(
                 "%s: %.2f GB do not fit into the %.2f GB that are left of this node's object store; "
-                "each process reads for itself (give Ray more: ray start --object-store-memory)", key, size / 1e9, room / 1e9,
+                "each process reads for itself (give Ray more: ray start --object-store-memory)", key, size / 1e9, free / 1e9,
             )  # fmt: skip
 
     def _entry(self, key: str) -> bytes:
         return self._prefix + key.encode()
 
 
-def clear_shelves() -> None:
-    """Takes the notes of this job's shelves out of Ray's key-value store; its objects end with the processes that put them."""
-    with suppress(Exception):  # A Ray that is going down takes its notes with it.
+def forget_arrays() -> None:
+    """Deletes this job's entries from Ray's key-value store. The objects end with the processes that put them."""
+    with suppress(Exception):  # If Ray is going down, its entries go too.
         prefix = _prefix(ray.get_runtime_context().get_job_id(), "")
-        for name in (prefix, prefix.replace(b"shelf:", b"said:", 1)):
+        for name in (prefix, prefix.replace(b"arrays:", b"warned:", 1)):
             internal_kv._internal_kv_del(name, del_by_prefix=True, namespace=NAMESPACE)
 
 
@@ -139,14 +149,14 @@ def store_bytes(node_id: str) -> float:
 
 
 def _prefix(job: str, node: str) -> bytes:
-    return f"shelf:{job}:{node}".encode()
+    return f"arrays:{job}:{node}".encode()
 
 
 @contextmanager
 def _locked(name: str) -> Iterator[None]:
-    """Lets one process of this machine in at a time. The kernel opens the lock of a process that dies."""
+    """Holds a lock of this machine. The kernel releases it if the process dies."""
     folder = Path(ray._private.worker._global_node.get_session_dir_path())
-    handle = os.open(folder / f"shelf-{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock", os.O_CREAT | os.O_RDWR)
+    handle = os.open(folder / f"arrays-{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock", os.O_CREAT | os.O_RDWR)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -1,6 +1,7 @@
-"""Importing torch and transformers without the garbage collector, which looks at all that is imported again and again.
+"""Imports torch and transformers with the garbage collector off.
 
-That is a fifth of the 5 s of CPU of a process's imports, and 0.4 s at each full collection later (`docs/log.md`, 2026-11-25).
+While they are imported, the collector would go through all imported objects again and again: a fifth of the 5 s of CPU of a
+process's imports. Each full collection later would take 0.4 s (`docs/log.md`, 2026-11-25).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Imports within the block take less time; what they made is not looked over afterwards either, since it stays."""
+    """Turns the garbage collector off for the block. Objects made in it are not collected later either: they stay in use."""
     on = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""What the processes of an instruction job are started with: a module without imports, so that theirs happen in its hands."""
+"""The function that each rank of an instruction job runs. It imports torch itself, so that the import is a quick one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from xlmr_sweep.cluster.quick_import import quick_imports
 
 
 def instruction_rank(config: dict[str, Any]) -> dict[str, str] | None:
-    """Runs one rank of a job inside Ray Train; see `xlmr_sweep.training.instruct.train_rank`."""
+    """Runs one rank of a job inside Ray Train. Arguments and result are those of `training.instruct.train_rank`."""
     with quick_imports():
         import ray.train
 

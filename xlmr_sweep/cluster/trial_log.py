@@ -1,4 +1,4 @@
-"""A trial's log: all that its process says while it runs, in `logs/<trial_id>.log`; and its attempts, which the log tells."""
+"""A trial's log, `logs/<trial_id>.log`: all output of its process while the trial runs, attempt after attempt."""
 
 from __future__ import annotations
 
@@ -14,36 +14,37 @@ from pathlib import Path
 from typing import Any
 
 from xlmr_sweep.errors import StudyError
+from xlmr_sweep.storage.artifacts import log_file
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.records import read_failure
 from xlmr_sweep.study.plan import Trial
 
 ATTEMPT = "attempt"
-"""What a trial's log says at each start."""
+"""The word that begins each attempt in a trial's log."""
 
 
 def log_name(trial: Trial) -> str:
     """Returns the name of a trial's log in the storage."""
-    return f"logs/{trial.trial_id}.log"
+    return log_file(trial.trial_id)
 
 
 def next_attempt(storage: Storage, trial: Trial) -> int:
-    """Returns the number of the trial's next attempt, from 1: after those that its last failure or its log tell of."""
+    """Returns the number of the trial's next attempt, from 1. Earlier attempts are known from its last failure and its log."""
     failure = failure_kept(storage, trial)
-    # A process that was killed left no failure, only its log.
+    # A process that was killed left no failure, only a log.
     started = [int(number) for number in re.findall(rf" {ATTEMPT} (\d+): ", read_log(storage, trial))]
     return max([0, int(failure.get("attempt", 0)), *started]) + 1
 
 
 def failure_kept(storage: Storage, trial: Trial) -> dict[str, Any]:
-    """Returns a trial's last failure; empty where there is none or it cannot be read."""
+    """Returns a trial's last failure; empty if there is none or it cannot be read."""
     with suppress(OSError, StudyError):
         return read_failure(storage, trial.trial_id)
     return {}
 
 
 def read_log(storage: Storage, trial: Trial) -> str:
-    """Returns a trial's log; empty where there is none or it cannot be read."""
+    """Returns a trial's log; empty if there is none or it cannot be read."""
     try:
         return storage.read(log_name(trial)).decode(errors="replace") if storage.exists(log_name(trial)) else ""
     except (OSError, StudyError):
@@ -52,10 +53,10 @@ def read_log(storage: Storage, trial: Trial) -> str:
 
 @contextmanager
 def trial_log(storage: Storage, trial: Trial) -> Iterator[Path]:
-    """Writes messages, warnings and whatever else goes to this process's output to the trial's log, for the length of the block.
+    """Sends messages, warnings and all other output of this process to the trial's log for the length of the block.
 
-    Yields where the log is; outside the storage, until the block ends, where that is on no local disk. A storage that cannot be
-    written costs the log, not the trial.
+    Yields the path of the log. For a storage that is on no local disk, that is a file outside it, which is moved into the storage
+    when the block ends. If the storage cannot be written, the log is lost and the trial goes on.
     """
     path = _open_path(storage, trial)
     handler = logging.FileHandler(path, mode="a", encoding="utf-8")
@@ -77,9 +78,9 @@ def trial_log(storage: Storage, trial: Trial) -> Iterator[Path]:
 
 
 def keep_log(storage: Storage, trial: Trial, path: Path) -> bool:
-    """Puts one attempt's log that lies outside the storage into it, after those of earlier attempts.
+    """Copies an attempt's log that lies outside the storage into it, after the logs of earlier attempts.
 
-    What an earlier call put there of the same attempt is replaced. Returns whether the log is in the storage now.
+    Replaces what an earlier call copied of the same attempt. Returns whether the log is in the storage now.
     """
     if _is_inside(storage, path):
         return True
@@ -98,14 +99,14 @@ def keep_log(storage: Storage, trial: Trial, path: Path) -> bool:
 
 
 def move_log(storage: Storage, trial: Trial, path: Path) -> None:
-    """Does as `keep_log` with a log that nobody writes to any more, and removes it outside the storage."""
+    """Copies a log that nobody writes to any more into the storage, as `keep_log` does, and removes the file outside it."""
     if keep_log(storage, trial, path) and not _is_inside(storage, path):
         with suppress(OSError):
             path.unlink()
 
 
 def move_left_log(storage: Storage, trial: Trial, pid: int) -> None:
-    """Moves what a process of this machine that died left of a trial's log into the storage."""
+    """Moves the log that a dead process of this machine left into the storage."""
     path = _outside(trial, pid)
     if path.exists():
         move_log(storage, trial, path)
@@ -119,7 +120,7 @@ def _open_path(storage: Storage, trial: Trial) -> Path:
             path.open("a").close()
             return path
         except OSError:
-            pass  # Full or read-only for a while: kept on this machine until the trial ends.
+            pass  # The disk may be full or read-only for a while. The log is kept on this machine until the trial ends.
     return _outside(trial, os.getpid())
 
 
@@ -133,7 +134,7 @@ def _is_inside(storage: Storage, path: Path) -> bool:
 
 @contextmanager
 def _output_to(path: Path) -> Iterator[None]:
-    """Points the process's standard output and error at a file, below Python, so that native code's words arrive too."""
+    """Points the process's standard output and error at a file. Native code's output goes there too."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(1), os.dup(2)]

@@ -1,10 +1,10 @@
 """One trial inside Tune: a warm process that runs trial after trial and writes each one's record itself, last.
 
-In: Tune's config, which is a trial's fields. Out: `records/<trial_id>.json`, or `failures/<trial_id>.json`; predictions; a log
-file; and the row that Tune keeps in its own folder. A storage that cannot be written for a while is waited for.
+In: Tune's config, which holds the trial's fields. Out: `records/<trial_id>.json`, or `failures/<trial_id>.json`; predictions; a
+log file; and the row that Tune keeps in its own folder. The process waits for a storage that cannot be written for a while.
 
-The process answers the calls that Tune makes of a trainable, and imports neither Tune nor anything else before a trial needs
-it: its imports take 1.3 s of CPU (`ray` itself 0.8), those of Tune's class 2.5.
+The process answers the calls that Tune makes to a trainable, but it does not import Tune: its own imports take 1.3 s of CPU
+(0.8 of them for `ray`), those of Tune's class take 2.5 s. Everything else is imported when a trial needs it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -24,32 +24,34 @@ import ray
 from xlmr_sweep.cluster.failures import attempt_line, failure_of
 from xlmr_sweep.cluster.gang import Gang
 from xlmr_sweep.cluster.nodes import oom_kills
-from xlmr_sweep.cluster.process_titles import titled
+from xlmr_sweep.cluster.process_titles import process_title
 from xlmr_sweep.cluster.trial_log import keep_log, move_log, next_attempt, trial_log
 from xlmr_sweep.cluster.watchdog import Watchdog
-from xlmr_sweep.cluster.work import COLLECTIVE_TIMEOUT_S, Bench, Work
+from xlmr_sweep.cluster.work import COLLECTIVE_TIMEOUT_S, TrialRunner, Work
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.scheduling.causes import TrialFailedError
 from xlmr_sweep.scheduling.resources import Width
 from xlmr_sweep.storage import environment
+from xlmr_sweep.storage.artifacts import predictions_file, record_file
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.records import COLUMNS, write_failure, write_record
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.template import TEMPLATE_VERSION
+from xlmr_sweep.training.outcome import Outcome
 
 log = logging.getLogger("xlmr_sweep.trial")
 
 START_S = 2 * COLLECTIVE_TIMEOUT_S
-"""A trial's first step may take this long whatever `cluster.trial_stall_s` is: imports, data, weights, and ranks that meet."""
+"""A trial's first step may take this long, also where `cluster.trial_stall_s` is less: it includes imports, data and weights."""
 
 LAST_WORDS_S = 20.0
-"""A process that ends itself takes at most so long to leave its failure and its log: the storage may hang too."""
+"""A process that ends itself has this long to write its failure and its log. The storage may hang too."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What all trial processes of a run are made with."""
+    """What all trial processes of a run have in common."""
 
     study: Study
     storage: Storage
@@ -58,9 +60,7 @@ class Setup:
 
 
 class TrialProcess:
-    """A warm process. Its workbench outlives a trial; nothing that a trial trained does.
-
-    Torch is imported with the first trial's work, not before.
+    """A warm process. Its warm state outlives a trial; nothing that a trial trained does.
 
     Args:
         config: the first trial.
@@ -69,19 +69,19 @@ class TrialProcess:
 
     def __init__(self, config: dict[str, Any], setup: Setup) -> None:
         self._study, self._git_commit = setup.study, setup.git_commit
-        self._home = setup.storage.patient(setup.study.cluster.storage_patience_s)
-        self._bench: Bench | None = None
-        self._gang = Gang(setup.study, self._home, setup.work, self._end_process)
+        self._storage = setup.storage.patient(setup.study.cluster.storage_patience_s)
+        self._runner: TrialRunner | None = None
+        self._gang = Gang(setup.study, self._storage, setup.work, self._end_process)
         self.reset(config)
 
     def reset(self, config: dict[str, Any]) -> bool:
-        """Takes the next trial in the same process. Tune's call."""
+        """Takes the next trial in the same process. Called by Tune."""
         self._config = config
-        self._cell, self._width, self._token = Trial(**config["trial"]), Width(**config["width"]), config["token"]
+        self._trial, self._width, self._token = Trial(**config["trial"]), Width(**config["width"]), config["token"]
         return True
 
     def train(self) -> dict[str, Any]:
-        """Runs the trial to its end and returns its row with what Tune adds to one. Tune's call.
+        """Runs the trial to its end and returns its row with the columns that Tune adds. Called by Tune.
 
         Raises:
             TrialFailedError: see `step`.
@@ -104,42 +104,121 @@ class TrialProcess:
         }
 
     def stop(self) -> None:
-        """Ends the other ranks with this one. Tune's call."""
+        """Ends the other ranks with this one. Called by Tune."""
         self._leave()
 
     def step(self) -> dict[str, Any]:
-        """Runs the trial to its end and returns its row, or that of a record that is there.
+        """Runs the trial to its end and returns its row. A trial that has a record already is not run again.
 
         Raises:
-            TrialFailedError: with the failure, which was also written; a process in which a trial failed is not used again.
+            TrialFailedError: with the failure, which was also written. A process in which a trial failed is not used again.
         """
-        trial, storage = self._cell, self._home
-        kept = storage.read_json(f"records/{trial.trial_id}.json")
+        trial, storage = self._trial, self._storage
+        kept = storage.read_json(record_file(trial.trial_id))
         if kept is not None:
             # An earlier attempt wrote its record and died before Tune heard of it.
             return {column: kept[column] for column in COLUMNS if column in kept}
         self._attempt = next_attempt(storage, trial)
-        with titled(trial, 0, self._width.num_bundles), trial_log(storage, trial) as self._log:
+        with process_title(trial, 0, self._width.num_bundles), trial_log(storage, trial) as self._log:
             log.info(attempt_line(self._attempt, trial, oom_kills(), self._token))
-            # A process that is killed leaves no more than this in a storage that is on no local disk.
+            # In a storage that is on no local disk, a process that is killed now leaves this line and nothing more.
             with suppress(OSError, StudyError):
                 keep_log(storage.patient(0), trial, self._log)
             started = environment.now()
             try:
-                return self._run(trial, started)
+                return self._run(started)
             except Exception as error:
-                # Kept here, where class, host and traceback are known.
+                # Written here, where class, host and traceback are known.
                 log.exception("trial %s failed", trial.cell)
                 failure = dict(self._gang.failure(failure_of(error)))
                 self._write_failure(failure)
                 self._leave()
         raise TrialFailedError(failure)
 
+    def _run(self, started: str) -> dict[str, Any]:
+        """Runs the trial and writes what it leaves, the record last. Returns its row."""
+        runner = self._joined()
+        outcome = self._outcome(runner)
+        row = self._row(outcome, started)
+        if outcome.predictions:
+            self._write_predictions(outcome.predictions)
+        record = {**row, "spec": self._spec(), "resolved": runner.resolved(self._trial)}
+        write_record(self._storage, record)
+        log.info("score %.4f in %.1f s", row["score"], row["total_time_s"])
+        return row
+
+    def _joined(self) -> TrialRunner:
+        """Returns this process's runner, opened and, in a gang, joined to the other ranks for the first trial."""
+        limits = self._study.cluster
+        with self._watched(limits.trial_timeout_s, limits.trial_stall_s, START_S):
+            if self._runner is None:
+                self._runner = self._gang.join(self._width.num_bundles, self._width.gpus or 1.0)
+        return self._runner
+
+    def _outcome(self, runner: TrialRunner) -> Outcome:
+        """Runs the trial on all its ranks."""
+        limits = self._study.cluster
+        if self._width.num_bundles > 1:
+            # Rank 0 reads what it alone needs before the others begin to wait for it: 43 GB from the hub may take an hour.
+            with self._watched(limits.trial_timeout_s, limits.trial_timeout_s, limits.trial_timeout_s):
+                runner.prepare(self._trial)
+        with self._watched(limits.trial_timeout_s, limits.trial_stall_s, START_S) as watchdog, self._gang.at_work(self._trial):
+            return runner.run(self._trial, watchdog.beat)
+
+    @contextmanager
+    def _watched(self, timeout_s: float, stall_s: float, start_s: float) -> Iterator[Watchdog]:
+        """Ends this process if the block hangs. Waiting for the storage is no hang."""
+        with Watchdog(timeout_s, stall_s, self._on_hang, start_s=start_s) as watchdog:
+            self._storage.on_wait = watchdog.excuse
+            yield watchdog
+
+    def _row(self, outcome: Outcome, started: str) -> dict[str, Any]:
+        width = self._width
+        return {
+            **self._trial.as_dict(),
+            **outcome.columns,
+            "num_gpus": width.total_gpus,
+            "num_cpus": width.total_cpus,
+            "num_ranks": width.num_bundles,
+            "host": environment.host(),
+            "attempt": self._attempt,
+            "started_at": started,
+            "finished_at": environment.now(),
+            **environment.version_columns(),
+            "git_commit": self._git_commit,
+        }
+
+    def _write_predictions(self, predictions: Mapping[str, Any]) -> None:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        sink = pa.BufferOutputStream()
+        parquet.write_table(pa.table(predictions), sink)
+        self._storage.write(predictions_file(self._trial.trial_id), sink.getvalue().to_pybytes())
+
+    def _spec(self) -> dict[str, Any]:
+        """Returns the part of the study that this trial was run with."""
+        return {
+            **self._trial.as_dict(),
+            **self._study.model_dump(mode="json", include={"finetune", "instruct", "data", "instructions"}),
+            "model_spec": self._study.model(self._trial.model).model_dump(mode="json"),
+            "task_spec": self._study.task(self._trial.task).model_dump(mode="json"),
+            "template_version": TEMPLATE_VERSION,
+        }
+
     def _write_failure(self, failure: dict[str, Any]) -> None:
         failure |= {"attempt": self._attempt, "token": self._token, "time": environment.now()}
-        # The driver, which gets it too, writes it again where this storage cannot be written.
+        # The driver gets the failure too, and writes it again where this write fails.
         with suppress(OSError, StudyError):
-            write_failure(self._home.patient(0), self._cell, failure)
+            write_failure(self._storage.patient(0), self._trial, failure)
+
+    def _leave(self) -> None:
+        """Ends the other ranks and this one's runner."""
+        runner, self._runner = self._runner, None
+        self._gang.end(runner)
+
+    def _on_hang(self, error: Exception, stack: str) -> None:
+        self._end_process({**failure_of(error), "traceback": stack})
 
     def _end_process(self, failure: Mapping[str, Any]) -> None:
         """Ends this process from a watching thread, whatever the trial is stuck in. Tune sees a dead worker."""
@@ -149,66 +228,7 @@ class TrialProcess:
         os._exit(1)
 
     def _leave_word(self, failure: dict[str, Any]) -> None:
-        # Here too: the log may lie on the very mount that hangs.
-        log.error("trial %s: %s: %s\n%s", self._cell.cell, *(failure[key] for key in ("error_class", "message", "traceback")))
+        # Logged in this thread too: the log may lie on the very mount that hangs.
+        log.error("trial %s: %s: %s\n%s", self._trial.cell, *(failure[key] for key in ("error_class", "message", "traceback")))
         self._write_failure(failure)
-        move_log(self._home.patient(0), self._cell, self._log)
-
-    def _run(self, trial: Trial, started: str) -> dict[str, Any]:
-        limits = self._study.cluster
-        with Watchdog(limits.trial_timeout_s, limits.trial_stall_s, self._on_hang, start_s=START_S) as watchdog:
-            # Reading data or saving weights it may wait too; what is written below is watched by nobody.
-            self._home.on_wait = watchdog.excuse
-            if self._bench is None:
-                self._bench = self._gang.join(self._width.num_bundles, self._width.gpus or 1.0)
-        if self._width.num_bundles > 1:
-            self._prepare(trial)
-        with Watchdog(limits.trial_timeout_s, limits.trial_stall_s, self._on_hang, start_s=START_S) as watchdog:
-            self._home.on_wait = watchdog.excuse
-            with self._gang.at_work(trial):
-                outcome = self._bench.run(trial, watchdog.beat)
-        width = self._width
-        row = {
-            **trial.as_dict(),
-            **outcome.columns,
-            "num_gpus": width.total_gpus,
-            "num_cpus": width.total_cpus,
-            "num_ranks": width.num_bundles,
-            "host": environment.host(),
-            "attempt": self._attempt,
-            "started_at": started,
-            "finished_at": environment.now(),
-            **environment.versions(),
-            "git_commit": self._git_commit,
-        }
-        if outcome.predictions:
-            import pyarrow as pa
-            from pyarrow import parquet
-
-            sink = pa.BufferOutputStream()
-            parquet.write_table(pa.table(outcome.predictions), sink)
-            self._home.write(f"predictions/{trial.trial_id}.parquet", sink.getvalue().to_pybytes())
-        spec = self._study.model_dump(mode="json", include={"finetune", "instruct", "data", "instructions"})
-        spec["model_spec"] = self._study.model(trial.model).model_dump(mode="json")
-        spec["task_spec"] = self._study.task(trial.task).model_dump(mode="json")
-        spec["template_version"] = TEMPLATE_VERSION
-        record = {**row, "spec": {**trial.as_dict(), **spec}, "resolved": self._bench.resolved(trial)}
-        write_record(self._home, record)
-        log.info("score %.4f in %.1f s", row["score"], row["total_time_s"])
-        return row
-
-    def _prepare(self, trial: Trial) -> None:
-        """Has rank 0 get what it alone reads while the others still wait for nothing: 43 GB from the hub may take an hour."""
-        limit = self._study.cluster.trial_timeout_s
-        with Watchdog(limit, limit, self._on_hang, start_s=limit) as watchdog:
-            self._home.on_wait = watchdog.excuse
-            assert self._bench is not None, "prepare before join"
-            self._bench.prepare(trial)
-
-    def _leave(self) -> None:
-        """Ends the other ranks and the bench."""
-        bench, self._bench = self._bench, None
-        self._gang.end(bench)
-
-    def _on_hang(self, error: Exception, stack: str) -> None:
-        self._end_process({**failure_of(error), "traceback": stack})
+        move_log(self._storage.patient(0), self._trial, self._log)

@@ -1,7 +1,8 @@
-"""Ends a trial's process that hangs: two layers, because a process that hangs cannot be trusted to notice.
+"""Ends a trial's process that hangs. There are two layers, because a process that hangs may not notice.
 
-A thread looks once a second whether steps still finish. Should the interpreter itself be stuck (a native call that keeps its
-lock), a timer of the C runtime, which the thread keeps winding up, writes all stacks into the log and ends the process.
+A thread checks once a second whether steps still finish. If the interpreter itself is stuck, in a native call that keeps its
+lock, the thread cannot run. Then a timer of the C runtime, which the thread has kept resetting, writes all stacks into the log
+and ends the process.
 """
 
 from __future__ import annotations
@@ -16,22 +17,22 @@ from types import TracebackType
 
 from xlmr_sweep.scheduling.causes import TrialStalledError, TrialTimeoutError
 
-LOOK_INTERVAL_S = 1.0
+CHECK_INTERVAL_S = 1.0
 NATIVE_MARGIN_S = 30.0
 """How much longer the C runtime's timer waits than the thread, at most."""
 
 NATIVE_MARK = "Timeout ("
-"""How the C runtime's last words in a log begin (`faulthandler.dump_traceback_later`)."""
+"""How the output of the C runtime's timer begins (`faulthandler.dump_traceback_later`)."""
 
 
 class Watchdog:
-    """Watches the block that it is entered for. `beat` is told each finished step.
+    """Watches a `with` block. Call `beat` after each step.
 
     Args:
         timeout_s: seconds that the whole block may take.
-        stall_s: seconds between two steps.
+        stall_s: seconds that one step may take.
+        on_hang: called once in the watching thread, with the error and the stack of the stuck thread. It has to end the process.
         start_s: seconds before the first `beat`, if more than `stall_s`: processes start and models load.
-        on_hang: called once in the watching thread, with the error and the stacks of the stuck thread; it has to end the process.
     """
 
     def __init__(
@@ -47,12 +48,12 @@ class Watchdog:
         """Notes a finished step."""
         self._steps, self._beat_at = step, time.monotonic()
         if self._allowed_s != self._stall_s:
-            # The thread may never get to do so.
+            # From now on the shorter limit holds. The thread may never get to set the timer to it.
             self._allowed_s = self._stall_s
-            self._wind()
+            self._reset_timer()
 
     def excuse(self, seconds: float) -> None:
-        """Takes the next seconds out of both limits: the watched thread waits for what has a limit of its own."""
+        """Leaves the next seconds out of both limits: the watched thread waits for something that has a limit of its own."""
         until, since = time.monotonic() + seconds, max(time.monotonic(), self._excused_until)
         # Several threads may wait at once.
         self._began += max(0.0, until - since)
@@ -71,9 +72,9 @@ class Watchdog:
         faulthandler.cancel_dump_traceback_later()
 
     def _watch(self) -> None:
-        interval = min(LOOK_INTERVAL_S, self._stall_s / 4, self._timeout_s / 4)
+        interval = min(CHECK_INTERVAL_S, self._stall_s / 4, self._timeout_s / 4)
         while True:
-            self._wind()
+            self._reset_timer()
             if self._ended.wait(interval):
                 return
             now = time.monotonic()
@@ -88,6 +89,6 @@ class Watchdog:
             self._on_hang(error, "".join(traceback.format_stack(frame)))
             return
 
-    def _wind(self) -> None:
+    def _reset_timer(self) -> None:
         shortest = min(self._allowed_s, self._timeout_s)
         faulthandler.dump_traceback_later(shortest + min(NATIVE_MARGIN_S, shortest), exit=True)

@@ -1,7 +1,7 @@
 """What a trial's processes do once they are placed: fine-tuning, or whatever stands in for it.
 
-In: a study, its storage, and the process's place in its gang. Out: a bench that runs trial after trial. Admission, gangs,
-records and Tune trials know nothing else of the work, so a benchmark of scheduling replaces this and nothing more.
+In: a study, its storage, and the process's rank. Out: a trial runner, which runs trial after trial. Admission, gangs and records
+know nothing else of the work, so a benchmark of scheduling replaces this and nothing more.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ OnStep = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Seat:
-    """The place of one process among those of its trial."""
+class RankInfo:
+    """Which of its trial's ranks a process is, and what it needs to join the others."""
 
     rank: int = 0
     size: int = 1
@@ -36,14 +36,14 @@ class Seat:
     """The part of its GPU that the process may use; 1 where there is none."""
 
 
-class Bench(Protocol):
+class TrialRunner(Protocol):
     """The warm state of one process. Nothing that a trial trained outlives it."""
 
     def prepare(self, trial: Trial) -> None:
-        """Gets, on rank 0 of a gang, what only that rank reads, before the others begin the trial and wait for it."""
+        """Reads what only rank 0 of a gang reads. Called before the other ranks begin the trial and wait for rank 0."""
 
     def run(self, trial: Trial, on_step: OnStep | None = None) -> Outcome:
-        """Runs this rank's part of a trial and returns its outcome, the same on every rank."""
+        """Runs this rank's part of a trial and returns the outcome, which is the same on every rank."""
 
     def resolved(self, trial: Trial) -> dict[str, Any]:
         """Returns what the trial was made from, for its record."""
@@ -53,49 +53,49 @@ class Bench(Protocol):
 
 
 class Work(Protocol):
-    """Opens benches. Pickled to every process of a trial, so it holds nothing that is costly or bound to one."""
+    """Opens trial runners. It is pickled to every process of a trial, so it holds nothing large and nothing of one process."""
 
-    def open(self, study: Study, storage: Storage, seat: Seat) -> Bench:
-        """Returns this process's bench; with several ranks, when all have met."""
+    def open(self, study: Study, storage: Storage, rank_info: RankInfo) -> TrialRunner:
+        """Returns this process's trial runner. With several ranks, returns when all of them have met."""
 
 
 class FineTuning:
-    """The real work: `finetune` in this process, or in step with the other ranks. Torch is imported when it opens."""
+    """The real work: `finetune` in this process, or in step with the other ranks. Imports torch when a runner is opened."""
 
-    def open(self, study: Study, storage: Storage, seat: Seat) -> Bench:
-        """Returns a bench of torch; with several ranks it joins their process group first."""
+    def open(self, study: Study, storage: Storage, rank_info: RankInfo) -> TrialRunner:
+        """Returns a runner that trains with torch. With several ranks, joins their process group first."""
         import ray
 
         with quick_imports():
-            from xlmr_sweep.cluster.object_store import RayShelf
+            from xlmr_sweep.cluster.object_store import ObjectStoreArrays
             from xlmr_sweep.modeling.device import limit_memory, pick_device
             from xlmr_sweep.modeling.fsdp import World
-            from xlmr_sweep.training.warm_state import Workbench
+            from xlmr_sweep.training.warm_state import WarmState
 
         device = pick_device()
-        limit_memory(device, seat.gpu_share)
-        world = World(device=device) if seat.size == 1 else _join(seat)
-        return _TorchBench(Workbench(study, storage, world, RayShelf() if ray.is_initialized() else None))
+        limit_memory(device, rank_info.gpu_share)
+        world = World(device=device) if rank_info.size == 1 else _join(rank_info)
+        return _TorchRunner(WarmState(study, storage, world, ObjectStoreArrays() if ray.is_initialized() else None))
 
 
-class _TorchBench:
-    def __init__(self, workbench: Any) -> None:
-        self._workbench = workbench
+class _TorchRunner:
+    def __init__(self, warm_state: Any) -> None:
+        self._warm_state = warm_state
 
     def prepare(self, trial: Trial) -> None:
-        self._workbench.inputs(trial)
-        self._workbench.starting_weights(trial)
+        self._warm_state.inputs(trial)
+        self._warm_state.starting_weights(trial)
 
     def run(self, trial: Trial, on_step: OnStep | None = None) -> Outcome:
         from xlmr_sweep.modeling.device import DeviceUse
         from xlmr_sweep.training.finetune import finetune
 
-        with DeviceUse(self._workbench.world.device) as use:
-            outcome = finetune(trial, self._workbench, on_step)
+        with DeviceUse(self._warm_state.world.device) as use:
+            outcome = finetune(trial, self._warm_state, on_step)
         return replace(outcome, columns=outcome.columns | use.columns)
 
     def resolved(self, trial: Trial) -> dict[str, Any]:
-        resolved: dict[str, Any] = self._workbench.resolved(trial)
+        resolved: dict[str, Any] = self._warm_state.resolved(trial)
         return resolved
 
     def close(self) -> None:
@@ -105,8 +105,8 @@ class _TorchBench:
             dist.destroy_process_group()
 
 
-def _join(seat: Seat) -> Any:
-    """Joins the process group of a gang and returns its `World`: NCCL between GPUs, gloo between CPUs and for small numbers."""
+def _join(rank_info: RankInfo) -> Any:
+    """Joins a gang's process group and returns its `World`: NCCL between GPUs, gloo between CPUs and for single numbers."""
     import torch.distributed as dist
 
     from xlmr_sweep.modeling.device import pick_device
@@ -115,5 +115,7 @@ def _join(seat: Seat) -> Any:
     device = pick_device()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
-    dist.init_process_group(backend, init_method=seat.address, rank=seat.rank, world_size=seat.size, timeout=timeout)
-    return World(seat.rank, seat.size, device)
+    dist.init_process_group(
+        backend, init_method=rank_info.address, rank=rank_info.rank, world_size=rank_info.size, timeout=timeout
+    )
+    return World(rank_info.rank, rank_info.size, device)

@@ -21,9 +21,9 @@ from xlmr_sweep.scheduling.cost import CostModel, Estimate
 from xlmr_sweep.scheduling.forecast import lower_bound_s, simulate
 from xlmr_sweep.scheduling.resources import Node, Width, check_fits, instruct_width
 from xlmr_sweep.scheduling.widths import MAX_TRIALS, widths_of
+from xlmr_sweep.storage.artifacts import instruct_folder, manifest_of, mixture_folder
+from xlmr_sweep.storage.collect import Collected
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.records import Collected
-from xlmr_sweep.study.identity import mixture_name, recipe_folder_name
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import AUTO, Study
 
@@ -46,7 +46,7 @@ IN_WORDS = {
 
 
 @dataclass
-class Part:
+class GroupForecast:
     """What the trials of one model, or of one task, need."""
 
     total: int = 0
@@ -58,19 +58,19 @@ class Part:
     """Of a command for this part alone, the instruction jobs that it needs included."""
     lower_bound_s: float = 0.0
     disk: Mapping[str, int | None] = field(default_factory=dict)
-    """Bytes, as `Plan.disk`."""
+    """Bytes, as `Forecast.disk`."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class Forecast:
     """What a command would do."""
 
     nodes: list[Node]
     unit: str
     """`GPU` or `CPU`."""
     widths: Mapping[str, Width]
-    by_model: Mapping[str, Part]
-    by_task: Mapping[str, Part]
+    by_model: Mapping[str, GroupForecast]
+    by_task: Mapping[str, GroupForecast]
     jobs: Mapping[str, tuple[Width, Estimate]]
     makespan_s: float
     lower_bound_s: float
@@ -95,7 +95,7 @@ class Plan:
         return "unknown" not in sources | {cost.source for _, cost in self.jobs.values()}
 
 
-def make_plan(study: Study, storage: Storage, trials: Sequence[Trial], found: Collected) -> Plan:
+def make_forecast(study: Study, storage: Storage, trials: Sequence[Trial], found: Collected) -> Forecast:
     """Works out what a command's trials need.
 
     Raises:
@@ -110,11 +110,11 @@ def make_plan(study: Study, storage: Storage, trials: Sequence[Trial], found: Co
     jobs = {name: instruct_width(study.model(name), has_gpus) for name in to_instruct}
     check_fits(study, names, nodes, instruct=to_instruct)
     cost = CostModel.of(study, storage, found.rows, has_gpus=has_gpus)
-    by_model: dict[str, Part] = {}
-    by_task: dict[str, Part] = {}
+    by_model: dict[str, GroupForecast] = {}
+    by_task: dict[str, GroupForecast] = {}
     for trial in trials:
         amount = widths[trial.model].total_gpus if has_gpus else widths[trial.model].total_cpus
-        for part in (by_model.setdefault(trial.model, Part()), by_task.setdefault(trial.task, Part())):
+        for part in (by_model.setdefault(trial.model, GroupForecast()), by_task.setdefault(trial.task, GroupForecast())):
             part.total += 1
             if trial.trial_id not in found.done:
                 estimate = cost.trial(trial, amount)
@@ -122,23 +122,23 @@ def make_plan(study: Study, storage: Storage, trials: Sequence[Trial], found: Co
                 part.hours += amount * estimate.seconds / 3600
                 part.sources.add(estimate.source)
 
-    def forecast(part: Sequence[Trial], its_jobs: Mapping[str, Width]) -> tuple[float, float]:
+    def times(part: Sequence[Trial], its_jobs: Mapping[str, Width]) -> tuple[float, float]:
         its_probing = [name for name in probing if any(trial.model == name for trial in part)]
         makespan_s = simulate(part, widths, nodes, cost, jobs=its_jobs, probing=its_probing).makespan_s
         return makespan_s, lower_bound_s(part, widths, nodes, cost, its_jobs)
 
     for name, part in by_model.items():
         mine, its_jobs = [trial for trial in left if trial.model == name], {name: jobs[name]} if name in jobs else {}
-        part.makespan_s, part.lower_bound_s = forecast(mine, its_jobs)
+        part.makespan_s, part.lower_bound_s = times(mine, its_jobs)
         part.disk = _disk(study, storage, mine, list(its_jobs))
     for name, part in by_task.items():
         mine = [trial for trial in left if trial.task == name]
         needed = {trial.model for trial in mine if trial.paradigm == "instructed"}
-        part.makespan_s, part.lower_bound_s = forecast(mine, {job: jobs[job] for job in jobs if job in needed})
+        part.makespan_s, part.lower_bound_s = times(mine, {job: jobs[job] for job in jobs if job in needed})
         part.disk = _disk(study, storage, mine, ())
-    makespan_s, bound_s = forecast(left, jobs)
+    makespan_s, bound_s = times(left, jobs)
     amounts = {name: width.total_gpus if has_gpus else width.total_cpus for name, width in jobs.items()}
-    return Plan(
+    return Forecast(
         nodes,
         "GPU" if has_gpus else "CPU",
         widths,
@@ -179,63 +179,63 @@ def _disk(study: Study, storage: Storage, left: Sequence[Trial], to_instruct: Se
         found["instruction-tuned weights"] = weights
         # Weights and the two moments of AdamW in fp32; a new one is written before the old one goes.
         found["checkpoints while their jobs run"] = None if weights is None else 2 * 3 * weights
-    if to_instruct and not storage.exists(f"data/{mixture_name(study)}/manifest.json"):
+    if to_instruct and not storage.exists(manifest_of(mixture_folder(study))):
         found["instruction data"] = None
     return found
 
 
-def print_plan(console: Console, study: Study, storage: Storage, trials: Sequence[Trial], found: Collected) -> None:
+def print_forecast(console: Console, study: Study, storage: Storage, trials: Sequence[Trial], found: Collected) -> None:
     """Prints a dry run: what this command's trials need, what they are expected to cost, and what is done already."""
-    plan = make_plan(study, storage, trials, found)
-    console.print(_trials_table(f"Study {study.name}: {len(trials)} trials", plan, study))
-    if len(plan.by_task) > 1:
-        console.print(_tasks_table(plan))
-    _print_instruction(console, study, storage, trials, plan)
-    num_done = sum(part.total - part.left for part in plan.by_model.values())
+    forecast = make_forecast(study, storage, trials, found)
+    console.print(_trials_table(f"Study {study.name}: {len(trials)} trials", forecast, study))
+    if len(forecast.by_task) > 1:
+        console.print(_tasks_table(forecast))
+    _print_instruction(console, study, storage, trials, forecast)
+    num_done = sum(part.total - part.left for part in forecast.by_model.values())
     console.print(f"{len(trials)} trials: {num_done} done, {len(trials) - num_done} to run; storage {storage}", soft_wrap=True)
-    _print_times(console, plan)
-    _print_alone(console, plan)
-    _print_disk(console, plan)
+    _print_times(console, forecast)
+    _print_alone(console, forecast)
+    _print_disk(console, forecast)
     _print_label_words(console, study, trials)
 
 
-def _trials_table(title: str, plan: Plan, study: Study) -> Table:
+def _trials_table(title: str, forecast: Forecast, study: Study) -> Table:
     table = Table(title=title)
     table.add_column("model")
-    for column in ("trials", "done", "to run", f"{plan.unit}s a trial", "CPUs a rank", f"{plan.unit}-hours to run"):
+    for column in ("trials", "done", "to run", f"{forecast.unit}s a trial", "CPUs a rank", f"{forecast.unit}-hours to run"):
         table.add_column(column, justify="right")
     table.add_column("expected")
-    for name, part in plan.by_model.items():
-        width = plan.widths[name]
-        share = f"{width.total_gpus if plan.unit == 'GPU' else width.total_cpus:g}"
-        share = "measured first" if name in plan.probing else share
+    for name, part in forecast.by_model.items():
+        width = forecast.widths[name]
+        share = f"{width.total_gpus if forecast.unit == 'GPU' else width.total_cpus:g}"
+        share = "measured first" if name in forecast.probing else share
         counts = map(str, (part.total, part.total - part.left, part.left))
         table.add_row(name, *counts, share, f"{study.model(name).cpus:g}", _hours(part), _sources(part))
     return table
 
 
-def _tasks_table(plan: Plan) -> Table:
+def _tasks_table(forecast: Forecast) -> Table:
     table = Table("task")
-    for column in ("trials", "done", "to run", f"{plan.unit}-hours to run"):
+    for column in ("trials", "done", "to run", f"{forecast.unit}-hours to run"):
         table.add_column(column, justify="right")
-    for name, part in plan.by_task.items():
+    for name, part in forecast.by_task.items():
         table.add_row(name, *map(str, (part.total, part.total - part.left, part.left)), _hours(part))
     return table
 
 
-def _hours(part: Part) -> str:
+def _hours(part: GroupForecast) -> str:
     return "not known" if "unknown" in part.sources else f"{part.hours:.3g}" if part.hours < 10 else f"{part.hours:.0f}"
 
 
-def _sources(part: Part) -> str:
+def _sources(part: GroupForecast) -> str:
     return "; ".join(IN_WORDS[source] for source in IN_WORDS if source in part.sources)
 
 
-def _print_instruction(console: Console, study: Study, storage: Storage, trials: Sequence[Trial], plan: Plan) -> None:
+def _print_instruction(console: Console, study: Study, storage: Storage, trials: Sequence[Trial], forecast: Forecast) -> None:
     names = list(dict.fromkeys(trial.model for trial in trials if trial.paradigm == "instructed"))
     if not names:
         return
-    table = Table(title=f"Instruction tuning on data/{mixture_name(study)}")
+    table = Table(title=f"Instruction tuning on {mixture_folder(study)}")
     for column in ("model", "weights", "ranks", "state", "hours", "expected"):
         table.add_column(column)
     for name in names:
@@ -243,43 +243,43 @@ def _print_instruction(console: Console, study: Study, storage: Storage, trials:
         if model.instructed_folder is not None:
             table.add_row(name, str(model.instructed_folder), "", "given", "", "")
             continue
-        row = [name, f"instruct/{recipe_folder_name(study, model)}", str(model.instruct_ranks)]
-        if name not in plan.jobs:
-            there = storage.exists(f"{row[1]}/manifest.json")
+        row = [name, instruct_folder(study, model), str(model.instruct_ranks)]
+        if name not in forecast.jobs:
+            there = storage.exists(manifest_of(row[1]))
             table.add_row(*row, "done" if there else "not needed", "", "")
             continue
-        _, cost = plan.jobs[name]
+        _, cost = forecast.jobs[name]
         known = cost.source != "unknown"
         table.add_row(*row, "to run", f"{cost.seconds / 3600:.3g}" if known else "not known", IN_WORDS[cost.source])
     console.print(table)
 
 
-def _print_times(console: Console, plan: Plan) -> None:
-    tuning, instruction = plan.hours
-    if not plan.is_known or not tuning + instruction:
+def _print_times(console: Console, forecast: Forecast) -> None:
+    tuning, instruction = forecast.hours
+    if not forecast.is_known or not tuning + instruction:
         return
-    amount = sum(node.gpus if plan.unit == "GPU" else node.cpus for node in plan.nodes)
-    nodes = "1 node" if len(plan.nodes) == 1 else f"{len(plan.nodes)} nodes"
+    amount = sum(node.gpus if forecast.unit == "GPU" else node.cpus for node in forecast.nodes)
+    nodes = "1 node" if len(forecast.nodes) == 1 else f"{len(forecast.nodes)} nodes"
     console.print(
-        f"{plan.unit}-hours expected: {tuning:.3g} of fine-tuning, {instruction:.3g} of instruction tuning. On {amount:g} "
-        f"{plan.unit}s ({nodes}): {plan.makespan_s / 3600:.3g} h from start to end; no order takes less than "
-        f"{plan.lower_bound_s / 3600:.3g} h",
+        f"{forecast.unit}-hours expected: {tuning:.3g} of fine-tuning, {instruction:.3g} of instruction tuning. On {amount:g} "
+        f"{forecast.unit}s ({nodes}): {forecast.makespan_s / 3600:.3g} h from start to end; no order takes less than "
+        f"{forecast.lower_bound_s / 3600:.3g} h",
         soft_wrap=True,
         highlight=False,
     )
 
 
-def _print_alone(console: Console, plan: Plan) -> None:
+def _print_alone(console: Console, forecast: Forecast) -> None:
     """Prints for each model and task what a command for it alone would take."""
-    nothing_left = not any(part.left for part in plan.by_model.values())
-    if nothing_left or len(plan.by_model) == len(plan.by_task) == 1:
+    nothing_left = not any(part.left for part in forecast.by_model.values())
+    if nothing_left or len(forecast.by_model) == len(forecast.by_task) == 1:
         return
     table = Table(title="One model or task alone, with the instruction jobs that it needs")
     table.add_column("alone")
     for column in ("hours from start to end", "no order takes less", "disk"):
         table.add_column(column, justify="right")
-    known = plan.is_known
-    for name, part in [*plan.by_model.items(), *plan.by_task.items()]:
+    known = forecast.is_known
+    for name, part in [*forecast.by_model.items(), *forecast.by_task.items()]:
         hours = [f"{seconds / 3600:.3g}" if known else "not known" for seconds in (part.makespan_s, part.lower_bound_s)]
         sizes = part.disk.values()
         more = "more than " if None in sizes else ""
@@ -287,12 +287,12 @@ def _print_alone(console: Console, plan: Plan) -> None:
     console.print(table)
 
 
-def _print_disk(console: Console, plan: Plan) -> None:
-    known = {what: size for what, size in plan.disk.items() if size}
+def _print_disk(console: Console, forecast: Forecast) -> None:
+    known = {what: size for what, size in forecast.disk.items() if size}
     if not known:
         return
     parts = ", ".join(f"{_size(size)} {what}" for what, size in known.items())
-    missing = [what for what, size in plan.disk.items() if size is None]
+    missing = [what for what, size in forecast.disk.items() if size is None]
     unknown = f"; not known: {', '.join(missing)}" if missing else ""
     console.print(f"Disk in the storage: {_size(sum(known.values()))} at most: {parts}{unknown}", soft_wrap=True, highlight=False)
 

@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from xlmr_sweep.commands.dry_run import print_plan
-from xlmr_sweep.commands.memory_table import print_needs
+from xlmr_sweep.commands.dry_run import print_forecast
+from xlmr_sweep.commands.memory_table import print_memory
 from xlmr_sweep.commands.preparation import check_known_sizes, models_to_instruct, prepare_instructions, read_examples
 from xlmr_sweep.commands.progress import ProgressDisplay
 from xlmr_sweep.commands.status import print_status
 from xlmr_sweep.errors import MissingFolderError, StorageError, StudyError
 from xlmr_sweep.interrupt import INTERRUPTED, KEPT, in_order
-from xlmr_sweep.storage.driver_lock import FOLDER as DRIVER_FOLDER
+from xlmr_sweep.storage.artifacts import DATA, DRIVER, RESULTS_FILE, STUDY_FILE, TMP, corrupt_file, instruct_folder, stale_file
+from xlmr_sweep.storage.collect import Collected, collect, set_aside, write_results
 from xlmr_sweep.storage.driver_lock import only_driver
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.records import Collected, collect, open_study, set_aside, write_results, write_study
-from xlmr_sweep.storage.relocated import collect_moved
-from xlmr_sweep.study.identity import recipe_folder_name
+from xlmr_sweep.storage.relocated import collect_relocated
+from xlmr_sweep.storage.study_file import open_study, write_study
 from xlmr_sweep.study.plan import Trial, expand, select
 from xlmr_sweep.study.reading import load_study
 from xlmr_sweep.study.spec import Study
@@ -61,19 +61,26 @@ class Opened:
 
     whole: Study
     """The study of the storage, with all sizes and seeds ever added and those of this command."""
+    every: list[Trial]
+    """All trials of that study."""
     trials: list[Trial]
     """The trials of this command."""
     storage: Storage
 
 
-def open_request(request: Request) -> Opened:
+def open_request(request: Request, before: Opened | None = None) -> Opened:
     """Reads study and storage and expands the command's trials. Changes nothing.
+
+    Args:
+        request: what the user asked for.
+        before: the same request as read a moment ago; its trials are taken if the study is still the same.
 
     Raises:
         StudyError: for anything wrong in the study, the options or the storage.
     """
     whole, asked, storage = _read_studies(request)
-    return Opened(whole, _chosen(request, whole, asked, expand(whole)), storage)
+    every = before.every if before is not None and before.whole == whole else expand(whole)
+    return Opened(whole, every, _chosen(request, whole, asked, every), storage)
 
 
 def _read_studies(request: Request) -> tuple[Study, Study, Storage]:
@@ -99,11 +106,11 @@ def status(request: Request, console: Console) -> int:
     not_here = ""
     try:
         every = expand(whole)
-        found = collect(storage, whole)
+        found = collect(storage, whole, every)
     except MissingFolderError as error:
-        if not storage.exists("study.json"):
+        if not storage.exists(STUDY_FILE):
             raise
-        found, not_here = collect_moved(storage, whole), str(error)
+        found, not_here = collect_relocated(storage, whole), str(error)
         every = [Trial(**cell, trial_id="") for cell in found.planned]
     _chosen(request, whole, asked, every)
     print_status(console, found, not_here)
@@ -119,9 +126,9 @@ def dry_run(request: Request, console: Console) -> int:
     opened = open_request(request)
     if opened.whole.data.source == "folder":
         read_examples(opened.whole, opened.storage, opened.trials, ProgressDisplay(Console(quiet=True)))
-    found = collect(opened.storage, opened.whole)
-    print_plan(console, opened.whole, opened.storage, opened.trials, found)
-    print_needs(console, opened.whole, opened.storage, opened.trials, found.done)
+    found = collect(opened.storage, opened.whole, opened.every)
+    print_forecast(console, opened.whole, opened.storage, opened.trials, found)
+    print_memory(console, opened.whole, opened.storage, opened.trials, found.done)
     return 0
 
 
@@ -141,14 +148,14 @@ def run(request: Request, address: str, console: Console, *, retry_failed: bool 
     opened = open_request(request)
     with _nothing_left_if_refused(opened.storage), only_driver(opened.storage):
         # Read again: another driver may have added sizes or seeds until a moment ago.
-        return _run(open_request(request), address, console, retry_failed, work)
+        return _run(open_request(request, opened), address, console, retry_failed, work)
 
 
 def _run(opened: Opened, address: str, console: Console, retry_failed: bool, work: Work | None) -> int:
     began = time.monotonic()
     whole = opened.whole
     storage = opened.storage.patient(whole.cluster.storage_patience_s)
-    found = collect(storage, whole)
+    found = collect(storage, whole, opened.every)
     accepted = False
 
     def accept() -> None:
@@ -168,13 +175,13 @@ def _run(opened: Opened, address: str, console: Console, retry_failed: bool, wor
             accept()
     finally:
         if accepted:
-            found = collect(storage, whole)
+            found = collect(storage, whole, opened.every)
             write_results(storage, found)
     without = [trial for trial in opened.trials if trial.trial_id not in found.done]
     _say(
         console,
         f"{len(opened.trials) - len(without)} of {len(opened.trials)} trials have a record, {time.monotonic() - began:.1f} s; "
-        f"{storage.path('results.parquet')}",
+        f"{storage.path(RESULTS_FILE)}",
     )
     if without:
         _say(console, f"Without a record: {_some([trial.cell for trial in without])}; see --status")
@@ -184,9 +191,9 @@ def _run(opened: Opened, address: str, console: Console, retry_failed: bool, wor
 def _accept(storage: Storage, whole: Study, found: Collected, console: Console) -> None:
     """From here on the storage remembers the command's sizes and seeds; a refused command leaves it as it was."""
     for name, problem in found.corrupt.items():
-        _say(console, f"Set aside records/corrupt/{name}: {problem}")
+        _say(console, f"Set aside {corrupt_file(name)}: {problem}")
     for trial_id, changed in found.stale.items():
-        _say(console, f"Set aside records/stale/{trial_id}.json: {changed}")
+        _say(console, f"Set aside {stale_file(trial_id)}: {changed}")
     for folder, changed in found.outdated.items():
         _say(console, f"Making {folder} anew: {changed}")
     set_aside(storage, found)
@@ -201,11 +208,11 @@ def instruct(request: Request, address: str, console: Console) -> int:
     """
     opened = open_request(request)
     with _nothing_left_if_refused(opened.storage), only_driver(opened.storage):
-        return _instruct(open_request(request), address, console)
+        return _instruct(open_request(request, opened), address, console)
 
 
 def _instruct(opened: Opened, address: str, console: Console) -> int:
-    found = collect(opened.storage, opened.whole)
+    found = collect(opened.storage, opened.whole, opened.every)
     missing = models_to_instruct(opened.whole, opened.storage, opened.trials)
     _say(console, f"Study {opened.whole.name}: {len(missing)} models to instruct-tune; storage {opened.storage}")
     if missing:
@@ -218,7 +225,7 @@ def _instruct(opened: Opened, address: str, console: Console) -> int:
     left = models_to_instruct(opened.whole, opened.storage, opened.trials)
     for name in sorted({trial.model for trial in opened.trials} - set(left)):
         model = opened.whole.model(name)
-        where = model.instructed_folder or opened.storage.path(f"instruct/{recipe_folder_name(opened.whole, model)}")
+        where = model.instructed_folder or opened.storage.path(instruct_folder(opened.whole, model))
         _say(console, f"{name}: {where}")
     if left:
         console.print(f"Without instruction-tuned weights: {', '.join(left)}")
@@ -240,8 +247,8 @@ def prepare(request: Request, console: Console, *, instructions: bool = True) ->
     for read in examples:
         read.keep(opened.storage)
     # Read again: a run beside it may have added sizes or seeds, and the hub's data take hours.
-    write_study(opened.storage, open_request(request).whole)
-    _say(console, f"Data of study {opened.whole.name}: {opened.storage.path('data')}")
+    write_study(opened.storage, _read_studies(request)[0])
+    _say(console, f"Data of study {opened.whole.name}: {opened.storage.path(DATA)}")
     return 0
 
 
@@ -257,7 +264,7 @@ def _nothing_left_if_refused(storage: Storage) -> Iterator[None]:
         storage.check_writable()
         yield
     except StudyError:
-        storage.remove_empty(DRIVER_FOLDER, "tmp", "")
+        storage.remove_empty(DRIVER, TMP, "")
         raise
 
 

@@ -26,7 +26,7 @@ RATE_WINDOW_S = 600.0
 STATES = ("done", "running", "failed", "waiting", "left out")
 
 
-class Board:
+class LiveTable:
     """Counts what happens to the trials of a run. Used from one thread; drawn from another.
 
     Args:
@@ -147,7 +147,7 @@ class Board:
             mean = self._busy / self._offered if self._offered else 0.0
         return taken / capacity if capacity else 0.0, mean
 
-    def left_s(self) -> float | None:
+    def remaining_s(self) -> float | None:
         """Returns the estimated seconds until the end; None while nothing is known."""
         known = self._remaining_s() if self._remaining_s is not None else None
         if known is not None or not self.num_ended:
@@ -157,7 +157,7 @@ class Board:
     def table(self) -> Group:
         """Returns the table as it is now, with a line that sums it up."""
         now, mean = self.in_use()
-        left = self.left_s()
+        left = self.remaining_s()
         facts = [f"{self.num_ended} of {self._total} trials", f"{self.throughput():.1f} a minute"]
         facts += [f"{self._unit} {100 * now:.0f}% in use ({100 * mean:.0f}% on average)"]
         facts += ["end not known yet" if left is None else f"about {duration(left)} left"]
@@ -173,7 +173,7 @@ class Board:
         return Group(table, Text(", ".join(facts)))
 
     def _place(self) -> str:
-        left = self.left_s()
+        left = self.remaining_s()
         end = "" if left is None or self.num_ended == self._total else f", about {duration(left)} left"
         failed = f", {len(self.failed)} failed" if self.failed else ""
         return f"{self.num_ended} of {self._total}{failed}{end}"

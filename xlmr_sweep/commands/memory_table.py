@@ -12,13 +12,14 @@ from rich.table import Table
 from xlmr_sweep.commands.vocabulary import count_rows
 from xlmr_sweep.modeling.architecture import Architecture, shape_of
 from xlmr_sweep.modeling.memory import ASSUMED_ROWS, GPU_BYTES, compacted, cpu_has_bf16, gpus_needed, process_bytes, trial_memory
+from xlmr_sweep.storage.artifacts import record_file
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import AUTO, Study
 
 
 @dataclass(frozen=True)
-class Needs:
+class ModelMemory:
     """What a dry run says of one model's fine-tuning trials."""
 
     model: str
@@ -39,20 +40,20 @@ def known_rows(storage: Storage, trial_ids: Sequence[str]) -> dict[str, int]:
     """Returns the most embedding rows that a record kept, by model, of the records that are there."""
     rows: dict[str, int] = {}
     for trial_id in trial_ids:
-        record = storage.read_json(f"records/{trial_id}.json") or {}
+        record = storage.read_json(record_file(trial_id)) or {}
         kept = (record.get("resolved") or {}).get("vocabulary_kept")
         if kept:
             rows[record["model"]] = max(rows.get(record["model"], 0), int(kept))
     return rows
 
 
-def needs(
+def memory_of_models(
     study: Study,
     shapes: Mapping[str, Architecture],
     trials: Sequence[Trial],
     measured: Mapping[str, int] | None = None,
     counted: Mapping[str, int] | None = None,
-) -> list[Needs]:
+) -> list[ModelMemory]:
     """Returns what each model's trials need, of the models whose shape is known.
 
     Args:
@@ -84,7 +85,7 @@ def needs(
             )
             taken = process_bytes(small, memory, tokens)
         found.append(
-            Needs(
+            ModelMemory(
                 name,
                 full.num_parameters,
                 small.num_parameters,
@@ -98,11 +99,11 @@ def needs(
     return found
 
 
-def _fewest(need: Needs) -> str:
+def _fewest(need: ModelMemory) -> str:
     return " (more than 16 GPUs needed)" if need.gpus_needed is None else f" (GPUs needed: {need.gpus_needed})"
 
 
-def print_needs(console: Console, study: Study, storage: Storage, trials: Sequence[Trial], done: set[str]) -> None:
+def print_memory(console: Console, study: Study, storage: Storage, trials: Sequence[Trial], done: set[str]) -> None:
     """Prints what the fine-tuning trials of each model need, for a dry run.
 
     Args:
@@ -120,7 +121,7 @@ def print_needs(console: Console, study: Study, storage: Storage, trials: Sequen
     without = {trial.model for trial in trials if (trial.model, trial.task, trial.paradigm) not in cells} & set(shapes)
     counted = count_rows(study, storage, [trial for trial in trials if trial.model in without])
     # Some cells' records say nothing of another task's texts.
-    found = needs(study, shapes, trials, {name: n for name, n in measured.items() if name not in counted}, counted)
+    found = memory_of_models(study, shapes, trials, {name: n for name, n in measured.items() if name not in counted}, counted)
     if not found:
         return
     on_gpu = study.cluster.gpus > 0
@@ -144,7 +145,7 @@ def print_needs(console: Console, study: Study, storage: Storage, trials: Sequen
     console.print(table)
     assumed = {need.model: shapes[need.model] for need in found if need.rows_are == "assumed"}
     if assumed:
-        whole = needs(study, assumed, trials, counted={name: shape.vocabulary for name, shape in assumed.items()})
+        whole = memory_of_models(study, assumed, trials, counted={name: shape.vocabulary for name, shape in assumed.items()})
         bounds = ", ".join(f"{need.model} {need.bytes_declared / 1e9:.1f}{_fewest(need) if on_gpu else ''}" for need in whole)
         console.print(
             f"About {ASSUMED_ROWS:,} rows is assumed, for the different tokens of a task's texts; the first records tell. "

@@ -9,17 +9,18 @@ import json
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from xlmr_sweep.commands.progress import ProgressDisplay
 from xlmr_sweep.data.examples import ReadTask, check_sizes, read_task
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.modeling.families import HEADS
+from xlmr_sweep.modeling.families import model_family
 from xlmr_sweep.modeling.source import ModelSource
+from xlmr_sweep.storage.artifacts import manifest_of, mixture_folder, pretrained_folder
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.lineage import outdated
-from xlmr_sweep.study.identity import mixture_name, model_folder_name, recipe_folder_name
+from xlmr_sweep.storage.lineage import read_sources
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import ModelSpec, Study
 from xlmr_sweep.study.tasks import TASKS, TaskSpec
@@ -57,7 +58,7 @@ def prepare_instructions(study: Study, storage: Storage, display: ProgressDispla
     """
     from xlmr_sweep.data.mixture import prepare_mixture
 
-    if storage.exists(f"data/{mixture_name(study)}/manifest.json"):
+    if storage.exists(manifest_of(mixture_folder(study))):
         return
     with display.step("Instruction data") as step:
         prepare_mixture(study, storage, step)
@@ -107,10 +108,11 @@ def check_models(study: Study, storage: Storage, trials: Sequence[Trial], consol
             continue
         if check(base_source(storage, study, model), tasks, max(lengths)):
             console.print(f"Warning: model {name} has no masked-LM head; a new one is made (new_head: true)", highlight=False)
-        family = family_of(base_source(storage, study, model))
-        if family not in HEADS:
+        family = model_family(_config(base_source(storage, study, model)))
+        if not family.has_fast_path:
             text = (
-                f"Warning: model {name}: no fast path for {family}; its trials keep the whole vocabulary and pad, and take longer"
+                f"Warning: model {name}: no fast path for {family.model_type}; its trials keep the whole vocabulary and pad, "
+                "and take longer"
             )
             console.print(text, highlight=False, soft_wrap=True)
         if model.hub is not None:
@@ -157,28 +159,25 @@ def models_to_pretrain(study: Study, storage: Storage, trials: Sequence[Trial]) 
     return [
         model.name
         for model in needed
-        if model.demo is not None and not storage.exists(f"models/{model_folder_name(study, model)}/manifest.json")
+        if model.demo is not None and not storage.exists(manifest_of(pretrained_folder(study, model)))
     ]
 
 
 def models_to_instruct(study: Study, storage: Storage, trials: Sequence[Trial]) -> list[str]:
     """Returns the models whose instruction-tuned weights the trials need and that the storage lacks or has of other sources."""
     names = dict.fromkeys(trial.model for trial in trials if trial.paradigm == "instructed")
-    models = [study.model(name) for name in names if study.model(name).instructed_folder is None]
-
-    def is_there(model: ModelSpec) -> bool:
-        there = storage.exists(f"instruct/{recipe_folder_name(study, model)}/manifest.json")
-        return there and not outdated(storage, study, model)
-
-    return [model.name for model in models if not is_there(model)]
+    tuned_here = [name for name in names if study.model(name).instructed_folder is None]
+    if not tuned_here:
+        return []
+    sources = read_sources(storage, study)
+    return [name for name in tuned_here if name not in sources.instructed or name in sources.outdated]
 
 
-def family_of(source: ModelSource) -> str:
-    """Returns the model type of a source that was found to load."""
+def _config(source: ModelSource) -> Any:
+    """Returns the configuration of a source that was found to load."""
     try:
-        config = json.loads((Path(source.location) / "config.json").read_text(encoding="utf-8"))
+        return json.loads((Path(source.location) / "config.json").read_text(encoding="utf-8"))
     except OSError:
         from xlmr_sweep.modeling.loading import load_config
 
-        return str(load_config(source).model_type)
-    return str(config["model_type"])
+        return load_config(source)

@@ -31,7 +31,7 @@ PLAIN_INTERVAL_S = 60.0
 """On a pipe a step that lasts says where it is this often."""
 
 
-LeftS = Callable[[], float | None]
+RemainingSeconds = Callable[[], float | None]
 
 
 class ProgressDisplay:
@@ -48,20 +48,20 @@ class ProgressDisplay:
         """When each step began that has ended, and when it ended, in seconds of the monotonic clock."""
 
     @contextmanager
-    def step(self, name: str, total: float | None = None, left_s: LeftS | None = None) -> Iterator[Step]:
+    def step(self, name: str, total: float | None = None, remaining_s: RemainingSeconds | None = None) -> Iterator[Step]:
         """Shows one step for as long as the block runs.
 
         Args:
             name: what is done.
             total: how much there is to do, if that is known.
-            left_s: returns the seconds that are left, None while that is not known; by default by the mean so far.
+            remaining_s: returns the seconds that are left, None while that is not known; by default by the mean so far.
         """
         began = time.monotonic()
         if self.console.is_terminal:
-            with self._bar(name, total, left_s) as bar:
+            with self._bar(name, total, remaining_s) as bar:
                 yield bar
         else:
-            line = _Lines(self.console, name, total, left_s)
+            line = _Lines(self.console, name, total, remaining_s)
             yield line
             line.close()
         self.spans[name] = (began, time.monotonic())
@@ -102,7 +102,7 @@ class ProgressDisplay:
                 self.console.print(render())
 
     @contextmanager
-    def _bar(self, name: str, total: float | None, left_s: LeftS | None) -> Iterator[Step]:
+    def _bar(self, name: str, total: float | None, remaining_s: RemainingSeconds | None) -> Iterator[Step]:
         with self._shown():
             with self._lock:
                 if self._bars is None:
@@ -111,13 +111,13 @@ class ProgressDisplay:
                         BarColumn(),
                         MofNCompleteColumn(),
                         TimeElapsedColumn(),
-                        _Left(),
+                        _RemainingColumn(),
                         TextColumn("{task.fields[note]}"),
                         console=self.console,
                         auto_refresh=False,
                     )
                 bars = self._bars
-                task = bars.add_task(name, total=total, note="", left_s=left_s)
+                task = bars.add_task(name, total=total, note="", remaining_s=remaining_s)
             yield _Bar(bars, task)
 
     @contextmanager
@@ -143,13 +143,13 @@ class ProgressDisplay:
         return Group(*(render() for render in self._panels), *bars)
 
 
-class _Left(TimeRemainingColumn):
+class _RemainingColumn(TimeRemainingColumn):
     """What is left of a step, by its own estimate where it has one."""
 
     def render(self, task: Task) -> Text:
-        if task.fields["left_s"] is None:
+        if task.fields["remaining_s"] is None:
             return super().render(task)
-        seconds = task.fields["left_s"]()
+        seconds = task.fields["remaining_s"]()
         return Text("" if seconds is None else duration(seconds), style="progress.remaining")
 
 
@@ -163,8 +163,8 @@ class _Bar:
 
 
 class _Lines:
-    def __init__(self, console: Console, name: str, total: float | None, left_s: LeftS | None) -> None:
-        self._console, self._name, self._total, self._left_s = console, name, total, left_s
+    def __init__(self, console: Console, name: str, total: float | None, remaining_s: RemainingSeconds | None) -> None:
+        self._console, self._name, self._total, self._remaining_s = console, name, total, remaining_s
         self._done = 0.0
         self._is_open = True
         self._start = self._said = time.monotonic()
@@ -182,14 +182,14 @@ class _Lines:
 
     def _say(self, note: str) -> None:
         total = f" of {self._total:g}" if self._total is not None else ""
-        seconds = self._seconds_left() if self._is_open else None
+        seconds = self._estimate_s() if self._is_open else None
         left = "" if seconds is None else f", about {duration(seconds)} left"
         note = note and f" {note}"
         self._console.print(f"{self._name}: {self._done:g}{total}{note}{left}", soft_wrap=True, highlight=False)
 
-    def _seconds_left(self) -> float | None:
-        if self._left_s is not None:
-            return self._left_s()
+    def _estimate_s(self) -> float | None:
+        if self._remaining_s is not None:
+            return self._remaining_s()
         # The first moments tell of start-up, not of speed.
         if not self._total or not 0.02 * self._total <= self._done < self._total:
             return None

@@ -9,7 +9,6 @@ import importlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -22,7 +21,7 @@ from xlmr_sweep.cluster.storage_check import LateNodes, check_storage_on_nodes
 from xlmr_sweep.cluster.trial_log import log_name
 from xlmr_sweep.cluster.tune.sweep import run_trials
 from xlmr_sweep.cluster.work import Work
-from xlmr_sweep.commands.live_table import Board
+from xlmr_sweep.commands.live_table import LiveTable
 from xlmr_sweep.commands.preparation import (
     check_models,
     models_to_instruct,
@@ -31,21 +30,14 @@ from xlmr_sweep.commands.preparation import (
     read_examples,
 )
 from xlmr_sweep.commands.progress import ProgressDisplay
-from xlmr_sweep.scheduling.admission import Admission, Job
+from xlmr_sweep.scheduling.admission import Admission
 from xlmr_sweep.scheduling.cost import CostModel
+from xlmr_sweep.scheduling.items import Job
 from xlmr_sweep.scheduling.resources import NODE_LABEL, check_fits, instruct_width
 from xlmr_sweep.scheduling.widths import widths_of
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
-
-
-@dataclass
-class Tally:
-    """How a run's trials ended."""
-
-    done: int = 0
-    failed: list[str] = field(default_factory=list)
 
 
 def run_pending(
@@ -59,7 +51,7 @@ def run_pending(
     rows: Sequence[Mapping[str, Any]] = (),
     only_instruct: bool = False,
     work: Work | None = None,
-) -> Tally:
+) -> None:
     """Runs trials that have no record, and everything they need.
 
     Args:
@@ -118,16 +110,14 @@ def run_pending(
             probing=probing,
         )
         run_job = _job_runner(study, storage, display, has_gpus)
-        tally = Tally()
         if only_instruct:
             jobs = InstructionJobs(
                 admission, run_job, lambda job, error, lost: None, study.cluster.node_patience_s, LateNodes(storage).problem
             )
             jobs.run_alone()
         else:
-            _run_trials(study, storage, trials, admission, display, tally, run_job, work)
+            _run_trials(study, storage, trials, admission, display, run_job, work)
     console.print(f"Where the time went: {display.where_the_time_went()}", soft_wrap=True, highlight=False)
-    return tally
 
 
 def _import_beside(name: str) -> None:
@@ -161,7 +151,7 @@ def _job_runner(study: Study, storage: Storage, display: ProgressDisplay, use_gp
                     num_ranks=job.width.num_bundles,
                     use_gpu=use_gpu,
                     cpus_per_rank=job.width.cpus,
-                    label_selector=[{NODE_LABEL: node_id} for node_id in job.grant.node_ids],
+                    label_selector=[{NODE_LABEL: node_id} for node_id in job.allocation.node_ids],
                     step=step,
                 )
         except Exception as error:
@@ -178,7 +168,6 @@ def _run_trials(
     trials: Sequence[Trial],
     admission: Admission,
     display: ProgressDisplay,
-    tally: Tally,
     run_job: RunJob,
     work: Work | None,
 ) -> None:
@@ -186,15 +175,11 @@ def _run_trials(
         return storage.path(log_name(trial))
 
     unit = "GPUs" if admission.has_gpus else "CPUs"
-    board = Board(display.console, trials, lambda: admission.capacity, unit, where, lambda: admission.left_s)
+    live_table = LiveTable(display.console, trials, lambda: admission.capacity, unit, where, lambda: admission.left_s)
 
     def run_job_shown(job: Job) -> None:
-        with board.job(job.tune_id, admission.amount(job.width)):
+        with live_table.job(job.tune_id, admission.amount(job.width)):
             run_job(job)
 
-    try:
-        with display.panel(board.table), display.step("Trials", len(trials), board.left_s) as board.step:
-            run_trials(study, storage, admission, board, run_job=run_job_shown, work=work)
-    finally:
-        tally.done += board.done
-        tally.failed += board.failed
+    with display.panel(live_table.table), display.step("Trials", len(trials), live_table.remaining_s) as live_table.step:
+        run_trials(study, storage, admission, live_table, run_job=run_job_shown, work=work)

@@ -9,7 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from xlmr_sweep.storage.records import CELL_COLUMNS, Collected
+from xlmr_sweep.storage.artifacts import RECORDS, record_file
+from xlmr_sweep.storage.collect import Collected
+from xlmr_sweep.storage.records import CELL_COLUMNS
 
 
 def print_status(console: Console, found: Collected, not_here: str = "") -> None:
@@ -43,9 +45,9 @@ def print_status(console: Console, found: Collected, not_here: str = "") -> None
         if number:
             console.print(f"{number} {text}")
     for trial_id, changed in found.stale.items():
-        console.print(f"stale: records/{trial_id}.json: {changed}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"stale: {record_file(trial_id)}: {changed}", highlight=False, markup=False, soft_wrap=True)
     for name, problem in found.corrupt.items():
-        console.print(f"corrupt: records/{name}: {problem}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"corrupt: {RECORDS}/{name}: {problem}", highlight=False, markup=False, soft_wrap=True)
     if not_here:
         how = "records are matched by their declared settings, and whether one is stale is not known"
         console.print(f"{not_here}; {how}", highlight=False, markup=False, soft_wrap=True)

@@ -14,10 +14,10 @@ from typing import Any
 from xlmr_sweep.data.examples import Row, load_task, read_task
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.bare_tokenizer import BareTokenizer
-from xlmr_sweep.modeling.families import HEADS, PADDED_POSITIONS
+from xlmr_sweep.modeling.families import model_family
+from xlmr_sweep.storage.artifacts import MODELS, manifest_of, pretrained_folder, task_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.relocated import folder_of
-from xlmr_sweep.study.identity import model_folder_name, task_data_name
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import ModelSpec, Study
 from xlmr_sweep.study.tasks import TaskSpec, render
@@ -89,12 +89,13 @@ def kept_tokens(tokenizer: BareTokenizer, task: TaskSpec, rows: Sequence[Row], m
 
 def _padding(config: Mapping[str, Any]) -> set[int]:
     """Returns what a compact vocabulary keeps for the padding token (`modeling.compact.always_kept`): all without a fast path."""
-    if config.get("model_type") not in HEADS:
+    family = model_family(config)
+    if not family.has_fast_path:
         return set(range(int(config["vocab_size"])))
     padding = config.get("pad_token_id")
     if padding is None:
         return set()
-    return set(range(int(padding) + 1)) if config.get("model_type") in PADDED_POSITIONS else {int(padding)}
+    return set(range(int(padding) + 1)) if family.counts_positions_from_padding else {int(padding)}
 
 
 def _files(study: Study, storage: Storage, model: ModelSpec) -> tuple[tuple[str, str], set[int]] | None:
@@ -107,12 +108,12 @@ def _files(study: Study, storage: Storage, model: ModelSpec) -> tuple[tuple[str,
 
     if model.folder is None and model.demo is None:
         return None
-    made = folder_of(storage, "models", model.name, partial(model_folder_name, study, model)) if model.demo else ""
+    made = folder_of(storage, MODELS, model.name, partial(pretrained_folder, study, model)) if model.demo else ""
     return (read("tokenizer.json"), read("tokenizer_config.json")), _padding(json.loads(read("config.json")))
 
 
 def _examples(study: Study, storage: Storage, task: TaskSpec) -> list[Row] | None:
-    if storage.exists(f"data/{task_data_name(study, task)}/manifest.json"):
+    if storage.exists(manifest_of(task_folder(study, task))):
         data = load_task(study, task, storage)
         rows = [*data.train, *data.validation]
     elif study.data.source == "folder":

@@ -20,9 +20,10 @@ from pyarrow import parquet
 
 from xlmr_sweep.data.jsonl import not_json, text_problem
 from xlmr_sweep.errors import StudyError
+from xlmr_sweep.storage.artifacts import manifest_of, task_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.canonical import fingerprint
-from xlmr_sweep.study.identity import data_identity, task_data_name
+from xlmr_sweep.study.identity import data_identity
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.tasks import TaskSpec
 
@@ -68,7 +69,7 @@ class ReadTask:
             parquet.write_table(pa.Table.from_pylist(examples), sink)
             storage.write(f"{self.folder}/{split}.parquet", sink.getvalue().to_pybytes())
         if self.rows:
-            storage.write_json(f"{self.folder}/manifest.json", self.manifest)
+            storage.write_json(manifest_of(self.folder), self.manifest)
 
 
 def read_task(study: Study, task: TaskSpec, storage: Storage) -> ReadTask:
@@ -77,8 +78,8 @@ def read_task(study: Study, task: TaskSpec, storage: Storage) -> ReadTask:
     Raises:
         StudyError: as `prepare_task`.
     """
-    folder = f"data/{task_data_name(study, task)}"
-    kept = storage.read_json(f"{folder}/manifest.json")
+    folder = task_folder(study, task)
+    kept = storage.read_json(manifest_of(folder))
     if kept is not None:
         return ReadTask(folder, kept, {})
     rows, resolved = _read(study, task)
@@ -103,8 +104,8 @@ def load_task(study: Study, task: TaskSpec, storage: Storage) -> TaskData:
     Raises:
         StudyError: if they were not prepared.
     """
-    folder = f"data/{task_data_name(study, task)}"
-    manifest = storage.read_json(f"{folder}/manifest.json")
+    folder = task_folder(study, task)
+    manifest = storage.read_json(manifest_of(folder))
     if manifest is None:
         raise StudyError(f"task {task.name}: {storage.path(folder)} is not there; run experiments/prepare_data.py")
     tables = [parquet.read_table(io.BytesIO(storage.read(f"{folder}/{split}.parquet"))) for split in SPLITS]

@@ -7,13 +7,11 @@ by number. Memory stays constant for the 31 M English rows of xP3. Imports neith
 from __future__ import annotations
 
 import hashlib
-import platform
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from fnmatch import fnmatch
-from importlib import metadata
 from itertools import compress, islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,8 @@ from pyarrow import parquet
 
 from xlmr_sweep.data.jsonl import count_lines, jsonl_files, read_jsonl
 from xlmr_sweep.errors import StudyError
+from xlmr_sweep.storage.artifacts import manifest_of, mixture_folder
+from xlmr_sweep.storage.environment import package_versions
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.progress_file import Step
 from xlmr_sweep.study.identity import mixture_identity, mixture_name, tokenizer_identity
@@ -64,8 +64,8 @@ def prepare_mixture(study: Study, storage: Storage, step: Step | None = None) ->
     Raises:
         StudyError: if a source is missing, empty or malformed (file and line named), or if no row is left.
     """
-    folder = f"data/{mixture_name(study)}"
-    done: dict[str, Any] | None = storage.read_json(f"{folder}/manifest.json")
+    folder = mixture_folder(study)
+    done: dict[str, Any] | None = storage.read_json(manifest_of(folder))
     if done is not None:
         return done
     spec = study.instructions
@@ -110,11 +110,11 @@ def prepare_mixture(study: Study, storage: Storage, step: Step | None = None) ->
         "excluded": source.excluded,
         "tokenizer": {"model": counted_by.name, "identity": tokenizer_identity(study, counted_by), "size": len(tokenizer)},
         "resolved": source.resolved,
-        "versions": _versions(),
+        "versions": package_versions("datasets", "pyarrow", "tokenizers", "transformers", "xlmr_sweep"),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         **kept.summary(),
     }
-    storage.write_json(f"{folder}/manifest.json", manifest)
+    storage.write_json(manifest_of(folder), manifest)
     return manifest
 
 
@@ -149,8 +149,8 @@ def open_mixture(study: Study, storage: Storage) -> MixtureRows:
     """
     from xlmr_sweep.modeling.source import cache_folder
 
-    folder = f"data/{mixture_name(study)}"
-    manifest = storage.read_json(f"{folder}/manifest.json")
+    folder = mixture_folder(study)
+    manifest = storage.read_json(manifest_of(folder))
     if manifest is None:
         raise StudyError(f"{storage.path(folder)}: the mixture is not prepared; run prepare_data.py")
     names = [f"{folder}/{name}" for name in manifest["shards"]]
@@ -370,8 +370,3 @@ class _Kept:
         name = f"rows-{len(self._shards):05d}.parquet"
         self._storage.write(f"{self._folder}/{name}", self._sink.getvalue().to_pybytes())
         self._shards.append(name)
-
-
-def _versions() -> dict[str, str]:
-    names = ("datasets", "pyarrow", "tokenizers", "transformers", "xlmr_sweep")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}

@@ -14,11 +14,11 @@ from functools import partial
 from typing import Any
 
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.modeling.families import EXACT_TYPES, FAST_TYPES, PRE_NORM_TYPES
+from xlmr_sweep.modeling.families import model_family
+from xlmr_sweep.storage.artifacts import INSTRUCT, MODELS, instruct_folder, pretrained_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.relocated import folder_of
 from xlmr_sweep.study.demo import DEMO_MODELS, VOCAB_SIZE
-from xlmr_sweep.study.identity import model_folder_name, recipe_folder_name
 from xlmr_sweep.study.spec import ModelSpec, Study
 
 USUAL_HEAD = 64
@@ -47,6 +47,7 @@ class Architecture:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Architecture | None:
         """Returns the shape in a `config.json` of transformers, or None where it has none of an encoder."""
+        family = model_family(config)
         try:
             return cls(
                 num_layers=int(config["num_hidden_layers"]),
@@ -55,10 +56,10 @@ class Architecture:
                 vocabulary=int(config["vocab_size"]),
                 positions=int(config.get("max_position_embeddings", 512)),
                 token_types=int(config.get("type_vocab_size", 1)),
-                exact=config.get("model_type") in EXACT_TYPES,
+                exact=family.has_exact_count,
                 heads=int(config["num_attention_heads"]) if config.get("num_attention_heads") else None,
-                pre_norm=config.get("model_type") in PRE_NORM_TYPES,
-                is_fast=config.get("model_type") in FAST_TYPES,
+                pre_norm=family.is_pre_norm,
+                is_fast=family.has_fast_path,
             )
         except (KeyError, TypeError, ValueError):
             return None
@@ -104,9 +105,9 @@ def shape_of(study: Study, storage: Storage, model: ModelSpec) -> Architecture |
         return KNOWN[model.hub]
     folders = []
     if model.demo is not None:
-        folders.append(folder_of(storage, "models", model.name, partial(model_folder_name, study, model)))
+        folders.append(folder_of(storage, MODELS, model.name, partial(pretrained_folder, study, model)))
     if model.instructed_folder is None:
-        folders.append(folder_of(storage, "instruct", model.name, partial(recipe_folder_name, study, model)))
+        folders.append(folder_of(storage, INSTRUCT, model.name, partial(instruct_folder, study, model)))
     configs = [_mapping(partial(storage.read_json, f"{folder}/config.json")) for folder in folders]
     if model.folder is not None:
         path = model.folder / "config.json"

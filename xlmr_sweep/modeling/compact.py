@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM
 from transformers.initialization import no_init_weights
 
-from xlmr_sweep.modeling.families import HEADS
+from xlmr_sweep.modeling.families import FAMILIES, model_family
 
 
 class TokenNotKeptError(KeyError):
@@ -57,14 +57,7 @@ class CompactVocabulary:
 
 def vocabulary_sized(weights: Mapping[str, Tensor], vocab_size: int) -> set[str]:
     """Returns the names of the weights with one row a token: embeddings, output rows and output biases."""
-    names = (
-        "word_embeddings.weight",
-        "tok_embeddings.weight",
-        "decoder.weight",
-        "decoder.bias",
-        "lm_head.bias",
-        "predictions.bias",
-    )
+    names = tuple({name for family in FAMILIES.values() for name in family.vocabulary_weights})
     return {name for name, tensor in weights.items() if name.endswith(names) and tensor.shape[0] == vocab_size}
 
 
@@ -93,17 +86,14 @@ def always_kept(config: Any, tokenizer: Any) -> set[int]:
     padding_idx + 1), all tokens before it, so that it keeps its place. All tokens of a family without a fast path: which of its
     weights have a row a token is not known.
     """
-    if config.model_type not in HEADS:
+    family = model_family(config)
+    if not family.has_fast_path:
         return set(range(config.vocab_size))
     kept = set(tokenizer.all_special_ids)
     if config.pad_token_id is not None:
-        first = 0 if _counts_from_padding(config) else config.pad_token_id
+        first = 0 if family.counts_positions_from_padding else config.pad_token_id
         kept |= set(range(first, config.pad_token_id + 1))
     return kept
-
-
-def _counts_from_padding(config: Any) -> bool:
-    return "roberta" in config.model_type or config.model_type == "camembert"
 
 
 def build_compact(config: Any, kept: CompactVocabulary) -> nn.Module:
@@ -120,7 +110,7 @@ def build_compact(config: Any, kept: CompactVocabulary) -> nn.Module:
     small.vocab_size = len(kept)
     if config.pad_token_id is not None:
         pad = int(kept.compact(torch.tensor([config.pad_token_id], device="cpu"))[0])
-        if pad != config.pad_token_id and _counts_from_padding(config):
+        if pad != config.pad_token_id and model_family(config).counts_positions_from_padding:
             raise ValueError(f"{config.model_type}: the padding token would move from {config.pad_token_id} to {pad}")
         small.pad_token_id = pad
     # Ids that only generation uses would lie outside the small vocabulary.

@@ -1,9 +1,9 @@
 """An encoder split where it saves work: hidden states of tokens without padding, then the head only where a token is asked for.
 
-In: any model that `AutoModelForMaskedLM` loads. For the families below sequences run end to end through transformers' own
-layers with an attention of ours, and the head runs on chosen positions and, for label words, on chosen rows of the output
-projection; transformers itself computes every position times the whole vocabulary (8.2 GB in fp32 for 16 x 512 tokens of XLM-R).
-Any other model goes the plain, padded way and a warning says so once.
+In: any model that `AutoModelForMaskedLM` loads. For families with a fast path (`families.py`) sequences run end to end through
+transformers' own layers with an attention of ours. The head runs only on chosen positions and, for label words, on chosen rows of
+the output projection; transformers itself computes every position times the whole vocabulary (8.2 GB in fp32 for 16 x 512 tokens
+of XLM-R). Any other model goes the plain, padded way, and a warning says so once.
 """
 
 from __future__ import annotations
@@ -17,19 +17,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from xlmr_sweep.modeling import attention
-from xlmr_sweep.modeling.dropout import Dropout, replace_dropout
-from xlmr_sweep.modeling.layers import narrow_last_layer, quicken_layers
+from xlmr_sweep.modeling.cpu.dropout import Dropout, replace_dropout
+from xlmr_sweep.modeling.cpu.layer import quicken_layers
+from xlmr_sweep.modeling.families import HeadTransform, model_family
+from xlmr_sweep.modeling.last_layer import narrow_last_layer
 from xlmr_sweep.modeling.sequences import Sequences
 
-# For each transformers family: what turns a hidden state into the input of the output projection.
-_TRANSFORMS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
-    "xlm-roberta": lambda m, h: m.lm_head.layer_norm(functional.gelu(m.lm_head.dense(h))),  # type: ignore[union-attr,operator]
-    "roberta": lambda m, h: m.lm_head.layer_norm(functional.gelu(m.lm_head.dense(h))),  # type: ignore[union-attr,operator]
-    "xlm-roberta-xl": lambda m, h: m.lm_head.layer_norm(functional.gelu(m.lm_head.dense(h))),  # type: ignore[union-attr,operator]
-    "camembert": lambda m, h: m.lm_head.layer_norm(functional.gelu(m.lm_head.dense(h))),  # type: ignore[union-attr,operator]
-    "bert": lambda m, h: m.cls.predictions.transform(h),  # type: ignore[union-attr,operator]
-    "modernbert": lambda m, h: m.head(h),  # type: ignore[operator]
+_TRANSFORMS: dict[HeadTransform, Callable[[nn.Module, Tensor], Tensor]] = {
+    "dense, gelu, norm": lambda m, h: m.lm_head.layer_norm(functional.gelu(m.lm_head.dense(h))),  # type: ignore[union-attr,operator]
+    "predictions.transform": lambda m, h: m.cls.predictions.transform(h),  # type: ignore[union-attr,operator]
+    "head": lambda m, h: m.head(h),  # type: ignore[operator]
 }
+"""What turns a hidden state into the input of the output projection."""
 
 
 class MaskedLMEncoder(nn.Module):
@@ -42,20 +41,19 @@ class MaskedLMEncoder(nn.Module):
         super().__init__()
         self.model = model
         config: Any = model.config
-        self.family: str = config.model_type
-        self.is_split = self.family in _TRANSFORMS
+        self.family = model_family(config)
+        self.is_split = self.family.has_fast_path
         self._narrows = False
         if self.is_split:
             config._attn_implementation = attention.NAME
             quicken_layers(model)
             self._narrows = narrow_last_layer(model)
         else:
-            warnings.warn(
-                f"{self.family}: no fast path for this family; batches are padded, logits of all tokens computed", stacklevel=2
-            )
+            text = "no fast path for this family; batches are padded, logits of all tokens computed"
+            warnings.warn(f"{self.family.model_type}: {text}", stacklevel=2)
         replace_dropout(model)
         # RoBERTa's positions begin behind that of the padding token: an unpadded batch that starts at 0 is silently wrong.
-        self._first_position = config.pad_token_id + 1 if "roberta" in self.family or self.family == "camembert" else 0
+        self._first_position = config.pad_token_id + 1 if self.family.counts_positions_from_padding else 0
 
     @property
     def hidden_size(self) -> int:
@@ -90,7 +88,7 @@ class MaskedLMEncoder(nn.Module):
         options: dict[str, Any] = {"lengths": tokens.lengths, **more}
         if tokens.token_type_ids is not None:
             options["token_type_ids"] = tokens.token_type_ids[None]
-        if self.family == "modernbert":
+        if self.family.takes_masks_by_layer_type:
             # Its masks would be made, N x N for the sliding window, though nothing reads them.
             options["attention_mask"] = {"full_attention": None, "sliding_attention": None}
         positions = tokens.offsets().add_(self._first_position)
@@ -111,7 +109,9 @@ class MaskedLMEncoder(nn.Module):
 
     def transformed(self, hidden: Tensor) -> Tensor:
         """Returns what the output projection takes of hidden states, (n, H) to (n, H)."""
-        return _TRANSFORMS[self.family](self.model, hidden)
+        if self.family.head_transform is None:
+            raise ValueError(f"{self.family.model_type}: the input of its output projection is not known")
+        return _TRANSFORMS[self.family.head_transform](self.model, hidden)
 
     def logits_at(self, tokens: Sequences, places: Tensor, counts: tuple[int, ...], token_ids: Tensor | None = None) -> Tensor:
         """Returns logits at some of the tokens, by the plain way where there is no fast one.

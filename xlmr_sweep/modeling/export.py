@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForMaskedLM
 
+from xlmr_sweep.storage.artifacts import manifest_of
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.progress_file import ProgressFile
 
@@ -69,7 +70,7 @@ def publish(storage: Storage, name: str, folder: Path, manifest: Mapping[str, An
     """
     storage.upload(folder, name)
     ProgressFile(storage, name).update(num_steps, num_steps)
-    storage.write_json(f"{name}/manifest.json", dict(manifest))
+    storage.write_json(manifest_of(name), dict(manifest))
 
 
 def weights_hash(folder: Path) -> str:

@@ -1,37 +1,132 @@
-"""What is known of each family of models. Imports no torch."""
+"""One row a model family says all that is known of it. Every other place of the project looks here. Imports no torch.
+
+In: a model type, as `config.json` names it. Out: its `ModelFamily`; for a type without a row one that promises nothing, whose
+models train the plain, padded way.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
-HEADS = {
-    "bert": ("cls.",),
-    "camembert": ("lm_head.",),
-    "modernbert": ("head.", "decoder."),
-    "roberta": ("lm_head.",),
-    "xlm-roberta": ("lm_head.",),
-    "xlm-roberta-xl": ("lm_head.",),
-}
-"""How the names of the masked-LM head's weights begin, by model type: of the families that take the fast path."""
+HeadTransform = Literal["dense, gelu, norm", "predictions.transform", "head"]
+"""How a masked-LM head makes the input of the output projection of a hidden state; `encoder.py` computes it."""
 
 
-PADDED_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert")
-"""Kinds of model whose position ids start behind the padding token's id."""
+@dataclass(frozen=True)
+class ModelFamily:
+    """What a model family must say of itself.
+
+    Only `model_type` is needed. Each further field opens one optimisation or check to the family, and each is held by a test
+    against transformers' own model of that type: tests/modeling/test_families.py and test_encoder.py run over all rows.
+    """
+
+    model_type: str
+    """The `model_type` of its `config.json`."""
+
+    head_transform: HeadTransform | None = None
+    """What stands between the last hidden state and the output projection. With it the family takes the fast path: sequences
+    without padding, a compact vocabulary, logits of label words alone. None: batches are padded and all logits computed."""
+
+    head_prefixes: tuple[str, ...] = ()
+    """How the names of the masked-LM head's weights begin."""
+
+    embedding: str = "word_embeddings.weight"
+    """How the name of the word embeddings ends."""
+
+    output_weights: tuple[str, ...] = ()
+    """How the names of the head's weights with one row a token end. A compact vocabulary keeps rows of these and `embedding`."""
+
+    counts_positions_from_padding: bool = False
+    """Whether the first token has the position `pad_token_id + 1` (RoBERTa and its kin). Such a model takes that many tokens
+    fewer than it has positions, and a compact vocabulary keeps all tokens up to the padding token, so that it keeps its id."""
+
+    is_pre_norm: bool = False
+    """Whether a layer's normalisations stand before its products and not after its sums. Such a layer keeps less for the backward
+    pass."""
+
+    has_exact_count: bool = False
+    """Whether `Architecture.num_parameters` counts every parameter. Otherwise a table marks the number as approximate."""
+
+    narrows_last_layer: bool = False
+    """Whether the last layer has BERT's parts, so that it can compute only what the head reads (`last_layer.py`)."""
+
+    has_cpu_layer: bool = False
+    """Whether all layers are BERT's, so that a CPU runs them as one step of autograd each (`cpu/layer.py`)."""
+
+    first_layer_lacks: tuple[str, ...] = ()
+    """Weights that all layers but the first have."""
+
+    takes_masks_by_layer_type: bool = False
+    """Whether the encoder takes a mapping of masks, one a type of layer (full, sliding), and otherwise makes them itself."""
+
+    has_our_classification_head: bool = False
+    """Whether transformers' classification head has the shape and names of ours, so that a `baseline` trial's weights load as
+    `AutoModelForSequenceClassification`."""
+
+    @property
+    def has_fast_path(self) -> bool:
+        """Whether trials compute unpadded sequences on a compact vocabulary, with logits of label words alone."""
+        return self.head_transform is not None
+
+    @property
+    def vocabulary_weights(self) -> tuple[str, ...]:
+        """How the names of all weights with one row a token end."""
+        return (self.embedding, *self.output_weights)
+
+
+def _like_roberta(model_type: str, **more: Any) -> ModelFamily:
+    known: dict[str, Any] = {
+        "head_transform": "dense, gelu, norm",
+        "head_prefixes": ("lm_head.",),
+        "output_weights": ("decoder.weight", "lm_head.bias", "decoder.bias"),
+        "counts_positions_from_padding": True,
+        "has_exact_count": True,
+        "narrows_last_layer": True,
+        "has_cpu_layer": True,
+        "has_our_classification_head": True,
+    }
+    return ModelFamily(model_type, **(known | more))
+
+
+_ROWS = (
+    ModelFamily(
+        "bert",
+        head_transform="predictions.transform",
+        head_prefixes=("cls.",),
+        output_weights=("decoder.weight", "predictions.bias", "decoder.bias"),
+        has_exact_count=True,
+        narrows_last_layer=True,
+        has_cpu_layer=True,
+    ),
+    ModelFamily(
+        "modernbert",
+        head_transform="head",
+        head_prefixes=("head.", "decoder."),
+        embedding="tok_embeddings.weight",
+        output_weights=("decoder.weight", "decoder.bias"),
+        is_pre_norm=True,
+        first_layer_lacks=("attn_norm.weight",),
+        takes_masks_by_layer_type=True,
+    ),
+    _like_roberta("camembert", has_exact_count=False),
+    _like_roberta("roberta"),
+    _like_roberta("xlm-roberta"),
+    _like_roberta("xlm-roberta-xl", is_pre_norm=True, has_cpu_layer=False),
+)
+
+FAMILIES: Mapping[str, ModelFamily] = {row.model_type: row for row in _ROWS}
+"""The rows by model type."""
+
+
+def model_family(config: Any) -> ModelFamily:
+    """Returns the family of a model, given its `config.json` as a mapping or its transformers configuration."""
+    model_type = config.get("model_type") if isinstance(config, Mapping) else config.model_type
+    return FAMILIES.get(str(model_type)) or ModelFamily(str(model_type))
 
 
 def usable_length(config: Mapping[str, Any]) -> int:
-    """Returns the tokens of the longest input of a model; RoBERTa's kin lose the positions up to the padding token's id."""
+    """Returns the tokens of the longest input of a model, by its `config.json`."""
     positions = int(config.get("max_position_embeddings") or 512)
-    return positions - (int(config["pad_token_id"]) + 1 if config.get("model_type") in PADDED_POSITIONS else 0)
-
-
-# The parameter count of these model types is exact; others share the arithmetic of operations but not every parameter.
-EXACT_TYPES = ("bert", "roberta", "xlm-roberta", "xlm-roberta-xl")
-
-
-FAST_TYPES = ("bert", "camembert", "modernbert", "roberta", "xlm-roberta", "xlm-roberta-xl")
-"""Model types that a trial trains on a compact vocabulary, with logits of label words alone."""
-
-
-PRE_NORM_TYPES = ("xlm-roberta-xl", "modernbert")
+    return positions - (int(config["pad_token_id"]) + 1 if model_family(config).counts_positions_from_padding else 0)

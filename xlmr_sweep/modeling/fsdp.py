@@ -15,14 +15,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
+from xlmr_sweep.modeling.memory import GATHERED_PARAMETERS
+
 # torch.distributed.fsdp and .tensor take a second to import, which a run of one rank does not need to pay.
-
-GATHERED_PARAMETERS = 2_000_000_000
-"""Up to this size a rank keeps gathered weights from forward to backward and whole gradients between micro-batches.
-
-That costs 8 bytes a parameter for the length of a step (in bf16: 16 GB for 2 G) and saves one gather and all but one reduction.
-"""
-
 
 ONE_GROUP_PARAMETERS = 20_000_000
 """A model up to this size is one group: fewer messages count more than memory (tiny models on gloo: half the overhead)."""

@@ -26,8 +26,8 @@ from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.families import usable_length
 from xlmr_sweep.modeling.source import ModelSource, base_source
 from xlmr_sweep.modeling.weights import mapped_weights, safetensors_folder
+from xlmr_sweep.storage.artifacts import commit_file
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.study.identity import commit_file
 from xlmr_sweep.study.spec import ModelSpec, Study
 from xlmr_sweep.study.tasks import TaskSpec
 from xlmr_sweep.study.template import label_token_ids

@@ -27,7 +27,9 @@ GPU_RESERVE = 4e9
 """Bytes of a GPU that are not the trial's: context, communication buffers, fragmentation. Assumed."""
 
 GATHERED_PARAMETERS = 2_000_000_000
-"""Sharded models up to this size keep their gathered weights and whole gradients for the length of a step (modeling/fsdp.py)."""
+"""Up to this size a rank of a sharded model keeps gathered weights from forward to backward, and whole gradients between
+micro-batches. That costs 8 bytes a parameter for the length of a step (in bf16: 16 GB for 2 G) and saves one gather and all but
+one reduction."""
 
 PROCESS_BYTES = 355e6
 """Memory of its own that a CPU process has beside its trials: Python, torch, transformers, and what the first product brings

@@ -6,11 +6,11 @@ Nothing is read back from the device, so a GPU's queue never waits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _Lists = tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
 
@@ -66,6 +66,24 @@ class AdamW(torch.optim.AdamW):
             first, second, step = ([self.state[p][key] for p in having] for key in ("exp_avg", "exp_avg_sq", "step"))
             made = self._lists[number] = (having, first, second, step)
         return made
+
+
+def make_optimizer(model: nn.Module, parameters: Mapping[str, nn.Parameter], learning_rate: float, weight_decay: float) -> AdamW:
+    """Returns AdamW over this rank's parameters; biases and normalisations do not decay, as in BERT's training.
+
+    Args:
+        model: tells which parameters are matrices; a rank's slice alone does not say how many dimensions the whole has.
+        parameters: this rank's slices by name; those without an element are left out.
+        learning_rate: of the first step.
+        weight_decay: of the matrices.
+    """
+    matrices = {name for name, parameter in model.named_parameters() if parameter.ndim >= 2}
+    held = {name: parameter for name, parameter in parameters.items() if parameter.numel() > 0}
+    groups = [
+        {"params": [parameter for name, parameter in held.items() if name in matrices], "weight_decay": weight_decay},
+        {"params": [parameter for name, parameter in held.items() if name not in matrices], "weight_decay": 0.0},
+    ]
+    return AdamW([group for group in groups if group["params"]], learning_rate)
 
 
 def square_norm(gradients: list[Tensor]) -> Tensor:

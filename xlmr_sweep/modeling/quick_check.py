@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.architecture import Architecture
 from xlmr_sweep.modeling.bare_tokenizer import BareTokenizer
-from xlmr_sweep.modeling.families import HEADS, usable_length
+from xlmr_sweep.modeling.families import model_family, usable_length
 from xlmr_sweep.modeling.source import ModelSource
 from xlmr_sweep.study.tasks import TaskSpec
 from xlmr_sweep.study.template import label_token_ids
@@ -45,9 +45,9 @@ def serves(source: ModelSource, tasks: Iterable[TaskSpec], max_length: int = 0) 
 
 def _has_shape_and_head(folder: Path, config: Mapping[str, Any], max_length: int) -> bool:
     shape = Architecture.from_config(config)
-    heads = HEADS.get(str(config.get("model_type")))
+    family = model_family(config)
     files = sorted(folder.glob("*.safetensors"))
-    if shape is None or heads is None or not files or shape.hidden % int(config["num_attention_heads"]):
+    if shape is None or not family.has_fast_path or not files or shape.hidden % int(config["num_attention_heads"]):
         return False
     if max_length > usable_length(config):
         return False
@@ -55,7 +55,7 @@ def _has_shape_and_head(folder: Path, config: Mapping[str, Any], max_length: int
     for path in files:
         with safe_open(path, framework="np") as file:
             shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping.
-    return any(name.startswith(heads) for name in shapes) and _is_whole(shapes, config)
+    return any(name.startswith(family.head_prefixes) for name in shapes) and _is_whole(shapes, config)
 
 
 def _is_whole(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> bool:
@@ -64,10 +64,10 @@ def _is_whole(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) 
     for name, shape in shapes.items():
         if found := re.search(r"\.layers?\.(\d+)\.(.*)", name):
             layers.setdefault(int(found[1]), {})[found[2]] = shape
-    # ModernBERT's first layer has no norm of its own before attention.
-    kinds = [{name: shape for name, shape in layer.items() if name != "attn_norm.weight"} for layer in layers.values()]
+    family = model_family(config)
+    kinds = [{name: shape for name, shape in layer.items() if name not in family.first_layer_lacks} for layer in layers.values()]
     wanted = (config["vocab_size"], config["hidden_size"])
-    embeddings = [shape for name, shape in shapes.items() if name.endswith(("word_embeddings.weight", "tok_embeddings.weight"))]
+    embeddings = [shape for name, shape in shapes.items() if name.endswith(family.embedding)]
     return len(layers) == config["num_hidden_layers"] and all(kind == kinds[0] for kind in kinds) and embeddings == [wanted]
 
 

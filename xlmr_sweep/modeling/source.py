@@ -9,9 +9,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from xlmr_sweep.storage.artifacts import commit_file, instruct_folder, manifest_of, pretrained_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.canonical import fingerprint
-from xlmr_sweep.study.identity import commit_file, model_folder_name, recipe_folder_name
 from xlmr_sweep.study.spec import ModelSpec, Study
 
 
@@ -49,18 +49,17 @@ def base_source(storage: Storage, study: Study, model: ModelSpec) -> ModelSource
         return ModelSource(model.name, model.hub, kept.get("commit") or model.revision, model.new_head)
     if model.folder is not None:
         return ModelSource(model.name, str(model.folder), None, model.new_head)
-    name = f"models/{model_folder_name(study, model)}"
-    return ModelSource(model.name, str(_local_copy(storage, name)))
+    return ModelSource(model.name, str(_local_copy(storage, pretrained_folder(study, model))))
 
 
 def instructed_source(storage: Storage, study: Study, model: ModelSpec) -> ModelSource:
     """Returns where the instruction-tuned weights are, which must exist by now."""
     if model.instructed_folder is not None:
         return ModelSource(model.name, str(model.instructed_folder))
-    return ModelSource(model.name, str(_local_copy(storage, f"instruct/{recipe_folder_name(study, model)}")))
+    return ModelSource(model.name, str(_local_copy(storage, instruct_folder(study, model))))
 
 
 def _local_copy(storage: Storage, name: str) -> Path:
     # Weights that were made anew under the same name must not be read from an older copy.
-    weights = (storage.read_json(f"{name}/manifest.json") or {}).get("weights", "")
+    weights = (storage.read_json(manifest_of(name)) or {}).get("weights", "")
     return storage.download(name, cache_folder(storage) / str(weights)[:16])

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from xlmr_sweep.modeling.architecture import KNOWN, Architecture, shape_of
+from xlmr_sweep.storage.artifacts import instruct_folder, manifest_of, mixture_folder, task_folder
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.study.identity import mixture_name, recipe_folder_name, task_data_name
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import ModelSpec, Study
 
@@ -111,16 +111,16 @@ class CostModel:
         shapes = {model.name: shape for model in study.models if (shape := shape_of(study, storage, model)) is not None}
         num_rows = {}
         for task in study.tasks:
-            manifest = storage.read_json(f"data/{task_data_name(study, task)}/manifest.json")
+            manifest = storage.read_json(manifest_of(task_folder(study, task)))
             if manifest:
                 num_rows[task.name] = manifest["num_rows"]["validation"]
-        mixture = storage.read_json(f"data/{mixture_name(study)}/manifest.json") or {}
+        mixture = storage.read_json(manifest_of(mixture_folder(study))) or {}
         cost = cls(study, shapes, has_gpus=has_gpus, num_rows=num_rows, mixture_rows=mixture.get("num_rows"))
         for row in rows:
             cost.observe_row(row)
         for model in study.models:
             if model.instructed_folder is None and "instructed" in study.paradigms:
-                job = storage.read_json(f"instruct/{recipe_folder_name(study, model)}/manifest.json") or {}
+                job = storage.read_json(manifest_of(instruct_folder(study, model))) or {}
                 if "wall_time_s" in job:
                     cost.observe_job(model.name, job["num_ranks"], job["wall_time_s"])
         return cost

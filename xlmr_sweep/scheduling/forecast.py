@@ -6,8 +6,10 @@ import heapq
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from xlmr_sweep.scheduling.admission import Admission, Attempt, Item, Job
+from xlmr_sweep.scheduling.admission import Admission
 from xlmr_sweep.scheduling.cost import CostModel
+from xlmr_sweep.scheduling.items import Attempt, Item, ItemCost, Job
+from xlmr_sweep.scheduling.remaining_time import chain_s
 from xlmr_sweep.scheduling.resources import Node, Width
 from xlmr_sweep.study.plan import Trial
 
@@ -88,11 +90,17 @@ def lower_bound_s(
     The largest of: all work over the cluster; the longest chain, an instruction job and then its instructed trials packed over
     the whole cluster; the time of all items that are wider than half the cluster, of which no two run together.
     """
-    admission = Admission(trials, widths, nodes, cost, jobs=jobs)
-    items: list[Item] = [Attempt(trial, widths[trial.model]) for trial in trials]
-    items += [Job(model, width) for model, width in jobs.items()]
-    took = [(admission.amount(item.width), admission.expected_s(item)) for item in items]
-    work = sum(amount * seconds for amount, seconds in took) / admission.capacity
-    chains = [admission.chain_s(model, admission.expected_s(Job(model, width))) for model, width in jobs.items()]
-    wide = sum(seconds for amount, seconds in took if amount > admission.capacity / 2)
+    items = ItemCost(cost, has_gpus=any(node.gpus for node in nodes))
+    capacity = items.capacity(nodes)
+    attempts = [Attempt(trial, widths[trial.model]) for trial in trials]
+    waiting_jobs = [Job(model, width) for model, width in jobs.items()]
+    instructed: dict[str, list[Attempt]] = {job.model: [] for job in waiting_jobs}
+    for attempt in attempts:
+        if attempt.trial.paradigm == "instructed" and attempt.model in instructed:
+            instructed[attempt.model].append(attempt)
+    everything: list[Item] = [*attempts, *waiting_jobs]
+    took = [(items.amount(item.width), items.seconds(item)) for item in everything]
+    work = sum(amount * seconds for amount, seconds in took) / capacity
+    chains = [chain_s(items.seconds(job), instructed[job.model], items, capacity) for job in waiting_jobs]
+    wide = sum(seconds for amount, seconds in took if amount > capacity / 2)
     return max([work, wide, *chains])

@@ -10,9 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from xlmr_sweep.scheduling.resources import Node, Width
-
-EPSILON = 1e-6
+from xlmr_sweep.scheduling.resources import EPSILON, Node, Width, num_fitting
 
 
 @dataclass
@@ -22,7 +20,7 @@ class _Free:
 
 
 @dataclass(frozen=True)
-class Grant:
+class Allocation:
     """What was taken for one item: for each bundle its node, CPUs, and the share of each GPU by its index."""
 
     bundles: tuple[tuple[str, float, tuple[tuple[int, float], ...]], ...] = field(default=())
@@ -33,7 +31,7 @@ class Grant:
         return tuple(node for node, _, _ in self.bundles)
 
 
-class Room:
+class FreeResources:
     """Free CPUs and GPUs of a cluster whose nodes may differ and may come and go.
 
     Args:
@@ -44,7 +42,7 @@ class Room:
         self._nodes: dict[str, Node] = {}
         self._free: dict[str, _Free] = {}
         self.version = 0
-        """Grows when a node comes or goes."""
+        """Grows when something is released and when a node comes or goes."""
         for node in nodes:
             self.add(node)
 
@@ -71,16 +69,16 @@ class Room:
         self._nodes.pop(node_id, None)
         self._free.pop(node_id, None)
 
-    def copy(self) -> Room:
+    def copy(self) -> FreeResources:
         """Returns books of their own with the same entries."""
-        other = Room(())
+        other = FreeResources(())
         other._nodes = dict(self._nodes)
         other._free = {name: _Free(free.cpus, list(free.gpus)) for name, free in self._free.items()}
         return other
 
-    def take(
-        self, width: Width, not_on: Collection[str] = (), closed: Collection[str] = (), beside: Sequence[Room] = ()
-    ) -> Grant | None:
+    def allocate(
+        self, width: Width, not_on: Collection[str] = (), closed: Collection[str] = (), also_free: Sequence[FreeResources] = ()
+    ) -> Allocation | None:
         """Takes room for all bundles of a width, or nothing.
 
         A width that some node could hold alone is only ever put on one node: of those with room the fullest, so that wide items
@@ -90,42 +88,43 @@ class Room:
             width: what is wanted.
             not_on: nodes to keep away from, unless no other could ever hold it.
             closed: nodes of which nothing is taken now.
-            beside: other books of the same nodes, on which what is taken has to be free too.
+            also_free: other books of the same nodes, on which what is taken has to be free too.
         """
         allowed = [name for name in self._nodes if name not in not_on]
         if not self._could_hold(width, allowed):
             allowed = list(self._nodes)
         now = (name for name in allowed if name not in closed)
         ordered = sorted(now, key=lambda name: (sum(self._free[name].gpus), self._free[name].cpus))
-        if any(_capacity(width, self._nodes[name]) >= width.num_bundles for name in allowed):
+        if any(num_fitting(width, [self._nodes[name]]) >= width.num_bundles for name in allowed):
             for name in ordered:
-                bundles = self._on_node(name, width, width.num_bundles, beside)
+                bundles = self._on_node(name, width, width.num_bundles, also_free)
                 if len(bundles) == width.num_bundles:
                     return self._taken(bundles)
             return None
         found: list[tuple[str, float, tuple[tuple[int, float], ...]]] = []
         for name in reversed(ordered):
-            found += self._on_node(name, width, width.num_bundles - len(found), beside)
+            found += self._on_node(name, width, width.num_bundles - len(found), also_free)
         return self._taken(found) if len(found) == width.num_bundles else None
 
-    def take_again(self, grant: Grant) -> bool:
+    def allocate_again(self, allocation: Allocation) -> bool:
         """Takes exactly what an item that ended had, on its very GPUs, if all of it is free and its nodes are there."""
-        if not set(grant.node_ids) <= self._nodes.keys() or not self.holds(grant):
+        if not set(allocation.node_ids) <= self._nodes.keys() or not self.holds(allocation):
             return False
-        self._book(grant, -1.0)
+        self._book(allocation, -1.0)
         return True
 
-    def give(self, grant: Grant) -> None:
+    def release(self, allocation: Allocation) -> None:
         """Gives back what an item took."""
-        self._book(grant, 1.0)
+        self.version += 1
+        self._book(allocation, 1.0)
 
-    def holds(self, grant: Grant) -> bool:
-        """Tells whether all of a grant is free, on its very GPUs."""
-        self._book(grant, -1.0)
-        places = [(name, index) for name, _, shares in grant.bundles for index, _ in shares]
-        fits = all(self._free[name].cpus > -EPSILON for name in grant.node_ids if name in self._free)
+    def holds(self, allocation: Allocation) -> bool:
+        """Tells whether all of an allocation is free, on its very GPUs."""
+        self._book(allocation, -1.0)
+        places = [(name, index) for name, _, shares in allocation.bundles for index, _ in shares]
+        fits = all(self._free[name].cpus > -EPSILON for name in allocation.node_ids if name in self._free)
         fits = fits and all(self._free[name].gpus[index] > -EPSILON for name, index in places if name in self._free)
-        self._book(grant, 1.0)
+        self._book(allocation, 1.0)
         return fits
 
     def could_ever_hold(self, width: Width) -> bool:
@@ -133,10 +132,10 @@ class Room:
         return self._could_hold(width, self._nodes)
 
     def _could_hold(self, width: Width, names: Iterable[str]) -> bool:
-        return sum(_capacity(width, self._nodes[name]) for name in names) >= width.num_bundles
+        return num_fitting(width, (self._nodes[name] for name in names)) >= width.num_bundles
 
     def _on_node(
-        self, name: str, width: Width, most: int, beside: Sequence[Room]
+        self, name: str, width: Width, most: int, also_free: Sequence[FreeResources]
     ) -> list[tuple[str, float, tuple[tuple[int, float], ...]]]:
         """Returns up to so many bundles of a width on what is free of a node."""
         cpus, gpus = self._free[name].cpus, list(self._free[name].gpus)
@@ -149,17 +148,17 @@ class Room:
             for index, share in shares:
                 gpus[index] -= share
             bundles.append((name, width.cpus, shares))
-        while bundles and not all(other.holds(Grant(tuple(bundles))) for other in beside):
+        while bundles and not all(other.holds(Allocation(tuple(bundles))) for other in also_free):
             bundles.pop()
         return bundles
 
-    def _taken(self, bundles: list[tuple[str, float, tuple[tuple[int, float], ...]]]) -> Grant:
-        grant = Grant(tuple(bundles))
-        self._book(grant, -1.0)
-        return grant
+    def _taken(self, bundles: list[tuple[str, float, tuple[tuple[int, float], ...]]]) -> Allocation:
+        allocation = Allocation(tuple(bundles))
+        self._book(allocation, -1.0)
+        return allocation
 
-    def _book(self, grant: Grant, sign: float) -> None:
-        for name, cpus, shares in grant.bundles:
+    def _book(self, allocation: Allocation, sign: float) -> None:
+        for name, cpus, shares in allocation.bundles:
             free = self._free.get(name)
             if free is None:
                 continue
@@ -177,12 +176,3 @@ def _shares(free: list[float], gpus: float) -> tuple[tuple[int, float], ...] | N
         return ((min(fitting, key=lambda index: free[index]), gpus),) if fitting else None
     whole = [index for index, left in enumerate(free) if left + EPSILON >= 1]
     return tuple((index, 1.0) for index in whole[: round(gpus)]) if len(whole) >= round(gpus) else None
-
-
-def _capacity(width: Width, node: Node) -> int:
-    """Returns how many bundles of a width an empty node holds."""
-    by_cpus = int(node.cpus / width.cpus + EPSILON)
-    if not width.gpus:
-        return by_cpus
-    by_gpus = int(1 / width.gpus + EPSILON) * int(node.gpus) if width.gpus < 1 else int(node.gpus) // round(width.gpus)
-    return min(by_cpus, by_gpus)

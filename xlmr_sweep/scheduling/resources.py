@@ -12,6 +12,9 @@ from xlmr_sweep.study.spec import AUTO, ModelSpec, Study
 NODE_LABEL = "ray.io/node-id"
 """Ray's label of a node that holds its id."""
 
+EPSILON = 1e-6
+"""Sums of fractions of a GPU are compared with this tolerance."""
+
 
 @dataclass(frozen=True)
 class Node:
@@ -41,6 +44,11 @@ class Width:
         """GPUs of all ranks."""
         return self.gpus * self.num_bundles
 
+    @property
+    def size(self) -> tuple[float, float]:
+        """GPUs and CPUs of all ranks: what widths are compared by."""
+        return self.total_gpus, self.total_cpus
+
     def as_dict(self) -> dict[str, Any]:
         """Returns the fields as a plain dict."""
         return asdict(self)
@@ -68,12 +76,19 @@ def instruct_width(model: ModelSpec, has_gpus: bool) -> Width:
 
 
 def num_fitting(width: Width, nodes: Iterable[Node]) -> int:
-    """Returns how many bundles of a width the nodes can hold at the same time."""
-    total = 0
-    for node in nodes:
-        by_cpu = int(node.cpus / width.cpus + 1e-6)
-        total += by_cpu if not width.gpus else min(by_cpu, int(node.gpus / width.gpus + 1e-6))
-    return total
+    """Returns how many bundles of a width empty nodes hold at the same time.
+
+    A fraction of a GPU lies on one GPU, and a whole number takes GPUs that nobody shares, as in Ray.
+    """
+    return sum(_num_on(node, width) for node in nodes)
+
+
+def _num_on(node: Node, width: Width) -> int:
+    by_cpus = int(node.cpus / width.cpus + EPSILON)
+    if not width.gpus:
+        return by_cpus
+    by_gpus = int(1 / width.gpus + EPSILON) * int(node.gpus) if width.gpus < 1 else int(node.gpus) // round(width.gpus)
+    return min(by_cpus, by_gpus)
 
 
 def check_fits(study: Study, models: Iterable[str], nodes: list[Node], *, instruct: Iterable[str] = ()) -> None:

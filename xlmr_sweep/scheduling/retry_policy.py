@@ -13,22 +13,47 @@ In: an `Ending`. Out: a `Requeue` or None, and orders for the admission.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from xlmr_sweep.errors import StorageError
 from xlmr_sweep.scheduling.causes import Cause, cause_of, fingerprint, raised_at
 from xlmr_sweep.scheduling.resources import Node, Width
-from xlmr_sweep.scheduling.retry import Ending, Requeue
+from xlmr_sweep.scheduling.widths import MIN_WIDTH, at_least, next_larger, share_in_words
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.learned import learn, read_learned
+from xlmr_sweep.storage.learned import learn
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import ClusterSpec
 
-MIN_WIDTH = "min_width"
-"""Key of `learned/<model>.json`: the smallest share (cpus, gpus, num_bundles) that has not been found too small."""
-
 LONGEST_DELAY_S = 60.0
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How one attempt of a trial ended without a record."""
+
+    trial: Trial
+    width: Width
+    attempt: int
+    """From 1, in this run of the command."""
+    node_ids: tuple[str, ...]
+    """Ray's ids of the nodes it ran on, one a rank."""
+    row: Mapping[str, Any]
+    """What is known of the failure: error_class, message, host, attempt (over all runs), and traceback where there is one."""
+    error: BaseException | None = None
+    """What Ray says of a process that died; None where the trial's own process recorded the failure."""
+
+
+@dataclass(frozen=True)
+class Requeue:
+    """How the next attempt differs."""
+
+    width: Width | None = None
+    """Another share; None for the same."""
+    not_on: str | None = None
+    """Id of a node to keep away from, as long as another could hold the trial."""
+    delay_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -124,7 +149,7 @@ class RetryByCause:
     def _after_out_of_memory(self, ending: Ending) -> Requeue | None:
         model, tried = ending.trial.model, ending.width
         known = self._min_widths.get(model)
-        if known is None or not _is_larger(known, tried):
+        if known is None or known.size <= tried.size:
             known = next_larger(tried, self._cluster())
             if known is None:
                 return None
@@ -190,62 +215,12 @@ class RetryByCause:
         self._orders.append(Stop(why, model, task, paradigm))
 
 
-def at_least(width: Width, storage: Storage, model: str, cluster: Collection[Node]) -> Width:
-    """Returns a model's width, or the larger one that runs have learned it needs, if this cluster could hold it."""
-    known = read_learned(storage, model).get(MIN_WIDTH)
-    try:
-        learned = Width(**known) if known else width
-    except TypeError:
-        return width
-    # Shares of CPUs say nothing about shares of GPUs.
-    comparable = bool(learned.gpus) == bool(width.gpus)
-    fits = sum(_capacity(learned, node) for node in cluster) >= learned.num_bundles
-    return learned if comparable and fits and _is_larger(learned, width) else width
-
-
-def next_larger(width: Width, cluster: Collection[Node]) -> Width | None:
-    """Returns the next larger share: twice the part of a GPU, then 1, 2, 4, 8 GPUs with a rank each; CPUs where there are none.
-
-    Returns:
-        None where no node, or for several ranks the cluster, could hold it.
-    """
-    if width.gpus and width.gpus < 1:
-        parts = max(1, round(1 / width.gpus) // 2)
-        wider = replace(width, gpus=1 / parts)
-    elif width.gpus:
-        wider = replace(width, num_bundles=2 * width.num_bundles)
-    else:
-        wider = replace(width, cpus=2 * width.cpus)
-    holds = sum(_capacity(wider, node) for node in cluster)
-    if holds < wider.num_bundles and not width.gpus:
-        # The whole of the largest node is the last share.
-        most = max((node.cpus for node in cluster), default=0.0)
-        return replace(width, cpus=most) if most > width.cpus else None
-    return wider if holds >= wider.num_bundles else None
-
-
-def share_in_words(width: Width) -> str:
-    """Writes a share in words."""
-    if not width.gpus:
-        return f"{width.total_cpus:g} CPUs"
-    return f"1/{round(1 / width.gpus)} of a GPU" if width.gpus < 1 else f"{width.total_gpus:g} GPUs"
-
-
 def in_words(how: Requeue) -> str:
     """Says how a trial runs again."""
     parts = [f"on {share_in_words(how.width)}"] if how.width is not None else []
     parts += ["on another node"] if how.not_on else []
     parts += [f"in {how.delay_s:.0f} s"] if how.delay_s else []
     return "runs again" + "".join(f" {part}" for part in parts)
-
-
-def _capacity(width: Width, node: Node) -> int:
-    by_cpus = int(node.cpus / width.cpus + 1e-6)
-    return min(by_cpus, int(node.gpus / width.gpus + 1e-6)) if width.gpus else by_cpus
-
-
-def _is_larger(one: Width, other: Width) -> bool:
-    return (one.total_gpus, one.total_cpus) > (other.total_gpus, other.total_cpus)
 
 
 def _delay_s(number: int) -> float:

@@ -9,18 +9,20 @@ margin, and of which n are needed to keep a GPU busy.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from xlmr_sweep.scheduling.resources import Node, Width, trial_width
-from xlmr_sweep.scheduling.retry_policy import at_least
+from xlmr_sweep.scheduling.resources import Node, Width, num_fitting, trial_width
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.learned import learn, read_learned
 from xlmr_sweep.study.spec import AUTO, ModelSpec, Study
 
 MEASURED = "measured"
 """Key of `learned/<model>.json`."""
+
+MIN_WIDTH = "min_width"
+"""Key of `learned/<model>.json`: the smallest share (cpus, gpus, num_bundles) that has not been found too small."""
 
 MEMORY_MARGIN = 1.2
 """A longer text or another task may need more than the trial that measured, which was the one expected to take longest."""
@@ -109,3 +111,44 @@ def read_measured(storage: Storage, model: str) -> Measured | None:
 def keep_measured(storage: Storage, model: str, measured: Measured) -> None:
     """Keeps what was measured of a model."""
     learn(storage, model, **{MEASURED: asdict(measured)})
+
+
+def at_least(width: Width, storage: Storage, model: str, cluster: Collection[Node]) -> Width:
+    """Returns a model's width, or the larger one that runs have learned it needs, if this cluster could hold it."""
+    known = read_learned(storage, model).get(MIN_WIDTH)
+    try:
+        learned = Width(**known) if known else width
+    except TypeError:
+        return width
+    # Shares of CPUs say nothing about shares of GPUs.
+    comparable = bool(learned.gpus) == bool(width.gpus)
+    fits = num_fitting(learned, cluster) >= learned.num_bundles
+    return learned if comparable and fits and learned.size > width.size else width
+
+
+def next_larger(width: Width, cluster: Collection[Node]) -> Width | None:
+    """Returns the next larger share: twice the part of a GPU, then 1, 2, 4, 8 GPUs with a rank each; CPUs where there are none.
+
+    Returns:
+        None where no node, or for several ranks the cluster, could hold it.
+    """
+    if width.gpus and width.gpus < 1:
+        parts = max(1, round(1 / width.gpus) // 2)
+        wider = replace(width, gpus=1 / parts)
+    elif width.gpus:
+        wider = replace(width, num_bundles=2 * width.num_bundles)
+    else:
+        wider = replace(width, cpus=2 * width.cpus)
+    holds = num_fitting(wider, cluster)
+    if holds < wider.num_bundles and not width.gpus:
+        # The whole of the largest node is the last share.
+        most = max((node.cpus for node in cluster), default=0.0)
+        return replace(width, cpus=most) if most > width.cpus else None
+    return wider if holds >= wider.num_bundles else None
+
+
+def share_in_words(width: Width) -> str:
+    """Writes a share in words."""
+    if not width.gpus:
+        return f"{width.total_cpus:g} CPUs"
+    return f"1/{round(1 / width.gpus)} of a GPU" if width.gpus < 1 else f"{width.total_gpus:g} GPUs"

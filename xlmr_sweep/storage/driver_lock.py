@@ -21,9 +21,9 @@ from typing import Any
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.interrupt import at_forced_end
 from xlmr_sweep.storage import environment
+from xlmr_sweep.storage.artifacts import DRIVER, claim_file
 from xlmr_sweep.storage.files import Storage
 
-FOLDER = "driver"
 HEARTBEAT_S = 10.0
 SILENT_S = 60.0
 """A claim from another host is void after this long without a heartbeat."""
@@ -109,7 +109,7 @@ class _Claim:
                 self._value["held"] = True
                 self._write()
                 return
-            self._storage.delete(_path(self._id))
+            self._storage.delete(claim_file(self._id))
             if attempt == TRIES or any(other["held"] for other in holders):
                 holder = max(holders, key=lambda other: bool(other["held"]))
                 raise StudyError(
@@ -124,14 +124,14 @@ class _Claim:
         self._value["void"].append(name)
         # Before the other claim goes: should its process wake up, it must see by whom it was voided.
         self._write()
-        self._storage.delete(_path(name))
+        self._storage.delete(claim_file(name))
         return True
 
     def renew(self) -> bool:
         """Gives a sign of life. Returns False if another driver has voided this claim."""
         others = self._others()
         takers = [other for other in others.values() if self._id in other["void"]]
-        if takers or not self._storage.exists(_path(self._id)):
+        if takers or not self._storage.exists(claim_file(self._id)):
             self.lost_to = takers[0] if takers else next(iter(others.values()), {"host": "somebody", "pid": 0, "since": "now"})
             return False
         self._value |= {"beat": self._value["beat"] + 1, "beat_at": time.time()}
@@ -140,20 +140,20 @@ class _Claim:
 
     def release(self) -> None:
         try:
-            self._storage.delete(_path(self._id))
+            self._storage.delete(claim_file(self._id))
         except (OSError, StudyError):
             return  # Void as soon as this process has ended.
 
     def _write(self) -> None:
-        self._storage.write_json(_path(self._id), self._value)
+        self._storage.write_json(claim_file(self._id), self._value)
 
     def _others(self) -> dict[str, Mapping[str, Any]]:
-        names = [name.removesuffix(".json") for name in self._storage.names(FOLDER, ".json")]
+        names = [name.removesuffix(".json") for name in self._storage.names(DRIVER, ".json")]
         found = {name: self._read(name) for name in names if name != self._id}
         return {name: value for name, value in found.items() if value is not None}
 
     def _read(self, name: str) -> Mapping[str, Any] | None:
-        value = self._storage.read_json(_path(name))
+        value = self._storage.read_json(claim_file(name))
         return value if isinstance(value, dict) and "pid" in value else None
 
 
@@ -209,7 +209,3 @@ def _probe_process(pid: int) -> str | None:
 
 def _who(claim: Mapping[str, Any]) -> str:
     return f"process {claim['pid']} on {claim['host']} (since {claim['since']})"
-
-
-def _path(name: str) -> str:
-    return f"{FOLDER}/{name}.json"

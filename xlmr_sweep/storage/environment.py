@@ -1,28 +1,41 @@
-"""What a result was made with: versions, commit, host, time. Imports none of the packages it names."""
+"""What a result was made with: versions, commit, host, time. Imports no package of others."""
 
 from __future__ import annotations
 
 import platform
 import socket
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
+import xlmr_sweep
+
 PACKAGES = ("torch", "transformers", "ray", "xlmr_sweep")
+"""Named in every row of results."""
+
+TRAINED_WITH = ("torch", "transformers", "tokenizers", "ray", "xlmr_sweep")
+"""Named in the manifest of weights that were trained here."""
+
+
+def package_versions(*packages: str) -> dict[str, str]:
+    """Returns the version of Python, and of each package that is installed.
+
+    The version of this project is read from its source, because a checkout need not be installed.
+    """
+    found = {"python": platform.python_version()}
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = xlmr_sweep.__version__ if package == xlmr_sweep.__name__ else metadata.version(package)
+    return found
 
 
 @lru_cache(maxsize=1)
-def versions() -> dict[str, str]:
-    """Returns the columns `version_<package>`."""
-    found = {"version_python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[f"version_{package}"] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+def version_columns() -> dict[str, str]:
+    """Returns the columns `version_<package>` of a row of results."""
+    return {f"version_{package}": version for package, version in package_versions(*PACKAGES).items()}
 
 
 @lru_cache(maxsize=1)

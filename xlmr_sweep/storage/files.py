@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlparse
 from pyarrow import fs
 
 from xlmr_sweep.errors import StorageError, StudyError
+from xlmr_sweep.storage.artifacts import temporary_file
 
 log = logging.getLogger(__name__)
 
@@ -258,7 +259,7 @@ class Storage:
         Raises:
             StudyError: saying what failed.
         """
-        name = f"tmp/write-check-{socket.gethostname()}-{os.getpid()}"
+        name = temporary_file(f"write-check-{socket.gethostname()}-{os.getpid()}")
         try:
             self.write(name, b"ok")
             if self.read(name) != b"ok":

@@ -9,6 +9,7 @@ import logging
 from typing import Any
 
 from xlmr_sweep.errors import StudyError
+from xlmr_sweep.storage.artifacts import learned_file
 from xlmr_sweep.storage.files import Storage
 
 log = logging.getLogger(__name__)
@@ -17,7 +18,7 @@ log = logging.getLogger(__name__)
 def read_learned(storage: Storage, model: str) -> dict[str, Any]:
     """Returns what is known of a model by its short name; empty where nothing is."""
     try:
-        value = storage.read_json(_path(model))
+        value = storage.read_json(learned_file(model))
     except (OSError, StudyError) as error:
         log.warning("%s", error)
         return {}
@@ -27,10 +28,6 @@ def read_learned(storage: Storage, model: str) -> dict[str, Any]:
 def learn(storage: Storage, model: str, **values: Any) -> None:
     """Sets keys of what is known of a model and keeps the others. Only the driver calls it, so nobody writes at the same time."""
     try:
-        storage.write_json(_path(model), {**read_learned(storage, model), **values})
+        storage.write_json(learned_file(model), {**read_learned(storage, model), **values})
     except (OSError, StudyError) as error:
-        log.warning("%s: not kept: %s", _path(model), error)
-
-
-def _path(model: str) -> str:
-    return f"learned/{model}.json"
+        log.warning("%s: not kept: %s", learned_file(model), error)

@@ -1,85 +1,108 @@
-"""What a result was made from, and whether that is still what the storage holds. In: records and manifests. Out: what changed."""
+"""What results were made from, and whether the storage still holds that. In: manifests of a storage. Out: `Sources`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 from xlmr_sweep.errors import StudyError
+from xlmr_sweep.storage.artifacts import commit_file, instruct_folder, manifest_of, mixture_folder, pretrained_folder, task_folder
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.study.identity import commit_file, mixture_name, model_folder_name, recipe_folder_name, task_data_name
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import ModelSpec, Study
 
 
-def current_resolution(storage: Storage, study: Study) -> dict[str, str]:
-    """Returns the fingerprints of what this storage holds now, by what a trial was made from.
+@dataclass(frozen=True)
+class Sources:
+    """Fingerprints of what a storage holds now, of which trials are made.
 
-    Keys are `data/<task>`, `weights/<model>` and `instructed/<model>`; what is not in the storage has no key, because then
-    there is nothing that a record could contradict.
+    What the storage lacks has no key. Then there is nothing that a record could contradict.
     """
-    present = _made_from(storage, study)
-    for model in study.models:
-        if model.instructed_folder is None and "instructed" in study.paradigms:
-            made = _instructed(storage, study, model)
-            if made is not None:
-                present[f"instructed/{model.name}"] = made["weights"] + _changed_source(storage, study, model, made, present)
-    return present
+
+    examples: Mapping[str, str]
+    """Of prepared examples, by task."""
+
+    weights: Mapping[str, str]
+    """Of a demo model's pre-trained weights, or a hub model's commit; by model."""
+
+    instructed: Mapping[str, str]
+    """Of the instruction-tuned weights that the study made, with what they were made from if that is another now; by model."""
+
+    outdated: Mapping[str, str]
+    """Models whose instruction-tuned weights were made from other base weights or data, with what changed."""
+
+    def of(self, trial: Trial) -> dict[str, str | None]:
+        """Returns what a trial is made from: `data` and `weights`."""
+        weights = self.instructed if trial.paradigm == "instructed" else self.weights
+        return {"data": self.examples.get(trial.task), "weights": weights.get(trial.model)}
+
+    def changed(self, record: Mapping[str, Any], trial: Trial) -> str:
+        """Says what a trial's record was made from that is another now; empty if nothing changed."""
+        resolved = record.get("resolved", {})
+        for name, now in self.of(trial).items():
+            was = resolved.get(name)
+            if was is not None and now is not None and was != now:
+                return f"{name} {was} then, {now} now"
+        return ""
 
 
-def _made_from(storage: Storage, study: Study) -> dict[str, str]:
-    """Returns the fingerprints of examples and pre-trained weights."""
-    names = {f"data/{task.name}": (f"data/{task_data_name(study, task)}/manifest.json", "fingerprint") for task in study.tasks}
+def read_sources(storage: Storage, study: Study) -> Sources:
+    """Reads what a storage holds of a study's examples and weights.
+
+    Raises:
+        StudyError: if a manifest is damaged.
+    """
+    examples = {task.name: _value(storage, manifest_of(task_folder(study, task)), "fingerprint") for task in study.tasks}
+    weights: dict[str, str | None] = {}
     for model in study.models:
         if model.demo is not None:
-            names[f"weights/{model.name}"] = (f"models/{model_folder_name(study, model)}/manifest.json", "weights")
+            weights[model.name] = _value(storage, manifest_of(pretrained_folder(study, model)), "weights")
         if model.hub is not None:
-            names[f"weights/{model.name}"] = (commit_file(model), "commit")
-    present = {}
-    for key, (name, column) in names.items():
-        manifest = storage.read_json(name)
-        if manifest is None:
-            continue
-        if not isinstance(manifest, Mapping) or column not in manifest:
-            raise StudyError(f"{storage.path(name)}: lacks {column!r}; delete {PurePosixPath(name).parent} to make it anew")
-        present[key] = manifest[column]
-    return present
+            weights[model.name] = _value(storage, commit_file(model), "commit")
+    made = {model.name: found for model in study.models if (found := _instructed(storage, study, model)) is not None}
+    mixture = (storage.read_json(manifest_of(mixture_folder(study))) or {}) if made else {}
+    instructed, outdated = {}, {}
+    for name, found in made.items():
+        instructed[name] = found["weights"]
+        if changed := _changed_source(found, weights.get(name), mixture.get("fingerprint")):
+            outdated[name] = changed
+            instructed[name] += f" ({changed})"
+    return Sources(_known(examples), _known(weights), instructed, outdated)
+
+
+def _known(values: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _value(storage: Storage, name: str, key: str) -> str | None:
+    """Returns one value of a JSON file; None where there is no such file."""
+    content = storage.read_json(name)
+    if content is None:
+        return None
+    if not isinstance(content, Mapping) or key not in content:
+        raise StudyError(f"{storage.path(name)}: lacks {key!r}; delete {PurePosixPath(name).parent} to make it anew")
+    value: str = content[key]
+    return value
 
 
 def _instructed(storage: Storage, study: Study, model: ModelSpec) -> Mapping[str, Any] | None:
-    folder = f"instruct/{recipe_folder_name(study, model)}"
-    manifest = storage.read_json(f"{folder}/manifest.json")
+    if model.instructed_folder is not None or "instructed" not in study.paradigms:
+        return None
+    folder = instruct_folder(study, model)
+    manifest = storage.read_json(manifest_of(folder))
     if manifest is not None and (not isinstance(manifest, Mapping) or "weights" not in manifest):
-        raise StudyError(f"{storage.path(f'{folder}/manifest.json')}: lacks 'weights'; delete {folder} to make it anew")
+        raise StudyError(f"{storage.path(manifest_of(folder))}: lacks 'weights'; delete {folder} to make it anew")
     return manifest
 
 
-def outdated(storage: Storage, study: Study, model: ModelSpec) -> str:
-    """Says what a model's instruction-tuned weights were made from that is another now; empty if they are current or missing."""
-    made = _instructed(storage, study, model)
-    return "" if made is None else _changed_source(storage, study, model, made, _made_from(storage, study)).strip(" ()")
-
-
-def _changed_source(storage: Storage, study: Study, model: ModelSpec, made: Mapping[str, Any], present: Mapping[str, str]) -> str:
-    mixture = storage.read_json(f"data/{mixture_name(study)}/manifest.json") or {}
+def _changed_source(made: Mapping[str, Any], base_weights: str | None, mixture: str | None) -> str:
+    """Says what instruction-tuned weights were made from that is another now; empty if nothing changed."""
     for what, was, now in (
-        ("base weights", made.get("base"), present.get(f"weights/{model.name}")),
-        ("instruction data", made.get("data"), mixture.get("fingerprint")),
+        ("base weights", made.get("base"), base_weights),
+        ("instruction data", made.get("data"), mixture),
     ):
         if was is not None and now is not None and was != now:
-            return f" (made from {what} {was}; {now} are there now)"
-    return ""
-
-
-def _changed(record: Mapping[str, Any], present: Mapping[str, str], trial: Trial) -> str:
-    """Says what a record was made from that is no longer so; empty if nothing changed."""
-    keys = {"data": f"data/{trial.task}", "weights": f"weights/{trial.model}"}
-    if trial.paradigm == "instructed":
-        keys["weights"] = f"instructed/{trial.model}"
-    resolved = record.get("resolved", {})
-    for name, key in keys.items():
-        was, now = resolved.get(name), present.get(key)
-        if was is not None and now is not None and was != now:
-            return f"{name} {was} then, {now} now"
+            return f"made from {what} {was}; {now} are there now"
     return ""

@@ -1,23 +1,18 @@
-"""The memory of a study: one durable record a completed trial, one failure a trial that has none.
+"""The files of a trial: one durable record if it is done, the last failure if it is not. Neither torch nor ray.
 
-In: a storage folder. Out: what is done, failed, missing, stale or corrupt, and `results.parquet`. Neither torch nor ray.
+In: a storage. Out: records and failures as mappings; a file that is no record never counts as one.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from xlmr_sweep.errors import StudyError
+from xlmr_sweep.storage.artifacts import FAILURES, RECORDS, failure_file, record_file
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.lineage import _changed, current_resolution, outdated
-from xlmr_sweep.study.identity import mixture_name, recipe_folder_name
-from xlmr_sweep.study.plan import Trial, expand
-from xlmr_sweep.study.spec import Study, validated
+from xlmr_sweep.study.plan import Trial
 
 CELL_COLUMNS = ("model", "paradigm", "task", "train_size", "seed")
 """What names a cell; with `score`, the columns that `analysis` needs of any table."""
@@ -62,42 +57,6 @@ COLUMNS: dict[str, str] = {
 """Columns of `results.parquet` and their Arrow types; times in seconds, `*_at` in UTC."""
 
 
-@dataclass
-class Collected:
-    """What a storage folder holds of its study."""
-
-    study: Study
-    planned: list[dict[str, Any]]
-    """Every cell of study.json, as a dict of `Trial`'s fields."""
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    """Completed cells, in the plan's order, with `COLUMNS` where known."""
-    failures: list[dict[str, Any]] = field(default_factory=list)
-    """The last failure of cells without a record."""
-    num_other_settings: int = 0
-    """Records of settings that the study no longer has."""
-    stale: dict[str, str] = field(default_factory=dict)
-    """Trial ids whose record no longer matches what it was made from, with what changed."""
-    outdated: dict[str, str] = field(default_factory=dict)
-    """Folders of instruction-tuned weights that were made from other base weights or data, with what changed."""
-    corrupt: dict[str, str] = field(default_factory=dict)
-    """File names below `records/` that are no record, with the reason."""
-
-    @property
-    def num_stale(self) -> int:
-        """Number of stale records; they count as missing."""
-        return len(self.stale)
-
-    @property
-    def done(self) -> set[str]:
-        """Ids of the completed trials."""
-        return {row["trial_id"] for row in self.rows}
-
-    @property
-    def failed(self) -> set[str]:
-        """Ids of the trials whose last attempt failed."""
-        return {failure["trial_id"] for failure in self.failures}
-
-
 def write_record(storage: Storage, record: Mapping[str, Any]) -> None:
     """Writes the record of a completed trial: from now on it is done. Removes the failure of an earlier attempt.
 
@@ -112,113 +71,13 @@ def write_record(storage: Storage, record: Mapping[str, Any]) -> None:
     problem = _problem(record, trial_id)
     if problem:
         raise ValueError(f"trial {trial_id}: not a record: {problem}")
-    storage.write_json(f"records/{trial_id}.json", dict(record))
-    storage.delete(f"failures/{trial_id}.json")
+    storage.write_json(record_file(trial_id), dict(record))
+    storage.delete(failure_file(trial_id))
 
 
 def write_failure(storage: Storage, trial: Trial, failure: Mapping[str, Any]) -> None:
     """Writes the last failure of a trial: error_class, message, traceback, host, attempt, time."""
-    storage.write_json(f"failures/{trial.trial_id}.json", {**trial.as_dict(), **failure})
-
-
-def open_study(storage: Storage, declared: Study) -> Study:
-    """Returns the declared study with all sizes and seeds ever added to this storage.
-
-    Raises:
-        StudyError: if the folder belongs to another study or its study.json is damaged.
-    """
-    kept = read_study(storage)
-    if kept is None:
-        return declared
-    if kept.name != declared.name:
-        raise StudyError(f"--storage {storage}: belongs to study {kept.name!r}, not {declared.name!r}; give another folder")
-    cap = max(declared.max_train_size, *kept.sizes) if kept.sizes else declared.max_train_size
-    return declared.replaced(max_train_size=cap).extended(kept.sizes, kept.seeds)
-
-
-def read_study(storage: Storage) -> Study | None:
-    """Returns the study of study.json, or None where there is none.
-
-    Raises:
-        StudyError: if it is damaged.
-    """
-    raw = storage.read_json("study.json")
-    if raw is None:
-        return None
-    try:
-        return validated(raw, f"{storage.path('study.json')}: not a study")
-    except StudyError as error:
-        raise StudyError(f"{error}; restore it or use another folder") from None
-
-
-def write_study(storage: Storage, study: Study) -> None:
-    """Writes study.json."""
-    storage.write_json("study.json", study.model_dump(mode="json"))
-
-
-def collect(location: Storage | str | Path, study: Study | None = None) -> Collected:
-    """Reads a storage folder and compares it with its plan. Changes nothing.
-
-    Args:
-        location: the folder.
-        study: the study to compare with; by default that of study.json.
-
-    Raises:
-        MissingFolderError: if a folder that the study names is not here; `xlmr_sweep.storage.relocated` reads such a storage.
-        StudyError: if the folder holds no study or an unreadable one.
-    """
-    storage = location if isinstance(location, Storage) else Storage(location)
-    study = study or read_study(storage)
-    if study is None:
-        raise StudyError(f"{storage}: holds no study.json, so it is not the storage of a study")
-    trials = expand(study)
-    found = Collected(study, [trial.as_dict() for trial in trials])
-    planned = {trial.trial_id: trial for trial in trials}
-    records = read_records(storage, found.corrupt)
-    present = current_resolution(storage, study)
-    for trial_id, trial in planned.items():
-        record = records.get(trial_id)
-        if record is None:
-            continue
-        changed = _changed(record, present, trial)
-        if changed:
-            found.stale[trial_id] = changed
-            continue
-        row = {column: record[column] for column in COLUMNS if column in record}
-        found.rows.append(row | trial.as_dict())
-    for model in study.models:
-        if f"instructed/{model.name}" in present and (changed := outdated(storage, study, model)):
-            found.outdated[f"instruct/{recipe_folder_name(study, model)}"] = changed
-    found.num_other_settings = len(records.keys() - planned.keys())
-    found.failures = _read_failures(storage, planned, found.done)
-    return found
-
-
-def set_aside(storage: Storage, found: Collected) -> None:
-    """Moves stale records to `records/stale/` and corrupt ones to `records/corrupt/`; their cells are missing now.
-
-    Instruction-tuned weights that were made from other base weights or data are made anew.
-    """
-    for trial_id in found.stale:
-        storage.move(f"records/{trial_id}.json", f"records/stale/{trial_id}.json")
-    for name in found.corrupt:
-        storage.move(f"records/{name}", f"records/corrupt/{name}")
-    for folder in found.outdated:
-        # Without its manifest a folder of weights is not there; a job that was under way must not go on from older data.
-        storage.delete(f"{folder}/manifest.json")
-        storage.delete(f"train/{PurePosixPath(folder).name}")
-
-
-def write_results(storage: Storage, found: Collected) -> None:
-    """Rewrites results.parquet: one row a completed cell of the study, in the plan's order."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    schema = pa.schema([(name, getattr(pa, "float64" if kind == "double" else kind)()) for name, kind in COLUMNS.items()])
-    table = pa.Table.from_pylist(found.rows, schema=schema)
-    sink = pa.BufferOutputStream()
-    parquet.write_table(table, sink)
-    storage.write("results.parquet", sink.getvalue().to_pybytes())
+    storage.write_json(failure_file(trial.trial_id), {**trial.as_dict(), **failure})
 
 
 def read_records(storage: Storage, corrupt: dict[str, str]) -> dict[str, dict[str, Any]]:
@@ -228,9 +87,9 @@ def read_records(storage: Storage, corrupt: dict[str, str]) -> dict[str, dict[st
         storage: the study's folder.
         corrupt: takes the names of files that are no record, with the reason.
     """
-    names = storage.names("records", ".json")
+    names = storage.names(RECORDS, ".json")
     records = {}
-    for name, data in zip(names, storage.read_many(f"records/{name}" for name in names), strict=True):
+    for name, data in zip(names, storage.read_many(f"{RECORDS}/{name}" for name in names), strict=True):
         try:
             record = json.loads(data)
             problem = _problem(record, name.removesuffix(".json"))
@@ -273,18 +132,17 @@ def _is_of(value: Any, kind: str) -> bool:
     return isinstance(value, int) if kind == "int64" else isinstance(value, int | float)
 
 
-def _read_failures(storage: Storage, planned: Mapping[str, Trial], done: set[str]) -> list[dict[str, Any]]:
-    names = [n for n in storage.names("failures", ".json") if n.removesuffix(".json") in planned.keys() - done]
-    failures = []
-    for name, data in zip(names, storage.read_many(f"failures/{name}" for name in names), strict=True):
-        trial_id = name.removesuffix(".json")
-        failures.append({**_failure(data), **planned[trial_id].as_dict()})
-    return failures
+def read_failures(storage: Storage, trials: Iterable[Trial]) -> list[dict[str, Any]]:
+    """Returns the last failure of each of the trials that has one."""
+    names = set(storage.names(FAILURES, ".json"))
+    failed = sorted((t for t in trials if f"{t.trial_id}.json" in names), key=lambda trial: trial.trial_id)
+    files = storage.read_many(failure_file(trial.trial_id) for trial in failed)
+    return [{**_failure(data), **trial.as_dict()} for trial, data in zip(failed, files, strict=True)]
 
 
 def read_failure_files(storage: Storage) -> list[dict[str, Any]]:
     """Returns every readable failure that names its cell, whatever study it is of."""
-    names = [f"failures/{name}" for name in storage.names("failures", ".json")]
+    names = [f"{FAILURES}/{name}" for name in storage.names(FAILURES, ".json")]
     found = []
     for data in storage.read_many(names):
         try:
@@ -298,7 +156,7 @@ def read_failure_files(storage: Storage) -> list[dict[str, Any]]:
 
 def read_failure(storage: Storage, trial_id: str) -> dict[str, Any]:
     """Returns the last failure of a trial; empty where there is none. A damaged file is a failure too, never an error."""
-    name = f"failures/{trial_id}.json"
+    name = failure_file(trial_id)
     return _failure(storage.read(name)) if storage.exists(name) else {}
 
 
@@ -310,11 +168,3 @@ def _failure(data: bytes) -> dict[str, Any]:
     except ValueError:
         pass
     return {"error_class": "unknown", "message": "the failure's file is damaged", "attempt": 1}
-
-
-def manifests(storage: Storage, study: Study) -> dict[str, Any]:
-    """Returns the manifests of the study's mixture and instruction-tuned weights that are there, by folder name."""
-    folders = [f"data/{mixture_name(study)}"]
-    folders += [f"instruct/{recipe_folder_name(study, m)}" for m in study.models if m.instructed_folder is None]
-    found = {folder: storage.read_json(f"{folder}/manifest.json") for folder in folders}
-    return {folder: manifest for folder, manifest in found.items() if manifest is not None}

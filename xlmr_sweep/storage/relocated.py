@@ -14,15 +14,18 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from xlmr_sweep.errors import MissingFolderError, StudyError
+from xlmr_sweep.storage.artifacts import RESULTS_FILE, STUDY_FILE
+from xlmr_sweep.storage.collect import Collected
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.records import CELL_COLUMNS, COLUMNS, Collected, read_failure_files, read_records, read_study
+from xlmr_sweep.storage.records import CELL_COLUMNS, COLUMNS, read_failure_files, read_records
+from xlmr_sweep.storage.study_file import read_study
 from xlmr_sweep.study.spec import Study
 
 # What of a model makes its weights, apart from the contents of its folder.
 MODEL_KEYS = ("hub", "revision", "demo", "new_head")
 
 
-def collect_moved(storage: Storage, study: Study | None = None) -> Collected:
+def collect_relocated(storage: Storage, study: Study | None = None) -> Collected:
     """Reads a storage whose trial ids cannot be computed. Changes nothing.
 
     Of several records of a cell with the study's settings, the one in results.parquet counts, else the newest. A failure does
@@ -38,7 +41,7 @@ def collect_moved(storage: Storage, study: Study | None = None) -> Collected:
     """
     study = study or read_study(storage)
     if study is None:
-        raise StudyError(f"{storage}: holds no study.json, so it is not the storage of a study")
+        raise StudyError(f"{storage}: holds no {STUDY_FILE}, so it is not the storage of a study")
     found = Collected(study, _planned(study))
     cells = {_cell(plan): plan for plan in found.planned}
     listed = _listed(storage)
@@ -54,18 +57,18 @@ def collect_moved(storage: Storage, study: Study | None = None) -> Collected:
     return found
 
 
-def folder_of(storage: Storage, parent: str, name: str, with_hash: Callable[[], str]) -> str:
-    """Returns the folder `<parent>/<name>-<hash>`.
+def folder_of(storage: Storage, parent: str, name: str, exact: Callable[[], str]) -> str:
+    """Returns the folder `<parent>/<name>-<hash>`, also where the hash cannot be computed here.
 
     Args:
         storage: the study's folder.
-        parent: `data`, `models` or `instruct`.
+        parent: the folder that it lies in, of `xlmr_sweep.storage.artifacts`.
         name: the folder's name before the hash.
-        with_hash: returns name and hash; where the hash cannot be computed here, the only folder of that name is returned, or
+        exact: returns the folder. Where it misses something that the hash is of, the only folder of that name is returned, or
             one that does not exist if there are several.
     """
     try:
-        return f"{parent}/{with_hash()}"
+        return exact()
     except MissingFolderError:
         alike = [folder for folder in storage.folders(parent) if re.fullmatch(f"{re.escape(name)}-[0-9a-f]+", folder)]
         return f"{parent}/{alike[0]}" if len(alike) == 1 else f"{parent}/{name}"
@@ -89,7 +92,7 @@ def _cell(row: Mapping[str, Any]) -> tuple[Any, ...]:
 def _listed(storage: Storage) -> set[str]:
     """Ids of the trials in results.parquet: those of the settings that the last run had."""
     try:
-        table = parquet.ParquetFile(pa.BufferReader(storage.read("results.parquet"))).read(columns=["trial_id"])
+        table = parquet.ParquetFile(pa.BufferReader(storage.read(RESULTS_FILE))).read(columns=["trial_id"])
     except (OSError, KeyError, pa.ArrowException):
         return set()
     return set(table.column("trial_id").to_pylist())

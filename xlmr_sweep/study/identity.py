@@ -135,11 +135,6 @@ def recipe_folder_name(study: Study, model: ModelSpec) -> str:
     return f"{model.name}-{recipe_id(study, model)}"
 
 
-def commit_file(model: ModelSpec) -> str:
-    """Returns where a storage keeps the commit that a hub model's revision was when it was first used."""
-    return f"commits/{fingerprint({'hub': model.hub, 'revision': model.revision})}.json"
-
-
 def model_folder_name(study: Study, model: ModelSpec) -> str:
     """Returns the folder name of a demo model's pre-trained weights under `models/`."""
     return f"{model.name}-{fingerprint(model_identity(study, model))}"

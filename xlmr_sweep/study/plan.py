@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from typing import Any
 
 from xlmr_sweep.errors import StudyError
@@ -108,9 +107,3 @@ def select(
             if name not in known:
                 raise StudyError(f"--{field}s: {name!r} is not in the study; it has {', '.join(known)}")
     return [trial for trial in trials if all(names is None or getattr(trial, field) in names for field, names in wanted.items())]
-
-
-@lru_cache(maxsize=8)
-def cells(study: Study) -> dict[str, Trial]:
-    """Returns the study's trials by id."""
-    return {trial.trial_id: trial for trial in expand(study)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,19 @@ import yaml
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.study.spec import Study, validated
 
-STUDIES = Path(__file__).parents[2] / "experiments" / "studies"
+CHECKOUT = Path(__file__).parents[2]
+
+
+def studies_folder() -> Path:
+    """Returns the folder of the studies that ship with the project: the checkout's, or else the installed package's."""
+    of_checkout = CHECKOUT / "experiments" / "studies"
+    if of_checkout.is_dir():
+        return of_checkout
+    try:
+        installed = [file for file in metadata.files("xlmr_sweep") or () if file.parts[-2:] == ("studies", "paper.yaml")]
+    except metadata.PackageNotFoundError:
+        installed = []
+    return Path(str(installed[0].locate())).resolve().parent if installed else of_checkout
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -42,9 +55,10 @@ def load_study(name_or_path: str) -> Study:
     """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
-        path = STUDIES / f"{name_or_path}.yaml"
+        studies = studies_folder()
+        path = studies / f"{name_or_path}.yaml"
         if not path.is_file():
-            known = ", ".join(sorted(p.stem for p in STUDIES.glob("*.yaml")))
+            known = ", ".join(sorted(p.stem for p in studies.glob("*.yaml")))
             raise StudyError(f"--study {name_or_path}: no such study; known are {known}, or give the path of a .yaml file")
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506 - it is a SafeLoader.

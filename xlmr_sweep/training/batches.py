@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from xlmr_sweep.modeling.sequences import Sequences, to_device
 from xlmr_sweep.training.masking import Masked
+from xlmr_sweep.training.seeds import mixed_seed
 
 
 class BatchSource(Protocol):
@@ -77,11 +77,6 @@ class RowOrder:
 def _permutation(num_rows: int, seed: int, epoch: int) -> Tensor:
     # xP3 is sorted by input, so the order must be over all rows: 12.2 M of them take a second and 98 MB.
     return torch.randperm(num_rows, generator=torch.Generator().manual_seed(mixed_seed(seed, epoch)))
-
-
-def mixed_seed(*parts: int) -> int:
-    """Returns a 63-bit seed for a stream named by whole numbers, unrelated to the seeds of other names."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
 @dataclass(frozen=True)

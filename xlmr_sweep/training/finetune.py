@@ -1,26 +1,21 @@
 """One trial: few-shot fine-tuning and its score. Plain PyTorch, no Ray.
 
-In: a trial and a workbench (the process's warm state). Out: an `Outcome` with the record's columns and one prediction a row of
-the evaluation set. A pure function of the trial: alone or packed, warm or cold, first or retried, the same bits on the same kind
+In: a trial and the process's warm state. Out: an `Outcome` with the record's columns and one prediction a row of the evaluation
+set. A pure function of the trial: alone or packed, warm or cold, first or retried, the same bits on the same kind
 of hardware.
 """
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
 import logging
-import math
-import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from xlmr_sweep.data.encoding import collate, evaluation_batches, training_batches
@@ -28,56 +23,54 @@ from xlmr_sweep.data.tokenised import TaskInputs
 from xlmr_sweep.errors import DivergedError
 from xlmr_sweep.modeling.device import resolve_precision
 from xlmr_sweep.modeling.fsdp import World, local_parameters
-from xlmr_sweep.modeling.optimizer import AdamW, clip_divisor, square_norm
+from xlmr_sweep.modeling.optimizer import clip_divisor, make_optimizer, square_norm
 from xlmr_sweep.modeling.sharded import step_sharded
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import FinetuneSpec
 from xlmr_sweep.training.outcome import Outcome
-from xlmr_sweep.training.save_weights import save_trained
+from xlmr_sweep.training.peak_memory import peak_memory, reset_peak_memory
+from xlmr_sweep.training.save_weights import save_trial_weights
+from xlmr_sweep.training.schedule import finetune_rate
 from xlmr_sweep.training.scoring import score
-from xlmr_sweep.training.warm_state import TrialModel, Workbench
+from xlmr_sweep.training.seeds import derived_seed
+from xlmr_sweep.training.trial_model import TrialModel
+from xlmr_sweep.training.warm_state import WarmState
 
 log = logging.getLogger("xlmr_sweep.trial")
 
 
-def stream(seed: int, purpose: str) -> int:
-    """Returns the seed of one of a trial's random streams, so that no two purposes share numbers."""
-    return int.from_bytes(hashlib.sha256(f"{purpose}:{seed}".encode()).digest()[:8], "big") >> 1
-
-
-def finetune(trial: Trial, bench: Workbench, on_step: Callable[[int], None] | None = None) -> Outcome:
+def finetune(trial: Trial, warm: WarmState, on_step: Callable[[int], None] | None = None) -> Outcome:
     """Fine-tunes one trial from its starting weights and scores it on the validation set.
 
     Args:
         trial: what to train.
-        bench: the process's warm state, which also holds the study, the storage and the device.
+        warm: the process's warm state, which also holds the study, the storage and the device.
         on_step: called with the number of finished steps, for progress and time limits.
 
     Raises:
         DivergedError: if the loss or a logit is not finite.
         StudyError: if data or weights are not there.
     """
-    spec, world = bench.study.finetune, bench.world
-    device = world.device
+    spec, world = warm.study.finetune, warm.world
     began = time.monotonic()
-    _prepare_process(spec, device)
-    inputs = bench.inputs(trial)
-    model = bench.model(trial, torch.Generator().manual_seed(stream(trial.seed, "head")))
+    _prepare_process(spec, world.device)
+    inputs = warm.inputs(trial)
+    model = warm.model(trial, torch.Generator().manual_seed(derived_seed(trial.seed, "head")))
     # Not before: the first trial of a node puts the weights into the store, whose pages would count as the trial's own.
-    reset_peak_memory(device)
-    torch.manual_seed(stream(trial.seed, f"dropout of rank {world.rank}"))
-    precision = resolve_precision(spec.precision, device)
+    reset_peak_memory(world.device)
+    torch.manual_seed(derived_seed(trial.seed, f"dropout of rank {world.rank}"))
+    precision = resolve_precision(spec.precision, world.device)
     ready = time.monotonic()
-    losses = _train(trial, bench, model, inputs, precision, on_step)
+    losses = _train(trial, warm, model, inputs, precision, on_step)
     trained = time.monotonic()
     logits = _evaluate(model, inputs, spec, precision, world)
     labels = [example.label for example in inputs.validation]
     predicted = logits.argmax(dim=1).tolist()
-    scores = score(bench.study.task(trial.task), labels, predicted)
+    scores = score(warm.study.task(trial.task), labels, predicted)
     ended = time.monotonic()
     columns = {
         **scores,
-        "metric": bench.study.task(trial.task).metric,
+        "metric": warm.study.task(trial.task).metric,
         "train_loss": float(np.mean(losses[-max(1, len(losses) // 10) :])),
         "num_train": trial.train_size,
         "num_eval": len(labels),
@@ -86,21 +79,30 @@ def finetune(trial: Trial, bench: Workbench, on_step: Callable[[int], None] | No
         "train_time_s": trained - ready,
         "eval_time_s": ended - trained,
         "total_time_s": ended - began,
-        "peak_memory_bytes": peak_memory(device),
-        "num_parameters": sum(p.numel() for p in model.parameters()),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        **_measured(model, world.device),
         "precision": precision,
     }
     if spec.save_weights:
-        save_trained(trial, bench, model, inputs)
+        save_trial_weights(trial, warm, model, inputs)
+    return Outcome(columns, _predictions(inputs, labels, predicted, logits))
+
+
+def _measured(model: TrialModel, device: torch.device) -> dict[str, Any]:
+    return {
+        "peak_memory_bytes": peak_memory(device),
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+    }
+
+
+def _predictions(inputs: TaskInputs, labels: list[int], predicted: list[int], logits: Tensor) -> dict[str, list[Any]]:
     probabilities = torch.softmax(logits.double(), dim=1)
-    predictions: dict[str, list[Any]] = {
+    return {
         "example_id": [example.example_id for example in inputs.validation],
         "label": labels,
         "prediction": predicted,
         **{f"score_{i}": probabilities[:, i].tolist() for i in range(logits.shape[1])},
     }
-    return Outcome(columns, predictions)
 
 
 def _prepare_process(spec: FinetuneSpec, device: torch.device) -> None:
@@ -117,23 +119,23 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
 
 def _train(
     trial: Trial,
-    bench: Workbench,
+    warm: WarmState,
     model: TrialModel,
     inputs: TaskInputs,
     precision: str,
     on_step: Callable[[int], None] | None,
 ) -> list[float]:
-    spec, world = bench.study.finetune, bench.world
+    spec, world = warm.study.finetune, warm.world
     model.train()
     parameters = local_parameters(model)
-    optimizer = make_optimizer(model, parameters, spec)
-    order = torch.Generator().manual_seed(stream(trial.seed, "order"))
-    batches = training_batches(bench.few_shot(trial), spec.batch_size, spec.steps, order)
+    optimizer = make_optimizer(model, parameters, spec.learning_rate, spec.weight_decay)
+    order = torch.Generator().manual_seed(derived_seed(trial.seed, "order"))
+    batches = training_batches(warm.few_shot(trial), spec.batch_size, spec.steps, order)
     losses: list[Tensor] = []
     for step, examples in enumerate(batches):
         for group in optimizer.param_groups:
-            group["lr"] = spec.learning_rate * schedule(step, spec.steps, spec.warmup)
-        # A rank without an example computes one all the same, at no weight, because FSDP's ranks must keep step.
+            group["lr"] = finetune_rate(spec.learning_rate, step, spec.steps, spec.warmup)
+        # A rank without an example still computes one, with weight 0, because FSDP needs all ranks in every step.
         mine = examples[world.rank :: world.size]
         batch = collate(mine or examples[:1]).to(world.device)
         with autocast(precision, world.device):
@@ -144,7 +146,7 @@ def _train(
         if world.size == 1:
             gradients = [parameter.grad for parameter in parameters.values() if parameter.grad is not None]
             optimizer.step_divided(clip_divisor(square_norm(gradients), spec.clip))
-            # Else they would stay beside the next step's activations.
+            # Kept, they would lie in memory beside the next step's activations.
             del gradients
         else:
             step_sharded(model, parameters, optimizer, spec.clip, world)
@@ -155,7 +157,7 @@ def _train(
 
 
 def _checked(trial: Trial, losses: Tensor) -> list[float]:
-    """Looks at the losses once, after the last step: reading each would stop a GPU's queue every step."""
+    """Returns the losses as numbers, read once after the last step: reading each would stop a GPU's queue in every step."""
     bad = (~torch.isfinite(losses)).nonzero()
     if len(bad):
         raise DivergedError(f"{trial.cell}: the loss is {losses[bad[0, 0]].item()} at step {int(bad[0, 0]) + 1}")
@@ -163,39 +165,15 @@ def _checked(trial: Trial, losses: Tensor) -> list[float]:
     return [float(loss) for loss in losses.tolist()]
 
 
-def make_optimizer(model: nn.Module, parameters: Mapping[str, nn.Parameter], spec: FinetuneSpec) -> AdamW:
-    """Returns AdamW with bias correction; biases and norms do not decay, as in transformers' Trainer.
-
-    Args:
-        model: tells which parameters are matrices; a rank's slice alone does not say how many dimensions the whole has.
-        parameters: this rank's slices by name.
-        spec: the settings.
-    """
-    matrices = {name for name, p in model.named_parameters() if p.ndim >= 2}
-    groups = [
-        {"params": [p for name, p in parameters.items() if name in matrices], "weight_decay": spec.weight_decay},
-        {"params": [p for name, p in parameters.items() if name not in matrices], "weight_decay": 0.0},
-    ]
-    return AdamW(groups, spec.learning_rate)
-
-
-def schedule(step: int, steps: int, warmup: float) -> float:
-    """Returns the factor of the learning rate: linear up over the warm-up, then linear down to 0 after the last step."""
-    num_warmup = math.ceil(warmup * steps)
-    if step < num_warmup:
-        return step / num_warmup
-    return (steps - step) / max(1, steps - num_warmup)
-
-
 def _evaluate(model: TrialModel, inputs: TaskInputs, spec: FinetuneSpec, precision: str, world: World) -> Tensor:
     """Returns the logits (num_eval, num_labels) of the evaluation set, fp32 on the host, the same on every rank."""
     model.eval()
-    # Without a fast path a batch's logits stand whole in memory, so no more of them than in training.
+    # Without a fast path the whole vocabulary's logits of a batch lie in memory, so a batch is no larger than in training.
     tokens = spec.eval_tokens if model.encoder.is_split else min(spec.eval_tokens, spec.batch_size * spec.max_length)
     batches = list(evaluation_batches(inputs.validation, tokens))
     done: list[tuple[list[int], Tensor]] = []
     for first in range(0, len(batches), world.size):
-        # Ranks take a batch each; one that is left over computes the last again, because FSDP's ranks must keep step.
+        # Each rank takes one batch. Where batches run out, a rank computes the last one again: FSDP needs all ranks.
         positions = batches[min(first + world.rank, len(batches) - 1)]
         batch = collate([inputs.validation[i] for i in positions]).to(world.device)
         # FSDP's gathered weights must not become inference tensors: the next trial trains them.
@@ -213,35 +191,3 @@ def _evaluate(model: TrialModel, inputs: TaskInputs, spec: FinetuneSpec, precisi
     if not bool(torch.isfinite(logits).all()):
         raise DivergedError("a logit of the evaluation set is not finite")
     return logits
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    """Starts a new measurement of the process's peak memory."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    try:
-        # What earlier trials freed and the allocator kept is not this one's (glibc; other C libraries have no such call).
-        ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError, TypeError):
-        log.debug("freed memory is not given back to the system here")
-    try:
-        # 5 resets the peak resident size (Linux: proc(5)).
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
-
-
-def peak_memory(device: torch.device) -> int:
-    """Returns the peak since `reset_peak_memory`, in bytes: of the GPU's allocator, or of the process's own memory.
-
-    Own is what no other process shares: libraries and weights that a node holds once are left out, as they are now.
-    """
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    try:
-        lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
-        sizes = {words[0]: int(words[1]) * 1024 for words in lines if len(words) == 3 and words[2] == "kB"}
-        return sizes["VmHWM:"] - sizes["RssFile:"] - sizes["RssShmem:"]
-    except (OSError, KeyError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -29,17 +28,19 @@ from xlmr_sweep.modeling.export import config_text, empty_model, publish, write_
 from xlmr_sweep.modeling.fsdp import World, whole_weights
 from xlmr_sweep.modeling.loading import load_masked_lm, load_tokenizer
 from xlmr_sweep.modeling.source import ModelSource, base_source
+from xlmr_sweep.storage.artifacts import instruct_folder, manifest_of, mixture_folder
+from xlmr_sweep.storage.environment import TRAINED_WITH, package_versions
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.lineage import current_resolution
+from xlmr_sweep.storage.job_log import JobLog
+from xlmr_sweep.storage.lineage import read_sources
 from xlmr_sweep.storage.progress_file import ProgressFile
-from xlmr_sweep.study.identity import mixture_name, recipe_folder_name, recipe_id, recipe_identity
+from xlmr_sweep.study.identity import recipe_folder_name, recipe_id, recipe_identity
 from xlmr_sweep.study.spec import InstructSpec, ModelSpec, Study
 from xlmr_sweep.study.template import Chat, ChatTemplate
 from xlmr_sweep.training.batches import RowOrder
 from xlmr_sweep.training.checkpoint import load_checkpoint, save_checkpoint
 from xlmr_sweep.training.masking import Masked, mask_chat, step_draws
 from xlmr_sweep.training.mlm import MaskedLMLoss, Run, TrainSettings
-from xlmr_sweep.training.pretrain import versions
 
 CACHED_ROWS = 100_000
 """Mixtures up to this size are tokenised once and kept; larger ones batch by batch."""
@@ -151,9 +152,9 @@ class InstructionRun:
     def __init__(self, study: Study, spec: ModelSpec, storage: Storage, world: World, report: Callable[[int, str], None]) -> None:
         self.study, self.spec, self.storage, self.world = study, spec, storage, world
         self._report = report
-        self.name = recipe_folder_name(study, spec)
-        self._progress = ProgressFile(storage, f"instruct/{self.name}")
-        self._log = JobLog(storage, self.name)
+        self.folder = instruct_folder(study, spec)
+        self._progress = ProgressFile(storage, self.folder)
+        self._log = JobLog(storage, recipe_folder_name(study, spec))
         recipe = study.instruct
         self.precision = resolve_precision(recipe.precision, world.device)
         self.warnings: list[str] = []
@@ -217,12 +218,12 @@ class InstructionRun:
         with tempfile.TemporaryDirectory() as folder:
             weights = write_weights(self.config, whole, self.tokenizer, Path(folder))
             manifest = self._manifest(weights)
-            publish(self.storage, f"instruct/{self.name}", Path(folder), manifest, self.run.source.num_steps)
+            publish(self.storage, self.folder, Path(folder), manifest, self.run.source.num_steps)
         self.log(f"done in {self.run.progress.elapsed_s:.1f} s")
 
     def _manifest(self, weights: str) -> dict[str, Any]:
         progress, world = self.run.progress, self.world
-        mixture = self.storage.read_json(f"data/{mixture_name(self.study)}/manifest.json")
+        mixture = self.storage.read_json(manifest_of(mixture_folder(self.study)))
         return {
             "model": self.spec.name,
             "recipe_id": recipe_id(self.study, self.spec),
@@ -230,7 +231,7 @@ class InstructionRun:
             "weights": weights,
             "fingerprint": weights[:32],
             "data": mixture["fingerprint"],
-            "base": current_resolution(self.storage, self.study).get(f"weights/{self.spec.name}"),
+            "base": read_sources(self.storage, self.study).weights.get(self.spec.name),
             "steps": progress.step,
             "tokens": progress.tokens,
             "masked_tokens": progress.masked_tokens,
@@ -243,7 +244,7 @@ class InstructionRun:
             "wall_time_s": progress.elapsed_s,
             "tokens_per_s": progress.tokens / max(progress.elapsed_s, 1e-9),
             "warnings": self.warnings,
-            "versions": versions(),
+            "versions": package_versions(*TRAINED_WITH),
             "host": platform.node(),
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -252,19 +253,6 @@ class InstructionRun:
         """Adds a line to the job's log file."""
         if self.world.rank == 0:
             self._log.write(text)
-
-
-class JobLog:
-    """The job's log file; written whole each time, because object stores do not append."""
-
-    def __init__(self, storage: Storage, name: str) -> None:
-        self._storage, self._file = storage, f"logs/instruct-{name}.log"
-
-    def write(self, text: str) -> None:
-        """Adds a line with the time in front."""
-        before = self._storage.read(self._file) if self._storage.exists(self._file) else b""
-        line = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n"
-        self._storage.write(self._file, before + line.encode())
 
 
 def _device_name(device: torch.device) -> str:

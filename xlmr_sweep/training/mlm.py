@@ -25,10 +25,12 @@ from xlmr_sweep.errors import DivergedError
 from xlmr_sweep.modeling import fsdp
 from xlmr_sweep.modeling.encoder import MaskedLMEncoder
 from xlmr_sweep.modeling.fsdp import World, begin_micro_batch, local_gradients, local_parameters
-from xlmr_sweep.modeling.optimizer import AdamW, clip_divisor, square_norm
+from xlmr_sweep.modeling.optimizer import clip_divisor, make_optimizer, square_norm
 from xlmr_sweep.modeling.vocabulary_rows import VocabularyRows, vocabulary_weights
-from xlmr_sweep.training.batches import BatchSource, MicroBatch, collate, mixed_seed, plan_micro_batches
+from xlmr_sweep.training.batches import BatchSource, MicroBatch, collate, plan_micro_batches
 from xlmr_sweep.training.masking import Masked
+from xlmr_sweep.training.schedule import masked_lm_rate
+from xlmr_sweep.training.seeds import mixed_seed
 
 LOGIT_BYTES = 256 * 2**20
 """Logits of one chunk on a rank in fp32: 268 masked tokens of XLM-R's vocabulary. Whole, 16 x 512 tokens would be 8.2 GB."""
@@ -57,6 +59,10 @@ class TrainSettings:
     """CPU threads of this rank."""
     max_tokens: int
     """Padded tokens of one micro-batch on one rank; does not change the result but for rounding."""
+
+    def rate(self, step: int, num_steps: int) -> float:
+        """Returns the learning rate of a step, counted from 0."""
+        return masked_lm_rate(self.learning_rate, step, num_steps, self.warmup, is_level=self.schedule == "constant")
 
 
 @dataclass
@@ -136,7 +142,7 @@ class Run:
     def __init__(self, root: nn.Module, source: BatchSource, settings: TrainSettings, world: World) -> None:
         self.root, self.source, self.settings, self.world = root, source, settings, world
         self.parameters = local_parameters(root)
-        self.optimizer = _adamw(self.parameters, settings)
+        self.optimizer = make_optimizer(root, self.parameters, settings.learning_rate, settings.weight_decay)
         self.progress = Progress()
         self._interval = max(1, -(-source.num_steps // CURVE_POINTS))
 
@@ -182,7 +188,7 @@ class Run:
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise DivergedError(f"step {step + 1}: loss {loss}, gradient norm {norm}")
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.source.num_steps, settings)
+            group["lr"] = settings.rate(step, self.source.num_steps)
         self.optimizer.step_divided(
             clip_divisor(torch.tensor(square, dtype=torch.float64, device=self.world.device), settings.clip)
         )
@@ -233,26 +239,6 @@ class Run:
         if progress.loss_count == self._interval or progress.step == self.source.num_steps:
             progress.loss_curve.append((progress.step, progress.loss_sum / progress.loss_count))
             progress.loss_sum, progress.loss_count = 0.0, 0
-
-
-def learning_rate(step: int, num_steps: int, settings: TrainSettings) -> float:
-    """Returns the learning rate of a step, counted from 0."""
-    warmup = round(settings.warmup * num_steps)
-    if step < warmup:
-        return settings.learning_rate * (step + 1) / warmup
-    if settings.schedule == "constant":
-        return settings.learning_rate
-    return settings.learning_rate * (num_steps - step) / max(1, num_steps - warmup)
-
-
-def _adamw(parameters: dict[str, nn.Parameter], settings: TrainSettings) -> AdamW:
-    # As in BERT's and transformers' own training, biases and normalisation are not decayed.
-    kept = [parameter for parameter in parameters.values() if parameter.numel() > 0]
-    groups = [
-        {"params": [p for p in kept if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in kept if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return AdamW([group for group in groups if group["params"]], settings.learning_rate)
 
 
 @contextmanager

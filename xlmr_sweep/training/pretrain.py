@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,8 @@ from xlmr_sweep.modeling.export import config_text, publish, write_weights
 from xlmr_sweep.modeling.fsdp import World, whole_weights
 from xlmr_sweep.modeling.loading import load_tokenizer
 from xlmr_sweep.modeling.source import ModelSource
+from xlmr_sweep.storage.artifacts import manifest_of, pretrained_folder
+from xlmr_sweep.storage.environment import TRAINED_WITH, package_versions
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.progress_file import ProgressFile
 from xlmr_sweep.study.identity import model_folder_name, model_identity
@@ -80,8 +81,8 @@ def pretrain_demo_model(study: Study, model_name: str, storage: Storage) -> dict
     spec = study.model(model_name)
     if spec.demo is None:
         raise StudyError(f"model {model_name}: only models with `demo` are pre-trained here")
-    name = model_folder_name(study, spec)
-    done: dict[str, Any] | None = storage.read_json(f"models/{name}/manifest.json")
+    home = pretrained_folder(study, spec)
+    done: dict[str, Any] | None = storage.read_json(manifest_of(home))
     if done is not None:
         return done
     recipe = DEMO_MODELS[spec.demo].pretrain
@@ -96,11 +97,11 @@ def pretrain_demo_model(study: Study, model_name: str, storage: Storage) -> dict
             recipe.learning_rate, recipe.weight_decay, recipe.warmup, "linear", 1.0, "fp32", recipe.seed, 1, MAX_TOKENS
         )
         run = Run(MaskedLMLoss(model), source, settings, World())
-        _train(run, storage, name, Path(scratch))
-        folder = Path(scratch) / "weights"
+        _train(run, storage, home, Path(scratch))
+        folder = Path(scratch) / "trained"
         weights = write_weights(config_text(model), whole_weights(model, World()), tokenizer, folder)
         manifest = {
-            "name": name,
+            "name": model_folder_name(study, spec),
             "model": model_name,
             "identity": model_identity(study, spec),
             "weights": weights,
@@ -109,19 +110,13 @@ def pretrain_demo_model(study: Study, model_name: str, storage: Storage) -> dict
             "masked_tokens": run.progress.masked_tokens,
             "loss_curve": run.progress.loss_curve,
             "wall_time_s": run.progress.elapsed_s,
-            "versions": versions(),
+            "versions": package_versions(*TRAINED_WITH),
             "host": platform.node(),
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        publish(storage, f"models/{name}", folder, manifest, order.num_steps)
-    storage.delete(f"models/{name}.partial")
+        publish(storage, home, folder, manifest, order.num_steps)
+    storage.delete(f"{home}.partial")
     return manifest
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of what computed the weights."""
-    names = ("torch", "transformers", "tokenizers", "ray", "xlmr_sweep")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
 
 
 def _encoded(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[list[int]]:
@@ -130,10 +125,10 @@ def _encoded(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[list
     return [[start, *text[: max_length - 2], end] for text in ids if text]
 
 
-def _train(run: Run, storage: Storage, name: str, scratch: Path) -> None:
+def _train(run: Run, storage: Storage, home: str, scratch: Path) -> None:
     """Runs to the end from the last checkpoint, if there is one."""
-    partial = f"models/{name}.partial"
-    progress = ProgressFile(storage, f"models/{name}")
+    partial = f"{home}.partial"
+    progress = ProgressFile(storage, home)
     latest = storage.read_json(f"{partial}/latest.json")
     if latest is not None:
         load_checkpoint(run, storage.download(f"{partial}/{latest['folder']}", scratch))

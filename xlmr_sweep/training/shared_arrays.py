@@ -14,14 +14,14 @@ import numpy as np
 Arrays = Mapping[str, np.ndarray]
 
 
-class Shelf(Protocol):
+class SharedArrays(Protocol):
     """Shares arrays between the processes of a node, or does not."""
 
     def get(self, key: str, make: Callable[[], Arrays]) -> Arrays:
         """Returns the arrays of that key, made by this process or by one before it."""
 
 
-class OwnShelf:
+class LocalArrays:
     """Shares nothing: every process makes its own."""
 
     def get(self, key: str, make: Callable[[], Arrays]) -> Arrays:

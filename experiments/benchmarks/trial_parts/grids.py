@@ -38,8 +38,8 @@ from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.tasks import render
 from xlmr_sweep.study.template import ASSISTANT_MARK, USER_MARK, ChatTemplate, label_token_ids
-from xlmr_sweep.training.finetune import stream
 from xlmr_sweep.training.scoring import score
+from xlmr_sweep.training.seeds import derived_seed
 
 MODEL = "encoder"
 TRIAL_PROCESSES = ("ray::TrialProcess", "ray::trial ")
@@ -154,7 +154,7 @@ def _plain_declaration(
         evaluation = write(f"{name}.jsonl", rows.validation)
         for size in grid.sizes:
             for seed in grid.seeds:
-                order = torch.Generator().manual_seed(stream(seed, "order"))
+                order = torch.Generator().manual_seed(derived_seed(seed, "order"))
                 batches = training_batches(list(range(size)), grid.batch_size, grid.steps, order)  # type: ignore[arg-type]
                 cells.append(
                     {

@@ -16,8 +16,9 @@ from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import Trial, expand
 from xlmr_sweep.study.spec import Study
-from xlmr_sweep.training.finetune import finetune, stream
-from xlmr_sweep.training.warm_state import Workbench
+from xlmr_sweep.training.finetune import finetune
+from xlmr_sweep.training.seeds import derived_seed
+from xlmr_sweep.training.warm_state import WarmState
 
 
 @dataclass
@@ -37,26 +38,26 @@ class Timed:
     """The first label's probability of every evaluation example."""
 
 
-def open_bench(grid: Grid, encoder: Path, data: Path, scratch: Path, precision: str) -> tuple[Workbench, Trial]:
+def open_trial(grid: Grid, encoder: Path, data: Path, scratch: Path, precision: str) -> tuple[WarmState, Trial]:
     """Returns the warm state of one process for a grid's study, and its first trial."""
     scratch.mkdir(parents=True, exist_ok=True)
     study = declare(grid, encoder, data, scratch / "study.yaml", precision)
-    return open_workbench(study, scratch / "storage"), expand(study)[0]
+    return open_warm_state(study, scratch / "storage"), expand(study)[0]
 
 
-def open_workbench(study: Study, home: Path) -> Workbench:
+def open_warm_state(study: Study, home: Path) -> WarmState:
     """Returns the warm state of one process, its data prepared."""
     storage = Storage(home)
     for task in study.tasks:
         prepare_task(study, task, storage)
-    return Workbench(study, storage, World(device=torch.device("cpu")))
+    return WarmState(study, storage, World(device=torch.device("cpu")))
 
 
-def time_trial(bench: Workbench, trial: Trial, on_step: Callable[[int], None] = lambda step: None) -> Timed:
-    """Runs a trial in a workbench that has prepared it once before."""
-    torch.set_num_threads(bench.study.finetune.threads)
+def time_trial(warm: WarmState, trial: Trial, on_step: Callable[[int], None] = lambda step: None) -> Timed:
+    """Runs a trial with a warm state that has prepared it once before."""
+    torch.set_num_threads(warm.study.finetune.threads)
     began = time.perf_counter()
-    bench.model(trial, torch.Generator().manual_seed(stream(trial.seed, "head")))
+    warm.model(trial, torch.Generator().manual_seed(derived_seed(trial.seed, "head")))
     first_setup = time.perf_counter() - began
     marks: list[float] = []
 
@@ -64,7 +65,7 @@ def time_trial(bench: Workbench, trial: Trial, on_step: Callable[[int], None] = 
         on_step(step)
         marks.append(time.perf_counter())
 
-    outcome = finetune(trial, bench, mark)
+    outcome = finetune(trial, warm, mark)
     columns = outcome.columns
     steps = [later - earlier for earlier, later in pairwise(marks)]
     return Timed(

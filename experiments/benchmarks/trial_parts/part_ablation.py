@@ -1,4 +1,4 @@
-"""The part `ablation`: one trial with each means switched off in turn.
+"""The part `ablation`: one trial with each optimisation switched off in turn.
 
 The switches are patches of this file on the library's own functions, for one run at a time: a study cannot set them. Every row
 computes the same trial; rows differ in time and memory.
@@ -23,7 +23,7 @@ import torch
 from benchmarks.trial_parts import one_process
 from benchmarks.trial_parts.grids import Grid
 from benchmarks.trial_parts.measures import median
-from benchmarks.trial_parts.one_process import Timed, open_bench, time_trial
+from benchmarks.trial_parts.one_process import Timed, open_trial, time_trial
 from benchmarks.trial_parts.part_base import WORDS
 from benchmarks.trial_parts.watch import ROOT, python
 from benchmarks.trial_parts.worlds import SMALL_XLMR, XLMR_BASE, data_texts, make_data, make_encoder
@@ -35,10 +35,10 @@ from xlmr_sweep.data.encoding import Encoded
 from xlmr_sweep.modeling import encoder
 from xlmr_sweep.modeling.device import resolve_precision
 from xlmr_sweep.modeling.encoder import MaskedLMEncoder
+from xlmr_sweep.modeling.families import ModelFamily
 from xlmr_sweep.modeling.loading import load_config, load_masked_lm
 from xlmr_sweep.modeling.sequences import Sequences
-from xlmr_sweep.training import finetune
-from xlmr_sweep.training import warm_state as workbench
+from xlmr_sweep.training import finetune, warm_state
 
 STEPS = 3
 """The first warms up and is not counted."""
@@ -51,12 +51,12 @@ TRIAL_STEPS = 30
 @contextmanager
 def full_vocabulary() -> Iterator[None]:
     """Every row of the embeddings is kept."""
-    plain = workbench.compact_inputs
+    plain = warm_state.compact_inputs
 
     def everything(task: Any, pools: Any, labels: Any, special: Any, vocab_size: int, *rest: Any) -> Any:
         return plain(task, pools, labels, range(vocab_size), vocab_size, *rest)
 
-    with mock.patch.object(workbench, "compact_inputs", everything):
+    with mock.patch.object(warm_state, "compact_inputs", everything):
         yield
 
 
@@ -92,7 +92,7 @@ def padded() -> Iterator[None]:
     plain = MaskedLMEncoder.__init__
 
     def init(self: Any, model: Any) -> None:
-        with mock.patch.dict(encoder._TRANSFORMS, clear=True), warnings.catch_warnings():
+        with mock.patch.object(ModelFamily, "has_fast_path", False), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             plain(self, model)
 
@@ -109,8 +109,8 @@ def nothing_kept() -> Iterator[None]:
     """Every trial of a process reads weights and configuration, tokenises its task and builds its module anew, once each."""
     plain = finetune.finetune
 
-    def afresh(trial: Any, bench: Any, *rest: Any) -> Any:
-        fresh = workbench.Workbench(bench.study, bench.storage, bench.world)
+    def afresh(trial: Any, warm: Any, *rest: Any) -> Any:
+        fresh = warm_state.WarmState(warm.study, warm.storage, warm.world)
         load_config.cache_clear()
         return plain(trial, fresh, *rest)
 
@@ -125,7 +125,7 @@ def own_weights() -> Iterator[None]:
     def read(source: Any) -> dict[str, Tensor]:
         return {name: tensor.detach() for name, tensor in load_masked_lm(source).state_dict().items()}
 
-    with mock.patch.object(workbench, "starting_weights", read):
+    with mock.patch.object(warm_state, "starting_weights", read):
         yield
 
 
@@ -169,7 +169,7 @@ def loop_optimiser() -> Iterator[None]:
 
 Switch = Callable[[], Any]
 
-MEANS: dict[str, tuple[Switch, ...]] = {
+OPTIMISATIONS: dict[str, tuple[Switch, ...]] = {
     "all on": (),
     "compact vocabulary": (full_vocabulary,),
     "label rows only: logits of every token": (all_logits,),
@@ -227,7 +227,7 @@ def run(options: Namespace, scratch: Path, console: Console) -> dict[str, Any]:
         rows.append(row)
         return row
 
-    for name, switches in MEANS.items():
+    for name, switches in OPTIMISATIONS.items():
         row = measure(name, precision, switches)
         if not switches:
             rows.append(replace(row, name="warm processes: a new one for every trial", setup_s=_cold_setup(scratch / "0")))
@@ -240,14 +240,14 @@ def run(options: Namespace, scratch: Path, console: Console) -> dict[str, Any]:
 
 
 def time_without(switches: Sequence[Switch], grid: Grid, encoder: Path, data: Path, scratch: Path, precision: str) -> Timed:
-    """Times a grid's first trial with some means switched off."""
+    """Times a grid's first trial with some optimisations switched off."""
     # What an earlier row held must not count in this one's memory.
     gc.collect()
     with ExitStack() as stack:
         for switch in switches:
             stack.enter_context(switch())
-        bench, trial = open_bench(grid, encoder, data, scratch, precision)
-        return time_trial(bench, trial)
+        warm, trial = open_trial(grid, encoder, data, scratch, precision)
+        return time_trial(warm, trial)
 
 
 COLD = """
@@ -258,11 +258,11 @@ from xlmr_sweep.study.reading import load_study
 from xlmr_sweep.study.plan import expand
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.modeling.fsdp import World
-from xlmr_sweep.training.warm_state import Workbench
+from xlmr_sweep.training.warm_state import WarmState
 import xlmr_sweep.training.finetune
 study = load_study(sys.argv[1])
-bench = Workbench(study, Storage(sys.argv[3]), World(device=torch.device("cpu")))
-bench.model(expand(study)[0], torch.Generator().manual_seed(0))
+warm = WarmState(study, Storage(sys.argv[3]), World(device=torch.device("cpu")))
+warm.model(expand(study)[0], torch.Generator().manual_seed(0))
 print(time.time() - began)
 """
 
@@ -282,7 +282,7 @@ def _fewer(data: Path, number: int) -> None:
 
 
 def _table(rows: Sequence[Row], precision: str) -> Table:
-    title = f"One trial, {precision}, one thread, batch 8 of CB at {LENGTH} tokens; each means switched off in turn"
+    title = f"One trial, {precision}, one thread, batch 8 of CB at {LENGTH} tokens; each optimisation switched off in turn"
     table = Table(
         "switched off", "setup, s", "step, s", "evaluation, s", "peak, GiB", f"{TRIAL_STEPS} steps, s", "times", "scores differ",
         title=title,

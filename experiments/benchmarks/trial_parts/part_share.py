@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from benchmarks.trial_parts.grids import Grid
 from benchmarks.trial_parts.measures import Target, median, training_operations
-from benchmarks.trial_parts.one_process import open_bench, time_trial
+from benchmarks.trial_parts.one_process import open_trial, time_trial
 from benchmarks.trial_parts.worlds import SMALL_XLMR, XLMR_BASE, Shape, data_texts, make_data, make_encoder
 from rich.console import Console
 from rich.table import Table
@@ -45,7 +45,7 @@ def run(options: Namespace, scratch: Path, console: Console) -> dict[str, Any]:
     _lengthen(data)
     encoder = make_encoder(scratch / "encoder", shape, data_texts(data))
     precision = resolve_precision("auto", torch.device("cpu"))
-    bench, trial = open_bench(grid, encoder, data, scratch / "bench", precision)
+    warm, trial = open_trial(grid, encoder, data, scratch / "bench", precision)
     torch.set_num_threads(1)
     before = matrix_rate(shape, precision)
     profiler = profile(activities=[ProfilerActivity.CPU])
@@ -56,9 +56,9 @@ def run(options: Namespace, scratch: Path, console: Console) -> dict[str, Any]:
         elif step == STEPS:
             profiler.stop()
 
-    timed = time_trial(bench, trial, on_step)
+    timed = time_trial(warm, trial, on_step)
     rate = max(before, matrix_rate(shape, precision))
-    lengths = [len(example.input_ids) for example in bench.few_shot(trial)]
+    lengths = [len(example.input_ids) for example in warm.few_shot(trial)]
     operations = training_operations(shape.num_layers, shape.hidden, shape.ffn, lengths, num_asked=1)
     step_s = median(timed.steps_s[:-1])
     share = operations / step_s / rate

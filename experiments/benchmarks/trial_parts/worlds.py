@@ -121,7 +121,7 @@ def copy_encoder(source: Path, folder: Path, *, dropout: float = 0.0) -> Path:
     """Copies a real encoder with dropout switched off; a missing masked-LM head is made the way a study makes it."""
     from xlmr_sweep.modeling.loading import load_masked_lm, load_tokenizer
     from xlmr_sweep.modeling.source import ModelSource
-    from xlmr_sweep.training.warm_state import set_dropout
+    from xlmr_sweep.training.trial_model import set_dropout
 
     given = ModelSource("encoder", str(source), None, new_head=True)
     model = load_masked_lm(given)

@@ -16,7 +16,7 @@ from rich.console import Console
 from xlmr_sweep.cluster.nodes import NodeWatch
 from xlmr_sweep.cluster.tune import supervisor as module
 from xlmr_sweep.cluster.tune.supervisor import Supervisor
-from xlmr_sweep.commands.live_table import Board
+from xlmr_sweep.commands.live_table import LiveTable
 from xlmr_sweep.scheduling.admission import Admission
 from xlmr_sweep.scheduling.resources import Node, Width
 from xlmr_sweep.scheduling.retry_policy import RetryByCause
@@ -69,12 +69,14 @@ class Run:
         widths = {name: Width(1, min(1, share), max(1, int(share))) for name, share in gpus.items()}
         trials = [Trial(name, "prompted", "cb", 8, seed, f"{name}{seed}") for name in gpus for seed in range(3)]
         self.admission = Admission(trials, widths, self.there, Fixed(), probing=probing, clock=self.clock)
-        watch = NodeWatch(self.there, look=lambda: list(self.there), clock=self.clock)
-        self.board = Board(Console(file=self.stream, width=300), trials, lambda: 3, "GPUs", lambda trial: "log", clock=self.clock)
+        watch = NodeWatch(self.there, alive=lambda: list(self.there), clock=self.clock)
+        self.live_table = LiveTable(
+            Console(file=self.stream, width=300), trials, lambda: 3, "GPUs", lambda trial: "log", clock=self.clock
+        )
         self.controller: Any = ControllerStub()
-        policy = RetryByCause(LIMITS, self.storage, lambda: self.admission.room.nodes)
+        policy = RetryByCause(LIMITS, self.storage, lambda: self.admission.free_resources.nodes)
         self.supervisor = Supervisor(
-            self.storage, LIMITS, self.admission, policy, self.controller, watch, self.board, clock=self.clock
+            self.storage, LIMITS, self.admission, policy, self.controller, watch, self.live_table, clock=self.clock
         )
         self.tune: list[TuneStub] = []
 
@@ -97,7 +99,7 @@ class Run:
         else:
             self.supervisor.on_trial_error(0, self.tune, trial)
 
-    def look(self, after_s: float) -> None:
+    def poll(self, after_s: float) -> None:
         self.now += after_s
         self.supervisor.on_step_begin(0, self.tune)
 
@@ -115,20 +117,20 @@ def test_what_waits_for_a_node_that_died_is_taken_back_and_runs_elsewhere(
     run.tune += waiting
     run.supervisor.on_trial_start(0, run.tune, waiting[0])
     waiting[0].status = "RUNNING"
-    on_b = [trial for trial in waiting if trial.attempt.grant.node_ids == ("b",)]
+    on_b = [trial for trial in waiting if trial.attempt.allocation.node_ids == ("b",)]
     assert len(on_b) == 2
     del run.there[1]
-    run.look(1.5)
+    run.poll(1.5)
     assert run.controller.taken_back == [trial.trial_id for trial in on_b if trial.status == "PENDING"]
     for trial in on_b:
         if trial.status == "PENDING":
             run.supervisor.on_trial_complete(0, run.tune, trial)  # As Tune does for a trial that is stopped.
-    assert run.board.failed == []
+    assert run.live_table.failed == []
     assert run.admission.num_waiting == len(run.controller.taken_back)
     assert "Node b is gone" in run.said
     run.there.append(Node(8, 4, "c"))
-    run.look(1.5)
-    assert run.start().attempt.grant.node_ids == ("c",)
+    run.poll(1.5)
+    assert run.start().attempt.allocation.node_ids == ("c",)
 
 
 def test_a_trial_whose_process_never_starts_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,13 +141,13 @@ def test_a_trial_whose_process_never_starts_is_tried_again(tmp_path: Path, monke
     stuck = TuneStub(attempt)
     run.tune.append(stuck)
     for _ in range(29):
-        run.look(20)
+        run.poll(20)
     assert run.controller.taken_back == []
-    run.look(module.START_LIMIT_S - 29 * 20 + 1)
+    run.poll(module.START_LIMIT_S - 29 * 20 + 1)
     assert run.controller.taken_back == [stuck.trial_id], "the other one's process is there"
     run.supervisor.on_trial_complete(0, run.tune, stuck)  # As Tune does for a trial that is stopped.
     assert f"did not start within {module.START_LIMIT_S:g} s" in run.said
-    assert run.board.failed == []
+    assert run.live_table.failed == []
     again = run.admission.next()
     assert again is not None
     assert (getattr(again, "trial", None), getattr(again, "number", None)) == (attempt.trial, 2)
@@ -157,11 +159,11 @@ def test_a_driver_that_was_held_up_itself_takes_no_trial_for_late(tmp_path: Path
     attempt = run.admission.next()
     assert attempt is not None
     run.tune.append(TuneStub(attempt))
-    run.look(2)
-    run.look(2 * module.START_LIMIT_S)
+    run.poll(2)
+    run.poll(2 * module.START_LIMIT_S)
     assert run.controller.taken_back == [], "its process may be there, and the driver has not heard of it yet"
     for _ in range(int(module.START_LIMIT_S / 20) + 1):
-        run.look(20)
+        run.poll(20)
     assert run.controller.taken_back == [run.tune[0].trial_id]
 
 
@@ -181,7 +183,7 @@ def test_a_record_that_a_dying_process_wrote_counts(tmp_path: Path, monkeypatch:
     trial = run.start()
     run.storage.write_json(f"records/{trial.attempt.trial.trial_id}.json", {"score": 0.25})
     run.end(trial, DEAD)
-    assert run.board.done == 1
+    assert run.live_table.done == 1
     assert run.admission.num_waiting == 2
 
 
@@ -189,12 +191,12 @@ def test_a_node_where_trials_die_gets_no_more(tmp_path: Path, monkeypatch: pytes
     run = Run(tmp_path, monkeypatch, {"single": 1})
     for _ in range(2):
         trial = run.start()
-        assert trial.attempt.grant.node_ids == ("a",)
+        assert trial.attempt.allocation.node_ids == ("a",)
         run.end(trial, DEAD)
     assert "2 trials in a row died on node" in run.said
     assert "nothing more is started there" in run.said
-    assert run.start().attempt.grant.node_ids == ("b",)
-    assert run.board.failed == []
+    assert run.start().attempt.allocation.node_ids == ("b",)
+    assert run.live_table.failed == []
 
 
 def test_a_node_that_wide_trials_need_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,36 +205,36 @@ def test_a_node_that_wide_trials_need_is_kept(tmp_path: Path, monkeypatch: pytes
         run.end(run.start(), DEAD)
     assert "it is still used, because no other could hold all trials" in run.said
     run.now += 100
-    assert run.start().attempt.grant.node_ids == ("b", "b")
+    assert run.start().attempt.allocation.node_ids == ("b", "b")
 
 
 def test_memory_on_a_node_that_is_left_out_is_no_larger_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path, monkeypatch, {"single": 1})
-    run.admission.room.remove("b")
+    run.admission.free_resources.remove("b")
     run.end(run.start(), MemoryError("CUDA out of memory"))
-    assert len(run.board.failed) == 1
+    assert len(run.live_table.failed) == 1
     assert not run.admission.has_unplaceable
 
 
 def test_trials_that_no_node_can_hold_are_left_out_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path, monkeypatch, {"gang": 2, "single": 1})
     del run.there[1]
-    run.look(2)
+    run.poll(2)
     assert run.start().attempt.trial.model == "single"
-    run.look(40)
-    assert run.board.num_left_out == 0
-    run.look(20)
-    assert run.board.num_left_out == 3
+    run.poll(40)
+    assert run.live_table.num_left_out == 0
+    run.poll(20)
+    assert run.live_table.num_left_out == 3
     assert "for cluster.node_patience_s = 50 s no node was there that could hold them. 3 trials are left out" in run.said
 
 
 def test_a_process_that_hears_nothing_is_killed_by_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path, monkeypatch, {"single": 1})
     trial = run.start()
-    run.look(215)
+    run.poll(215)
     assert run.controller.killed == []
-    run.look(10)
-    run.look(10)
+    run.poll(10)
+    run.poll(10)
     assert run.controller.killed == [trial.trial_id]
 
 
@@ -240,9 +242,9 @@ def test_a_trial_that_may_wait_for_the_storage_is_not_killed_meanwhile(tmp_path:
     monkeypatch.setattr(sys.modules[__name__], "LIMITS", LIMITS.model_copy(update={"storage_patience_s": 600}))
     run = Run(tmp_path, monkeypatch, {"single": 1})
     trial = run.start()
-    run.look(100 + module.KILL_MARGIN_S + 600)
+    run.poll(100 + module.KILL_MARGIN_S + 600)
     assert run.controller.killed == []
-    run.look(601)
+    run.poll(601)
     assert run.controller.killed == [trial.trial_id]
 
 
@@ -260,14 +262,14 @@ def test_trials_that_are_given_up_while_the_storage_is_full_hold_nothing_up_and_
         module, "write_failure", lambda storage, trial, row: (tried.append(trial.trial_id), write(storage, trial, row))
     )
     run.supervisor.give_up(lost, RuntimeError("no weights today"))
-    assert len(run.board.failed) == 3
+    assert len(run.live_table.failed) == 3
     assert "no weights today" in run.said
     for _ in range(3):
-        run.look(2)
+        run.poll(2)
     # One a look, each in its turn: an object store's client may try for long.
     assert tried == ["other0", "other1", "other2"]
     (tmp_path / "failures").unlink()
-    run.look(2)
+    run.poll(2)
     attempts = {name: run.storage.read_json(f"failures/{name}")["attempt"] for name in run.storage.names("failures")}
     assert attempts == {"other0.json": 5, "other1.json": 1, "other2.json": 1}
     run.supervisor.end()
@@ -278,9 +280,9 @@ def test_a_failure_that_cannot_be_written_is_written_later(tmp_path: Path, monke
     run = Run(tmp_path, monkeypatch, {"single": 1})
     (tmp_path / "failures").write_text("in the way")
     run.end(run.start(), ValueError("shapes"))
-    assert len(run.board.failed) == 1
+    assert len(run.live_table.failed) == 1
     (tmp_path / "failures").unlink()
-    run.look(2)
+    run.poll(2)
     (name,) = run.storage.names("failures")
     assert run.storage.read_json(f"failures/{name}")["error_class"] == "ValueError"
 

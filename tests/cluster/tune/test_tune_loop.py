@@ -11,10 +11,10 @@ import pytest
 from fixed_cost import Fixed
 
 from xlmr_sweep.cluster.tune.queue import TuneQueue
-from xlmr_sweep.cluster.tune.tune_loop import CREDENTIALS, InProcess, OneActorClass, SweepLoop, WarmProcesses
+from xlmr_sweep.cluster.tune.tune_loop import CREDENTIALS, OneActorClass, PlaceholderTrainable, SweepLoop, WarmProcesses
 from xlmr_sweep.scheduling.admission import Admission
 from xlmr_sweep.scheduling.resources import Node, Width
-from xlmr_sweep.scheduling.retry import Requeue
+from xlmr_sweep.scheduling.retry_policy import Requeue
 from xlmr_sweep.study.plan import Trial
 
 
@@ -48,8 +48,11 @@ def test_a_process_is_only_given_to_a_trial_that_was_granted_its_very_gpus() -> 
     models = {"small": Width(1, 0.25), "wide": Width(1, 1)}
     trials = [Trial(name, "prompted", "cb", 8, k, f"{name}{k}") for name, n in (("wide", 1), ("small", 7)) for k in range(n)]
     admission = Admission(trials, models, [Node(64, 2, "a")], Fixed(), clock=lambda: now[0])
-    queue: Any = TuneQueue(admission, SimpleNamespace(look=lambda: None))  # type: ignore[arg-type]
-    queue._experiment, queue._trainable = SimpleNamespace(spec=dict.fromkeys(("run", "storage", "checkpoint_config"))), InProcess
+    queue: Any = TuneQueue(admission, SimpleNamespace(poll=lambda: None))  # type: ignore[arg-type]
+    queue._experiment, queue._trainable = (
+        SimpleNamespace(spec=dict.fromkeys(("run", "storage", "checkpoint_config"))),
+        PlaceholderTrainable,
+    )
 
     def handed_out() -> list[tuple[str, Any]]:
         found = []
@@ -160,14 +163,14 @@ def test_ended_jobs_are_seen_also_while_no_more_processes_may_start() -> None:
     loop: Any = SweepLoop.__new__(SweepLoop)
     loop._actor_cache = WarmProcesses()
     loop._pending_trials, loop._resetting_trials = {_Trial(), _Trial()}, set()
-    looks: list[str] = []
+    polls: list[str] = []
 
     def nothing_is_asked_for() -> None:
         raise AssertionError("two processes start, and no more may")
 
-    loop._search_alg = SimpleNamespace(max_starting=2, look=lambda: looks.append("look"), next_trial=nothing_is_asked_for)
+    loop._search_alg = SimpleNamespace(max_starting=2, poll=lambda: polls.append("poll"), next_trial=nothing_is_asked_for)
     loop._maybe_update_trial_queue()
-    assert looks == ["look"]
+    assert polls == ["poll"]
 
 
 class _Trial:

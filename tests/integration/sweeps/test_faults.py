@@ -28,7 +28,7 @@ from rich.console import Console
 
 from xlmr_sweep.cluster.tune import supervisor
 from xlmr_sweep.cluster.watchdog import NATIVE_MARK
-from xlmr_sweep.commands.live_table import Board
+from xlmr_sweep.commands.live_table import LiveTable
 from xlmr_sweep.data.mixture import prepare_mixture
 from xlmr_sweep.scheduling.cost import CostModel
 from xlmr_sweep.storage import environment
@@ -48,8 +48,8 @@ def study_of(limits: dict[str, Any], seeds: int = 2, **gpus: float | str) -> Stu
 
 def run(
     study: Study, folder: Path, work: Faulty, storage: Any = None, stream: io.StringIO | None = None
-) -> tuple[list[Trial], Path, str, Board]:
-    """Runs a study's trials; returns them, the storage's folder, what was said (to the stream), and the board."""
+) -> tuple[list[Trial], Path, str, LiveTable]:
+    """Runs a study's trials; returns them, the storage's folder, what was said (to the stream), and the live_table."""
     from xlmr_sweep.cluster.nodes import nodes
     from xlmr_sweep.cluster.tune.sweep import run_trials
     from xlmr_sweep.scheduling.admission import Admission
@@ -58,10 +58,12 @@ def run(
     storage = storage or Blocked(folder / "runs")
     trials = expand(study)
     stream = stream or io.StringIO()
-    board = Board(Console(file=stream, width=300), trials, lambda: 5, "GPUs", lambda t: storage.path(f"logs/{t.trial_id}.log"))
+    live_table = LiveTable(
+        Console(file=stream, width=300), trials, lambda: 5, "GPUs", lambda t: storage.path(f"logs/{t.trial_id}.log")
+    )
     widths = {model.name: trial_width(model, has_gpus=True) for model in study.models}
-    run_trials(study, storage, Admission(trials, widths, nodes(), CostModel(study, {})), board, work=work)
-    return trials, folder / "runs", stream.getvalue(), board
+    run_trials(study, storage, Admission(trials, widths, nodes(), CostModel(study, {})), live_table, work=work)
+    return trials, folder / "runs", stream.getvalue(), live_table
 
 
 def records(folder: Path) -> dict[str, dict[str, Any]]:
@@ -102,7 +104,7 @@ def test_each_failure_is_answered_by_its_cause(cluster: Any, tmp_path: Path, not
     gpus: dict[str, float | str] = dict.fromkeys(kinds, "1/4") | {"rank_dies": 2, "rank_memory": 2}
     gpus |= dict.fromkeys(("fine", "fine2", "fine3", "fine4"), "1/4")
     study = study_of(limits, seeds=1, **gpus)
-    trials, storage, said, board = run(study, tmp_path, Faulty(tmp_path, kinds=kinds))
+    trials, storage, said, live_table = run(study, tmp_path, Faulty(tmp_path, kinds=kinds))
     kept = records(storage)
     by_model: dict[str, list[dict[str, Any]]] = {}
     for trial in trials:
@@ -122,7 +124,7 @@ def test_each_failure_is_answered_by_its_cause(cluster: Any, tmp_path: Path, not
     # Divergence: recorded, once.
     failures = [json.loads(path.read_text()) for path in (storage / "failures").glob("*.json")]
     assert {(f["model"], f["error_class"], f["attempt"]) for f in failures} == {("nan", "DivergedError", 1)}
-    assert len(failures) == len(board.failed) == 1
+    assert len(failures) == len(live_table.failed) == 1
     for trial in trials:
         if trial.model == "nan":
             log = storage / "logs" / f"{trial.trial_id}.log"
@@ -170,8 +172,8 @@ def test_a_trial_over_its_time_and_one_whose_process_hears_nothing_are_killed_an
 ) -> None:
     monkeypatch.setattr(supervisor, "KILL_MARGIN_S", 2.0)
     study = study_of({"trial_timeout_s": 8, "storage_patience_s": 1}, seeds=1, slow="1/2", stopped="1/2")
-    trials, storage, said, board = run(study, tmp_path, Faulty(tmp_path, kinds={"slow": "slow", "stopped": "stopped"}))
-    assert board.done == len(trials) == 2
+    trials, storage, said, live_table = run(study, tmp_path, Faulty(tmp_path, kinds={"slow": "slow", "stopped": "stopped"}))
+    assert live_table.done == len(trials) == 2
     assert {record["attempt"] for record in records(storage).values()} == {2}
     again = {line.split(": ")[0].split("/")[0]: line for line in said.splitlines() if line.startswith("Again ")}
     assert "TrialTimeoutError" in again["Again slow"]
@@ -196,18 +198,18 @@ def test_the_same_traceback_stops_the_model_and_a_full_disk_is_waited_for(
         (tmp_path / "full").unlink()
 
     with in_thread(free):
-        trials, storage, said, board = run(study, tmp_path, Faulty(tmp_path, kinds={"broken": "bug"}))
+        trials, storage, said, live_table = run(study, tmp_path, Faulty(tmp_path, kinds={"broken": "bug"}))
     kept = records(storage)
     assert {trial.model for trial in trials if trial.trial_id in kept} == {"fine"}
-    assert len(kept) == board.done == 9
+    assert len(kept) == live_table.done == 9
     assert {row["attempt"] for row in kept.values()} == {1}, "a trial ran again though only its record could not be written"
     ends = [storage.joinpath("records", f"{trial_id}.json").stat().st_mtime for trial_id in kept]
     assert min(ends) >= freed[0]
     assert "Stopped: model broken, task cb: the same failure 2 times in a row (ValueError at faulty_work.py:" in said
-    assert 2 <= len(board.failed) < 9
-    assert len(board.failed) + board.num_left_out == 9
+    assert 2 <= len(live_table.failed) < 9
+    assert len(live_table.failed) + live_table.num_left_out == 9
     failures = list((storage / "failures").glob("*.json"))
-    assert len(failures) == len(board.failed)
+    assert len(failures) == len(live_table.failed)
     nothing_is_left()
 
 
@@ -221,8 +223,8 @@ def test_what_waits_for_the_storage_is_not_taken_for_hung(cluster: Any, tmp_path
         (tmp_path / "full").unlink()
 
     with in_thread(free):
-        _, storage, _, board = run(study, tmp_path, Faulty(tmp_path, kinds={"saves": "saves"}))
-    assert board.done == 2
+        _, storage, _, live_table = run(study, tmp_path, Faulty(tmp_path, kinds={"saves": "saves"}))
+    assert live_table.done == 2
     assert {row["attempt"] for row in records(storage).values()} == {1}
     assert len(starts(tmp_path)) == 2
 
@@ -235,7 +237,7 @@ def test_a_job_that_fails_while_the_storage_is_full_holds_no_trial_up(cluster: A
 
     study = study_of({"storage_patience_s": 300}, seeds=4, tuned=1).replaced(paradigms=["prompted", "instructed"])
     trials = expand(study)
-    board = Board(Console(file=io.StringIO(), width=300), trials, lambda: 5, "GPUs", lambda trial: "log")
+    live_table = LiveTable(Console(file=io.StringIO(), width=300), trials, lambda: 5, "GPUs", lambda trial: "log")
     (tmp_path / "runs").mkdir()
     blocked = tmp_path / "runs" / "failures"
     blocked.write_text("in the way")
@@ -245,7 +247,7 @@ def test_a_job_that_fails_while_the_storage_is_full_holds_no_trial_up(cluster: A
         raise RuntimeError("no weights today")
 
     def free() -> None:
-        wait_for(lambda: len(board.failed) == 4)
+        wait_for(lambda: len(live_table.failed) == 4)
         (tmp_path / "held").unlink()
         wait_for(lambda: len(records(tmp_path / "runs")) == 4)
         blocked.unlink()
@@ -253,7 +255,7 @@ def test_a_job_that_fails_while_the_storage_is_full_holds_no_trial_up(cluster: A
     admission = Admission(trials, {"tuned": Width(1, 1)}, nodes(), CostModel(study, {}), jobs={"tuned": Width(1, 1)})
     work = Faulty(tmp_path, kinds={"tuned": "held"})
     with in_thread(free):
-        run_trials(study, Blocked(tmp_path / "runs").patient(300), admission, board, run_job=run_job, work=work)
+        run_trials(study, Blocked(tmp_path / "runs").patient(300), admission, live_table, run_job=run_job, work=work)
     failures = [json.loads(path.read_text()) for path in blocked.glob("*.json")]
     assert {(f["paradigm"], f["error_class"], f["attempt"]) for f in failures} == {("instructed", "RuntimeError", 1)}
     assert len(failures) == 4
@@ -263,11 +265,11 @@ def test_on_a_storage_that_is_no_path_dead_and_hung_processes_leave_their_logs(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: dict[str, Any] = {}
-    again = Board.again
+    again = LiveTable.again
 
-    def hear(board: Board, trial: Trial, row: Any, how: str) -> None:
+    def hear(live_table: LiveTable, trial: Trial, row: Any, how: str) -> None:
         heard[trial.model] = row
-        again(board, trial, row, how)
+        again(live_table, trial, row, how)
 
     host = environment.host()
 
@@ -276,7 +278,7 @@ def test_on_a_storage_that_is_no_path_dead_and_hung_processes_leave_their_logs(
         if trial.model != "hang":
             fetch_log(storage, trial, *where)
 
-    monkeypatch.setattr(Board, "again", hear)
+    monkeypatch.setattr(LiveTable, "again", hear)
     fetch_log = supervisor.fetch_log
     monkeypatch.setattr(supervisor, "fetch_log", fetch)
     # The driver's; the trials' processes are asked for theirs in themselves.
@@ -285,8 +287,8 @@ def test_on_a_storage_that_is_no_path_dead_and_hung_processes_leave_their_logs(
     study = study_of({"trial_stall_s": 8}, seeds=1, **dict.fromkeys(kinds, "1/4"))
     storage = Storage(f"local://{tmp_path}/runs")
     assert storage.local is None
-    trials, folder, _, board = run(study, tmp_path, Faulty(tmp_path, kinds=kinds), storage)
-    assert board.done == 3
+    trials, folder, _, live_table = run(study, tmp_path, Faulty(tmp_path, kinds=kinds), storage)
+    assert live_table.done == 3
     assert {row["attempt"] for row in records(folder).values()} == {2}
     errors = {"die": "WorkerDiedError", "hang": "TrialStalledError", "stuck": "TrialStalledError"}
     assert {name: row["error_class"] for name, row in heard.items()} == errors
@@ -320,8 +322,8 @@ def test_a_node_is_asked_for_so_long_at_most(cluster: Any, monkeypatch: pytest.M
 def test_a_storage_that_stays_full_is_a_known_failure(cluster: Any, tmp_path: Path) -> None:
     study = study_of({"storage_patience_s": 1, "max_same_failures": 9}, fine="1/2")
     (tmp_path / "full").touch()
-    _, storage, said, board = run(study, tmp_path, Faulty(tmp_path))
-    assert len(board.failed) == 2
+    _, storage, said, live_table = run(study, tmp_path, Faulty(tmp_path))
+    assert len(live_table.failed) == 2
     assert "StorageError" in said
     assert "No space left on device; tried for 1 s" in said
     failures = [json.loads(path.read_text()) for path in (storage / "failures").glob("*.json")]
@@ -346,8 +348,8 @@ def test_a_node_that_dies_costs_its_trial_an_attempt_and_the_rest_nothing(
 
     stream = io.StringIO()
     with in_thread(end_node):
-        trials, storage, said, board = run(study, tmp_path, Faulty(tmp_path, kinds={"gang": "held"}), stream=stream)
-    assert board.done == len(trials) == 8
+        trials, storage, said, live_table = run(study, tmp_path, Faulty(tmp_path, kinds={"gang": "held"}), stream=stream)
+    assert live_table.done == len(trials) == 8
     assert "is gone" in said
     attempts = {trial_id: record["attempt"] for trial_id, record in records(storage).items()}
     assert sorted(attempts[trial_id] for trial_id in gangs) == [1, 1, 1, 2]
@@ -371,8 +373,8 @@ def test_a_process_that_hangs_in_its_start_is_killed_and_its_trial_runs_again(
     stream = io.StringIO()
     study = study_of({"max_worker_retries": 9}, seeds=1, single=1)
     with in_thread(lose_patience):
-        trials, storage, _, board = run(study, tmp_path, LateToArrive(tmp_path), stream=stream)
-    assert board.done == len(trials) == len(records(storage)) == 1
+        trials, storage, _, live_table = run(study, tmp_path, LateToArrive(tmp_path), stream=stream)
+    assert live_table.done == len(trials) == len(records(storage)) == 1
     wait_for(lambda: not Path(f"/proc/{pids[0]}").exists())
     nothing_is_left()
 
@@ -420,7 +422,7 @@ def test_an_instruction_job_whose_driver_or_controller_dies_leaves_nothing(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_is_left: Callable[[], None]
 ) -> None:
     """On a cluster that was there before and stays; the second time its driver, this process, lives on too."""
-    from benchmarks.faults import titled
+    from benchmarks.faults import processes_titled
 
     from xlmr_sweep.cluster import instruct_job
 
@@ -445,7 +447,7 @@ def test_an_instruction_job_whose_driver_or_controller_dies_leaves_nothing(
 
     def kill_controller() -> None:
         wait_for((tmp_path / "waits").exists)
-        (controller,) = titled(cluster, "ray::TrainController")
+        (controller,) = processes_titled(cluster, "ray::TrainController")
         os.kill(controller, signal.SIGKILL)
 
     with in_thread(kill_controller), pytest.raises(ray.exceptions.RayActorError):

@@ -13,7 +13,7 @@ from rich.console import Console
 from sleeping_work import Sleeping
 
 from analysis.tune_folder import read_tune_folder
-from xlmr_sweep.commands.live_table import Board
+from xlmr_sweep.commands.live_table import LiveTable
 from xlmr_sweep.scheduling.cost import CostModel
 from xlmr_sweep.scheduling.widths import Measured, read_measured
 from xlmr_sweep.storage.files import Storage
@@ -30,7 +30,7 @@ def study_of(**gpus: float | str) -> Study:
     return Study.model_validate(fields)
 
 
-class Ended(Board):
+class Ended(LiveTable):
     """Keeps the rows of finished trials."""
 
     def __init__(self, rows: list[tuple[Trial, Any]], trials: list[Trial]) -> None:
@@ -109,7 +109,7 @@ def test_jobs_run_beside_trials_and_instructed_trials_follow_their_models_weight
     def run_job(job: Job) -> None:
         began = time.time()
         free = available_resources_per_node()
-        assert all(free[node]["GPU"] >= job.grant.node_ids.count(node) for node in job.grant.node_ids)
+        assert all(free[node]["GPU"] >= job.allocation.node_ids.count(node) for node in job.allocation.node_ids)
         if job.model == "broken":
             raise RuntimeError("no weights today")
         # As long as it takes two other trials to finish beside it.
@@ -118,19 +118,19 @@ def test_jobs_run_beside_trials_and_instructed_trials_follow_their_models_weight
         jobs[job.model] = (began, time.time())
 
     ended: list[tuple[Trial, Any]] = []
-    board = Ended(ended, trials)
+    live_table = Ended(ended, trials)
     # Each fits twice into 10 GiB with the margin.
     gib = 2**30
     work = Sleeping(tmp_path, seconds=0.1, columns={"peak_memory_bytes": 3 * gib, "device_memory_bytes": 10 * gib})
     needs = {"tuned": Width(1, 1, 3), "broken": Width(1, 1, 2)}
     admission = Admission(trials, widths, found, CostModel(study, {}), jobs=needs, probing=probing)
-    run_trials(study, storage, admission, board, run_job=run_job, work=work)
+    run_trials(study, storage, admission, live_table, run_job=run_job, work=work)
 
     rows = dict(ended)
     lost = {trial for trial in trials if trial.model == "broken" and trial.paradigm == "instructed"}
     assert set(rows) == set(trials) - lost
-    assert len(board.failed) == len(lost) == 4
-    assert all("RuntimeError" in line and "no weights today" in line for line in board.failed)
+    assert len(live_table.failed) == len(lost) == 4
+    assert all("RuntimeError" in line and "no weights today" in line for line in live_table.failed)
     assert {path.stem for path in (tmp_path / "runs" / "failures").glob("*.json")} == {trial.trial_id for trial in lost}
     began, done = jobs["tuned"]
     instructed = [rows[trial] for trial in rows if trial.paradigm == "instructed"]

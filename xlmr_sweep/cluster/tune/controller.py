@@ -16,7 +16,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler
 
 
-class Controller(FIFOScheduler):  # type: ignore[misc]
+class TuneControllerAccess(FIFOScheduler):  # type: ignore[misc]
     """Runs trials in the order they are added, and keeps hold of Tune's controller."""
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Controller(FIFOScheduler):  # type: ignore[misc]
         # As for the callback: the Tuner pickles its settings for a restore that is never made.
         return (FIFOScheduler, ())
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Controller:
+    def __deepcopy__(self, memo: dict[int, Any]) -> TuneControllerAccess:
         return self
 
     def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:

@@ -42,6 +42,6 @@ class Learning(tune.Callback):  # type: ignore[misc]
         if measured is None or tried.total_gpus > 1:
             return tried
         keep_measured(self._storage, row["model"], measured)
-        nodes = self._admission.room.nodes
+        nodes = self._admission.free_resources.nodes
         # Where all nodes went meanwhile, the next run works the share out.
         return width_for(measured, self._study.model(row["model"]), nodes) if nodes else tried

@@ -18,8 +18,9 @@ from ray.tune.registry import get_trainable_cls
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from xlmr_sweep.cluster.jobs import InstructionJobs
-from xlmr_sweep.scheduling.admission import Admission, Attempt, Job
-from xlmr_sweep.scheduling.free_resources import Grant
+from xlmr_sweep.scheduling.admission import Admission
+from xlmr_sweep.scheduling.free_resources import Allocation
+from xlmr_sweep.scheduling.items import Attempt, Job
 from xlmr_sweep.scheduling.resources import NODE_LABEL, Width
 
 ESTIMATE_INTERVAL_S = 5.0
@@ -30,26 +31,26 @@ def _folder_name(trial: TuneTrial) -> str:
     return str(trial.trial_id)
 
 
-class GrantedBundles(tune.PlacementGroupFactory):  # type: ignore[misc]
+class AllocatedBundles(tune.PlacementGroupFactory):  # type: ignore[misc]
     """What an attempt asks Ray for. Equal only for the same GPUs, which Ray is not told.
 
     Tune gives a placement group, and the process in it, to any trial that asks for an equal one. The process of another GPU
     would hold what the admission believes to be free, and the next one to be given that would wait for it in Ray.
     """
 
-    def __init__(self, width: Width, grant: Grant) -> None:
-        super().__init__(width.bundles(), bundle_label_selector=[{NODE_LABEL: node} for node in grant.node_ids])
-        self._grant = grant
+    def __init__(self, width: Width, allocation: Allocation) -> None:
+        super().__init__(width.bundles(), bundle_label_selector=[{NODE_LABEL: node} for node in allocation.node_ids])
+        self._allocation = allocation
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, GrantedBundles) and self._grant == other._grant and bool(super().__eq__(other))
+        return isinstance(other, AllocatedBundles) and self._allocation == other._allocation and bool(super().__eq__(other))
 
     def __hash__(self) -> int:
-        return hash((super().__hash__(), self._grant))
+        return hash((super().__hash__(), self._allocation))
 
 
 # Made once: Ray binds arguments and writes JSON for each, more than a look at the cache takes.
-_bundles = lru_cache(maxsize=1024)(GrantedBundles)
+_bundles = lru_cache(maxsize=1024)(AllocatedBundles)
 
 
 class AttemptTrial(TuneTrial):  # type: ignore[misc]
@@ -84,12 +85,12 @@ class TuneQueue(BasicVariantGenerator):  # type: ignore[misc]
     Args:
         admission: what comes next.
         jobs: starts instruction jobs, of which Tune knows nothing, and hears of their ends.
-        look: called each time Tune asks.
+        poll: called each time Tune asks.
     """
 
-    def __init__(self, admission: Admission, jobs: InstructionJobs, look: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, admission: Admission, jobs: InstructionJobs, poll: Callable[[], None] = lambda: None) -> None:
         super().__init__()
-        self._admission, self._jobs, self._look = admission, jobs, look
+        self._admission, self._jobs, self._poll = admission, jobs, poll
         self._run = uuid.uuid4().hex[:8]
         self._estimated = 0.0
         self._total = admission.num_waiting
@@ -109,7 +110,7 @@ class TuneQueue(BasicVariantGenerator):  # type: ignore[misc]
     @property
     def max_starting(self) -> int:
         """Number of processes that may start at the same time: an eighth of each node's CPUs, at least two."""
-        return sum(max(2, int(node.cpus / 8)) for node in self._admission.room.nodes)
+        return sum(max(2, int(node.cpus / 8)) for node in self._admission.free_resources.nodes)
 
     def add_configurations(self, experiments: Any) -> None:
         """Takes from Tune what each of its trials is made with."""
@@ -117,14 +118,14 @@ class TuneQueue(BasicVariantGenerator):  # type: ignore[misc]
         self._experiment = experiment
         self._trainable = get_trainable_cls(experiment.spec["run"])
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Looks at what ended meanwhile, instruction jobs included."""
-        self._look()
-        self._jobs.look()
+        self._poll()
+        self._jobs.poll()
 
     def next_trial(self) -> TuneTrial | None:
         """Returns the next trial if there is room for it now, else None."""
-        self.look()
+        self.poll()
         if time.monotonic() - self._estimated > ESTIMATE_INTERVAL_S:
             self._admission.estimate()
             self._estimated = time.monotonic()
@@ -158,7 +159,7 @@ class TuneQueue(BasicVariantGenerator):  # type: ignore[misc]
             storage=spec["storage"],
             experiment_tag=attempt.tune_id,
             checkpoint_config=spec["checkpoint_config"],
-            placement_group_factory=_bundles(width, attempt.grant),
+            placement_group_factory=_bundles(width, attempt.allocation),
             trial_dirname_creator=_folder_name,
             max_failures=0,
         )

@@ -19,18 +19,20 @@ from xlmr_sweep.cluster.failures import failure_of, failure_of_attempt, fetch_lo
 from xlmr_sweep.cluster.metrics import TrialMetrics
 from xlmr_sweep.cluster.nodes import NodeWatch, oom_kills_on
 from xlmr_sweep.cluster.trial_log import next_attempt
-from xlmr_sweep.cluster.tune.controller import Controller
+from xlmr_sweep.cluster.tune.controller import TuneControllerAccess
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.scheduling.admission import Admission, Attempt
+from xlmr_sweep.scheduling.admission import Admission
 from xlmr_sweep.scheduling.causes import WorkerDiedError, cause_of
-from xlmr_sweep.scheduling.retry import Ending, Requeue
-from xlmr_sweep.scheduling.retry_policy import Quarantine, RetryByCause, Stop, Widen, in_words, share_in_words
+from xlmr_sweep.scheduling.items import Attempt
+from xlmr_sweep.scheduling.retry_policy import Ending, Quarantine, Requeue, RetryByCause, Stop, Widen, in_words
+from xlmr_sweep.scheduling.widths import share_in_words
+from xlmr_sweep.storage.artifacts import record_file
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.records import write_failure
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import ClusterSpec
 
-LOOK_INTERVAL_S = 1.0
+POLL_INTERVAL_S = 1.0
 
 STALLED_S = 30.0
 """A driver that has not looked for so long was held up itself, and counts no process that started meanwhile as late."""
@@ -88,7 +90,7 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
         limits: ClusterSpec,
         admission: Admission,
         policy: RetryByCause,
-        controller: Controller,
+        controller: TuneControllerAccess,
         nodes: NodeWatch,
         events: Events,
         clock: Callable[[], float] = time.monotonic,
@@ -101,7 +103,7 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
         self._quarantined: set[str] = set()
         self._unwritten: dict[str, tuple[Trial, Mapping[str, Any]]] = {}
         self._unplaceable_since: float | None = None
-        self._looked = self._awake_since = clock()
+        self._polled = self._awake_since = clock()
         self._trials: Sequence[TuneTrial] = ()
 
     def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
@@ -114,7 +116,7 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
     def on_step_begin(self, iteration: int, trials: Sequence[TuneTrial], **info: Any) -> None:
         """Looks around."""
         self._trials = trials
-        self.look()
+        self.poll()
 
     def on_trial_start(self, iteration: int, trials: Sequence[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """A process took the trial."""
@@ -140,7 +142,7 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
         elif trial.trial_id in self._unstarted:
             self._unstarted.discard(trial.trial_id)
             error = WorkerDiedError(f"its process did not start within {START_LIMIT_S:g} s")
-            failure = failure_of(error, attempt.number) | {"node_id": attempt.grant.node_ids[0]}
+            failure = failure_of(error, attempt.number) | {"node_id": attempt.allocation.node_ids[0]}
             self._metrics.ended(attempt.trial, cause_of(failure), ran=ran)
             self._failed(attempt, failure, error)
         else:
@@ -157,27 +159,29 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
             return
         error = getattr(trial, "error", None)
         # Not of a process that may still be there, and write.
-        if isinstance(error, RayActorError) and not isinstance(error, ActorUnavailableError) and attempt.grant.node_ids:
-            fetch_log(self._storage, attempt.trial, trial.config["token"], attempt.grant.node_ids[0])
+        if isinstance(error, RayActorError) and not isinstance(error, ActorUnavailableError) and attempt.allocation.node_ids:
+            fetch_log(self._storage, attempt.trial, trial.config["token"], attempt.allocation.node_ids[0])
         failure = failure_of_attempt(error, self._storage, attempt.trial, trial.config["token"])
-        failure |= {} if failure.get("node_id") else {"node_id": attempt.grant.node_ids[0] if attempt.grant.node_ids else ""}
+        failure |= (
+            {} if failure.get("node_id") else {"node_id": attempt.allocation.node_ids[0] if attempt.allocation.node_ids else ""}
+        )
         if failure["error_class"] == WorkerDiedError.__name__:
             self._ask_kernel(failure)
         self._metrics.ended(attempt.trial, cause_of(failure), ran=ran)
         self._failed(attempt, failure, error)
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Looks once a second at nodes, late and overdue trials, those that no node can hold, and failures yet to be written."""
-        if self._clock() - self._looked < LOOK_INTERVAL_S:
+        if self._clock() - self._polled < POLL_INTERVAL_S:
             return
-        if self._clock() - self._looked > STALLED_S:
+        if self._clock() - self._polled > STALLED_S:
             self._awake_since = self._clock()
         self._look_at_nodes()
         self._take_back_unstarted()
         self._kill_overdue()
         self._leave_out_unplaceable()
         self._write_failures()
-        self._looked = self._clock()
+        self._polled = self._clock()
 
     def give_up(self, trials: Sequence[Trial], error: Exception) -> None:
         """Takes trials that will never start, for an error that is not their own: says so, and has their failures written."""
@@ -198,14 +202,14 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
             _write(storage, trial, failure)
 
     def _finished(self, attempt: Attempt, row: Mapping[str, Any], *, ran: bool) -> None:
-        self._policy.succeeded(attempt.trial, attempt.grant.node_ids)
+        self._policy.succeeded(attempt.trial, attempt.allocation.node_ids)
         self._unwritten.pop(attempt.trial.trial_id, None)
         self._metrics.ended(attempt.trial, "done", ran=ran)
         self._metrics.scored(attempt.trial, row)
         self._events.finished(attempt.trial, row)
 
     def _failed(self, attempt: Attempt, failure: Mapping[str, Any], error: BaseException | None) -> None:
-        ending = Ending(attempt.trial, attempt.width, attempt.number, attempt.grant.node_ids, failure, error)
+        ending = Ending(attempt.trial, attempt.width, attempt.number, attempt.allocation.node_ids, failure, error)
         how = self._policy.again(ending)
         if how is None:
             self._unwritten[attempt.trial.trial_id] = (attempt.trial, failure)
@@ -227,7 +231,7 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
             self._events.note(f"{order.why}: its trials run on {share_in_words(order.width)} from now on")
         elif self._admission.could_do_without(order.node_id):
             self._quarantined.add(order.node_id)
-            self._admission.room.remove(order.node_id)
+            self._admission.free_resources.remove(order.node_id)
             self._events.note(f"{order.why}: nothing more is started there")
         else:
             self._events.note(f"{order.why}: it is still used, because no other could hold all trials")
@@ -236,15 +240,15 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
         came, went = self._nodes.changes()
         for node in came:
             if node.node_id not in self._quarantined:
-                self._admission.room.add(node)
+                self._admission.free_resources.add(node)
                 self._events.note(f"Node {node.node_id[:8]} joined")
         for node, problem in self._nodes.refused():
             self._events.note(f"Node {node.node_id[:8]} joined, but nothing is started there: {problem}")
         for node in went:
-            self._admission.room.remove(node.node_id)
+            self._admission.free_resources.remove(node.node_id)
             self._events.note(f"Node {node.node_id[:8]} is gone")
         gone = {node.node_id for node in went}
-        stranded = [id_ for id_, attempt in self._admission.live.items() if gone & set(attempt.grant.node_ids)]
+        stranded = [id_ for id_, attempt in self._admission.live.items() if gone & set(attempt.allocation.node_ids)]
         if stranded:
             # What had started there ends with an error of Ray's.
             self._controller.take_back(trial for trial in self._trials if trial.trial_id in stranded)
@@ -293,7 +297,7 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
 
     def _record(self, trial: Trial) -> Mapping[str, Any] | None:
         with suppress(OSError, StudyError):
-            record: Mapping[str, Any] | None = self._storage.read_json(f"records/{trial.trial_id}.json")
+            record: Mapping[str, Any] | None = self._storage.read_json(record_file(trial.trial_id))
             return record
         return None
 

@@ -21,19 +21,21 @@ from ray.tune.result import EXPR_RESULT_FILE
 
 from xlmr_sweep.cluster.jobs import InstructionJobs, RunJob
 from xlmr_sweep.cluster.nodes import NodeWatch
-from xlmr_sweep.cluster.object_store import clear_shelves
+from xlmr_sweep.cluster.object_store import forget_arrays
 from xlmr_sweep.cluster.storage_check import LateNodes
 from xlmr_sweep.cluster.trial_process import Setup
-from xlmr_sweep.cluster.tune.controller import Controller
+from xlmr_sweep.cluster.tune.controller import TuneControllerAccess
 from xlmr_sweep.cluster.tune.learning import Learning
 from xlmr_sweep.cluster.tune.queue import TuneQueue
 from xlmr_sweep.cluster.tune.supervisor import Events, Supervisor
-from xlmr_sweep.cluster.tune.tune_loop import InProcess, own_loop
+from xlmr_sweep.cluster.tune.tune_loop import PlaceholderTrainable, own_loop
 from xlmr_sweep.cluster.work import FineTuning, Work
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.scheduling.admission import Admission, Job
+from xlmr_sweep.scheduling.admission import Admission
+from xlmr_sweep.scheduling.items import Job
 from xlmr_sweep.scheduling.retry_policy import RetryByCause
 from xlmr_sweep.storage import environment
+from xlmr_sweep.storage.artifacts import TUNE
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
@@ -59,7 +61,7 @@ class _TuneRows(JsonLoggerCallback):  # type: ignore[misc]
 
     def __init__(self, storage: Storage, run: str) -> None:
         super().__init__()
-        self._storage, self._folder = storage.patient(0), f"tune/{run}"
+        self._storage, self._folder = storage.patient(0), f"{TUNE}/{run}"
 
     def log_trial_start(self, trial: TuneTrial) -> None:
         with suppress(OSError):
@@ -103,19 +105,19 @@ def run_trials(
         supervisor.give_up(lost, error)
 
     jobs = InstructionJobs(admission, run_job or _no_job, without_weights)
-    watch, controller = NodeWatch(admission.room.nodes, problem=LateNodes(storage).problem), Controller()
+    watch, controller = NodeWatch(admission.free_resources.nodes, problem=LateNodes(storage).problem), TuneControllerAccess()
     # The nodes that trials may use: a larger share that only a node in quarantine could hold is none.
-    policy = RetryByCause(study.cluster, storage, lambda: admission.room.nodes)
+    policy = RetryByCause(study.cluster, storage, lambda: admission.free_resources.nodes)
     supervisor = Supervisor(storage, study.cluster, admission, policy, controller, watch, events)
     run = time.strftime("run-%Y%m%d-%H%M%S") + f"-{os.getpid()}"
     tuner = tune.Tuner(
-        InProcess,
+        PlaceholderTrainable,
         tune_config=tune.TuneConfig(
-            search_alg=TuneQueue(admission, jobs, supervisor.look), scheduler=controller, num_samples=1, reuse_actors=True
+            search_alg=TuneQueue(admission, jobs, supervisor.poll), scheduler=controller, num_samples=1, reuse_actors=True
         ),
         run_config=tune.RunConfig(
             name=run,
-            **storage.for_ray("tune"),
+            **storage.for_ray(TUNE),
             # Ours first: it names the rows that the other writes.
             callbacks=[supervisor, Learning(study, storage, admission), _TuneRows(storage, run)],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
@@ -127,7 +129,7 @@ def run_trials(
         with _quiet(), own_loop(setup):
             tuner.fit()
     finally:
-        clear_shelves()
+        forget_arrays()
     supervisor.end()
 
 

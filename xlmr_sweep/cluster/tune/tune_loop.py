@@ -34,13 +34,13 @@ CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN
 """Variables of the driver that Tune hands on to its processes."""
 
 
-class InProcess(tune.Trainable):  # type: ignore[misc]
+class PlaceholderTrainable(tune.Trainable):  # type: ignore[misc]
     """Stands for `TrialProcess` where a `Tuner` wants a class of Tune's own."""
 
 
 @contextmanager
 def own_loop(setup: ray.ObjectRef[Setup]) -> Iterator[None]:
-    """Has a `Tuner` of `InProcess` that is started within the block use this module's loop, and `TrialProcess` as its actors.
+    """Makes Tune use this module's loop, and `TrialProcess` as the actors, for a `Tuner` that starts within the block.
 
     Args:
         setup: what the processes are made with, in Ray's object store.
@@ -157,7 +157,7 @@ class SweepLoop(TuneController):  # type: ignore[misc]
             # A warm process takes it at once, so that the next question knows what is left.
             self._maybe_add_actors()
         # Nothing more is asked for now, but what has ended is seen: the places may be taken for long by processes that hang.
-        self._search_alg.look()
+        self._search_alg.poll()
 
     def _maybe_add_actors(self) -> None:
         """Gives what was handed out a warm process, or starts one for it, and leaves those that wait for theirs alone.

@@ -22,7 +22,7 @@ from xlmr_sweep.data.demo.sentences import (
     tell_sense,
     tell_vaguely,
 )
-from xlmr_sweep.data.demo.world import Scene, Split, World, stream
+from xlmr_sweep.data.demo.world import Scene, Split, World, seeded_random
 
 NUM_TRAIN = 400
 NUM_VALIDATION = 200
@@ -57,7 +57,7 @@ def task_rows(task: str, seed: int) -> dict[str, list[Row]]:
 
 
 def _rows(world: World, task: str, seed: int, split: Split, count: int) -> list[Row]:
-    rng = stream(seed, f"{task}/{split}")
+    rng = seeded_random(seed, f"{task}/{split}")
     make, labels = MAKERS[task]
     seen: set[tuple[object, ...]] = set()
     rows: list[Row] = []

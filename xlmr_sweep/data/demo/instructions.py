@@ -28,7 +28,7 @@ from xlmr_sweep.data.demo.sentences import (
     tell_look,
     tell_sense,
 )
-from xlmr_sweep.data.demo.world import Scene, World, stream
+from xlmr_sweep.data.demo.world import Scene, World, seeded_random
 
 NUM_ROWS = 24_000
 
@@ -42,7 +42,7 @@ def instruction_rows(seed: int, count: int = NUM_ROWS) -> list[dict[str, str]]:
         seed: the generator seed.
         count: how many rows; fewer are the first of more.
     """
-    world, rng = World(seed), stream(seed, "instructions")
+    world, rng = World(seed), seeded_random(seed, "instructions")
     names = [name for name, (_, weight) in FAMILIES.items() for _ in range(weight)]
     rows = []
     for _ in range(count):

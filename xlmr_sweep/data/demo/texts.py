@@ -20,7 +20,7 @@ from xlmr_sweep.data.demo.sentences import (
     tell_look,
     tell_sense,
 )
-from xlmr_sweep.data.demo.world import Scene, World, stream
+from xlmr_sweep.data.demo.world import Scene, World, seeded_random
 
 NUM_TEXTS = 30_000
 
@@ -32,7 +32,7 @@ def pretraining_texts(seed: int, count: int = NUM_TEXTS) -> list[str]:
         seed: the generator seed.
         count: how many documents; fewer are the first of more.
     """
-    world, rng = World(seed), stream(seed, "texts")
+    world, rng = World(seed), seeded_random(seed, "texts")
     return [rng.choice(KINDS)(rng, world, world.scene(rng, "text")) for _ in range(count)]
 
 

@@ -30,8 +30,8 @@ Split = Literal["validation", "train", "text"]
 SPLIT_CLASSES: dict[Split, tuple[int, ...]] = {"validation": (0,), "train": (1,), "text": (2,)}
 
 
-def stream(seed: int, purpose: str) -> Random:
-    """Returns the random stream of one purpose, the same in every process."""
+def seeded_random(seed: int, purpose: str) -> Random:
+    """Returns the random numbers of one purpose, the same in every process."""
     return Random(f"demo/{DEMO_VERSION}/{seed}/{purpose}")
 
 
@@ -66,7 +66,7 @@ class World:
     """The groups of one generator seed, and draws that keep a split's rule."""
 
     def __init__(self, seed: int) -> None:
-        rng = stream(seed, "world")
+        rng = seeded_random(seed, "world")
         self.people = _deal(rng, lexicon.PEOPLE)
         self.colours = _deal(rng, lexicon.COLOURS)
         self.things = _deal(rng, lexicon.THINGS)

@@ -1,4 +1,4 @@
-"""A process that uses the shelf of its node, for tests; a module of its own because Ray's processes get it by value."""
+"""A process that shares arrays on its node, for tests. A module of its own, because Ray's processes get it by value."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ class _Listen(logging.Handler):
 
 
 class Process:
-    """A trial's process, as far as it uses the shelf."""
+    """A trial's process, as far as it shares arrays."""
 
     def __init__(self) -> None:
-        from xlmr_sweep.cluster.object_store import RayShelf
+        from xlmr_sweep.cluster.object_store import ObjectStoreArrays
 
-        self.shelf = RayShelf()
+        self.shared = ObjectStoreArrays()
         self.held: dict[str, Any] = {}
         self.before = own_bytes()
         self.said: list[str] = []
         logging.getLogger("xlmr_sweep.trial").addHandler(_Listen(self.said))
 
     def get(self, key: str, value: float, size: int = BIG) -> dict[str, Any]:
-        """Takes an array from the shelf; `value` is what it holds where this process makes it."""
+        """Takes an array from the object store; `value` fills it where this process makes it."""
         made: list[bool] = []
 
         def make() -> dict[str, np.ndarray]:
             made.append(True)
             return {"a b": np.full(size // 4, value, np.float32), "names": np.array(["x", "yz"])}
 
-        arrays = self.shelf.get(key, make)
+        arrays = self.shared.get(key, make)
         self.held[key] = arrays
         array = arrays["a b"]
         return {
@@ -73,11 +73,11 @@ class Process:
         """Runs trials with shared weights and data."""
         from xlmr_sweep.modeling.fsdp import World
         from xlmr_sweep.training.finetune import finetune
-        from xlmr_sweep.training.warm_state import Workbench
+        from xlmr_sweep.training.warm_state import WarmState
 
-        bench = Workbench(study, storage, World(), self.shelf)
-        found = [finetune(trial, bench).predictions for trial in trials]
-        return [found, sorted(self.shelf._held)]
+        warm_state = WarmState(study, storage, World(), self.shared)
+        found = [finetune(trial, warm_state).predictions for trial in trials]
+        return [found, sorted(self.shared._held)]
 
 
 def own_bytes() -> int:

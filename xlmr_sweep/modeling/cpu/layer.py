@@ -1,13 +1,11 @@
-"""Transformer layers that do less: the last one only for the tokens that are asked for, the others as one step of autograd.
+"""Transformer layers of BERT's kind on a CPU in fp32: one step of autograd each, forward and backward written out.
 
-In: the hidden states of sequences laid end to end. Out: the layer's. What the head reads is the mask or the first token of a
-sequence, so of the last layer every token needs its key and value and those tokens alone the rest: 10 of its 12 H^2 products go,
-a sixth to a twelfth of a small model's work. On a CPU in fp32 the other layers of BERT's kind (normalisation after each sum;
-RoBERTa, CamemBERT and XLM-R share it) are written out forward and backward: one product for query, key and value, sums in place,
-no node of autograd between them, because for small models calls cost as much as products. Everything else (GPUs, bf16, other
-families) runs transformers' own forward.
+In: the hidden states of sequences that lie end to end. Out: the layer's. One product makes query, key and value, sums are in
+place, and no node of autograd stands between them: for small models calls cost as much as products. The layers are those
+with a normalisation after each sum: those of BERT, RoBERTa, CamemBERT and XLM-R. Everything else (GPUs, bf16, other families)
+runs transformers' own forward.
 
-Shapes: N tokens of which n are asked for, hidden H, h heads of d numbers, feed-forward F.
+Shapes: N tokens, hidden H, h heads of d numbers, feed-forward F.
 """
 
 from __future__ import annotations
@@ -21,48 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.activations import GELUActivation
 
-from xlmr_sweep.modeling import attention
-from xlmr_sweep.modeling.dropout import keep_mask, keep_scale
-
-FAMILIES = ("bert", "roberta", "camembert", "xlm-roberta")
-
-
-NARROWED = (*FAMILIES, "xlm-roberta-xl")
-"""Families whose last layer can be asked for some tokens alone."""
-
-
-def narrow_last_layer(model: nn.Module) -> bool:
-    """Gives the last layer of a model of these families the forward below; tells whether it did."""
-    config: Any = model.config
-    if config.model_type not in NARROWED or config.is_decoder or config.chunk_size_feed_forward:
-        return False
-    layer: Any = model.base_model.encoder.layer[-1]  # type: ignore[union-attr,index]
-    layer.forward = partial(_forward_narrow, layer, layer.forward)
-    return True
-
-
-def _forward_narrow(layer: Any, plain: Callable[..., Tensor], states: Tensor, *args: Any, **options: Any) -> Tensor:
-    """The last layer's forward: (1, N, H) to (1, n, H) where `asked` names n tokens and how many each sequence has of them."""
-    asked: tuple[Tensor, tuple[int, ...]] | None = options.pop("asked", None)
-    if asked is None:
-        return plain(states, *args, **options)
-    places, counts = asked
-    inner, norm = layer.attention.self, getattr(layer.attention, "self_attn_layer_norm", None)
-    tokens = states[0]
-    seen = tokens if norm is None else norm(tokens)
-    shape = (-1, inner.num_attention_heads, inner.attention_head_size)
-    query, key, value = inner.query(seen.index_select(0, places)), inner.key(seen), inner.value(seen)
-    query, key, value = (part.view(shape) for part in (query, key, value))
-    attended = attention.attend_from(query, key, value, options["lengths"], counts, shape[2] ** -0.5, inner.dropout)
-    between = layer.attention.output(attended.flatten(1), tokens.index_select(0, places))
-    after: Tensor = layer.feed_forward_chunk(between)
-    return after[None]
+from xlmr_sweep.modeling.cpu.dropout import keep_mask, keep_scale
+from xlmr_sweep.modeling.cpu.grouped_attention import backward_groups, forward_groups
+from xlmr_sweep.modeling.families import model_family
 
 
 def quicken_layers(model: nn.Module) -> None:
-    """Gives every layer of a model of these families the forward below; does nothing for others."""
+    """Gives every layer of a model the forward below, where its family has such layers."""
     config: Any = model.config
-    if config.model_type not in FAMILIES or config.is_decoder or config.chunk_size_feed_forward:
+    if not model_family(config).has_cpu_layer or config.is_decoder or config.chunk_size_feed_forward:
         return
     for layer in model.base_model.encoder.layer:  # type: ignore[union-attr]
         if isinstance(layer.intermediate.intermediate_act_fn, nn.GELU | GELUActivation):
@@ -107,7 +72,7 @@ class _Layer(torch.autograd.Function):
         hidden = states.shape[1:]
         w_qkv = torch.cat((wq, wk, wv))
         qkv = torch.addmm(torch.cat((bq, bk, bv)), states, w_qkv.t())
-        attended, groups, kept = attention.forward_groups(qkv.view(-1, 3, *shape), lengths, shape[1] ** -0.5, p[0])
+        attended, groups, kept = forward_groups(qkv.view(-1, 3, *shape), lengths, shape[1] ** -0.5, p[0])
         attended = attended.view(states.shape)
         sum_1 = torch.addmm(bo, attended, wo.t())
         keep_1 = _drop(sum_1, p[1])
@@ -143,7 +108,7 @@ class _Layer(torch.autograd.Function):
         of_out = _dropped(of_sum_1, keep_1, ctx.p[1])
         of_wo, of_bo = of_out.t() @ attended, of_out.sum(0)
         of_attended = (out_rows := of_out @ wo).view(len(out_rows), *ctx.shape)
-        of_qkv = attention.backward_groups(of_attended, ctx.groups, kept, ctx.shape[1] ** -0.5, ctx.p[0]).view(len(states), -1)
+        of_qkv = backward_groups(of_attended, ctx.groups, kept, ctx.shape[1] ** -0.5, ctx.p[0]).view(len(states), -1)
         of_w, of_b = (of_qkv.t() @ states).chunk(3), of_qkv.sum(0).chunk(3)
         of_states = of_sum_1.addmm_(of_qkv, w_qkv) if ctx.needs_input_grad[0] else None
         of_attention = (of_w[0], of_b[0], of_w[1], of_b[1], of_w[2], of_b[2], of_wo, of_bo, of_g1, of_b1)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import object_store_process
 import pytest
-import shelf_process
 from builders import make_encoder
-from shelf_process import BIG, Process
+from object_store_process import BIG, Process
 
 from xlmr_sweep.data.examples import prepare_task
 from xlmr_sweep.storage.files import Storage
@@ -28,7 +28,7 @@ def start() -> Iterator[Callable[[], Any]]:
     import ray
     from ray import cloudpickle
 
-    cloudpickle.register_pickle_by_value(shelf_process)
+    cloudpickle.register_pickle_by_value(object_store_process)
     ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=200 * 2**20, log_to_driver=False)
     actor = ray.remote(Process)
     yield lambda: actor.options(num_cpus=0.1).remote()
@@ -47,7 +47,7 @@ def entries() -> list[bytes]:
 def test_arrays_are_made_once_held_once_and_made_again_when_their_process_is_gone(start: Callable[[], Any]) -> None:
     import ray
 
-    from xlmr_sweep.cluster.object_store import clear_shelves
+    from xlmr_sweep.cluster.object_store import forget_arrays
 
     first, second, third = (start() for _ in range(3))
     # All at once: one makes them, the others wait and look.
@@ -66,7 +66,7 @@ def test_arrays_are_made_once_held_once_and_made_again_when_their_process_is_gon
     assert again["value"] == maker + 1.0
     assert ray.get(others[0].get.remote("another", 9.0))["made"]
     assert entries()
-    clear_shelves()
+    forget_arrays()
     assert entries() == []
     for process in processes:
         ray.kill(process)
@@ -75,10 +75,10 @@ def test_arrays_are_made_once_held_once_and_made_again_when_their_process_is_gon
 def test_what_does_not_fit_stays_a_processs_own_and_is_said_once(start: Callable[[], Any]) -> None:
     import ray
 
-    from xlmr_sweep.cluster.object_store import clear_shelves
+    from xlmr_sweep.cluster.object_store import forget_arrays
 
     first, second = start(), start()
-    # 120 of the 160 MiB that the shelf may take are booked; 60 more are too many, 20 are not.
+    # 120 of the 160 MiB that the arrays may take are booked; 60 more are too many, 20 are not.
     assert ray.get(first.get.remote("large", 1.0, 3 * BIG))["is_shared"]
     found = [ray.get(process.get.remote("too large", 2.0, 3 * BIG // 2)) for process in (first, second)]
     assert [row["made"] for row in found] == [True, True]
@@ -94,14 +94,14 @@ def test_what_does_not_fit_stays_a_processs_own_and_is_said_once(start: Callable
     with pytest.raises(ray.exceptions.ActorDiedError):
         ray.get(first.pid.remote())
     assert ray.get(second.get.remote("too large", 5.0, 3 * BIG // 2))["is_shared"]
-    clear_shelves()
+    forget_arrays()
     ray.kill(second)
 
 
 def test_what_nobody_holds_any_more_is_made_again(start: Callable[[], Any]) -> None:
     import ray
 
-    from xlmr_sweep.cluster.object_store import clear_shelves
+    from xlmr_sweep.cluster.object_store import forget_arrays
 
     first, second = start(), start()
     ray.get(second.pid.remote())
@@ -116,7 +116,7 @@ def test_what_nobody_holds_any_more_is_made_again(start: Callable[[], Any]) -> N
     found = ray.get(second.get.remote("lost", 2.0))
     assert (found["made"], found["value"]) == (True, 2.0)
     assert found["said"] == []
-    clear_shelves()
+    forget_arrays()
     ray.kill(second)
 
 
@@ -127,7 +127,7 @@ def test_trials_on_shared_weights_and_data_give_the_bits_of_a_process_of_its_own
 
     from xlmr_sweep.modeling.fsdp import World
     from xlmr_sweep.training.finetune import finetune
-    from xlmr_sweep.training.warm_state import Workbench
+    from xlmr_sweep.training.warm_state import WarmState
 
     bert = make_encoder(tmp_path / "bert", "bert")
     models = [{"name": "x", "folder": str(tmp_path / "encoder")}, {"name": "b", "folder": str(bert)}]
@@ -138,7 +138,7 @@ def test_trials_on_shared_weights_and_data_give_the_bits_of_a_process_of_its_own
     wanted = [("x", "prompted", "cb"), ("b", "baseline", "copa")]
     cells = {(t.model, t.paradigm, t.task): t for t in expand(study) if (t.train_size, t.seed) == (8, 0)}
     trials = [cells[cell] for cell in wanted]
-    alone = [finetune(trial, Workbench(study, storage, World())).predictions for trial in trials]
+    alone = [finetune(trial, WarmState(study, storage, World())).predictions for trial in trials]
     processes = [start(), start()]
     found = ray.get([process.finetune.remote(study, storage, trials) for process in processes])
     assert [predictions for predictions, _ in found] == [alone, alone]

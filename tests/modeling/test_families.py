@@ -1,0 +1,95 @@
+"""What each row says of its family, held against transformers' own models of that type."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification
+
+from xlmr_sweep.modeling.architecture import Architecture
+from xlmr_sweep.modeling.encoder import ClassificationHead
+from xlmr_sweep.modeling.families import FAMILIES, ModelFamily, model_family, usable_length
+
+SHAPE = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12, "vocab_size": 40}
+FAST = [family for family in FAMILIES.values() if family.has_fast_path]
+each_fast_family = pytest.mark.parametrize("family", FAST, ids=lambda family: family.model_type)
+each_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.model_type)
+
+
+def config(family: ModelFamily, **more: Any) -> Any:
+    return AutoConfig.for_model(family.model_type, **{**SHAPE, "max_position_embeddings": 20, "pad_token_id": 3, **more})
+
+
+@each_fast_family
+def test_heads_are_named_as_transformers_names_them(family: ModelFamily) -> None:
+    model = AutoModelForMaskedLM.from_config(config(family))
+    names = {f"{name}." for name, _ in model.named_children() if name != model.base_model_prefix}
+    assert names == set(family.head_prefixes)
+
+
+@each_fast_family
+def test_the_weights_with_a_row_a_token_are_all_named(family: ModelFamily) -> None:
+    state = AutoModelForMaskedLM.from_config(config(family)).state_dict()
+    with_rows = {name for name, tensor in state.items() if tensor.shape[0] == SHAPE["vocab_size"]}
+    assert with_rows == {name for name in state if name.endswith(family.vocabulary_weights) and name in with_rows}
+    assert sum(name.endswith(family.embedding) for name in state) == 1
+
+
+@each_family
+def test_the_longest_input_is_the_longest_that_the_model_takes(family: ModelFamily) -> None:
+    made = config(family)
+    model = AutoModelForMaskedLM.from_config(made).eval()
+    usable = usable_length(made.to_dict())
+    assert model(input_ids=torch.full((1, usable), 5)).logits.shape[:2] == (1, usable)
+    # Rotary positions have no end.
+    if any("position_embeddings" in name for name in model.state_dict()):
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=torch.full((1, usable + 1), 5))
+
+
+@each_family
+def test_parameters_are_counted_exactly_where_the_family_says_so(family: ModelFamily) -> None:
+    made = config(family)
+    model = AutoModelForMaskedLM.from_config(made)
+    shape = Architecture.from_config(made.to_dict())
+    assert shape is not None
+    is_exact = shape.num_parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert shape.exact == family.has_exact_count
+    assert is_exact or not family.has_exact_count
+
+
+@each_fast_family
+def test_a_classification_head_called_ours_has_its_names_and_shapes(family: ModelFamily) -> None:
+    model = AutoModelForSequenceClassification.from_config(config(family, num_labels=3))
+    theirs = {name: p.shape for name, p in model.named_parameters() if not name.startswith(model.base_model_prefix)}
+    ours = {
+        f"classifier.{name}": p.shape for name, p in ClassificationHead(SHAPE["hidden_size"], 3, 0.0, 0.02).named_parameters()
+    }
+    assert (theirs == ours) == family.has_our_classification_head
+
+
+@each_fast_family
+def test_all_layers_have_the_weights_that_the_first_lacks(family: ModelFamily) -> None:
+    layers: dict[str, set[str]] = {"0": set(), "1": set()}
+    for name, _ in AutoModelForMaskedLM.from_config(config(family)).named_parameters():
+        for number, names in layers.items():
+            if f".{number}." in name and ".layer" in name:
+                names.add(name.split(f".{number}.", 1)[1])
+    assert layers["0"]
+    assert layers["1"] - layers["0"] == set(family.first_layer_lacks)
+
+
+def test_a_type_without_a_row_promises_nothing() -> None:
+    unknown = model_family({"model_type": "unheard"})
+    assert unknown == ModelFamily("unheard")
+    assert not unknown.has_fast_path
+    assert usable_length({"model_type": "unheard", "max_position_embeddings": 70, "pad_token_id": 1}) == 70
+
+
+def test_families_are_told_without_torch() -> None:
+    code = "import sys, xlmr_sweep.modeling.families; print({'torch', 'transformers'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"

@@ -1,0 +1,80 @@
+"""The module that a trial trains: an encoder with what its paradigm puts on it.
+
+In: a model's configuration, a tokenised task. Out: a module whose vocabulary is the task's; its weights are filled in later
+(`warm_state.py`).
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from xlmr_sweep.data.encoding import Batch
+from xlmr_sweep.data.tokenised import TaskInputs
+from xlmr_sweep.modeling.compact import build_compact
+from xlmr_sweep.modeling.device import resolve_precision
+from xlmr_sweep.modeling.encoder import ClassificationHead, MaskedLMEncoder
+from xlmr_sweep.modeling.fsdp import World, shard_model
+from xlmr_sweep.study.spec import FinetuneSpec
+
+
+class TrialModel(nn.Module):
+    """An encoder with what a paradigm puts on it: label words at the mask, or a classification head."""
+
+    def __init__(self, encoder: MaskedLMEncoder, head: ClassificationHead | None, label_ids: Tensor) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.register_buffer("label_ids", label_ids, persistent=False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Returns the logits (B, num_labels) of a batch."""
+        if self.head is not None:
+            return cast(Tensor, self.head(self.encoder.hidden_at(batch.tokens, batch.mask_at, batch.counts)))
+        return self.encoder.logits_at(batch.tokens, batch.mask_at, batch.counts, cast(Tensor, self.label_ids))
+
+
+def build_trial_model(config: Any, inputs: TaskInputs, num_labels: int | None, spec: FinetuneSpec, world: World) -> TrialModel:
+    """Returns a trial's module on the device, or spread over the ranks by FSDP2. Its weights mean nothing yet.
+
+    Args:
+        config: the starting weights' configuration; left as it is.
+        inputs: tell the vocabulary and the label words.
+        num_labels: classes of the classification head of `baseline`; None for prompts.
+        spec: dropout and precision.
+        world: the ranks.
+    """
+    config = copy.deepcopy(config)
+    if spec.dropout is not None:
+        set_dropout(config, spec.dropout)
+    # Rank 0 sends the others their slices, so that a host never holds a whole model for each rank.
+    with torch.device("meta" if world.rank else "cpu"):
+        encoder = MaskedLMEncoder(build_compact(config, inputs.kept))
+        head = None
+        if num_labels is not None:
+            std = getattr(config, "initializer_range", 0.02)
+            head = ClassificationHead(encoder.hidden_size, num_labels, dropout_of(config), std)
+    module = TrialModel(encoder, head, inputs.label_ids)
+    if world.size == 1:
+        return module.to(world.device)
+    shard_model(module, world, resolve_precision(spec.precision, world.device))
+    return module
+
+
+def set_dropout(config: Any, probability: float) -> None:
+    """Sets every dropout probability of a transformers configuration."""
+    for name, value in vars(config).items():
+        if "dropout" in name and isinstance(value, int | float) and not isinstance(value, bool):
+            setattr(config, name, probability)
+
+
+def dropout_of(config: Any) -> float:
+    """Returns the dropout probability of a model's classification head: its own, else that of its hidden states."""
+    for name in ("classifier_dropout", "hidden_dropout_prob"):
+        value = getattr(config, name, None)
+        if value is not None:
+            return float(value)
+    return 0.0
