@@ -75,7 +75,9 @@ class Tiny:
     head: ClassificationHead | None
     step: StaticStep
 
-    def rows(self, batches: Sequence[Sequence[Encoded]], shape: RowShape, rates: Sequence[float], *, training: bool = True) -> Rows:
+    def rows(
+        self, batches: Sequence[Sequence[Encoded]], shape: RowShape, rates: Sequence[float], *, training: bool = True
+    ) -> Rows:
         rows = self.step.rows(shape, len(batches), is_training=training)
         labels = [] if self.head is not None else LABEL_IDS[: self.step.num_labels]
         numbers = pack(batches, shape, self.step.table, labels, rates, range(len(batches)))

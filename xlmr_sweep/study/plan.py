@@ -12,7 +12,7 @@ from typing import Any
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.study.canonical import fingerprint
 from xlmr_sweep.study.identity import IDENTITY_VERSION, data_identity, model_identity, recipe_id
-from xlmr_sweep.study.spec import Paradigm, Study
+from xlmr_sweep.study.spec import FINETUNE_RUNTIME, Paradigm, Study
 from xlmr_sweep.study.tasks import TaskSpec
 from xlmr_sweep.study.template import TEMPLATE_VERSION
 
@@ -83,7 +83,7 @@ def _base_identity(
             "task": task.model_dump(mode="json", include={"labels", "metric"} | seen),
             "data": data,
             "template": None if paradigm == "baseline" else TEMPLATE_VERSION,
-            "finetune": study.finetune.model_dump(mode="json", exclude={"save_weights"}),
+            "finetune": study.finetune.model_dump(mode="json", exclude=FINETUNE_RUNTIME),
         },
         32,
     )

@@ -173,17 +173,13 @@ class Blocks:
         if of_labels is not None:
             rows[row.num_tokens : row.num_tokens + len(of_labels)] = of_labels
         # A product with ones where a token uses a row: exact, deterministic and one launch, where index_add would sort or lock.
-        words, positions, types = (row.rows_at[i][:, None] == self._places for i in range(3))
-        uses = words.logical_or_(positions).logical_or_(types).to(self._dtype)
-        self.multiply(uses, rows, self.views.grads["embeddings"])
+        self.multiply(self.kernels.uses(row.rows_at, self._places), rows, self.views.grads["embeddings"])
 
     def _undropped(self, gradient: Tensor, mask: Tensor) -> Tensor:
         undropped: Tensor = torch.ops.aten.native_dropout_backward(gradient, mask, 1 / (1 - self.form.hidden_dropout))
         return undropped
 
-    def _layer(
-        self, i: int, residual: Tensor, low: Tensor, row: Row, is_training: bool
-    ) -> tuple[Tensor, Tensor, Layer]:
+    def _layer(self, i: int, residual: Tensor, low: Tensor, row: Row, is_training: bool) -> tuple[Tensor, Tensor, Layer]:
         low_of, master, form = self.views.low, self.views.master, self.form
         is_last, p = i == form.num_layers - 1, self._dropout(is_training)
         asked = low.index_select(0, row.asked) if is_last else None
@@ -224,9 +220,7 @@ class Blocks:
         queries, most = (self._ones[: len(row.offsets)], 1) if is_last else (row.offsets, row.longest)
         return Offsets(queries, row.offsets, most, row.longest)
 
-    def _layer_backward(
-        self, i: int, of_low: Tensor, of_rest: Tensor | None, row: Row, layer: Layer
-    ) -> tuple[Tensor, Tensor]:
+    def _layer_backward(self, i: int, of_low: Tensor, of_rest: Tensor | None, row: Row, layer: Layer) -> tuple[Tensor, Tensor]:
         """Returns the gradients of the layer's input in the products' type and of its residual stream, both (N, H)."""
         low_of, master, grads, form = self.views.low, self.views.master, self.views.grads, self.form
         p, is_pre = form.hidden_dropout, form.is_pre_norm

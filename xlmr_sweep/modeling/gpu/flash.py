@@ -11,12 +11,16 @@ Shapes: h heads of d numbers, (N, h, d).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from xlmr_sweep.modeling.dropout import keep_mask, keep_scale
+from xlmr_sweep.modeling.cpu.dropout import keep_mask, keep_scale
+
+Kept = tuple[Any, ...]
+"""What a forward pass keeps for the backward pass."""
 
 MAX_HEAD = 256
 """Flash kernels take heads of at most so many numbers, in multiples of 8, in 16 bits."""
@@ -37,13 +41,17 @@ class Offsets:
 class Attention(Protocol):
     """One way to compute it."""
 
-    def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, offsets: Offsets, p: float, scale: float
-    ) -> tuple[Tensor, tuple[Any, ...]]:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, offsets: Offsets, p: float, scale: float) -> tuple[Tensor, Kept]:
         """Returns the attended values and what the backward pass needs beside the inputs."""
 
     def backward(
-        self, gradient: Tensor, inputs: tuple[Tensor, Tensor, Tensor], kept: tuple[Any, ...], offsets: Offsets, p: float, scale: float
+        self,
+        gradient: Tensor,
+        inputs: tuple[Tensor, Tensor, Tensor],
+        kept: Kept,
+        offsets: Offsets,
+        p: float,
+        scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the gradients of query, key and value."""
 
@@ -62,17 +70,22 @@ def flash_refuses(head_size: int, dtype: torch.dtype, capability: tuple[int, int
 class FlashAttention:
     """torch's own kernels. Strict determinism makes their backward pass deterministic; it is the caller's to switch on."""
 
-    def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, offsets: Offsets, p: float, scale: float
-    ) -> tuple[Tensor, tuple[Any, ...]]:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, offsets: Offsets, p: float, scale: float) -> tuple[Tensor, Kept]:
         """As `Attention` says."""
         attended, logsumexp, state, unused, _ = torch.ops.aten._flash_attention_forward(
-            query, key, value, offsets.queries, offsets.keys, offsets.most_queries, offsets.most_keys, p, False, False, scale=scale
+            query, key, value, offsets.queries, offsets.keys, offsets.most_queries, offsets.most_keys, p, False, False,
+            scale=scale,
         )  # fmt: skip
         return attended, (attended, logsumexp, state, unused)
 
     def backward(
-        self, gradient: Tensor, inputs: tuple[Tensor, Tensor, Tensor], kept: tuple[Any, ...], offsets: Offsets, p: float, scale: float
+        self,
+        gradient: Tensor,
+        inputs: tuple[Tensor, Tensor, Tensor],
+        kept: Kept,
+        offsets: Offsets,
+        p: float,
+        scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `Attention` says."""
         attended, logsumexp, state, unused = kept
@@ -86,9 +99,7 @@ class FlashAttention:
 class LoopedAttention:
     """Sequence by sequence on a CPU, where offsets can be read."""
 
-    def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, offsets: Offsets, p: float, scale: float
-    ) -> tuple[Tensor, tuple[Any, ...]]:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, offsets: Offsets, p: float, scale: float) -> tuple[Tensor, Kept]:
         """As `Attention` says."""
         attended = torch.empty(query.shape, dtype=query.dtype)
         kept = []
@@ -101,7 +112,13 @@ class LoopedAttention:
         return attended, tuple(kept)
 
     def backward(
-        self, gradient: Tensor, inputs: tuple[Tensor, Tensor, Tensor], kept: tuple[Any, ...], offsets: Offsets, p: float, scale: float
+        self,
+        gradient: Tensor,
+        inputs: tuple[Tensor, Tensor, Tensor],
+        kept: Kept,
+        offsets: Offsets,
+        p: float,
+        scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `Attention` says."""
         query, key, value = inputs
@@ -121,7 +138,4 @@ class LoopedAttention:
 
 def _ranges(offsets: Offsets) -> list[tuple[slice, slice]]:
     queries, keys = offsets.queries.tolist(), offsets.keys.tolist()
-    return [
-        (slice(*pair), slice(*other))
-        for pair, other in zip(zip(queries, queries[1:], strict=False), zip(keys, keys[1:], strict=False), strict=True)
-    ]
+    return [(slice(*pair), slice(*other)) for pair, other in zip(pairwise(queries), pairwise(keys), strict=True)]

@@ -1,30 +1,36 @@
 """Capture, replay, generator, memory pool and copies: a trial's steps as replays of one CUDA graph.
 
 In: a static step and the rows of a trial. Out: its losses; the weights trained in place. A graph is captured once a process and
-shape of rows and serves every later trial.
+shape of rows and serves every later trial. Evaluation goes the same way and shares the pool.
 
-The order is what makes a warm trial equal a cold one: rows up, capture if need be (which trains weights with whatever is there),
-then starting weights, zeroed moments, the seed, and only then the replays. After every capture one replay is held against the same
-step without the graph, from the same weights, moments and seed: other bits mean no graph in this process, which is said once.
+The order makes a warm trial equal a cold one. Rows go up first. A missing graph is captured then, which trains the weights that
+happen to be there. Starting weights, zeroed moments and the seed follow, and only then the replays. After every capture one
+replay is held against the same step without a graph, from the same weights, moments and seed. Other bits mean no graph in this
+process.
 
-What a capture forbids (CUDA's programming guide, "Prohibited and Unhandled Operations"; torch's notes on CUDA graphs), and where it
-is kept away from: reading a value on the host (no `.item()`, `.tolist()` or branching on numbers in the step); synchronising, or
-asking about events of the captured stream (events are recorded between replays alone); allocating pinned memory and copying from
-pageable memory (rows go up before); tensors made of Python values (constants are made with the step); another stream without a
-fork and join (none is used); garbage collection, which may free tensors of other graphs (off during capture); calls that are unsafe
-in other threads (errors are those of this thread alone: `thread_local`); shapes, dropout's rates and learning rates that change
-(one graph a shape; rates lie in the rows); tensors that move (every buffer lives as long as the step); a generator that the graph
-does not know (the device's default one is registered by torch; Triton kernels draw from a number in the rows); autocast's cache
-(unused: copies in bf16 are buffers of the step).
+What a capture forbids (CUDA's programming guide, "Prohibited and Unhandled Operations"; torch's notes on CUDA graphs), and how a
+step keeps to it:
+
+* Values read by the host: no `.item()` or `.tolist()` in the step, and no branch on a number.
+* Synchronising, or asking for events of the captured stream: events are recorded between replays alone.
+* Pinning memory, and copies from pageable memory: rows go up before.
+* Tensors made of Python values: constants are made with the step.
+* Other streams without fork and join: none is used.
+* Freeing tensors of other graphs: the garbage collector is off during a capture.
+* Unsafe calls of other threads: only this thread's count (`thread_local`).
+* Shapes that change: one graph a shape. Rates that change: they lie in the rows.
+* Tensors that move: every buffer lives as long as the step.
+* A generator that the graph does not know: torch registers the device's default one; Triton draws from a number in the rows.
+* Autocast's cache, which returns old weights: copies in bf16 are buffers of the step.
 """
 
 from __future__ import annotations
 
 import gc
-import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,8 +39,6 @@ from torch import Tensor
 
 from xlmr_sweep.modeling.gpu.packing import RowShape
 from xlmr_sweep.modeling.gpu.static_step import Rows, strict_determinism
-
-log = logging.getLogger("xlmr_sweep.trial")
 
 WARM_UPS = 2
 """Steps before a capture: libraries make their handles and workspaces, Triton compiles."""
@@ -62,6 +66,17 @@ class Step(Protocol):
         """Returns the buffers that a step changes."""
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What a graph holds: a function of rows, what puts all that it changes back, and what it changes."""
+
+    rows: Rows
+    run: Callable[[], None]
+    start: Callable[[int], None]
+    """Told the step to begin with."""
+    changed: list[Tensor]
+
+
 class StepRunner:
     """Runs whole trials of one static step.
 
@@ -74,8 +89,8 @@ class StepRunner:
     def __init__(self, step: Step, *, use_graphs: bool, cuda: Any = torch.cuda) -> None:
         self._step, self._cuda = step, cuda
         self._use_graphs = use_graphs
-        self._rows: dict[tuple[RowShape, int], Rows] = {}
-        self._graphs: dict[tuple[RowShape, int], Any] = {}
+        self._rows: dict[tuple[RowShape, int, bool], Rows] = {}
+        self._graphs: dict[tuple[RowShape, int, bool], Any] = {}
         self._pool: Any = None
         self.refusal: str | None = None
         """Why steps run without a graph though one was asked for."""
@@ -92,59 +107,68 @@ class StepRunner:
             seed: of dropout.
             on_step: told the number of steps that the device has finished.
         """
-        key = (shape, len(numbers))
+        rows = self._uploaded(numbers, shape, is_training=True)
+
+        def start(at: int) -> None:
+            fill()
+            self._step.begin()
+            rows.at.fill_(at)
+            rows.results.zero_()
+            self._cuda.manual_seed(seed)
+
+        work = _Work(rows, lambda: self._step.train(rows), start, [*self._step.trained(), rows.results])
+        return self._run((shape, len(numbers), True), work, on_step)
+
+    def evaluate(self, numbers: np.ndarray, shape: RowShape) -> Tensor:
+        """Returns the logits of rows, (steps, S, L) on the host."""
+        rows = self._uploaded(numbers, shape, is_training=False)
+
+        def start(at: int) -> None:
+            rows.at.fill_(at)
+            rows.results.zero_()
+
+        work = _Work(rows, lambda: self._step.evaluate(rows), start, [rows.results])
+        return self._run((shape, len(numbers), False), work, lambda step: None)
+
+    def _run(self, key: tuple[RowShape, int, bool], work: _Work, on_step: Callable[[int], None]) -> Tensor:
         with strict_determinism():
-            if key not in self._rows:
-                self._rows[key] = self._step.rows(shape, len(numbers), is_training=True)
-            rows = self._rows[key]
-            self._upload(rows, numbers)
             if self._use_graphs and self.refusal is None and key not in self._graphs:
-                self._make(key, rows, fill, seed)
+                self._make(key, work)
             graph = self._graphs.get(key)
-            self._start(rows, fill, seed)
+            work.start(0)
             finished = _Finished(self._cuda, on_step)
-            for _ in range(len(numbers)):
+            for _ in range(len(work.rows.numbers)):
                 if graph is None:
-                    self._step.train(rows)
+                    work.run()
                 else:
                     graph.replay()
                 finished.note()
             finished.wait()
-        return rows.results.cpu()
+            return work.rows.results.cpu()
 
-    def evaluate(self, numbers: np.ndarray, shape: RowShape) -> Tensor:
-        """Returns the logits of rows, (steps, S, L) on the host."""
-        with strict_determinism():
-            rows = self._step.rows(shape, len(numbers), is_training=False)
-            self._upload(rows, numbers)
-            for _ in range(len(numbers)):
-                self._step.evaluate(rows)
-        return rows.results.cpu()
-
-    def _upload(self, rows: Rows, numbers: np.ndarray) -> None:
+    def _uploaded(self, numbers: np.ndarray, shape: RowShape, *, is_training: bool) -> Rows:
+        key = (shape, len(numbers), is_training)
+        if key not in self._rows:
+            self._rows[key] = self._step.rows(shape, len(numbers), is_training=is_training)
         # From pageable memory, so the call returns when the host's array may change again; 5 MB take a millisecond.
-        rows.numbers.copy_(torch.from_numpy(numbers))
+        self._rows[key].numbers.copy_(torch.from_numpy(numbers))
+        return self._rows[key]
 
-    def _start(self, rows: Rows, fill: Callable[[], None], seed: int, at: int = 0) -> None:
-        fill()
-        self._step.begin()
-        rows.at.fill_(at)
-        rows.results.zero_()
-        self._cuda.manual_seed(seed)
-
-    def _make(self, key: tuple[RowShape, int], rows: Rows, fill: Callable[[], None], seed: int) -> None:
+    def _make(self, key: tuple[RowShape, int, bool], work: _Work) -> None:
         """Captures a graph, and keeps it if a replay computes what the step does without it."""
         try:
             # Something must be there to warm up with.
-            self._start(rows, fill, seed)
-            graph = self._capture(lambda: self._step.train(rows))
-            # In the middle: the first step's learning rate is 0.
-            middle = len(rows.numbers) // 2
+            work.start(0)
+            graph = self._capture(work.run)
             found = []
-            for run in (lambda: self._step.train(rows), graph.replay):
-                self._start(rows, fill, seed, middle)
+            for run in (work.run, graph.replay):
+                # In the middle: the first step's learning rate is 0.
+                work.start(len(work.rows.numbers) // 2)
                 run()
-                found.append(fingerprint([*self._step.trained(), rows.results]))
+                found.append(fingerprint(work.changed))
+        except torch.OutOfMemoryError:
+            # No reason to go on without a graph, which would need as much.
+            raise
         except RuntimeError as error:
             self._refuse(f"the capture failed: {str(error).splitlines()[0]}")
             return
@@ -156,7 +180,6 @@ class StepRunner:
     def _refuse(self, reason: str) -> None:
         self.refusal = reason
         self._graphs.clear()
-        log.warning("fine-tuning without CUDA graphs in this process: %s", reason)
 
     def _capture(self, function: Callable[[], None]) -> Any:
         cuda = self._cuda
@@ -202,13 +225,14 @@ class _Finished:
 
 
 def fingerprint(tensors: list[Tensor]) -> list[int]:
-    """Returns a number a tensor in which every bit counts: sums of 32-bit words times odd random factors, modulo 2^64."""
+    """Returns a number a tensor in which every bit counts: sums of its words times odd mixed factors, modulo 2^64."""
+    longest = min(PIECE, max(tensor.numel() for tensor in tensors))
+    factors = torch.arange(longest, device=tensors[0].device) * 0x1E3779B97F4A7C15
+    factors = ((factors ^ (factors >> 29)) * 0x3F58476D1CE4E5B9) | 1
     sums = []
     for tensor in tensors:
         words = tensor.detach().reshape(-1).view(torch.int32 if tensor.element_size() == 4 else torch.int16)
-        factors = torch.randint(-(2**62), 2**62, (min(PIECE, len(words)),), generator=torch.Generator().manual_seed(1))
-        factors = (factors * 2 + 1).to(words.device)
-        parts = [(piece.long() * factors[: len(piece)]).sum() for piece in words.split(PIECE)]
+        parts = [(piece.long() * factors[: len(piece)]).sum() for piece in torch.split(words, PIECE)]
         # A part's place counts too.
         sums.append(sum(int(part) * (2 * i + 1) for i, part in enumerate(parts)) % 2**64)
     return sums

@@ -1,4 +1,4 @@
-"""What reads the hidden states of the asked tokens: label words of the masked-LM head, or a classification head. By hand, both ways.
+"""What reads the hidden states of the asked tokens: label words of the masked-LM head, or a classification head. Written out.
 
 Shapes: S slots, hidden H, L labels.
 """

@@ -50,14 +50,14 @@ class Example(Protocol):
 
 
 def rung(need: int) -> int:
-    """Returns the smallest size of the ladder that holds so many tokens: every 64 up to 512, then 8 to 16 rungs an octave."""
-    step = 64 if need <= 512 else 2 ** (need - 1).bit_length() // 16
+    """Returns the smallest size of the ladder that holds so many tokens: every 64 up to 2048, then 16 rungs an octave."""
+    step = max(64, (1 << (need - 1).bit_length()) // 32)
     return -(-need // step) * step
 
 
 def vocabulary_rung(rows: int) -> int:
     """Returns the smallest number of embedding rows of the ladder (2^k and 1.5 x 2^k from 256 on) that holds these rows."""
-    power = max(256, 2 ** (rows - 1).bit_length())
+    power = max(256, 1 << (rows - 1).bit_length())
     return power // 4 * 3 if rows <= power // 4 * 3 and power > 256 else power
 
 
@@ -101,7 +101,8 @@ class RowShape:
     @property
     def width(self) -> int:
         """Numbers of a row."""
-        return -(-self.fields["draw"].stop // 4) * 4
+        last: int = self.fields["draw"].stop
+        return -(-last // 4) * 4
 
 
 def shape_for(batches: Sequence[Sequence[Example]], examples: int, longest: int) -> RowShape:

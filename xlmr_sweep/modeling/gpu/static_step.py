@@ -199,14 +199,15 @@ def _state(layout: Layout, device: torch.device, dtype: torch.dtype) -> AdamWSta
 def strict_determinism() -> Iterator[None]:
     """Runs a block with deterministic kernels alone, and without filling new memory, which was half of all launches."""
     was, only_warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(was, warn_only=only_warned)
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        memory.fill_uninitialized_memory = filled
 
 
 def _demand_determinism() -> None:

@@ -81,6 +81,9 @@ class Kernels(Protocol):
     def sum_rows(self, rows: Tensor, out: Tensor) -> None:
         """Writes the sum over the rows, in fp32."""
 
+    def uses(self, rows_at: Tensor, places: Tensor) -> Tensor:
+        """Returns ones where a token uses a row of a table of C, (n, C) in the products' type; `rows_at` is (3, n) int32."""
+
     def end_backward(self) -> None:
         """Writes what gradients of biases and norms are not written yet."""
 
@@ -147,6 +150,12 @@ class TorchKernels:
     def sum_rows(self, rows: Tensor, out: Tensor) -> None:
         """As `Kernels` says."""
         torch.sum(rows, 0, dtype=torch.float32, out=out)
+
+    def uses(self, rows_at: Tensor, places: Tensor) -> Tensor:
+        """As `Kernels` says."""
+        words, positions, types = (one[:, None] == places for one in rows_at)
+        uses: Tensor = words.logical_or_(positions).logical_or_(types).to(self._dtype)
+        return uses
 
     def end_backward(self) -> None:
         """As `Kernels` says."""

@@ -19,6 +19,7 @@ WIDE = 1024
 """Rows longer than this take more warps and fewer programs."""
 
 ADAMW_BLOCK = 1024
+USES_BLOCK = 2048
 
 
 class TritonKernels:
@@ -87,6 +88,14 @@ class TritonKernels:
         """As `Kernels` says."""
         self._sum(rows, None, None, out)
 
+    def uses(self, rows_at: Tensor, places: Tensor) -> Tensor:
+        """As `Kernels` says."""
+        n, columns = rows_at.shape[1], len(places)
+        out = torch.empty((n, columns), dtype=self._dtype, device=rows_at.device)
+        grid = (n, -(-columns // USES_BLOCK))
+        _launch(sources.uses_kernel, grid, rows_at, out, n, columns, BLOCK=USES_BLOCK, num_warps=4)
+        return out
+
     def end_backward(self) -> None:
         """As `Kernels` says."""
         assert self._partials is not None
@@ -114,7 +123,7 @@ class TritonKernels:
 
     def _place(self, gradient: Tensor) -> int:
         """Returns where a gradient lies in the chain."""
-        place = gradient.storage_offset() - self._chain.storage_offset()
+        place = int(gradient.storage_offset()) - int(self._chain.storage_offset())
         assert 0 <= place <= len(self._chain) - gradient.numel(), "no gradient of the chain"
         return place
 

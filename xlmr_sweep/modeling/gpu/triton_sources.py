@@ -57,7 +57,8 @@ def add_norm_kernel(
 
 @triton.jit(do_not_specialize=["n", "salt", "threshold", "of_norm_at", "of_bias_at"])
 def add_norm_backward_kernel(
-    of_low, of_rest, total, norm, mean, rstd, of_x, of_total, partials, draw, salt, threshold, scale, n, width, of_norm_at, of_bias_at,
+    of_low, of_rest, total, norm, mean, rstd, of_x, of_total, partials, draw, salt, threshold, scale, n, width,
+    of_norm_at, of_bias_at,
     H: tl.constexpr, BLOCK: tl.constexpr, DROPS: tl.constexpr, HAS_REST: tl.constexpr, REST_IS_SUM: tl.constexpr,
     HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
@@ -101,7 +102,9 @@ def add_norm_backward_kernel(
 
 
 @triton.jit(do_not_specialize=["n", "of_bias_at"])
-def sum_rows_kernel(rows, inputs, out, partials, n, columns_in_all, stride, width, of_bias_at, BLOCK: tl.constexpr, GELU: tl.constexpr):
+def sum_rows_kernel(
+    rows, inputs, out, partials, n, columns_in_all, stride, width, of_bias_at, BLOCK: tl.constexpr, GELU: tl.constexpr
+):
     """Sums over this program's rows; of gelu's gradient, which is computed and stored on the way, where `GELU`."""
     program = tl.program_id(0)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -119,6 +122,17 @@ def sum_rows_kernel(rows, inputs, out, partials, n, columns_in_all, stride, widt
             value = rounded.to(tl.float32)
         of_bias += value
     tl.store(partials + program.to(tl.int64) * width + of_bias_at + columns, of_bias, mask=inside)
+
+
+@triton.jit
+def uses_kernel(rows_at, out, n, columns_in_all, BLOCK: tl.constexpr):
+    """Ones where a token uses a row of a table: its word, its position, its type."""
+    token = tl.program_id(0)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    is_used = (columns == tl.load(rows_at + token)) | (columns == tl.load(rows_at + n + token))
+    is_used = is_used | (columns == tl.load(rows_at + 2 * n + token))
+    at = token.to(tl.int64) * columns_in_all + columns
+    tl.store(out + at, is_used.to(out.dtype.element_ty), mask=columns < columns_in_all)
 
 
 @triton.jit(do_not_specialize=["decay"])
