@@ -159,7 +159,7 @@ class StepRunner:
         try:
             # Something must be there to warm up with.
             work.start(0)
-            graph = self._capture(work.run)
+            graph = self._capture(work)
             found = []
             for run in (work.run, graph.replay):
                 # In the middle: the first step's learning rate is 0.
@@ -181,7 +181,7 @@ class StepRunner:
         self.refusal = reason
         self._graphs.clear()
 
-    def _capture(self, function: Callable[[], None]) -> Any:
+    def _capture(self, work: _Work) -> Any:
         cuda = self._cuda
         if self._pool is None:
             self._pool = cuda.graph_pool_handle()
@@ -189,12 +189,14 @@ class StepRunner:
         stream.wait_stream(cuda.current_stream())
         with cuda.stream(stream):
             for _ in range(WARM_UPS):
-                function()
+                work.run()
+                # A trial may have fewer rows than that.
+                work.rows.at.zero_()
         cuda.current_stream().wait_stream(stream)
         cuda.synchronize()
         graph = cuda.CUDAGraph()
         with _uncollected(), cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
-            function()
+            work.run()
         return graph
 
 
