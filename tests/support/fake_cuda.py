@@ -33,9 +33,14 @@ class FakeCuda:
         self.generator.manual_seed(seed)
         torch.manual_seed(seed)
 
-    def graph_pool_handle(self) -> object:
+    def MemPool(self) -> FakePool:
         self.log.append("pool")
-        return object()
+        return FakePool()
+
+    @contextmanager
+    def use_mem_pool(self, pool: FakePool) -> Iterator[None]:
+        self.pools.append(pool.id)
+        yield
 
     def synchronize(self) -> None:
         self.log.append("synchronize")
@@ -66,6 +71,11 @@ class FakeCuda:
 
     def Event(self, *, blocking: bool) -> FakeEvent:
         return FakeEvent(self)
+
+
+class FakePool:
+    def __init__(self) -> None:
+        self.id = object()
 
 
 class FakeStream:

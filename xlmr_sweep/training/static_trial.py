@@ -6,7 +6,6 @@ rounding. Where the static step is not to be had, `static_refusal` says why, and
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -68,12 +67,17 @@ def say_once(message: str) -> None:
 
 def make_kernels(device: torch.device, dtype: torch.dtype) -> Kernels:
     """Returns Triton's kernels where Triton is, else torch's, which launch twice as much."""
-    if device.type == "cuda" and importlib.util.find_spec("triton") is not None:
+    try:
         from xlmr_sweep.modeling.gpu.triton_kernels import TritonKernels
 
-        return TritonKernels(dtype, torch.cuda.get_device_properties(device).multi_processor_count)
-    say_once("Triton is not installed: fine-tuning steps take torch's own kernels, about a quarter slower")
-    return TorchKernels(dtype)
+        kernels = TritonKernels(dtype, torch.cuda.get_device_properties(device).multi_processor_count)
+        # Triton compiles at the first launch, for which it wants a C compiler.
+        kernels.uses(torch.zeros((3, 8), dtype=torch.int32, device=device), torch.arange(64, device=device))
+    except Exception as error:  # Triton's own classes, of a module that need not be there.
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        say_once(f"Triton cannot be used ({reason}): fine-tuning steps take torch's own kernels, about a quarter slower")
+        return TorchKernels(dtype)
+    return kernels
 
 
 def default_attention(device: torch.device) -> Attention:
@@ -114,6 +118,11 @@ class StaticTrainer:
         self._start: tuple[Any, Tensor] | None = None
         self.fill: Callable[[], None] = lambda: None
         """Puts the trial's starting weights in; set by the warm state."""
+
+    @property
+    def refusal(self) -> str | None:
+        """Why steps run without a graph though one was asked for."""
+        return self._runner.refusal
 
     def keep_start(self, key: Any) -> None:
         """Keeps a copy of the weights on the device, where they are small enough."""

@@ -10,7 +10,7 @@ Shapes: N tokens in S slots, hidden H, h heads of d numbers, C rows of the embed
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -200,6 +200,8 @@ class Blocks:
             outer, between, master[f"{i}.norm_2"], form.eps, self._last_dropout(p), wants_out=wants_out and not is_last
         )
         after = normed_2.total if form.is_pre_norm else normed_2.out
+        # The backward pass needs the sums, not what became of them.
+        normed_1, normed_2 = (replace(normed, out=normed.total) for normed in (normed_1, normed_2))
         return after, normed_2.low, Layer(low, asked, three, kept, attended, normed_1, inner, active, normed_2)
 
     def _last_dropout(self, p: float) -> float:

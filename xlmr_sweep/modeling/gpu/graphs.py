@@ -92,6 +92,7 @@ class StepRunner:
         self._rows: dict[tuple[RowShape, int, bool], Rows] = {}
         self._graphs: dict[tuple[RowShape, int, bool], Any] = {}
         self._pool: Any = None
+        self._stream: Any = None
         self.refusal: str | None = None
         """Why steps run without a graph though one was asked for."""
 
@@ -161,7 +162,7 @@ class StepRunner:
             work.start(0)
             graph = self._capture(work)
             found = []
-            for run in (work.run, graph.replay):
+            for run in (lambda: self._beside(work.run), graph.replay):
                 # In the middle: the first step's learning rate is 0.
                 work.start(len(work.rows.numbers) // 2)
                 run()
@@ -181,21 +182,25 @@ class StepRunner:
         self.refusal = reason
         self._graphs.clear()
 
-    def _capture(self, work: _Work) -> Any:
+    def _beside(self, run: Callable[[], None]) -> None:
+        """Runs on the stream of captures and in their pool, so that a step without a graph takes no memory beside it."""
         cuda = self._cuda
         if self._pool is None:
-            self._pool = cuda.graph_pool_handle()
-        stream = cuda.Stream()
-        stream.wait_stream(cuda.current_stream())
-        with cuda.stream(stream):
-            for _ in range(WARM_UPS):
-                work.run()
-                # A trial may have fewer rows than that.
-                work.rows.at.zero_()
-        cuda.current_stream().wait_stream(stream)
+            self._pool, self._stream = cuda.MemPool(), cuda.Stream()
+        self._stream.wait_stream(cuda.current_stream())
+        with cuda.stream(self._stream), cuda.use_mem_pool(self._pool):
+            run()
+        cuda.current_stream().wait_stream(self._stream)
+
+    def _capture(self, work: _Work) -> Any:
+        cuda = self._cuda
+        for _ in range(WARM_UPS):
+            self._beside(work.run)
+            # A trial may have fewer rows than that.
+            work.rows.at.zero_()
         cuda.synchronize()
         graph = cuda.CUDAGraph()
-        with _uncollected(), cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
+        with _uncollected(), cuda.graph(graph, pool=self._pool.id, stream=self._stream, capture_error_mode="thread_local"):
             work.run()
         return graph
 
