@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from analysis.figures.style import Figure
 
-# A larger table is linked to the file beside the page, so that the page stays below 8 MB (issue 5).
+# A larger table is linked to the file beside the page, so that the page stays below 8 MB.
 MAX_EMBEDDED_BYTES = 400_000
 
 

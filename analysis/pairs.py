@@ -45,7 +45,7 @@ def paired_curves(table: Table, comparisons: Iterable[str] = COMPARISONS) -> dic
 
     The common range of a pair goes from its smallest to its largest common size. A cell's range (model and task) is the
     one that most of its seeds have, on a tie the wider; a seed with another range, or with fewer than two common sizes,
-    is not used, because ratios over different ranges are not the same quantity (issue 5).
+    is not used, because ratios over different ranges are not the same quantity.
 
     Args:
         table: results, as in `analysis.schema.checked`.

@@ -1,7 +1,7 @@
 """From one value a seed to cells and averages, as the paper's Tables 2 and 3 do it. In: values. Out: mean and spread.
 
 A cell is mean and sample standard deviation over seeds; the average row is mean and sample standard deviation over all
-values of all tasks of a model. That is what the paper's eight averages follow from (facts of this project, section 2).
+values of all tasks of a model. That is what the paper's eight averages follow from.
 """
 
 from __future__ import annotations

@@ -27,16 +27,17 @@ import typer
 
 from analysis.artifacts import artifacts
 from analysis.assemble import assemble
-from analysis.derive import derive
+from analysis.derive import Derived, derive
 from analysis.images import write_images
 from analysis.ipr import RULES, Rule, XScale
 from analysis.latex import latex_tables, write_latex
 from analysis.options import Options, name_pairs
-from analysis.page import render
+from analysis.page import Page, render
 from analysis.schema import Table, TableError, renamed
-from analysis.tables import Results, from_table, load, local_path
+from analysis.tables import Results, from_table, load
 from analysis.terminal import print_ipr
 from analysis.wide_console import wide_console
+from xlmr_sweep.storage.location import local_path
 
 __all__ = ["ReportPaths", "build_report", "main", "print_ipr"]
 
@@ -86,32 +87,39 @@ def build_report(
     Raises:
         TableError: where the results cannot be used, or the folder cannot be written; one line.
     """
-    if isinstance(results, Path | str):
-        loaded = load(results, columns, paradigms)
-    elif isinstance(results, Results):
-        loaded = results
-    else:
-        loaded = from_table(renamed(results, columns or {}, paradigms or {}))
+    loaded = _loaded(results, columns, paradigms)
     if target_score is not None and not 0 <= target_score <= 1:
         raise TableError(f"--target-score: {target_score} is not in [0, 1]")
     options = Options(rule, x_scale, None if mixture_tasks is None else tuple(mixture_tasks), target_score)
     found = artifacts(loaded)
     derived = derive(loaded, found, options)
-    texts = {name: table.to_csv(index=False) for name, table in derived.tables.items()}
     page = assemble(loaded, found, derived, options)
-    html = render(page, texts)
     folder = out or default_folder(loaded)
-    csv_paths = {name: folder / f"{name}.csv" for name in texts}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, path in csv_paths.items():
-            path.write_text(texts[name], encoding="utf-8")
-        (folder / "index.html").write_text(html, encoding="utf-8")
-        names = page.filters
-        tex = write_latex(latex_tables(derived, names["model"], names["task"]), folder / "latex") if latex else []
-        drawn = write_images(page.figures, folder / "images") if images else []
+        return _write(folder, derived, page, images=images, latex=latex)
     except OSError as error:
         raise TableError(f"{folder}: the report cannot be written: {error.strerror or error}") from error
+
+
+def _loaded(results: Path | str | Results | Table, columns: dict[str, str] | None, paradigms: dict[str, str] | None) -> Results:
+    if isinstance(results, Path | str):
+        return load(results, columns, paradigms)
+    if isinstance(results, Results):
+        return results
+    return from_table(renamed(results, columns or {}, paradigms or {}))
+
+
+def _write(folder: Path, derived: Derived, page: Page, *, images: bool, latex: bool) -> ReportPaths:
+    texts = {name: table.to_csv(index=False) for name, table in derived.tables.items()}
+    html = render(page, texts)
+    csv_paths = {name: folder / f"{name}.csv" for name in texts}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, path in csv_paths.items():
+        path.write_text(texts[name], encoding="utf-8")
+    (folder / "index.html").write_text(html, encoding="utf-8")
+    names = page.filters
+    tex = write_latex(latex_tables(derived, names["model"], names["task"]), folder / "latex") if latex else []
+    drawn = write_images(page.figures, folder / "images") if images else []
     return ReportPaths(folder / "index.html", csv_paths, derived["ipr"], tuple(derived.notes), drawn, tex)
 
 

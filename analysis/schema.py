@@ -99,8 +99,7 @@ def checked(table: Table) -> pd.DataFrame:
 
     Raises:
         TableError: missing columns or two of one name, empty keys, sizes or seeds that are no whole numbers, measures that are
-            no numbers from 0 up, scores that are NaN or outside [0, 1], a task called `average`, and cells that occur twice
-            (issue 5, "Bad input").
+            no numbers from 0 up, scores that are NaN or outside [0, 1], a task called `average`, and cells that occur twice.
     """
     frame = as_frame(table)
     missing = [name for name in REQUIRED if name not in frame.columns]

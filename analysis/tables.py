@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlparse
 
 import pandas as pd
 
@@ -17,6 +16,7 @@ from analysis.schema import CELL, REQUIRED, Table, TableError, as_frame, checked
 from analysis.tune_folder import read_tune_folder
 from xlmr_sweep.errors import MissingFolderError, StudyError
 from xlmr_sweep.storage.artifacts import STUDY_FILE
+from xlmr_sweep.storage.location import local_path
 
 if TYPE_CHECKING:
     from xlmr_sweep.study.spec import Study
@@ -66,7 +66,10 @@ def load(results: Path | str, columns: Mapping[str, str] | None = None, paradigm
         TableError: where nothing can be read there, or the table is wrong.
     """
     source = str(results)
-    path = local_path(source)
+    try:
+        path = local_path(source)
+    except StudyError as error:
+        raise TableError(str(error).removeprefix("--storage ")) from None
     if path is None and not source.endswith(FILE_KINDS):
         return _from_storage(source)
     if path is None:
@@ -83,14 +86,6 @@ def load(results: Path | str, columns: Mapping[str, str] | None = None, paradigm
         return from_table(renamed(table, columns or {}, paradigms or {}), name, source)
     except TableError as error:
         raise TableError(f"{source}: {error}") from error
-
-
-def local_path(source: str) -> Path | None:
-    """Returns the path of a local file or folder given by path or `file://` URI; None for a URI of another kind."""
-    if "://" not in source:
-        return Path(source).expanduser()
-    parsed = urlparse(source)
-    return Path(unquote(parsed.path)) if parsed.scheme == "file" else None
 
 
 def from_table(table: Table, name: str = "table", source: str = "memory") -> Results:

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from xlmr_sweep.commands import entry
 from xlmr_sweep.commands.command_line import numbers
-from xlmr_sweep.commands.entry import Request
+from xlmr_sweep.commands.exit_status import exit_with
+from xlmr_sweep.commands.request import Request
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.files import Storage
 
@@ -49,7 +50,7 @@ def main(
         console.print(f"Demo: {seconds:.0f} s ({seconds / 60:.1f} min) from start to report", highlight=False)
         return ended
 
-    entry.leave(entry.main(command))
+    exit_with(command)
 
 
 if __name__ == "__main__":

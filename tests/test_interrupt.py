@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ COMMAND = """
 import sys, time
 from pathlib import Path
 
-from xlmr_sweep.commands import entry
+from xlmr_sweep.commands.exit_status import exit_with
 from xlmr_sweep import interrupt
 from xlmr_sweep.storage.driver_lock import only_driver
 from xlmr_sweep.storage.files import Storage
@@ -32,7 +31,7 @@ def command(console):
             if hangs:
                 time.sleep(600)  # As a call to a Ray that is gone.
 
-entry.leave(entry.main(command))
+exit_with(command)
 """
 
 
@@ -61,16 +60,25 @@ def test_it_ends_also_where_nobody_reads_what_it_says(tmp_path: Path) -> None:
         assert process.wait(60) == 130
 
 
-def test_a_command_that_ended_is_not_ended_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    from xlmr_sweep import interrupt
+ENDED = """
+import signal, time
+from contextlib import suppress
 
-    monkeypatch.setattr(interrupt, "PATIENCE_S", 0.2)
-    ended: list[str] = []
-    monkeypatch.setattr(interrupt, "_end", lambda: ended.append("by force"))
-    with pytest.raises(KeyboardInterrupt), interrupt.in_order():
-        signal.raise_signal(signal.SIGTERM)
-    # What comes later is not the command's.
-    with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
-    time.sleep(0.4)
-    assert ended == []
+from xlmr_sweep import interrupt
+
+interrupt.PATIENCE_S = 0.2
+with suppress(KeyboardInterrupt), interrupt.in_order():
+    signal.raise_signal(signal.SIGTERM)
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("the signal is Python's again")
+time.sleep(1)
+print("still here")
+"""
+
+
+def test_a_command_that_ended_is_not_ended_again() -> None:
+    done = subprocess.run([sys.executable, "-c", ENDED], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "the signal is Python's again\nstill here\n"

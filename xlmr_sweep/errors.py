@@ -1,17 +1,17 @@
-"""The kinds of trouble that end a command or a trial with one clear line instead of a traceback."""
+"""Errors that end a command or a trial with one clear line and no traceback."""
 
 from __future__ import annotations
 
 
 class StudyError(Exception):
-    """The study, the command or the surroundings are wrong; the message names what and what to do.
+    """The study, the command or the surroundings are wrong. The message names what is wrong and what to do.
 
-    Commands print it as one line and end with exit status 2, before anything was started.
+    Commands print it as one line and end with exit status 2, before anything is started.
     """
 
 
 class MissingFolderError(StudyError):
-    """A folder or file that a study names is not there, so that what depends on its contents has no identity here."""
+    """A folder or file that a study names is missing. What depends on its contents has no identity here."""
 
 
 class DivergedError(Exception):

@@ -1,8 +1,9 @@
-"""Ctrl-C and SIGTERM from the first moment of a command: imported before anything that takes long to import.
+"""Ctrl-C and SIGTERM, from the first moment of a command. Imported before anything that takes long to import.
 
-Until `commands.main` takes over there is nothing to keep, so the process ends at once with the status of an interrupted command.
-After that a command has a while to end in order: whoever signals all processes of a job (`timeout`, service managers, schedulers)
-ends this command's Ray with it, and Ray's calls then wait for a minute and end the process with words and a status of their own.
+Before `commands.exit_status` takes over there is nothing to keep. The process then ends at once with the status of an
+interrupted command. Afterwards a command has `PATIENCE_S` to end in order. Who signals all processes of a job (`timeout`, a
+service manager, a scheduler) also ends this command's Ray. Calls to Ray would then wait for a minute, and end the process with
+words and a status of Ray's own.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ INTERRUPTED = 130
 KEPT = "Interrupted. What is done is kept; the same command goes on."
 
 PATIENCE_S = 30.0
-"""An interrupted command that has not ended by then is ended."""
+"""An interrupted command that has not ended after so many seconds is ended."""
 
 ACTS_S = 5.0
-"""What is to be done in any case has so long."""
+"""What must be done in any case may take so many seconds."""
 
 _last_acts: list[Callable[[], None]] = []
 
 
 @contextmanager
 def at_forced_end(act: Callable[[], None]) -> Iterator[None]:
-    """Has `act` done, within the block, also where the process is ended by force."""
+    """Calls `act` if the process is ended by force within the block."""
     _last_acts.append(act)
     try:
         yield
@@ -40,7 +41,7 @@ def at_forced_end(act: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def in_order() -> Iterator[None]:
-    """Has both signals raise `KeyboardInterrupt` for the length of a command, which then has `PATIENCE_S` to end."""
+    """Makes both signals raise `KeyboardInterrupt` within the block. The command then has `PATIENCE_S` to end."""
     deadlines: list[threading.Timer] = []
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
@@ -55,7 +56,7 @@ def in_order() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            # None: set by something that is not Python.
+            # None stands for a handler that was not set from Python.
             signal.signal(number, handler or signal.SIG_DFL)
         for deadline in deadlines:
             deadline.cancel()
@@ -67,7 +68,7 @@ def _end() -> None:
         acts = threading.Thread(target=_act, daemon=True)
         acts.start()
         acts.join(ACTS_S)
-        # Not by sys.stderr: whoever reads it may be gone, and a live table may hold it.
+        # Not by sys.stderr: its reader may be gone, and a live table may hold its lock.
         os.write(2, f"{KEPT}\n".encode())
     finally:
         os._exit(INTERRUPTED)
@@ -86,6 +87,6 @@ def _leave(signum: int, frame: FrameType | None) -> None:
 
 
 def install() -> None:
-    """Has both signals end the process with 130."""
+    """Makes both signals end the process at once with status 130."""
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _leave)

@@ -1,4 +1,4 @@
-"""Times the analysis on made-up results: python experiments/benchmark.py analysis [report] [million] [page]
+"""Times the analysis on made-up results: `python experiments/benchmark.py analysis [report] [million] [page]`.
 
 report   1,260 records and predictions of the paper's grid to a report. Limit: 5 s after imports.
 million  IPR and advantage tables, intervals and tests included, of about 1,000,000 rows of parquet. Limits: 20 s, 4 GiB.
@@ -19,9 +19,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("report", "million", "page")
@@ -159,6 +160,9 @@ def peak_gib() -> float:
 
 def million_rows() -> pd.DataFrame:
     """40 models x 3 paradigms x 50 tasks x 7 sizes x 24 seeds, one cell in a hundred missing: 997,920 rows."""
+    import numpy as np
+    import pandas as pd
+
     grid = pd.MultiIndex.from_product(
         [
             [f"model-{i}" for i in range(40)],
@@ -177,6 +181,7 @@ def million_rows() -> pd.DataFrame:
 
 def make_storage(folder: Path) -> None:
     """A storage of the paper's grid, with a record and predictions for every trial."""
+    import numpy as np
     import pyarrow as pa
     from pyarrow import parquet
 

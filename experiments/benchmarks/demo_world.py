@@ -1,7 +1,7 @@
 """Whether the demo world measures anything, on any generator seed: `python experiments/benchmark.py demo_world --seed 11`.
 
-Runs the whole demo study on that seed and prints, a task, the majority class and the larger model's best paradigm at the largest
-size, and the pooled IPR of instructed over prompted with its standard error. Exit status 1 if a bound is missed.
+Runs the whole demo study on that seed. Prints for each task the share of the majority class and the scores of the larger model at
+the largest size, and the pooled IPR of instructed over prompted with its standard error. Exit status 1 if a bound is missed.
 """
 
 from __future__ import annotations
@@ -9,26 +9,25 @@ from __future__ import annotations
 import argparse
 import math
 import tempfile
+from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-import yaml
 from rich.console import Console
 from rich.table import Table
 
-from analysis.report import build_report
-from xlmr_sweep.commands import entry
-from xlmr_sweep.commands.entry import Request
-from xlmr_sweep.data.demo import task_rows
-from xlmr_sweep.study.reading import studies_folder
+if TYPE_CHECKING:
+    import pandas as pd
 
 ABOVE_MAJORITY, SATURATED = 0.10, 0.97
 
 
 def majority(task: str, seed: int) -> float:
     """Returns the share of the largest class of a task's evaluation set."""
-    labels = pd.Series([row["label"] for row in task_rows(task, seed)["validation"]])
-    return float(labels.value_counts(normalize=True).max())
+    from xlmr_sweep.data.demo import task_rows
+
+    counts = Counter(row["label"] for row in task_rows(task, seed)["validation"])
+    return max(counts.values()) / counts.total()
 
 
 def main(arguments: list[str]) -> int:
@@ -37,23 +36,35 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, required=True, help="seed of the generator")
     parser.add_argument("--storage", help="folder to keep; default a temporary one")
     options = parser.parse_args(arguments)
-    console = Console(width=120)
     with tempfile.TemporaryDirectory() as folder:
-        study = yaml.safe_load((studies_folder() / "demo.yaml").read_text())
-        study["data"]["seed"] = options.seed
-        path = Path(folder) / "demo.yaml"
-        path.write_text(yaml.safe_dump(study))
-        storage = options.storage or str(Path(folder) / "runs")
-        request = Request(str(path), storage)
-        status = entry.main(lambda _: entry.run(request, "local", console))
-        if status:
-            return status
-        paths = build_report(storage)
-        results = pd.read_parquet(Path(storage) / "results.parquet")
-        return _check(console, results, pd.DataFrame(paths.ipr), study, options.seed)
+        return _measure(options.seed, Path(folder), options.storage)
 
 
-def _check(console: Console, results: pd.DataFrame, ipr: pd.DataFrame, study: dict[str, object], seed: int) -> int:
+def _measure(seed: int, folder: Path, storage: str | None) -> int:
+    # Imported late, so that --help answers at once.
+    import pandas as pd
+    import yaml
+
+    from analysis.report import build_report
+    from xlmr_sweep.commands import entry
+    from xlmr_sweep.commands.exit_status import status_of
+    from xlmr_sweep.commands.request import Request
+    from xlmr_sweep.study.reading import studies_folder
+
+    console = Console(width=120)
+    study = yaml.safe_load((studies_folder() / "demo.yaml").read_text())
+    study["data"]["seed"] = seed
+    path = folder / "demo.yaml"
+    path.write_text(yaml.safe_dump(study))
+    storage = storage or str(folder / "runs")
+    status = status_of(lambda _: entry.run(Request(str(path), storage), "local", console))
+    if status:
+        return status
+    results = pd.read_parquet(Path(storage) / "results.parquet")
+    return _check(console, results, pd.DataFrame(build_report(storage).ipr), seed)
+
+
+def _check(console: Console, results: pd.DataFrame, ipr: pd.DataFrame, seed: int) -> int:
     larger = results.groupby("model")["num_parameters"].max().idxmax()
     top = results[(results["model"] == larger) & (results["train_size"] == results["train_size"].max())]
     means = top.groupby(["task", "paradigm"])["score"].mean().unstack()

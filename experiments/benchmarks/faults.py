@@ -114,11 +114,12 @@ def drive(study: str, storage: str, address: str, orders: str) -> None:
     from ray import cloudpickle
 
     from xlmr_sweep.commands import entry
-    from xlmr_sweep.commands.entry import Request
+    from xlmr_sweep.commands.exit_status import exit_with
+    from xlmr_sweep.commands.request import Request
 
     cloudpickle.register_pickle_by_value(faults)
     work = faults.Breaking(Path(orders))
-    entry.leave(entry.main(lambda console: entry.run(Request(study, storage), address, console, work=work)))
+    exit_with(lambda console: entry.run(Request(study, storage), address, console, work=work))
 
 
 # -- The benchmark ----------------------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """How well trials fill a cluster: python experiments/benchmark.py schedule [--nodes 1] [--lower-bound-s 1200] [--plain] ...
 
-The paper's whole grid (1,260 trials and 4 instruction jobs) at its own durations scaled down in time, on logical GPUs with a real
-Ray. Admission, gangs, records and Tune trials are the product's own; what a trial does is replaced by sleep, and so is an
-instruction job, by a Ray Train job of as many ranks. Ray's workers run at the niceness of all else (RAY_worker_niceness=0).
---simulate runs the same admission on a simulated clock; --noop runs trials that do nothing.
+Runs the paper's whole grid, 1,260 trials and 4 instruction jobs, on a real Ray with logical GPUs. Durations are the paper's,
+scaled down. Admission, gangs, records and Tune trials are the product's own. A trial only sleeps. An instruction job is a Ray
+Train job of as many ranks that sleep. Ray's workers get the niceness of all other processes (RAY_worker_niceness=0).
+--simulate runs the same admission on a simulated clock. --noop runs trials that do nothing.
 """
 
 from __future__ import annotations
@@ -46,9 +46,11 @@ CPUS = 40
 SETTLE_S = 15.0
 
 GOALS = {"s_a_trial": 0.1, "last_over_first": 1.2, "driver_peak_gib": 1.5, "status_s": 3.0, "simulated": 1.02, "ratio": 1.1}
-"""At most so much (issue 3). The ratio of a run in time counts where its lower bound is `GOAL_BOUND_S` or more: the start of a
-process costs the same at any scale."""
+"""The largest value of each measurement that is good enough."""
+
 GOAL_BOUND_S = 1200.0
+"""The ratio of a run in real time has a goal only if its lower bound is at least so long. Starting processes costs the same at
+any scale."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from xlmr_sweep.cluster.jobs import MAX_STARTS, InstructionJobs, wait_for_resour
 from xlmr_sweep.cluster.nodes import NodeWatch
 from xlmr_sweep.scheduling.admission import Admission
 from xlmr_sweep.scheduling.cost import CostModel
-from xlmr_sweep.scheduling.free_resources import Allocation
+from xlmr_sweep.scheduling.free_resources import Allocation, Bundle
 from xlmr_sweep.scheduling.items import Job
 from xlmr_sweep.scheduling.resources import Node, Width
 from xlmr_sweep.study.plan import Trial
@@ -111,6 +111,6 @@ def test_a_job_that_no_node_can_hold_any_more_is_given_up_after_a_while(monkeypa
 def test_a_job_does_not_wait_for_room_on_a_node_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     Cluster(monkeypatch, Node(8, 2, "a"))
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))
-    wait_for_resources(Job("base", Width(1, 1), allocation=Allocation((("a", 1.0, ((0, 1.0),)),))))
+    wait_for_resources(Job("base", Width(1, 1), allocation=Allocation((Bundle("a", 1.0, ((0, 1.0),)),))))
     with pytest.raises(TimeoutError, match="instruct base: a node of its own is gone"):
-        wait_for_resources(Job("base", Width(1, 1), allocation=Allocation((("b", 1.0, ((0, 1.0),)),))))
+        wait_for_resources(Job("base", Width(1, 1), allocation=Allocation((Bundle("b", 1.0, ((0, 1.0),)),))))

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from builders import FAMILIES, WORDS, make_encoder
-from rich.console import Console
 
-from xlmr_sweep.commands.memory_table import print_memory
 from xlmr_sweep.commands.vocabulary import count_rows
 from xlmr_sweep.data.examples import prepare_task
-from xlmr_sweep.modeling.architecture import Architecture
 from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.identity import model_folder_name
@@ -100,41 +95,6 @@ def test_what_is_not_at_hand_is_not_counted(study_file: Callable[..., Path], tmp
     assert set(count_rows(study, Storage(tmp_path / "runs"), expand(study))) == {"own"}
     elsewhere = load_study(str(study_file(models=models[:1], data={"source": "hub"})))
     assert count_rows(elsewhere, Storage(tmp_path / "runs"), expand(elsewhere)) == {}
-
-
-def test_a_dry_run_says_where_rows_come_from(study_file: Callable[..., Path], tmp_path: Path) -> None:
-    folder = make_encoder(tmp_path / "own")
-    models = [{"name": "own", "folder": str(folder)}, {"name": "hub", "hub": "FacebookAI/xlm-roberta-base"}]
-    study = load_study(str(study_file(models=models)))
-    storage = Storage(tmp_path / "runs")
-    trials = expand(study)
-    counted = count_rows(study, storage, trials)["own"]
-    full = Architecture.from_config(json.loads((folder / "config.json").read_text()))
-    assert full is not None
-    assert counted < full.vocabulary
-
-    def said(done: set[str]) -> str:
-        out = StringIO()
-        print_memory(Console(file=out, width=200), study, storage, trials, done)
-        return out.getvalue()
-
-    text = said(set())
-    assert f"<= {counted}" in text
-    assert "about 32,768" in text
-    assert "About 32,768 rows is assumed" in text
-    # And the bound, which nothing assumes.
-    assumed = next(trial.model for trial in trials if trial.model != "own")
-    (bound,) = re.findall(r"The bound, every row of the vocabulary, in GB: (.*)\.", text)
-    (most,) = re.findall(rf"{assumed} ([\d.]+)", bound)
-    (row,) = re.findall(rf"{assumed} .*about 32,768.*", text)
-    assert float(most) > float(re.findall(r"[\d.]+", row)[-1])
-    assert "own" not in bound
-    # A record of one task says nothing of the other's texts; records of all say all.
-    done = [trial.trial_id for trial in trials if trial.model == "own"]
-    for trial_id in done:
-        storage.write_json(f"records/{trial_id}.json", {"model": "own", "resolved": {"vocabulary_kept": 17}})
-    assert f"<= {counted}" in said({done[0]})
-    assert "<=" not in said(set(done))
 
 
 def test_counting_imports_neither_torch_nor_transformers() -> None:

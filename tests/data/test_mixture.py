@@ -13,8 +13,9 @@ import pytest
 from builders import make_encoder
 from pyarrow import parquet
 
-from xlmr_sweep.data import mixture
-from xlmr_sweep.data.mixture import open_mixture, prepare_mixture
+from xlmr_sweep.data import instruction_source, mixture, mixture_writer
+from xlmr_sweep.data.mixture import prepare_mixture
+from xlmr_sweep.data.mixture_rows import open_mixture
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.spec import Study
@@ -85,7 +86,7 @@ def test_counts_histogram_and_rows(model: Path, tmp_path: Path) -> None:
 def test_second_call_reads_nothing(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = study_of(model, jsonl(tmp_path / "rows.jsonl", ROWS))
     first = prepare_mixture(study, Storage(tmp_path / "runs"))
-    monkeypatch.setattr(mixture, "read_jsonl", None)
+    monkeypatch.setattr(instruction_source, "read_jsonl", None)
     assert prepare_mixture(study, Storage(tmp_path / "runs")) == first
 
 
@@ -104,7 +105,7 @@ def test_gzip_and_folder_give_the_same_rows_as_one_file(model: Path, tmp_path: P
 
 
 def test_many_shards_are_mapped_and_keep_their_order(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mixture, "SHARD_ROWS", 10)
+    monkeypatch.setattr(mixture_writer, "SHARD_ROWS", 10)
     monkeypatch.setattr(mixture, "CHUNK_ROWS", 7)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     pairs = [(f"is it {'very ' * index} dark ?", "no") for index in range(45)]
@@ -180,7 +181,7 @@ def test_bad_files_give_one_line_that_names_the_place(model: Path, tmp_path: Pat
 
 
 def test_a_bad_line_after_whole_shards_leaves_nothing(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mixture, "SHARD_ROWS", 2)
+    monkeypatch.setattr(mixture_writer, "SHARD_ROWS", 2)
     monkeypatch.setattr(mixture, "CHUNK_ROWS", 2)
     path = tmp_path / "rows.jsonl"
     path.write_text(GOOD * 6 + "{not json\n")
@@ -215,7 +216,7 @@ def test_hub_files_are_streamed_at_a_commit(model: Path, tmp_path: Path, monkeyp
     jsonl(tmp_path / "en_wic.jsonl", ROWS[4:])
     files = {f"en/{path.name}": str(path) for path in sorted(tmp_path.glob("*.jsonl"))}
     monkeypatch.setattr(
-        mixture, "hub_files", lambda spec: (files, {"commit": "c0ffee", "files": list(files)}, dict.fromkeys(files))
+        instruction_source, "hub_files", lambda spec: (files, {"commit": "c0ffee", "files": list(files)}, dict.fromkeys(files))
     )
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     study = study_of(model, None, source="hub", files="en/*.jsonl", exclude=["*wic*"])
@@ -242,16 +243,17 @@ def test_hub_files_match_the_glob_and_errors_name_the_field(monkeypatch: pytest.
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
     spec = study_of(Path(), None).instructions
-    assert mixture.hub_files(spec)[0] == {"en/merged_en.jsonl": "hf://datasets/bigscience/xP3@abc/en/merged_en.jsonl"}
-    assert mixture.hub_files(spec)[2] == {"en/merged_en.jsonl": 7}
+    assert instruction_source.hub_files(spec)[0] == {"en/merged_en.jsonl": "hf://datasets/bigscience/xP3@abc/en/merged_en.jsonl"}
+    assert instruction_source.hub_files(spec)[2] == {"en/merged_en.jsonl": 7}
     with pytest.raises(StudyError, match=r"instructions.files: .* has no file de/\*"):
-        mixture.hub_files(spec.model_copy(update={"files": "de/*"}))
+        instruction_source.hub_files(spec.model_copy(update={"files": "de/*"}))
     with pytest.raises(StudyError, match=r"instructions.hub: gone@main cannot be read: no route"):
-        mixture.hub_files(spec.model_copy(update={"hub": "gone"}))
+        instruction_source.hub_files(spec.model_copy(update={"hub": "gone"}))
 
 
 def test_importing_loads_neither_torch_nor_ray() -> None:
     import subprocess
 
-    code = "import sys, xlmr_sweep.data.mixture; assert not {'torch', 'ray', 'transformers'} & set(sys.modules)"
+    imports = "import sys, xlmr_sweep.data.mixture, xlmr_sweep.data.mixture_rows"
+    code = f"{imports}; assert not {{'torch', 'ray', 'transformers'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -40,7 +40,7 @@ class Command:
         return self.log.read_text()
 
     def end(self, timeout: float = PATIENCE_S) -> int:
-        """Waits for the exit status, and notes which processes the command has meanwhile."""
+        """Waits for the exit status. Meanwhile notes which processes the command has."""
         deadline = time.monotonic() + timeout
         while (status := self.process.poll()) is None:
             assert time.monotonic() < deadline, f"did not end:\n{self.output}"
@@ -56,8 +56,8 @@ class Command:
     def processes(self, holding: bytes = b"") -> list[int]:
         """Returns the ids of all live processes that the command started, directly or not, whose command line holds a text.
 
-        Marked by a variable of their environment, or children of such; a process title overwrites the former, and the death of
-        a parent loses the latter, so what was seen once is remembered by its start time.
+        They are known by a variable of their environment, or as children of such processes. A process title overwrites the
+        variable, and a parent's death hides its children. So a process that was seen once is remembered, by its start time.
         """
         table = {}
         for entry in Path("/proc").iterdir():
@@ -84,8 +84,7 @@ class Command:
     def wait_until_gone(self) -> None:
         """Waits until no process of the command is left.
 
-        Ray's two agents of a node notice the death of their raylet only at their next look, a minute or so later; they are not
-        waited for.
+        Ray's two agents of a node are not waited for: they notice only after a minute or so that their raylet died.
         """
 
         def left() -> list[int]:

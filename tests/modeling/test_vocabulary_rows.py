@@ -17,9 +17,10 @@ from torch import Tensor
 
 from xlmr_sweep.modeling import fsdp
 from xlmr_sweep.modeling.fsdp import World, local_gradients, whole_weights
-from xlmr_sweep.training import mlm
+from xlmr_sweep.training import mlm_loss
 from xlmr_sweep.training.masking import Masked
-from xlmr_sweep.training.mlm import MaskedLMLoss, Run
+from xlmr_sweep.training.mlm import Run
+from xlmr_sweep.training.mlm_loss import MaskedLMLoss
 
 pytestmark = [pytest.mark.ranks, pytest.mark.slow]
 
@@ -62,7 +63,7 @@ def first_step(root: MaskedLMLoss, world: World, precision: str, masked: str) ->
 def _rank(rank: int, size: int, folder: Path, options: dict[str, Any], precision: str, masked: str, logit_bytes: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
-    fsdp.ONE_GROUP_PARAMETERS, mlm.LOGIT_BYTES = 0, logit_bytes
+    fsdp.ONE_GROUP_PARAMETERS, mlm_loss.LOGIT_BYTES = 0, logit_bytes
     world = World(rank, size)
     model = model_of(**options)
     root = MaskedLMLoss(model)

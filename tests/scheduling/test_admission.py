@@ -1,93 +1,20 @@
-"""Order and admission: widest first, even rounds inside a width, nothing starves, jobs and trials overlap, each trial once."""
+"""Order and admission: widest first, nothing exceeds the cluster, each trial runs exactly once."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from typing import Any, ClassVar
+from typing import Any
 
-import pytest
 from fixed_cost import Fixed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paper_admission import TRIALS, Clock, admission, of, small, taken
 
 from xlmr_sweep.scheduling.admission import Admission
-from xlmr_sweep.scheduling.backlog import MAX_PROBES, rounds
-from xlmr_sweep.scheduling.forecast import lower_bound_s, simulate
 from xlmr_sweep.scheduling.items import Attempt, Job
-from xlmr_sweep.scheduling.resources import Node, Width, instruct_width, trial_width
+from xlmr_sweep.scheduling.resources import Node, Width
 from xlmr_sweep.scheduling.retry_policy import Requeue
-from xlmr_sweep.study.plan import Trial, expand
-from xlmr_sweep.study.reading import load_study
-
-PAPER = load_study("paper")
-TRIALS = expand(PAPER)
-WIDTHS = {model.name: trial_width(model, has_gpus=True) for model in PAPER.models}
-JOBS = {model.name: instruct_width(model, has_gpus=True) for model in PAPER.models}
-EIGHT = [Node(cpus=64, gpus=8, node_id="a")]
-H = 3600.0
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def admission(trials: list[Trial] = TRIALS, nodes: list[Node] = EIGHT, **options: Any) -> Admission:
-    options.setdefault("cost", Fixed())
-    return Admission(trials, WIDTHS, nodes, **options)
-
-
-def taken(admission: Admission) -> list[Any]:
-    """Returns what is handed out until there is no room."""
-    out = []
-    while (item := admission.next()) is not None:
-        out.append(item)
-    return out
-
-
-def of(model: str, number: int | None = None) -> list[Trial]:
-    return [trial for trial in TRIALS if trial.model == model][:number]
-
-
-def test_a_round_covers_tasks_and_sizes_and_paradigms_share_its_cells() -> None:
-    place = rounds(of("xlmr-xl"))
-    first = [trial for trial in of("xlmr-xl") if place[trial.trial_id] == 0]
-    assert len({(trial.task, trial.paradigm) for trial in first}) == len(first) == 15
-    assert len({trial.train_size for trial in first}) == 5
-    for task in ("cb", "copa"):
-        assert len({(trial.train_size, trial.seed) for trial in first if trial.task == task}) == 1
-    # After seven rounds each task has seen every size, and every seed at least twice.
-    prefix = [
-        trial for trial in of("xlmr-xl") if place[trial.trial_id] < 7 and trial.task == "wic" and trial.paradigm == "baseline"
-    ]
-    assert len({trial.train_size for trial in prefix}) == 7
-    assert min(Counter(trial.seed for trial in prefix).values()) >= 2
-    assert Counter(place.values()) == dict.fromkeys(range(21), 15)
-
-
-@pytest.mark.parametrize(("sizes", "seeds"), [(1, 1), (2, 2), (3, 6), (4, 3), (7, 3)])
-def test_rounds_hold_every_cell_once_whatever_the_numbers(sizes: int, seeds: int) -> None:
-    trials = [
-        Trial("m", "prompted", task, size, seed, f"{task}{size}.{seed}")
-        for task in ("a", "b")
-        for size in range(1, sizes + 1)
-        for seed in range(seeds)
-    ]
-    assert Counter(rounds(trials).values()) == dict.fromkeys(range(sizes * seeds), 2)
-
-
-def test_inside_a_round_the_longest_comes_first() -> None:
-    class ByTask(Fixed):
-        def trial_s(self, trial: Trial, amount: float) -> float:
-            return {"boolq": 9.0, "wic": 5.0}.get(trial.task, 1.0)
-
-    started = [item.trial for item in taken(admission(of("xlmr-base"), cost=ByTask()))]
-    assert [trial.task for trial in started[:9]] == ["boolq"] * 3 + ["wic"] * 3 + [started[6].task] * 3
-    assert len(started) == 32
 
 
 def test_small_trials_wait_until_the_wide_ones_are_through() -> None:
@@ -127,190 +54,6 @@ def test_a_trial_that_runs_again_comes_first_with_a_fresh_id_and_is_never_there_
     queue.ended(again.tune_id)
     assert queue.is_finished
     assert queue.next() is None
-
-
-def test_a_wide_trial_keeps_a_node_and_small_ones_use_it_only_as_long_as_they_do_not_delay_it() -> None:
-    clock = Clock()
-    cost = Fixed(trials={"xlmr-xl": 100.0, "xlmr-base": 30.0, "xlmr-xxl": 500.0})
-    queue = admission(of("xlmr-xl", 2) + of("xlmr-xxl", 1) + of("xlmr-base", 40), cost=cost, clock=clock)
-    xxl = queue.next()
-    assert xxl is not None
-    assert xxl.model == "xlmr-xxl"
-    # Its node dies: it is to run again when two others hold half of the GPUs until 100 s.
-    queue.requeue(queue.ended(xxl.tune_id), Requeue(delay_s=1))
-    wide = [queue.next(), queue.next()]
-    assert [item.model for item in wide if item] == ["xlmr-xl"] * 2
-    clock.now = 1.0
-    small = taken(queue)
-    assert [item.model for item in small] == ["xlmr-base"] * 16, "they end at 31 s, before the wide one could start"
-    clock.now = 75.0
-    for item in small:
-        queue.ended(item.tune_id)
-    assert taken(queue) == [], "they would end at 105 s"
-    for item in wide:
-        assert item is not None
-        queue.ended(item.tune_id)
-    again = queue.next()
-    assert again is not None
-    assert again.tune_id == f"{xxl.trial.trial_id}.2"  # type: ignore[union-attr]
-
-
-def test_what_a_waiting_wide_trial_leaves_over_is_used() -> None:
-    clock = Clock()
-    cost = Fixed(trials={"xlmr-xl": 100.0, "xlmr-base": 1000.0})
-    queue = admission(of("xlmr-xl", 4) + of("xlmr-base", 20), [Node(64, 5, "a")], cost=cost, clock=clock)
-    started = taken(queue)
-    # Two of two GPUs each; the third waits for two GPUs, and the fifth GPU is of no use to it.
-    assert [item.model for item in started] == ["xlmr-xl"] * 2 + ["xlmr-base"] * 4
-    queue.ended(started[0].tune_id)
-    (following,) = taken(queue)
-    assert following.model == "xlmr-xl"
-
-
-def test_beside_a_waiting_wide_trial_others_use_the_gpus_of_its_node_that_it_does_not_need() -> None:
-    clock = Clock()
-    quarter, cost = Width(1, 0.25), Fixed(trials={"xlmr-base": 1000.0})
-    queue = Admission(of("xlmr-base", 40), {"xlmr-base": quarter}, [Node(64, 2, "a")], cost, clock=clock)
-    small = taken(queue)
-    first, second = ([item for item in small if item.allocation.bundles[0][2] == ((gpu, 0.25),)] for gpu in (0, 1))
-    assert len(first) == len(second) == 4
-    clock.now = 900.0
-    # One of the first GPU comes back as wide as a GPU, for which it waits there, and one on either GPU ends.
-    queue.requeue(queue.ended(first.pop().tune_id), Requeue(width=Width(1, 1)))
-    for _ in range(2):
-        queue.ended(first.pop().tune_id)
-        queue.ended(second.pop().tune_id)
-        (following,) = taken(queue)
-        assert following.allocation.bundles[0][2] == ((1, 0.25),)
-    queue.ended(first.pop().tune_id)
-    (wide,) = taken(queue)
-    assert wide.width == Width(1, 1)
-
-
-def test_the_next_trials_of_a_width_take_the_places_whose_processes_are_warm() -> None:
-    nodes = [Node(8, 2, "a"), Node(8, 2, "b")]
-    # Each in a round of its own, so that the first, when it comes again, is the first again.
-    trials = [trial for trial in of("xlmr-base") if (trial.task, trial.paradigm) == ("cb", "prompted")]
-    queue = Admission(trials, {"xlmr-base": Width(1, 1)}, nodes, Fixed())
-    first = queue.next()
-    assert isinstance(first, Attempt)
-    queue.requeue(queue.ended(first.tune_id), Requeue(not_on="a"))
-    again = queue.next()
-    assert isinstance(again, Attempt)
-    assert (first.allocation.node_ids, again.allocation.node_ids) == (("a",), ("b",))
-    queue.ended(again.tune_id)
-    # Both would fit on the first node, but there is a process on each.
-    following = [queue.next(), queue.next()]
-    assert {item.allocation for item in following if item} == {first.allocation, again.allocation}
-
-
-def test_a_place_without_a_process_is_given_anew_as_ray_would_give_it() -> None:
-    queue = Admission(of("xlmr-base", 40), {"xlmr-base": Width(1, 0.25)}, [Node(64, 2, "a")], Fixed())
-    started = taken(queue)
-    for item in (*started[:2], started[4]):
-        queue.ended(item.tune_id, ok=False)
-    following = queue.next()
-    assert following is not None
-    assert following.allocation.bundles[0][2][0][0] == 1, "the fuller GPU, though others ended before on the first"
-
-
-def test_instructed_trials_wait_for_their_weights_and_others_fill_what_a_job_leaves() -> None:
-    trials = of("xlmr-large")
-    queue = admission(trials, jobs={"xlmr-large": Width(1, 1, 2)}, cost=Fixed(jobs={"xlmr-large": 1000.0}))
-    job, *others = taken(queue)
-    assert isinstance(job, Job)
-    assert len(others) == 12
-    assert all(item.trial.paradigm != "instructed" for item in others)
-    assert queue.job_ended(job, ok=True) == []
-    following = taken(queue)
-    # They come now: their rounds are due.
-    assert {item.trial.paradigm for item in following} == {"instructed"}
-    assert len(following) == 4
-
-
-def test_a_job_that_fails_takes_its_instructed_trials_out_and_nothing_else() -> None:
-    trials = of("xlmr-large") + of("xlmr-base")
-    queue = admission(trials, jobs={"xlmr-large": Width(1, 1, 2), "xlmr-base": Width(1, 1, 2)})
-    jobs = [item for item in taken(queue) if isinstance(item, Job)]
-    lost = queue.job_ended(next(job for job in jobs if job.model == "xlmr-large"), ok=False)
-    assert set(lost) == {trial for trial in trials if trial.model == "xlmr-large" and trial.paradigm == "instructed"}
-    assert queue.num_waiting + len(queue.live) == 630 - 105
-
-
-def test_a_critical_chain_goes_before_wider_trials() -> None:
-    """A narrow job whose chain is all that counts must not wait for the wide trials to end."""
-    cost = Fixed(trials={"xlmr-xxl": 1.0}, jobs={"xlmr-base": 5000.0})
-    first = admission(of("xlmr-xxl", 50) + of("xlmr-base"), jobs={"xlmr-base": Width(1, 1, 2)}, cost=cost).next()
-    assert isinstance(first, Job)
-    cost = Fixed(trials={"xlmr-xxl": 1000.0}, jobs={"xlmr-base": 50.0})
-    first = admission(of("xlmr-xxl", 50) + of("xlmr-base"), jobs={"xlmr-base": Width(1, 1, 2)}, cost=cost).next()
-    assert isinstance(first, Attempt)
-
-
-def test_a_model_of_unknown_width_measures_with_its_longest_trial_before_the_others_start() -> None:
-    trials = of("xlmr-base")
-    queue = Admission(trials, {"xlmr-base": Width(1, 1)}, EIGHT, Fixed(), probing=["xlmr-base"])
-    (probe,) = taken(queue)
-    assert probe.width == Width(1, 1)
-    queue.ended(probe.tune_id)
-    (second,) = taken(queue)
-    assert second.trial != probe.trial, "nothing was measured, so another one measures"
-    queue.ended(second.tune_id)
-    queue.set_width("xlmr-base", Width(1, 1 / 8))
-    assert len(taken(queue)) == 64
-
-
-def test_after_probes_that_failed_the_others_run_as_wide_but_one_that_succeeds_measures() -> None:
-    queue = Admission(of("xlmr-base"), {"xlmr-base": Width(1, 1)}, EIGHT, Fixed(), probing=["xlmr-base"])
-    for _ in range(MAX_PROBES - 1):
-        (probe,) = taken(queue)
-        queue.ended(probe.tune_id, ok=False)
-    (probe,) = taken(queue)
-    queue.ended(probe.tune_id)
-    # What the row says comes next, by `set_width`.
-    assert "xlmr-base" in queue.probing
-    (probe,) = taken(queue)
-    queue.ended(probe.tune_id, ok=False)
-    assert "xlmr-base" not in queue.probing
-    assert {item.width for item in taken(queue)} == {Width(1, 1)}
-
-
-def test_the_estimated_end_is_weighted_by_cost() -> None:
-    clock = Clock()
-    cost = Fixed(trials={"xlmr-xxl": 100.0, "xlmr-base": 4.0})
-    queue = admission(of("xlmr-xxl", 2) + of("xlmr-base", 32), cost=cost, clock=clock)
-    assert queue.remaining_s() == pytest.approx(2 * 100 + 4)
-    (first,) = taken(queue)
-    clock.now = 50.0
-    assert queue.remaining_s() == pytest.approx(154)
-    clock.now = 100.0
-    queue.ended(first.tune_id)
-    assert queue.remaining_s() == pytest.approx(104)
-    # A chain that is longer than the work.
-    queue = admission(of("xlmr-base", 32), cost=Fixed(jobs={"xlmr-base": 900.0}), jobs={"xlmr-base": Width(1, 1)}, clock=clock)
-    assert queue.remaining_s() == pytest.approx(900)
-
-
-class Paper(Fixed):
-    """The paper's hours (table 1): GPU-hours of 315 trials a model, and hours of the instruction jobs."""
-
-    hours: ClassVar = {"xlmr-base": (6.0, 6.0), "xlmr-large": (10.0, 12.0), "xlmr-xl": (70.0, 16.0), "xlmr-xxl": (384.0, 48.0)}
-
-    def trial_s(self, trial: Trial, amount: float) -> float:
-        return self.hours[trial.model][0] * H / 315 / amount
-
-    def job_s(self, model: str, amount: float) -> float:
-        return self.hours[model][1] * H
-
-
-@pytest.mark.parametrize(("num_nodes", "bound_h"), [(1, 127.25), (2, 63.625), (3, 53.33), (4, 52.0)])
-def test_the_papers_grid_on_a_simulated_clock_is_within_two_percent_of_the_bound(num_nodes: int, bound_h: float) -> None:
-    nodes = [Node(64, 8, str(i)) for i in range(num_nodes)]
-    bound = lower_bound_s(TRIALS, WIDTHS, nodes, Paper(), JOBS)
-    assert bound / H == pytest.approx(bound_h, abs=0.01)
-    run = simulate(TRIALS, WIDTHS, nodes, Paper(), jobs=JOBS)
-    assert len(run.spans) == 1264
-    assert run.makespan_s <= 1.02 * bound
 
 
 MODELS = ["xlmr-base", "xlmr-large", "xlmr-xl", "xlmr-xxl"]
@@ -372,36 +115,6 @@ def test_whatever_happens_no_room_is_exceeded_and_each_trial_runs_exactly_once(
     assert done == dict.fromkeys([trial.trial_id for trial in trials], 1)
 
 
-@settings(deadline=None, max_examples=25)
-@given(seed=st.integers(0, 10**6), overrun=st.floats(1, 4))
-def test_a_wide_trial_that_comes_back_does_not_starve(seed: int, overrun: float) -> None:
-    """However wrong the expected times are, a wide trial waits no longer than what runs and one more round of small ones."""
-    rng = random.Random(seed)
-    clock = Clock()
-    cost = Fixed(trials={"xlmr-base": 10.0, "xlmr-xxl": 10.0})
-    queue = admission(of("xlmr-xxl", 1) + of("xlmr-base"), cost=cost, clock=clock)
-    first = queue.next()
-    assert isinstance(first, Attempt)
-    queue.requeue(queue.ended(first.tune_id), Requeue(delay_s=1))
-    ends = [(rng.uniform(5, 10 * overrun), item) for item in taken(queue)]
-    while True:
-        ends.sort(key=lambda end: end[0])
-        clock.now, item = ends.pop(0)
-        queue.ended(item.tune_id)
-        for new in taken(queue):
-            if new.model == "xlmr-xxl":
-                assert clock.now <= 20 * overrun + 1
-                return
-            ends.append((clock.now + rng.uniform(5, 10 * overrun), new))
-
-
-def small(nodes: list[Node], **gpus: float) -> tuple[Admission, dict[str, Width]]:
-    """An admission of two trials for each model, of the given width in GPUs."""
-    widths = {name: Width(1, min(1, share), max(1, int(share))) for name, share in gpus.items()}
-    trials = [Trial(name, "prompted", "cb", 8, seed, f"{name}{seed}") for name in gpus for seed in (0, 1)]
-    return Admission(trials, widths, nodes, Fixed()), widths
-
-
 def test_what_no_node_can_hold_any_more_waits_and_holds_nothing_up() -> None:
     admission, _ = small([Node(8, 1, "a"), Node(8, 2, "b")], gang=2, single=1)
     gang = admission.next()
@@ -451,52 +164,7 @@ def test_a_cluster_that_lost_all_its_gpus_waits_for_others() -> None:
     assert queue.left_s
 
 
-def test_a_job_that_comes_back_while_hardly_anything_changed_finds_its_place() -> None:
-    trials = of("xlmr-base", 1) + of("xlmr-large", 1)
-    needs = {"xlmr-base": Width(1, 1, 4), "xlmr-large": Width(1, 1, 4)}
-    queue = admission(trials, [Node(64, 4, "a"), Node(64, 4, "b")], jobs=needs)
-    first, second = taken(queue)
-    assert isinstance(first, Job)
-    assert isinstance(second, Job)
-    queue.job_again(first)
-    again = queue.next()
-    assert isinstance(again, Job)
-    assert again.model == first.model
-
-
-def test_a_stopped_model_takes_its_instruction_job_along_unless_that_has_begun() -> None:
-    needs = {"xlmr-base": Width(1, 1, 8), "xlmr-large": Width(1, 1, 8)}
-    queue = admission(of("xlmr-base") + of("xlmr-large"), jobs=needs)
-    begun = queue.next()
-    assert isinstance(begun, Job)
-    queue.drop(lambda trial: True)
-    assert queue.job_ended(begun, ok=True) == []
-    assert queue.is_finished
-    # A job of no trials at all is wanted for its weights.
-    assert isinstance(admission([], jobs=needs).next(), Job)
-    queue = admission(of("xlmr-base") + of("xlmr-large"), jobs=needs)
-    queue.drop(lambda trial: trial.paradigm == "baseline")
-    assert [item.model for item in (queue.next(),) if isinstance(item, Job)] != []
-
-
 def test_a_node_can_be_done_without_only_if_the_others_hold_everything() -> None:
     admission, _ = small([Node(8, 1, "a"), Node(8, 2, "b")], gang=2, single=1)
     assert admission.could_do_without("a")
     assert not admission.could_do_without("b")
-
-
-def test_a_model_that_was_stopped_or_widened_is_so_wherever_it_waits() -> None:
-    admission, _ = small([Node(8, 4, "a")], quarter=0.25, half=0.5, gang=2)
-    admission.widen("quarter", Width(1, 1))
-    admission.widen("gang", Width(1, 1))
-    assert [trial.trial_id for trial in admission.drop(lambda trial: trial.model == "half")] == ["half0", "half1"]
-    handed = [admission.next(), admission.next()]
-    admission.ended("gang0")
-    admission.ended("gang1")
-    handed += [admission.next(), admission.next()]
-    assert [(a.trial.model, a.width.total_gpus) for a in handed if a] == [
-        ("gang", 2),
-        ("gang", 2),
-        ("quarter", 1),
-        ("quarter", 1),
-    ]

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
-from xlmr_sweep.commands.dry_run import make_forecast, print_forecast
 from xlmr_sweep.modeling.architecture import KNOWN
 from xlmr_sweep.scheduling.cost import PAPER_COSTS, CostModel
-from xlmr_sweep.storage.collect import collect
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import Trial, expand
 from xlmr_sweep.study.reading import load_study
@@ -113,45 +108,3 @@ def test_rows_without_a_time_or_of_models_that_are_gone_say_nothing() -> None:
     )
     assert cost.trial_s(trial(), 0.25) == pytest.approx(40)
     assert cost.trial(trial("xlmr-xl"), 2).source == "paper"
-
-
-def test_a_dry_run_of_the_paper_sums_up_to_its_table(tmp_path: Path) -> None:
-    storage = Storage(tmp_path / "none")
-    trials = list(TRIALS.values())
-    plan = make_forecast(PAPER, storage, trials, collect(storage, PAPER))
-    assert plan.hours == pytest.approx((470, 548))
-    assert {name: round(part.hours) for name, part in plan.by_model.items()} == {
-        "xlmr-base": 6, "xlmr-large": 10, "xlmr-xl": 70, "xlmr-xxl": 384,
-    }  # fmt: skip
-    assert sum(part.hours for part in plan.by_task.values()) == pytest.approx(470)
-    assert plan.lower_bound_s == pytest.approx(127.25 * 3600)
-    assert plan.lower_bound_s <= plan.makespan_s <= 1.02 * plan.lower_bound_s
-    assert plan.disk["instruction-tuned weights"] == 4 * sum(KNOWN[str(model.hub)].num_parameters for model in PAPER.models)
-    some = make_forecast(PAPER, storage, [t for t in trials if t.model == "xlmr-base"], collect(storage, PAPER))
-    assert some.hours == pytest.approx((6, 12))
-    # A model's own line is the plan of a command for it alone, and a task's takes the jobs of all models whose weights it needs.
-    base, cb = plan.by_model["xlmr-base"], plan.by_task["cb"]
-    assert (base.makespan_s, base.lower_bound_s) == (some.makespan_s, some.lower_bound_s)
-    assert base.disk == some.disk
-    some = make_forecast(PAPER, storage, [t for t in trials if t.task == "cb"], collect(storage, PAPER))
-    assert (cb.makespan_s, cb.lower_bound_s) == (some.makespan_s, some.lower_bound_s)
-    assert set(some.jobs) == set(plan.jobs)
-    # Weights that are kept are as many as trials: 315 of each model.
-    assert "trained weights" not in plan.disk
-    keeping = PAPER.replaced(finetune=PAPER.finetune.model_copy(update={"save_weights": True}))
-    kept = make_forecast(keeping, storage, trials, collect(storage, keeping)).disk
-    assert kept["trained weights"] == 315 * 4 * sum(KNOWN[str(model.hub)].num_parameters for model in PAPER.models)
-
-
-def test_a_dry_run_says_what_it_knows(study_file: Callable[..., Path], tmp_path: Path) -> None:
-    study = load_study(str(study_file(models=[{"name": "tiny", "folder": str(tmp_path / "encoder"), "gpus": "auto"}])))
-    storage = Storage(tmp_path / "runs")
-    console = Console(record=True, width=200)
-    print_forecast(console, study, storage, expand(study), collect(storage, study))
-    said = console.export_text()
-    assert "24 trials: 0 done, 24 to run" in said
-    assert "by operations at an assumed speed" in said
-    assert "measured first" in said
-    assert "CPU-hours expected" in said
-    assert "Disk in the storage" in said
-    assert "One model or task alone" in said

@@ -1,4 +1,4 @@
-"""Retry by cause: each class of failure, what is learned, which node is left out, and when a model or task is stopped."""
+"""Retries by cause: what is learned, which node is quarantined, and when a model or task is stopped."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from failure_rows import error
 
-from xlmr_sweep.scheduling.causes import Cause, cause_of, fingerprint, raised_at
 from xlmr_sweep.scheduling.resources import Node, Width
 from xlmr_sweep.scheduling.retry_policy import Ending, Quarantine, Requeue, RetryByCause, Stop, Widen
-from xlmr_sweep.scheduling.widths import at_least, next_larger
+from xlmr_sweep.scheduling.streaks import Scope
+from xlmr_sweep.scheduling.widths import at_least
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.learned import learn, read_learned
+from xlmr_sweep.study.cluster_spec import ClusterSpec
 from xlmr_sweep.study.plan import Trial
-from xlmr_sweep.study.spec import ClusterSpec
 
 QUARTER, HALF, ONE, TWO = Width(1, 0.25), Width(1, 0.5), Width(1, 1), Width(1, 1, 2)
 LIMITS = ClusterSpec(max_worker_retries=2, max_hang_retries=1, max_node_failures=3, max_same_failures=3)
@@ -26,13 +27,8 @@ def trial(model: str = "base", task: str = "cb", paradigm: Any = "prompted", see
     return Trial(model, paradigm, task, 8, seed, f"{model}-{task}-{paradigm}-{seed}")
 
 
-def ending(row: dict[str, Any], of: Trial | None = None, width: Width = QUARTER, node: str = "a", attempt: int = 1) -> Ending:
-    return Ending(of or trial(), width, attempt, (node,) * width.num_bundles, {"host": node, "message": "", **row})
-
-
-def error(line: int = 120, name: str = "ValueError", message: str = "") -> dict[str, Any]:
-    where = f'Traceback\n  File "/x/trainable.py", line 5, in _run\n  File "/x/finetune.py", line {line}, in _train\n{name}'
-    return {"error_class": name, "message": message, "traceback": where}
+def ending(row: dict[str, Any], of: Trial | None = None, width: Width = QUARTER, node: str = "a") -> Ending:
+    return Ending(of or trial(), width, (node,) * width.num_bundles, {"host": node, "message": "", **row})
 
 
 @pytest.fixture
@@ -45,65 +41,13 @@ def policy(storage: Storage) -> RetryByCause:
     return RetryByCause(LIMITS, storage, lambda: NODES)
 
 
-@pytest.mark.parametrize(
-    ("name", "message", "cause"),
-    [
-        ("OutOfMemoryError", "CUDA out of memory. Tried to allocate 2 GiB", Cause.OUT_OF_MEMORY),
-        ("MemoryError", "", Cause.OUT_OF_MEMORY),
-        ("RuntimeError", "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried", Cause.OUT_OF_MEMORY),
-        ("WorkerDiedError", "Task was killed due to the node running low on memory.", Cause.OUT_OF_MEMORY),
-        ("WorkerDiedError", "(1) the process was killed by the OOM killer due to high memory usage, (2) ray stop", Cause.LOST),
-        ("PreemptedError", "", Cause.PREEMPTED),
-        ("RuntimeError", "[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4321", Cause.LOST),
-        ("DistNetworkError", "address already in use", Cause.LOST),
-        ("RuntimeError", "[gloo/transport/tcp/buf.cc:78] Timed out waiting 300000ms for recv operation to complete", Cause.HUNG),
-        ("DistBackendError", "store->get('0') got error: wait timeout after 300000ms, keys: /0", Cause.HUNG),
-        ("ValueError", "Timed out waiting", Cause.ERROR),
-        ("TrialStalledError", "", Cause.HUNG),
-        ("TrialTimeoutError", "", Cause.HUNG),
-        ("DivergedError", "the loss is nan", Cause.DIVERGED),
-        ("StorageError", "No space left on device", Cause.STORAGE),
-        ("OSError", "[Errno 28] No space left on device: '/x'", Cause.STORAGE),
-        ("ValueError", "shapes", Cause.ERROR),
-        ("RuntimeError", "shapes", Cause.ERROR),
-    ],
-)
-def test_causes(name: str, message: str, cause: Cause) -> None:
-    assert cause_of({"error_class": name, "message": message}) is cause
-
-
-def test_the_same_traceback_is_the_same_place_whatever_it_says() -> None:
-    assert fingerprint(error(message="got 3")) == fingerprint(error(message="got 4"))
-    assert fingerprint(error(120)) != fingerprint(error(121))
-    assert raised_at(error(120)) == "finetune.py:120"
-
-
-@pytest.mark.parametrize(
-    ("width", "wider"),
-    [
-        (Width(1, 1 / 8), Width(1, 0.25)),
-        (Width(1, 1 / 3), ONE),
-        (QUARTER, HALF),
-        (HALF, ONE),
-        (ONE, TWO),
-        (TWO, Width(1, 1, 4)),
-        (Width(1, 1, 4), None),
-        (Width(2, 0), Width(4, 0)),
-        (Width(5, 0), Width(8, 0)),
-        (Width(8, 0), None),
-    ],
-)
-def test_the_next_larger_share(width: Width, wider: Width | None) -> None:
-    assert next_larger(width, NODES) == wider
-
-
 def test_out_of_memory_runs_again_on_more_and_teaches_the_model(policy: RetryByCause, storage: Storage) -> None:
     assert policy.again(ending({"error_class": "OutOfMemoryError"})) == Requeue(width=HALF)
     assert policy.orders() == [Widen("model base ran out of memory on 1/4 of a GPU", "base", HALF)]
     # A neighbour that was under way at the old share takes what was learned, not more.
     assert policy.again(ending({"error_class": "MemoryError"}, trial(seed=1))) == Requeue(width=HALF)
     assert policy.orders() == []
-    assert policy.again(ending({"error_class": "OutOfMemoryError"}, width=HALF, attempt=2)) == Requeue(width=ONE)
+    assert policy.again(ending({"error_class": "OutOfMemoryError"}, width=HALF)) == Requeue(width=ONE)
     assert at_least(QUARTER, storage, "base", NODES) == ONE
     assert at_least(TWO, storage, "base", NODES) == TWO
     assert at_least(QUARTER, storage, "other", NODES) == QUARTER
@@ -126,8 +70,8 @@ def test_what_is_learned_keeps_the_others_keys_and_survives_damage(storage: Stor
 
 def test_a_dead_worker_runs_again_a_number_of_times(policy: RetryByCause) -> None:
     assert policy.again(ending(DEAD)) == Requeue()
-    assert policy.again(ending(DEAD, node="b", attempt=2)) == Requeue(not_on="b", delay_s=2.0)
-    assert policy.again(ending(DEAD, attempt=3)) is None
+    assert policy.again(ending(DEAD, node="b")) == Requeue(not_on="b", delay_s=2.0)
+    assert policy.again(ending(DEAD)) is None
 
 
 def test_preemption_does_not_count_against_the_trial(policy: RetryByCause) -> None:
@@ -157,15 +101,15 @@ def test_the_last_node_and_a_dead_node_are_not_left_out(storage: Storage) -> Non
 
 def test_of_a_gang_over_two_nodes_the_dead_ranks_node_is_blamed(policy: RetryByCause) -> None:
     for seed in range(3):
-        spread = Ending(trial(seed=seed), TWO, 1, ("a", "b"), {**DEAD, "node_id": "b"})
+        spread = Ending(trial(seed=seed), TWO, ("a", "b"), {**DEAD, "node_id": "b"})
         policy.again(spread)
-        policy.again(Ending(trial(seed=seed + 10), TWO, 1, ("a", "b"), DEAD))
+        policy.again(Ending(trial(seed=seed + 10), TWO, ("a", "b"), DEAD))
     assert [order.node_id for order in policy.orders() if isinstance(order, Quarantine)] == ["b"]
 
 
 def test_a_hang_runs_again_once(policy: RetryByCause) -> None:
     assert policy.again(ending({"error_class": "TrialStalledError"})) == Requeue()
-    assert policy.again(ending({"error_class": "TrialTimeoutError"}, attempt=2)) is None
+    assert policy.again(ending({"error_class": "TrialTimeoutError"})) is None
 
 
 def test_data_that_could_not_be_read_for_a_moment_are_read_later(policy: RetryByCause) -> None:
@@ -188,22 +132,22 @@ def fail(policy: RetryByCause, *trials: Trial, row: dict[str, Any] | None = None
 def test_the_same_failure_of_a_model_on_many_tasks_and_paradigms_stops_the_model(policy: RetryByCause) -> None:
     assert fail(policy, trial(task="cb"), trial(task="rte", paradigm="baseline")) == []
     (stop,) = fail(policy, trial(task="wic"))
-    assert stop == Stop("model base: the same failure 3 times in a row (ValueError at finetune.py:120)", "base")
-    assert stop.covers(trial(task="boolq", seed=7))
-    assert not stop.covers(trial(model="xl"))
+    assert stop == Stop("model base: the same failure 3 times in a row (ValueError at finetune.py:120)", Scope("base"))
+    assert stop.scope.covers(trial(task="boolq", seed=7))
+    assert not stop.scope.covers(trial(model="xl"))
 
 
 def test_the_same_failure_on_one_task_stops_only_the_pair_then_the_task(policy: RetryByCause) -> None:
     (stop,) = fail(policy, *(trial(task="cb", seed=seed) for seed in range(3)))
-    assert (stop.model, stop.task) == ("base", "cb")
+    assert stop.scope == Scope("base", "cb")
     (stop,) = fail(policy, *(trial(model="xl", task="cb", seed=seed) for seed in range(1)))
-    assert (stop.model, stop.task) == (None, "cb")
+    assert stop.scope == Scope(task="cb")
 
 
 def test_the_same_failure_of_one_paradigm_spares_the_others(policy: RetryByCause) -> None:
     (stop,) = fail(policy, *(trial(task=task, paradigm="instructed") for task in ("cb", "rte", "wic")))
-    assert (stop.model, stop.task, stop.paradigm) == ("base", None, "instructed")
-    assert not stop.covers(trial(paradigm="baseline"))
+    assert stop.scope == Scope("base", paradigm="instructed")
+    assert not stop.scope.covers(trial(paradigm="baseline"))
 
 
 def test_a_success_or_another_failure_in_between_breaks_the_row(policy: RetryByCause) -> None:
@@ -218,7 +162,7 @@ def test_a_storage_that_keeps_failing_stops_the_run(policy: RetryByCause) -> Non
     row = {"error_class": "StorageError", "message": "No space left on device"}
     trials = [trial(model, task, seed=seed) for seed, (model, task) in enumerate([("base", "cb"), ("xl", "rte"), ("xxl", "wic")])]
     (stop,) = fail(policy, *trials, row=row)
-    assert stop.covers(trial("any", "thing"))
+    assert stop.scope.covers(trial("any", "thing"))
     assert stop.why.startswith("the run: the same failure 3 times in a row (StorageError")
 
 

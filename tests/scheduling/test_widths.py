@@ -1,4 +1,4 @@
-"""Shares that are measured: 1/n by memory with a margin and by work, kept in the storage, and enforced."""
+"""Widths that are measured: 1/n of a GPU by memory with a margin and by work, kept in the storage; and the next larger width."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.modeling.device import DeviceUse, limit_memory
 from xlmr_sweep.scheduling.resources import Node, Width
-from xlmr_sweep.scheduling.widths import Measured, keep_measured, width_for, widths_of
+from xlmr_sweep.scheduling.widths import Measured, keep_measured, next_larger, width_for, widths_of
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.learned import learn
 from xlmr_sweep.study.reading import load_study
@@ -20,6 +18,7 @@ from xlmr_sweep.study.spec import Study
 GIB = 2**30
 GPUS = [Node(64, 8, "a")]
 CPUS = [Node(8, 0, "a"), Node(16, 0, "b")]
+TWO_NODES = [Node(8, 2, "a"), Node(8, 2, "b")]
 
 
 def study_of(gpus: Any = "auto", **fields: Any) -> Study:
@@ -105,73 +104,20 @@ def test_a_share_that_is_none_is_refused_in_words(gpus: Any, tmp_path: Path) -> 
     assert "\n" not in str(caught.value)
 
 
-def test_a_fraction_is_enforced_on_a_gpu_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits: list[tuple[float, torch.device]] = []
-
-    class Properties:
-        total_memory = 80 * GIB
-
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties())
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: limits.append((share, device)))
-    gpu = torch.device("cuda", 0)
-    limit_memory(torch.device("cpu"), 0.25)
-    limit_memory(gpu, 1.0)
-    assert limits == []
-    limit_memory(gpu, 0.25)
-    ((fraction, device),) = limits
-    assert device == gpu
-    # Four allocators and four contexts fit together.
-    assert 4 * (fraction * 80 * GIB + 600 * 2**20) <= 80 * GIB * (1 + 1e-9)
-    assert fraction > 0.24
-
-
-def test_the_share_of_a_trial_reaches_its_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from xlmr_sweep.cluster import work
-    from xlmr_sweep.modeling import device
-
-    seen: list[float] = []
-    monkeypatch.setattr(device, "limit_memory", lambda device, share: seen.append(share))
-    work.FineTuning().open(study_of(0.25), Storage(tmp_path), work.RankInfo(gpu_share=0.25))
-    assert seen == [0.25]
-
-
-def test_use_of_a_cpu_is_its_cores_and_the_machines_memory() -> None:
-    with DeviceUse(torch.device("cpu")) as use:
-        sum(i * i for i in range(300_000))
-    assert 0 < use.columns["device_busy"] < 64
-    assert use.columns["device_memory_bytes"] > 2**28
-
-
-@pytest.mark.parametrize(("limit", "wanted"), [("1073741824", GIB), ("max", None), ("9223372036854771712", None)])
-def test_a_container_has_no_more_memory_than_its_limit(
-    limit: str, wanted: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from xlmr_sweep.modeling import device
-
-    monkeypatch.setattr(device, "MEMORY_LIMITS", ())
-    whole = device.machine_memory()
-    (tmp_path / "memory.max").write_text(limit + "\n")
-    monkeypatch.setattr(device, "MEMORY_LIMITS", (tmp_path / "memory.max", tmp_path / "none"))
-    assert device.machine_memory() == (wanted or whole)
-
-
-def test_use_of_a_gpu_is_the_mean_of_what_nvml_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    from xlmr_sweep.modeling import device
-
-    class Properties:
-        total_memory = 80 * GIB
-
-    said = iter([20, 40])
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties())
-    monkeypatch.setattr(device, "BUSY_INTERVAL_S", 0.001)
-
-    def utilization(device: torch.device) -> int:
-        try:
-            return next(said)
-        except StopIteration:
-            raise ModuleNotFoundError("nvml is gone") from None
-
-    monkeypatch.setattr(torch.cuda, "utilization", utilization)
-    with DeviceUse(torch.device("cuda", 0)) as use:
-        use._sampler.join()
-    assert use.columns == {"device_memory_bytes": 80 * GIB, "device_busy": pytest.approx(0.3)}
+@pytest.mark.parametrize(
+    ("width", "wider"),
+    [
+        (Width(1, 1 / 8), Width(1, 0.25)),
+        (Width(1, 1 / 3), Width(1, 1)),
+        (Width(1, 0.25), Width(1, 0.5)),
+        (Width(1, 0.5), Width(1, 1)),
+        (Width(1, 1), Width(1, 1, 2)),
+        (Width(1, 1, 2), Width(1, 1, 4)),
+        (Width(1, 1, 4), None),
+        (Width(2, 0), Width(4, 0)),
+        (Width(5, 0), Width(8, 0)),
+        (Width(8, 0), None),
+    ],
+)
+def test_the_next_larger_share(width: Width, wider: Width | None) -> None:
+    assert next_larger(width, TWO_NODES) == wider

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from xlmr_sweep.commands import entry
 from xlmr_sweep.errors import StorageError
 from xlmr_sweep.storage import files as storage_module
 from xlmr_sweep.storage.files import Storage
@@ -100,11 +99,3 @@ def test_what_is_not_there_is_not_waited_for(tmp_path: Path, monkeypatch: pytest
 def test_a_job_does_not_end_over_its_progress(tmp_path: Path) -> None:
     block(tmp_path / "instruct")
     ProgressFile(Storage(tmp_path), "instruct/a").update(1, 2)
-
-
-def test_a_command_whose_storage_fails_ends_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    def command(console: object) -> int:
-        raise StorageError("/runs/results.parquet: No space left on device; tried for 600 s")
-
-    assert entry.main(command) == 1
-    assert capsys.readouterr().err.startswith("Error: /runs/results.parquet: No space left on device; tried for 600 s.")

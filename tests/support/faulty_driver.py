@@ -9,10 +9,11 @@ import faulty_work
 from ray import cloudpickle
 
 from xlmr_sweep.commands import entry
-from xlmr_sweep.commands.entry import Request
+from xlmr_sweep.commands.exit_status import exit_with
+from xlmr_sweep.commands.request import Request
 
 if __name__ == "__main__":
     study, storage, address, notes, seconds = sys.argv[1:]
     cloudpickle.register_pickle_by_value(faulty_work)
     work = faulty_work.Faulty(Path(notes), float(seconds))
-    entry.leave(entry.main(lambda console: entry.run(Request(study, storage), address, console, work=work)))
+    exit_with(lambda console: entry.run(Request(study, storage), address, console, work=work))

@@ -1,4 +1,4 @@
-"""Work that goes wrong in every way it can, for tests of failures; a module of its own because trials' processes import it."""
+"""Work that goes wrong in every way it can, for tests of failures. A module of its own: trials' processes get it by value."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class OutOfMemoryError(RuntimeError):
 
 @dataclass(frozen=True)
 class Faulty:
-    """Goes wrong by the model's name, in the first attempt of each trial unless it says otherwise."""
+    """Goes wrong as its model says, in the first attempt of each trial unless the kind says otherwise."""
 
     notes: Path
     seconds: float = 0.0
@@ -39,7 +39,7 @@ class Faulty:
 
 @dataclass(frozen=True)
 class LateToArrive(Faulty):
-    """Hangs in the start of the process that finds a file `late`, and leaves its process id in `hanging`."""
+    """Hangs while it is unpickled, in the process that finds a file `late`. That process writes its id to a file `hanging`."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_arrive, (self.notes,))
@@ -111,7 +111,7 @@ class FaultyRunner:
             ctypes.PyDLL(None).sleep(120)  # Keeps the interpreter's lock.
 
     def _first(self, trial: Trial, kind: str) -> bool:
-        """Tells whether this has not happened to the trial yet."""
+        """Returns whether this happens to the trial for the first time."""
         try:
             (self._work.notes / f"{kind}-{trial.trial_id}").touch(exist_ok=False)
         except FileExistsError:
@@ -140,7 +140,7 @@ def share() -> float:
 
 
 class Blocked(Storage):
-    """A storage whose writes of records and weights fail as on a full disk while a file `full` lies beside it."""
+    """A storage that fails to write records and weights, as on a full disk, while there is a file `full` beside it."""
 
     def _write(self, name: str, data: bytes) -> None:
         if name.startswith(("records/", "weights/")) and self.local is not None and (self.local.parent / "full").exists():

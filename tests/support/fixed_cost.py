@@ -1,4 +1,4 @@
-"""A cost model that was told, for tests of order and admission."""
+"""A cost model with given times, for tests of order and admission."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xlmr_sweep.study.plan import Trial
 
 @dataclass
 class Fixed(CostModel):
-    """Times as given: seconds a trial by model, seconds a job by model."""
+    """Knows the seconds of a trial and of an instruction job by model; others take one second."""
 
     trials: dict[str, float] = field(default_factory=dict)
     jobs: dict[str, float] = field(default_factory=dict)

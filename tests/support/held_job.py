@@ -1,4 +1,4 @@
-"""An instruction job that waits in the middle, for tests that kill it; in a module of its own for a second driver."""
+"""An instruction job that waits in the middle, for tests that kill it. A module of its own: a second driver imports it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from typing import Any
 
 
 def held_work(folder: Path) -> Callable[[dict[str, Any]], Any]:
-    """Returns what each rank does, waiting after a step, its checkpoint reported, for as long as `hold-<step>` is in a folder.
+    """Returns what each rank does: it waits after a step for as long as a file `hold-<step>` is in the folder.
 
-    A file `waits` says that one does.
-
-    However slow the machine is, a job that waits cannot end before it is killed. One that goes on from that checkpoint does not
-    make the step again, and does not wait for it.
+    The step's checkpoint is reported before. A file `waits` says that a rank waits. So on no machine does the job end before it
+    is killed. A job that goes on from that checkpoint does not make the step again, and does not wait.
     """
 
     def work(config: dict[str, Any]) -> Any:
-        # In the worker's process: a function inside a function reaches it by value, and this class is its own there.
+        # This runs in the worker's process, where the class is its own: a function inside a function is pickled by value.
         from xlmr_sweep.cluster.ranks import instruction_rank
         from xlmr_sweep.training.instruct import InstructionRun
 

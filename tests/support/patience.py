@@ -7,18 +7,18 @@ from collections.abc import Callable
 from typing import TypeVar
 
 PATIENCE_S = 540.0
-"""A limit for what hangs, and no time that is tested: on a quiet machine nothing takes a tenth of it. A little less than
-pytest's own, so that a failure shows what was waited for."""
+"""The limit for what hangs. It tests no speed: on a quiet machine nothing takes a tenth of it. It is a little less than pytest's
+own limit, so that a failure shows what was waited for."""
 
 Value = TypeVar("Value")
 
 
 def wait_for(what: Callable[[], Value], said: Callable[[], object] = lambda: "") -> Value:
-    """Waits until something is so, and returns its value.
+    """Calls a function again and again until it returns something true, and returns that.
 
     Args:
-        what: asked again and again until it is true or not empty.
-        said: what the failure shows.
+        what: the function.
+        said: returns what the failure shows.
     """
     deadline = time.monotonic() + PATIENCE_S
     while not (value := what()):

@@ -1,4 +1,4 @@
-"""Attention by its formula, one sequence at a time: what the fast ways are held against."""
+"""Attention by its formula, one sequence at a time: the reference for the fast versions."""
 
 from __future__ import annotations
 

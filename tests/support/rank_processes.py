@@ -1,4 +1,4 @@
-"""Processes that stand for the ranks of a gang, in tests that need no Ray."""
+"""Processes that stand in for the ranks of a gang, for tests without Ray."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ IMPORTED = [
     "xlmr_sweep.training.warm_state",
     "torch.distributed.fsdp",
 ]
-"""What ranks use and what takes seconds to import: done once, in the process that all of them are forked from."""
+"""Modules that take seconds to import. They are imported once, in the process that all ranks are forked from."""
 
 
 def run_ranks(rank: Callable[..., None], size: int, *arguments: Any) -> None:
-    """Calls `rank(number, size, *arguments)` in so many processes at once and waits for their good end."""
+    """Calls `rank(number, size, *arguments)` in `size` processes at once, and checks that each ends well."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED)
     processes = [context.Process(target=rank, args=(number, size, *arguments)) for number in range(size)]

@@ -1,4 +1,4 @@
-"""How much of a mapped file this process has in its page table."""
+"""How much of a mapped file is in this process's page table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def resident(of: str) -> int:
-    """Returns the bytes of this process's mappings of a file that are in its table."""
+    """Returns the resident bytes of this process's mappings of a file whose path ends with `of`."""
     total, inside = 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if "-" in line.split()[0]:

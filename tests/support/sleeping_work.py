@@ -1,4 +1,4 @@
-"""Work that does nothing but wait, for tests of scheduling; a module of its own because trials' processes import it by name."""
+"""Work that only waits, for tests of scheduling. A module of its own, because trials' processes get it by value."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from xlmr_sweep.training.outcome import Outcome
 
 @dataclass(frozen=True)
 class Sleeping:
-    """Sleeps, notes when and where, and dies once in each trial whose name `dies` holds."""
+    """Sleeps and notes when and where. Dies once in each trial of a model in `dies`."""
 
     notes: Path
     seconds: float = 0.0

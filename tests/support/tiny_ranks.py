@@ -1,4 +1,4 @@
-"""A tiny masked-LM run, alone or on several gloo ranks; a module of its own because the ranks' processes import it by name."""
+"""A tiny masked-LM run, alone or on several gloo ranks. A module of its own, because the ranks' processes import it by name."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from xlmr_sweep.modeling.export import config_text, empty_model
 from xlmr_sweep.modeling.fsdp import World, whole_weights
 from xlmr_sweep.training.checkpoint import load_checkpoint, save_checkpoint
 from xlmr_sweep.training.masking import Masked, mask_text, step_draws
-from xlmr_sweep.training.mlm import MaskedLMLoss, Run, TrainSettings
+from xlmr_sweep.training.mlm import Run, TrainSettings
+from xlmr_sweep.training.mlm_loss import MaskedLMLoss
 
 PAD, MASK, VOCABULARY = 1, 4, 83
 LIKE_TINY, LIKE_BASE, LIKE_XL = (10**6, 10**6), (0, 10**6), (0, 0)
-"""Limits that make the tiny model one group, groups that stay gathered, or groups that are given back after each pass."""
+"""FSDP's limits with which the tiny model is one group, groups that stay gathered, or groups that are freed after each pass."""
 SETTINGS = TrainSettings(1e-3, 0.01, 0.2, "linear", 1.0, "fp32", 0, 1, max_tokens=4096)
 
 
@@ -53,7 +54,7 @@ def tiny(family: str = "xlm-roberta", dropout: float = 0.0, **sizes: Any) -> Any
 
 @dataclass
 class Rows:
-    """Sequences of many lengths; what a row is depends on its place alone."""
+    """Sequences of many lengths. A row depends on its step and index alone."""
 
     batch_size: int = 12
     num_steps: int = 6
@@ -76,7 +77,7 @@ class Rows:
 
 
 def _rank(rank: int, size: int, folder: Path, limits: tuple[int, int], options: dict[str, Any]) -> None:
-    """One rank: trains, and leaves whole weights, its counts and its share of memory behind."""
+    """One rank: trains. Rank 0 writes the whole weights, the counts and its number of parameters to files."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store-{size}", rank=rank, world_size=size)
     world = World(rank, size)
@@ -107,7 +108,7 @@ def _rank(rank: int, size: int, folder: Path, limits: tuple[int, int], options: 
 def train_on_ranks(
     size: int, folder: Path, limits: tuple[int, int] = LIKE_BASE, **options: Any
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Trains on so many gloo ranks."""
+    """Trains on `size` gloo ranks; returns the whole weights and rank 0's counts."""
     (folder / "config.json").write_text(json.dumps(config_text(tiny(**options))))
     (folder / f"store-{size}").unlink(missing_ok=True)
     run_ranks(_rank, size, folder, limits, options)

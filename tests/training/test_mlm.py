@@ -18,11 +18,12 @@ from torch.nn.utils.rnn import pad_sequence
 from xlmr_sweep.errors import DivergedError
 from xlmr_sweep.modeling.export import config_text, weights_hash, write_weights
 from xlmr_sweep.modeling.fsdp import World, local_gradients, transformer_layers, whole_weights
-from xlmr_sweep.training import mlm
+from xlmr_sweep.training import mlm_loss
 from xlmr_sweep.training.batches import RowOrder, collate, plan_micro_batches
 from xlmr_sweep.training.checkpoint import load_checkpoint, save_checkpoint
 from xlmr_sweep.training.masking import Masked
-from xlmr_sweep.training.mlm import MaskedLMLoss, Run
+from xlmr_sweep.training.mlm import Run
+from xlmr_sweep.training.mlm_loss import MaskedLMLoss
 
 
 def run_of(model: Any, world: World | None = None, **changes: Any) -> Run:
@@ -56,7 +57,7 @@ def gradients(model: Any, max_tokens: int = 4096) -> dict[str, Tensor]:
 @pytest.mark.parametrize("family", ["xlm-roberta", "roberta", "xlm-roberta-xl", "bert", "modernbert"])
 @pytest.mark.parametrize("chunk_bytes", [4 * VOCABULARY * 5, 2**28])
 def test_loss_and_gradients_equal_plain_transformers(family: str, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlm, "LOGIT_BYTES", chunk_bytes)
+    monkeypatch.setattr(mlm_loss, "LOGIT_BYTES", chunk_bytes)
     ours, plain = tiny(family).train(), tiny(family).train()
     rows = longest_first(Rows().rows(0, range(12)))
     root = MaskedLMLoss(ours)
@@ -82,7 +83,7 @@ def test_no_logits_but_of_masked_positions(monkeypatch: pytest.MonkeyPatch) -> N
         return whole(hidden, token_ids)
 
     monkeypatch.setattr(root.encoder, "vocabulary_logits", spy)
-    monkeypatch.setattr(mlm, "LOGIT_BYTES", 4 * VOCABULARY * 10)
+    monkeypatch.setattr(mlm_loss, "LOGIT_BYTES", 4 * VOCABULARY * 10)
     batch = collate(longest_first(Rows().rows(0, range(12))))
     root(batch)
     assert sum(asked) == len(batch.labels) < len(batch.tokens.input_ids) / 4

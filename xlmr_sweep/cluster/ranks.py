@@ -12,11 +12,11 @@ def instruction_rank(config: dict[str, Any]) -> dict[str, str] | None:
     with quick_imports():
         import ray.train
 
-        from xlmr_sweep.training.instruct import RankPlace, train_rank
+        from xlmr_sweep.training.instruct import RankContext, train_rank
 
     def report(step: int, folder: str) -> None:
         ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
     context, checkpoint = ray.train.get_context(), ray.train.get_checkpoint()
     kept = None if checkpoint is None else checkpoint.as_directory()
-    return train_rank(config, RankPlace(context.get_world_rank(), context.get_world_size(), kept, report))
+    return train_rank(config, RankContext(context.get_world_rank(), context.get_world_size(), kept, report))

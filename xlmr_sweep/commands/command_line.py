@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 
 from xlmr_sweep.commands import entry
-from xlmr_sweep.commands.entry import Request
+from xlmr_sweep.commands.exit_status import exit_with
+from xlmr_sweep.commands.request import Request
 from xlmr_sweep.errors import StudyError
 
 StudyOption = Annotated[str, typer.Option(help="paper, demo, or the path of a YAML file")]
@@ -50,7 +51,7 @@ def run_grid(
             return entry.dry_run(request, console)
         return entry.run(request, address, console, retry_failed=retry_failed)
 
-    entry.leave(entry.main(command))
+    exit_with(command)
 
 
 def run_instruct(
@@ -68,7 +69,7 @@ def run_instruct(
         request = Request(study, storage, models=names("--models", models), paradigms=("instructed",))
         return entry.instruct(request, address, console)
 
-    entry.leave(entry.main(command))
+    exit_with(command)
 
 
 def prepare_data(
@@ -82,7 +83,7 @@ def prepare_data(
     def command(console: Console) -> int:
         return entry.prepare(Request(study, storage, tasks=names("--tasks", tasks)), console, instructions=instructions)
 
-    entry.leave(entry.main(command))
+    exit_with(command)
 
 
 def show_status(
@@ -99,7 +100,7 @@ def show_status(
     def command(console: Console) -> int:
         return entry.status(_request(study, storage, models, tasks, paradigms, sizes, seeds), console)
 
-    entry.leave(entry.main(command))
+    exit_with(command)
 
 
 def names(option: str, text: str | None) -> tuple[str, ...] | None:

@@ -1,4 +1,4 @@
-"""What a run's trials are doing: one live table on a terminal, one line a finished trial on a pipe. Neither torch nor ray.
+"""What a run's trials are doing: a live table on a terminal, a line for each finished trial on a pipe. No torch, no ray.
 
 In: what happens to trials, as it happens. Out: counts by model and paradigm, throughput, use of the cluster, estimated end.
 """
@@ -21,21 +21,21 @@ from xlmr_sweep.storage.progress_file import Step
 from xlmr_sweep.study.plan import Trial
 
 RATE_WINDOW_S = 600.0
-"""Throughput is that of the last ten minutes, so that it follows a change of width."""
+"""Throughput is counted over this long, so it follows when trials get another share of the cluster."""
 
 STATES = ("done", "running", "failed", "waiting", "left out")
 
 
 class LiveTable:
-    """Counts what happens to the trials of a run. Used from one thread; drawn from another.
+    """Counts what happens to the trials of a run. One thread reports what happens; another draws the table.
 
     Args:
         console: where lines go.
         trials: the trials of the run.
-        capacity: returns the GPUs that the cluster has now, or its CPUs where there are no GPUs. For any thread.
+        capacity: returns the GPUs that the cluster has now, or its CPUs where there are no GPUs. Any thread may call it.
         unit: `GPUs` or `CPUs`.
         where: returns the file that holds a trial's whole log.
-        remaining_s: seconds until the end by a model of costs, or None where that is not known; default: by the trials' mean.
+        remaining_s: returns the expected seconds until the end, or None where they are not known. Default: from the mean so far.
         clock: seconds that only grow.
     """
 
@@ -55,31 +55,31 @@ class LiveTable:
         for trial in trials:
             self._of(trial)["waiting"] += 1
         self._running: dict[str, float] = {}
-        """What each trial and job under way holds."""
+        """GPUs (or CPUs) that each running trial and job holds."""
         self._ends: deque[float] = deque()
         self._total = len(trials)
         self._began = clock()
         self._busy = 0.0
-        """Unit-seconds that were taken so far."""
+        """GPU-seconds (or CPU-seconds) that were held so far."""
         self._offered = 0.0
-        """Unit-seconds that there were."""
-        self._looked = self._began
-        # Lines are said outside it: the console's own lock is held while the table is drawn.
+        """GPU-seconds (or CPU-seconds) that the cluster had so far."""
+        self._accounted_at = self._began
+        # Never held while a line is printed: the console holds its own lock while it draws the table, and that takes this one.
         self._lock = threading.Lock()
         self.step: Step | None = None
-        """A bar to keep, of trials that are through."""
+        """The bar that counts the trials that ended."""
         self.num_left_out = 0
         self.done = 0
         self.failed: list[str] = []
-        """A line a trial that ended without a record."""
+        """One line for each trial that ended without a record."""
 
     @property
     def num_ended(self) -> int:
-        """Trials that are through, with a record or without."""
+        """Trials that ended or are left out."""
         return self.done + len(self.failed) + self.num_left_out
 
     def started(self, trial: Trial, share: float) -> None:
-        """A trial began on so many GPUs (or CPUs)."""
+        """A trial began on `share` GPUs (or CPUs)."""
         with self._lock:
             self._account()
             self._running[trial.trial_id] = share
@@ -108,7 +108,7 @@ class LiveTable:
 
     @contextmanager
     def job(self, name: str, share: float) -> Iterator[None]:
-        """An instruction job holds so many GPUs (or CPUs) for the length of the block. For threads of their own."""
+        """An instruction job holds `share` GPUs (or CPUs) for the length of the block. Any thread may call it."""
         with self._lock:
             self._account()
             self._running[name] = share
@@ -120,7 +120,7 @@ class LiveTable:
                 del self._running[name]
 
     def left_out(self, trials: Sequence[Trial], why: str) -> None:
-        """Trials that this run does not start; the next command runs them."""
+        """This run does not start these trials; the next command runs them."""
         with self._lock:
             for trial in trials:
                 self._move(trial, "waiting", "left out")
@@ -133,7 +133,7 @@ class LiveTable:
         self._say(text)
 
     def throughput(self) -> float:
-        """Returns trials with a record a minute, over the last ten minutes."""
+        """Returns how many trials got their record per minute, over the last ten minutes."""
         now = self._clock()
         recent = sum(end >= now - RATE_WINDOW_S for end in tuple(self._ends))
         window = min(RATE_WINDOW_S, now - self._began)
@@ -181,7 +181,7 @@ class LiveTable:
     def _ended(self, trial: Trial, state: str) -> None:
         with self._lock:
             self._account()
-            # A trial whose record an earlier attempt had left, or whose node went before it began, never ran here.
+            # Some trials never ran here: an earlier attempt had left their record, or their node died before they began.
             ran = self._running.pop(trial.trial_id, None) is not None
             self._move(trial, "running" if ran else "waiting", state)
         self._show()
@@ -192,9 +192,9 @@ class LiveTable:
 
     def _account(self) -> None:
         now = self._clock()
-        self._busy += sum(self._running.values()) * (now - self._looked)
-        self._offered += self._capacity() * (now - self._looked)
-        self._looked = now
+        self._busy += sum(self._running.values()) * (now - self._accounted_at)
+        self._offered += self._capacity() * (now - self._accounted_at)
+        self._accounted_at = now
 
     def _move(self, trial: Trial, before: str, after: str) -> None:
         count = self._of(trial)

@@ -1,6 +1,6 @@
-"""What happens before anything starts on Ray: examples into the storage, sizes and models checked.
+"""What is done before anything starts on Ray: examples and instructions are prepared, sizes and models are checked.
 
-In: a study, its storage, the trials to run. Out: nothing but files in the storage, or one clear line.
+In: a study, its storage, the trials to run. Out: files in the storage, or one line that says what is wrong.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from xlmr_sweep.commands.progress import ProgressDisplay
 from xlmr_sweep.data.examples import ReadTask, check_sizes, read_task
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.families import model_family
-from xlmr_sweep.modeling.source import ModelSource
+from xlmr_sweep.modeling.source import ModelSource, base_source
 from xlmr_sweep.storage.artifacts import manifest_of, mixture_folder, pretrained_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.lineage import read_sources
+from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.plan import Trial
-from xlmr_sweep.study.spec import ModelSpec, Study
+from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.tasks import TASKS, TaskSpec
 from xlmr_sweep.study.template import label_token_ids
 
@@ -31,7 +32,7 @@ def read_examples(study: Study, storage: Storage, trials: Sequence[Trial], displ
     """Reads the examples of the trials' tasks and checks the training sizes against them.
 
     Returns:
-        What is to be kept in the storage once nothing else is wrong, so that a refused command leaves it as it was.
+        The examples. The caller keeps them in the storage once nothing else is wrong, so a refused command leaves it as it was.
 
     Raises:
         StudyError: for data that are missing or malformed (file and line named) or too few.
@@ -65,7 +66,7 @@ def prepare_instructions(study: Study, storage: Storage, display: ProgressDispla
 
 
 def check_known_sizes(study: Study, trials: Iterable[Trial]) -> None:
-    """Checks training sizes against what is known without data: the rows of the hub's splits.
+    """Checks training sizes against the rows of the hub's splits, which are known without the data.
 
     Raises:
         StudyError: naming size and task.
@@ -80,61 +81,71 @@ def check_known_sizes(study: Study, trials: Iterable[Trial]) -> None:
 def check_models(study: Study, storage: Storage, trials: Sequence[Trial], console: Console) -> None:
     """Checks that the trials' models load, can say the label words, and hold the longest input.
 
-    A masked-LM head that will be made new is said once, and a family that has no fast path.
+    Warns of a masked-LM head that will be made new, and of a family that has no fast path, once a model.
+
+    Raises:
+        StudyError: naming the model and what is wrong.
+    """
+    for name in dict.fromkeys(trial.model for trial in trials):
+        model = study.model(name)
+        prompted = {trial.task for trial in trials if trial.model == name and trial.paradigm != "baseline"}
+        tasks = [study.task(task) for task in sorted(prompted)]
+        is_tuned = any(trial.model == name and trial.paradigm == "instructed" for trial in trials)
+        max_length = study.finetune.max_length
+        if is_tuned and model.instructed_folder is None:
+            max_length = max(max_length, study.instruct.max_length)
+        if model.demo is not None:
+            check_demo_model(study, model, tasks, max_length)
+        else:
+            _check_given_model(study, storage, model, tasks, max_length, console)
+
+
+def _check_given_model(
+    study: Study, storage: Storage, model: ModelSpec, tasks: Sequence[TaskSpec], max_length: int, console: Console
+) -> None:
+    """Checks a model of the hub or of a folder, and the instruction-tuned weights that the study gives for it."""
+    source = base_source(storage, study, model)
+    if _lacks_head(source, tasks, max_length):
+        console.print(f"Warning: model {model.name} has no masked-LM head; a new one is made (new_head: true)", highlight=False)
+    family = model_family(_config(source))
+    if not family.has_fast_path:
+        text = f"no fast path for {family.model_type}; its trials keep the whole vocabulary and pad, and take longer"
+        console.print(f"Warning: model {model.name}: {text}", highlight=False, soft_wrap=True)
+    if model.hub is not None:
+        from xlmr_sweep.modeling.loading import keep_commit
+
+        keep_commit(storage, study, model)
+    if model.instructed_folder is not None:
+        from xlmr_sweep.modeling.loading import check_same_kind
+
+        tuned = ModelSource(model.name, str(model.instructed_folder))
+        _lacks_head(tuned, tasks, max_length)
+        # Read again: by now the hub's commit is known.
+        check_same_kind(tuned, base_source(storage, study, model))
+
+
+def _lacks_head(source: ModelSource, tasks: Sequence[TaskSpec], max_length: int) -> bool:
+    """Checks a model's files and tells whether its masked-LM head will be made new.
 
     Raises:
         StudyError: naming the model and what is wrong.
     """
     from xlmr_sweep.modeling.quick_check import serves
-    from xlmr_sweep.modeling.source import ModelSource, base_source
 
-    def check(source: ModelSource, tasks: Sequence[TaskSpec], max_length: int) -> bool:
-        if serves(source, tasks, max_length):
-            return False
-        # Loads torch and transformers, which takes seconds, and says exactly what is wrong.
-        from xlmr_sweep.modeling.loading import check_model
+    if serves(source, tasks, max_length):
+        return False
+    # Loads torch and transformers, which takes seconds, and says exactly what is wrong.
+    from xlmr_sweep.modeling.loading import check_model
 
-        return check_model(source, tasks, max_length)
-
-    for name in dict.fromkeys(trial.model for trial in trials):
-        model = study.model(name)
-        prompted = {trial.task for trial in trials if trial.model == name and trial.paradigm != "baseline"}
-        tasks = [study.task(task) for task in sorted(prompted)]
-        lengths = [study.finetune.max_length]
-        if any(trial.model == name and trial.paradigm == "instructed" for trial in trials) and model.instructed_folder is None:
-            lengths.append(study.instruct.max_length)
-        if model.demo is not None:
-            check_demo_model(study, model, tasks, max(lengths))
-            continue
-        if check(base_source(storage, study, model), tasks, max(lengths)):
-            console.print(f"Warning: model {name} has no masked-LM head; a new one is made (new_head: true)", highlight=False)
-        family = model_family(_config(base_source(storage, study, model)))
-        if not family.has_fast_path:
-            text = (
-                f"Warning: model {name}: no fast path for {family.model_type}; its trials keep the whole vocabulary and pad, "
-                "and take longer"
-            )
-            console.print(text, highlight=False, soft_wrap=True)
-        if model.hub is not None:
-            from xlmr_sweep.modeling.loading import keep_commit
-
-            keep_commit(storage, study, model)
-        if model.instructed_folder is not None:
-            from xlmr_sweep.modeling.loading import check_same_kind
-
-            tuned = ModelSource(name, str(model.instructed_folder))
-            check(tuned, tasks, max(lengths))
-            check_same_kind(tuned, base_source(storage, study, model))
+    return check_model(source, tasks, max_length)
 
 
 def check_demo_model(study: Study, model: ModelSpec, tasks: Sequence[TaskSpec], max_length: int) -> None:
-    """Checks label words and length of a demo model, which need not exist for that.
+    """Checks the label words and the length of a demo model. The model need not exist yet.
 
     Raises:
         StudyError: naming the model and what is wrong.
     """
-    from transformers import AutoTokenizer
-
     from xlmr_sweep.data.demo import DEMO_MODELS, build_tokenizer
 
     usable = DEMO_MODELS[str(model.demo)].max_position_embeddings - 2
@@ -144,8 +155,11 @@ def check_demo_model(study: Study, model: ModelSpec, tasks: Sequence[TaskSpec], 
             f"set finetune.max_length and instruct.max_length to at most {usable}"
         )
     own = [task for task in tasks if task != TASKS.get(task.name)]
-    if not own:  # The built-in tasks' words are words of the demo's language.
+    if not own:
+        # The label words of the built-in tasks are words of the demo's language.
         return
+    from transformers import AutoTokenizer
+
     with tempfile.TemporaryDirectory() as folder:
         build_tokenizer(study.data.seed, Path(folder))
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -164,7 +178,7 @@ def models_to_pretrain(study: Study, storage: Storage, trials: Sequence[Trial]) 
 
 
 def models_to_instruct(study: Study, storage: Storage, trials: Sequence[Trial]) -> list[str]:
-    """Returns the models whose instruction-tuned weights the trials need and that the storage lacks or has of other sources."""
+    """Returns the models whose instruction-tuned weights the trials need, and the storage lacks or has from other sources."""
     names = dict.fromkeys(trial.model for trial in trials if trial.paradigm == "instructed")
     tuned_here = [name for name in names if study.model(name).instructed_folder is None]
     if not tuned_here:
@@ -174,7 +188,7 @@ def models_to_instruct(study: Study, storage: Storage, trials: Sequence[Trial]) 
 
 
 def _config(source: ModelSource) -> Any:
-    """Returns the configuration of a source that was found to load."""
+    """Returns the configuration of a source. The source was checked before."""
     try:
         return json.loads((Path(source.location) / "config.json").read_text(encoding="utf-8"))
     except OSError:

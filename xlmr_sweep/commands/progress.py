@@ -1,7 +1,6 @@
-"""Bars and one live table on a terminal, plain lines on a pipe: done, total and estimated end of every long step.
+"""Progress of every long step: bars and a live table on a terminal, plain lines on a pipe. Imports neither torch nor ray.
 
-Imports neither torch nor ray. A job that runs elsewhere writes `progress.json` into its storage folder (`report_progress`) and
-the driver follows it (`follow_progress`).
+A job that runs elsewhere writes its progress into the storage, and the driver follows it; see `storage.progress_file`.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ from rich.text import Text
 from xlmr_sweep.storage.progress_file import Step
 
 PLAIN_INTERVAL_S = 60.0
-"""On a pipe a step that lasts says where it is this often."""
-
+"""On a pipe, a long step prints a line this often."""
 
 RemainingSeconds = Callable[[], float | None]
+"""Returns the expected seconds until the end of a step, or None while they are not known."""
 
 
 class ProgressDisplay:
@@ -45,7 +44,7 @@ class ProgressDisplay:
         self._live: Live | None = None
         self._num_open = 0
         self.spans: dict[str, tuple[float, float]] = {}
-        """When each step began that has ended, and when it ended, in seconds of the monotonic clock."""
+        """Begin and end of each step that has ended, in seconds of the monotonic clock."""
 
     @contextmanager
     def step(self, name: str, total: float | None = None, remaining_s: RemainingSeconds | None = None) -> Iterator[Step]:
@@ -54,7 +53,7 @@ class ProgressDisplay:
         Args:
             name: what is done.
             total: how much there is to do, if that is known.
-            remaining_s: returns the seconds that are left, None while that is not known; by default by the mean so far.
+            remaining_s: returns the seconds that are left. Default: from the mean so far.
         """
         began = time.monotonic()
         if self.console.is_terminal:
@@ -67,10 +66,10 @@ class ProgressDisplay:
         self.spans[name] = (began, time.monotonic())
 
     def where_the_time_went(self) -> str:
-        """Says how long each step took, and within a step those that ran beside it."""
+        """Says how long each step took, and in brackets which shorter steps ran at the same time."""
 
         def within(name: str, other: str) -> bool:
-            # Nearly: of two that start together one is always a moment earlier.
+            # Nine tenths are enough: of two steps that start together, one always starts a moment earlier.
             (began, ended), (from_, to) = self.spans[name], self.spans[other]
             mostly = ended - max(began, from_) >= 0.9 * (ended - began)
             return name != other and ended <= to and mostly and ended - began < to - from_
@@ -88,7 +87,7 @@ class ProgressDisplay:
 
     @contextmanager
     def panel(self, render: Callable[[], RenderableType]) -> Iterator[None]:
-        """Shows on a terminal what `render` returns, always as it is now, above the bars; nothing on a pipe."""
+        """Shows above the bars what `render` returns, always as it is now. Shows nothing on a pipe."""
         if not self.console.is_terminal:
             yield
             return
@@ -122,7 +121,7 @@ class ProgressDisplay:
 
     @contextmanager
     def _shown(self) -> Iterator[None]:
-        """Keeps the one live display up: a console can have only one, and steps overlap."""
+        """Keeps the live display open. A console can have only one, and steps overlap."""
         with self._lock:
             if self._live is None:
                 self._live = Live(console=self.console, get_renderable=self._render, refresh_per_second=4)
@@ -144,7 +143,7 @@ class ProgressDisplay:
 
 
 class _RemainingColumn(TimeRemainingColumn):
-    """What is left of a step, by its own estimate where it has one."""
+    """The time that is left of a step: from its own estimate if it has one, else from the mean so far."""
 
     def render(self, task: Task) -> Text:
         if task.fields["remaining_s"] is None:

@@ -1,6 +1,6 @@
-"""A whole run: what is missing is prepared, pre-trained, instruction-tuned and fine-tuned; what is done is never done again.
+"""A whole run: what is missing is prepared, pre-trained, instruction-tuned and fine-tuned. What is done is never done again.
 
-In: a study, its storage, the trials of this command, an address. Out: records, results.parquet, and how many trials have none.
+In: a `RunPlan`. Out: records and instruction-tuned weights in the storage.
 """
 
 from __future__ import annotations
@@ -8,7 +8,9 @@ from __future__ import annotations
 import importlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -30,98 +32,165 @@ from xlmr_sweep.commands.preparation import (
     read_examples,
 )
 from xlmr_sweep.commands.progress import ProgressDisplay
+from xlmr_sweep.data.examples import ReadTask
 from xlmr_sweep.scheduling.admission import Admission
 from xlmr_sweep.scheduling.cost import CostModel
 from xlmr_sweep.scheduling.items import Job
-from xlmr_sweep.scheduling.resources import NODE_LABEL, check_fits, instruct_width
+from xlmr_sweep.scheduling.resources import NODE_LABEL, Node, check_fits, instruct_width
 from xlmr_sweep.scheduling.widths import widths_of
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
 
 
-def run_pending(
-    study: Study,
-    storage: Storage,
-    pending: Sequence[Trial],
-    address: str,
-    console: Console,
-    accept: Callable[[], None],
-    *,
-    rows: Sequence[Mapping[str, Any]] = (),
-    only_instruct: bool = False,
-    work: Work | None = None,
-) -> None:
-    """Runs trials that have no record, and everything they need.
+@dataclass(frozen=True)
+class RunPlan:
+    """What a command runs, and where."""
 
-    Args:
-        study: the whole study of the storage.
-        storage: its folder.
-        pending: the trials to run.
-        address: as of `--address`.
-        console: where progress goes.
-        rows: results that are there, of which expected times are learned.
-        accept: called once all that could be wrong has been looked at, before the storage changes for this command.
-        only_instruct: stop after the instruction-tuned weights.
-        work: what a trial's processes do; by default they fine-tune.
+    study: Study
+    """The whole study of the storage."""
+    storage: Storage
+    trials: Sequence[Trial]
+    """The trials to run. Where only models are instruction-tuned: the trials that need their weights."""
+    address: str
+    """As of `--address`."""
+    console: Console
+    """Where progress goes."""
+    accept: Callable[[], None]
+    """Called once all that could be wrong has been looked at, before the storage changes for this command."""
+    rows: Sequence[Mapping[str, Any]] = ()
+    """Results that are there, from which expected times are learned."""
+    work: Work | None = None
+    """What a trial's processes do; by default they fine-tune."""
+
+
+@dataclass(frozen=True)
+class _StartedRun:
+    """A run that has its cluster, its data and its pre-trained models."""
+
+    plan: RunPlan
+    admission: Admission
+    display: ProgressDisplay
+
+
+def run_pending(plan: RunPlan) -> None:
+    """Runs the plan's trials, and everything that they need.
 
     Raises:
         StudyError: if data, models, cluster or storage are wrong, before anything is started.
     """
-    display = ProgressDisplay(console)
-    if address != "local":
-        # Before anything long: an address where nobody answers is said within seconds.
-        head_of(address)
-    examples = [] if only_instruct else read_examples(study, storage, pending, display)
-    check_models(study, storage, pending, console)
-    to_instruct = models_to_instruct(study, storage, pending)
-    names = list(dict.fromkeys(trial.model for trial in pending))
+    with _started(plan, plan.trials) as started:
+        admission, display = started.admission, started.display
+        live_table = LiveTable(
+            display.console,
+            plan.trials,
+            lambda: admission.capacity,
+            "GPUs" if admission.has_gpus else "CPUs",
+            lambda trial: plan.storage.path(log_name(trial)),
+            lambda: admission.left_s,
+        )
+        run_job = _job_runner(started)
+
+        def run_job_shown(job: Job) -> None:
+            with live_table.job(job.tune_id, admission.amount(job.width)):
+                run_job(job)
+
+        with (
+            display.panel(live_table.table),
+            display.step("Trials", len(plan.trials), live_table.remaining_s) as live_table.step,
+        ):
+            run_trials(plan.study, plan.storage, admission, live_table, run_job=run_job_shown, work=plan.work)
+
+
+def run_instruction_jobs(plan: RunPlan) -> None:
+    """Makes the instruction-tuned weights that the plan's trials need and that are missing; runs none of the trials.
+
+    Raises:
+        StudyError: if data, models, cluster or storage are wrong, before anything is started.
+    """
+    with _started(plan, trials=()) as started:
+        jobs = InstructionJobs(
+            started.admission,
+            _job_runner(started),
+            lambda job, error, lost: None,
+            plan.study.cluster.node_patience_s,
+            LateNodes(plan.storage).problem,
+        )
+        jobs.run_alone()
+
+
+@contextmanager
+def _started(plan: RunPlan, trials: Sequence[Trial]) -> Iterator[_StartedRun]:
+    """Checks what a run needs, connects to Ray for the length of the block, and makes the data and models that come first.
+
+    Args:
+        plan: of the run.
+        trials: the trials to run.
+    """
+    study, storage, display = plan.study, plan.storage, ProgressDisplay(plan.console)
+    examples = _checked_inputs(plan, trials, display)
+    to_instruct = models_to_instruct(study, storage, plan.trials)
     if to_instruct and study.instructions.source != "hub":
-        # The hub's 37 GB take hours, so they wait until the cluster has been looked at; files that are here are checked first.
+        # Files that are here are checked first. The hub's 37 GB take hours, so they wait until the cluster has been looked at.
         prepare_instructions(study, storage, display)
     began = time.monotonic()
-    with connected(address, *_local_size(study, to_instruct)) as dashboard:
+    with connected(plan.address, *_local_size(study, to_instruct)) as dashboard:
         cluster = nodes()
-        check_fits(study, [] if only_instruct else names, cluster, instruct=to_instruct)
+        check_fits(study, _models(trials), cluster, instruct=to_instruct)
         check_storage_on_nodes(storage)
-        started = time.monotonic()
+        display.spans["starting Ray"] = (began, time.monotonic())
         if dashboard:
-            console.print(f"Ray dashboard: http://{dashboard}", highlight=False)
+            plan.console.print(f"Ray dashboard: http://{dashboard}", highlight=False)
         if to_instruct:
             prepare_instructions(study, storage, display)
-        accept()
+        plan.accept()
         for read in examples:
             read.keep(storage)
-        to_pretrain = models_to_pretrain(study, storage, pending)
-        if to_instruct:
-            _import_beside("xlmr_sweep.training.instruct")
-        if to_pretrain:
-            pretrain_models(study, storage, to_pretrain, display.step)
-        display.spans["starting Ray"] = (began, started)
-        has_gpus = any(node.gpus for node in cluster)
-        trials = [] if only_instruct else pending
-        widths, probing = widths_of(study, storage, names, cluster)
-        admission = Admission(
-            trials,
-            widths,
-            cluster,
-            CostModel.of(study, storage, rows, has_gpus=has_gpus),
-            jobs={name: instruct_width(study.model(name), has_gpus) for name in to_instruct},
-            probing=probing,
-        )
-        run_job = _job_runner(study, storage, display, has_gpus)
-        if only_instruct:
-            jobs = InstructionJobs(
-                admission, run_job, lambda job, error, lost: None, study.cluster.node_patience_s, LateNodes(storage).problem
-            )
-            jobs.run_alone()
-        else:
-            _run_trials(study, storage, trials, admission, display, run_job, work)
-    console.print(f"Where the time went: {display.where_the_time_went()}", soft_wrap=True, highlight=False)
+        _pretrain(plan, to_instruct, display)
+        yield _StartedRun(plan, _admission(plan, trials, cluster, to_instruct), display)
+    plan.console.print(f"Where the time went: {display.where_the_time_went()}", soft_wrap=True, highlight=False)
+
+
+def _checked_inputs(plan: RunPlan, trials: Sequence[Trial], display: ProgressDisplay) -> list[ReadTask]:
+    """Checks address, examples and models, and returns the examples of the trials to run."""
+    if plan.address != "local":
+        # Before anything long: an address where nobody answers is said within seconds.
+        head_of(plan.address)
+    examples = read_examples(plan.study, plan.storage, trials, display) if trials else []
+    check_models(plan.study, plan.storage, plan.trials, plan.console)
+    return examples
+
+
+def _pretrain(plan: RunPlan, to_instruct: Sequence[str], display: ProgressDisplay) -> None:
+    """Pre-trains the demo models that are missing."""
+    to_pretrain = models_to_pretrain(plan.study, plan.storage, plan.trials)
+    if to_instruct:
+        _import_beside("xlmr_sweep.training.instruct")
+    if to_pretrain:
+        pretrain_models(plan.study, plan.storage, to_pretrain, display.step)
+
+
+def _admission(plan: RunPlan, trials: Sequence[Trial], cluster: Sequence[Node], to_instruct: Sequence[str]) -> Admission:
+    """Returns what decides which of the trials and instruction jobs starts next, and where."""
+    study, storage = plan.study, plan.storage
+    has_gpus = any(node.gpus for node in cluster)
+    widths, probing = widths_of(study, storage, _models(plan.trials), cluster)
+    return Admission(
+        trials,
+        widths,
+        cluster,
+        CostModel.of(study, storage, plan.rows, has_gpus=has_gpus),
+        jobs={name: instruct_width(study.model(name), has_gpus) for name in to_instruct},
+        probing=probing,
+    )
+
+
+def _models(trials: Sequence[Trial]) -> list[str]:
+    return list(dict.fromkeys(trial.model for trial in trials))
 
 
 def _import_beside(name: str) -> None:
-    """Imports a module that is wanted soon, some seconds with torch in it, while this process waits for others."""
+    """Imports a module in the background. It is wanted soon, and takes some seconds with torch in it."""
 
     def work() -> None:
         with quick_imports():
@@ -136,8 +205,9 @@ def _local_size(study: Study, to_instruct: Sequence[str]) -> tuple[int, int | No
     return study.cluster.cpus or max([machine_cpus(), *ranks]), None if study.cluster.gpus else 0
 
 
-def _job_runner(study: Study, storage: Storage, display: ProgressDisplay, use_gpu: bool) -> RunJob:
+def _job_runner(started: _StartedRun) -> RunJob:
     """Returns what runs an instruction job and shows how far it is."""
+    plan, display, use_gpu = started.plan, started.display, started.admission.has_gpus
 
     def run(job: Job) -> None:
         from xlmr_sweep.cluster.instruct_job import run_instruct
@@ -145,9 +215,9 @@ def _job_runner(study: Study, storage: Storage, display: ProgressDisplay, use_gp
         try:
             with display.step(f"Instruction tuning {job.model}") as step:
                 run_instruct(
-                    study,
+                    plan.study,
                     job.model,
-                    storage,
+                    plan.storage,
                     num_ranks=job.width.num_bundles,
                     use_gpu=use_gpu,
                     cpus_per_rank=job.width.cpus,
@@ -160,26 +230,3 @@ def _job_runner(study: Study, storage: Storage, display: ProgressDisplay, use_gp
             raise
 
     return run
-
-
-def _run_trials(
-    study: Study,
-    storage: Storage,
-    trials: Sequence[Trial],
-    admission: Admission,
-    display: ProgressDisplay,
-    run_job: RunJob,
-    work: Work | None,
-) -> None:
-    def where(trial: Trial) -> str:
-        return storage.path(log_name(trial))
-
-    unit = "GPUs" if admission.has_gpus else "CPUs"
-    live_table = LiveTable(display.console, trials, lambda: admission.capacity, unit, where, lambda: admission.left_s)
-
-    def run_job_shown(job: Job) -> None:
-        with live_table.job(job.tune_id, admission.amount(job.width)):
-            run_job(job)
-
-    with display.panel(live_table.table), display.step("Trials", len(trials), live_table.remaining_s) as live_table.step:
-        run_trials(study, storage, admission, live_table, run_job=run_job_shown, work=work)

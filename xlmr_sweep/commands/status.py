@@ -1,4 +1,4 @@
-"""What `--status` says. Neither torch nor ray; nothing is started or changed."""
+"""What `--status` shows. Imports neither torch nor ray, and changes nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def print_status(console: Console, found: Collected, not_here: str = "") -> None
     Args:
         console: where to.
         found: what the storage holds.
-        not_here: which folder of the study is gone, so that its trials have no ids here and records were matched by settings.
+        not_here: which folder of the study is gone; empty if none is. Without it trials have no ids, and records were matched by
+            their settings.
     """
     done, failed = ({_cell(row) for row in rows} for rows in (found.rows, found.failures))
     counts: dict[tuple[str, str, str], Counter[str]] = {}

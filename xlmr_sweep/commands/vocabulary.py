@@ -1,7 +1,7 @@
-"""How many different tokens a task's texts hold, where tokenizer and examples are at hand. In: a study, its storage. Out: counts.
+"""How many different tokens the texts of a task hold: a bound on the embedding rows that a trial keeps.
 
-Imports neither torch nor transformers. A count bounds the embedding rows that a trial keeps: prompts are cut as a trial cuts
-them, bare texts are not cut at all.
+In: a study, its storage. Out: counts, where tokenizer and examples are at hand. Prompts are cut as a trial cuts them; bare texts
+are not cut, so their count may be too high. Imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from xlmr_sweep.modeling.families import model_family
 from xlmr_sweep.storage.artifacts import MODELS, manifest_of, pretrained_folder, task_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.relocated import folder_of
+from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.plan import Trial
-from xlmr_sweep.study.spec import ModelSpec, Study
+from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.tasks import TaskSpec, render
 from xlmr_sweep.study.template import ChatTemplate, PlainText, label_token_ids
 
 MOST_CHARACTERS = 4_000_000
-"""Tasks with longer texts in all are not counted: a million characters take about a second (the demo's tokenizer, one core)."""
+"""Tasks with more text are not counted. A million characters take about a second (the demo's tokenizer, one core)."""
 
 
 def count_rows(study: Study, storage: Storage, trials: Sequence[Trial]) -> dict[str, int]:
-    """Returns a bound on the embedding rows of a model's trials, the largest of its tasks and paradigms.
+    """Returns for each model a bound on the embedding rows of its trials: the largest of its tasks and paradigms.
 
-    Models whose tokenizer, or whose tasks' examples, are not at hand (in a folder, or in the storage) are left out.
+    Leaves out a model if its tokenizer or the examples of one of its tasks are neither in a folder nor in the storage.
     """
     cells: dict[str, dict[tuple[str, bool], None]] = {}
     for trial in trials:
@@ -62,14 +63,14 @@ def count_rows(study: Study, storage: Storage, trials: Sequence[Trial]) -> dict[
 
 
 def kept_tokens(tokenizer: BareTokenizer, task: TaskSpec, rows: Sequence[Row], max_length: int, *, prompted: bool) -> set[int]:
-    """Returns the ids of the tokens that a trial keeps, and perhaps some that it cuts away.
+    """Returns the ids of the tokens that a trial keeps, and perhaps a few that it does not.
 
     Args:
         tokenizer: the model's.
         task: the task.
         rows: its examples, both splits.
         max_length: tokens of the longest input.
-        prompted: with the prompt and the label words, or (for `baseline`) the bare texts.
+        prompted: True for the prompts and the label words, False (`baseline`) for the bare texts.
 
     Raises:
         StudyError: if a label word is not one token, or a prompt cannot be made to fit.
@@ -88,7 +89,7 @@ def kept_tokens(tokenizer: BareTokenizer, task: TaskSpec, rows: Sequence[Row], m
 
 
 def _padding(config: Mapping[str, Any]) -> set[int]:
-    """Returns what a compact vocabulary keeps for the padding token (`modeling.compact.always_kept`): all without a fast path."""
+    """Returns the ids that `modeling.compact.always_kept` keeps for the padding token. Without a fast path that is every id."""
     family = model_family(config)
     if not family.has_fast_path:
         return set(range(int(config["vocab_size"])))
@@ -99,7 +100,7 @@ def _padding(config: Mapping[str, Any]) -> set[int]:
 
 
 def _files(study: Study, storage: Storage, model: ModelSpec) -> tuple[tuple[str, str], set[int]] | None:
-    """Returns tokenizer.json and tokenizer_config.json of a folder or of a demo model that was made, and `_padding`."""
+    """Returns tokenizer.json, tokenizer_config.json and the padding's ids, of a folder or of a demo model that is there."""
 
     def read(name: str) -> str:
         if model.folder is not None:
@@ -125,7 +126,7 @@ def _examples(study: Study, storage: Storage, task: TaskSpec) -> list[Row] | Non
 
 
 def _at_hand(read: Callable[[], Any]) -> Any:
-    """Returns what is read; None where it is not there or does not serve, because it concerns a figure and nothing else."""
+    """Returns what is read; None where it is not there or cannot be used. Only a number in a table depends on it."""
     try:
         return read()
     except (StudyError, OSError, AttributeError, LookupError, TypeError, ValueError):

@@ -1,8 +1,8 @@
 """Parameters and floating-point operations of an encoder by closed-form arithmetic. In: its shape. Out: counts. No torch.
 
-Counted as `torch.utils.flop_counter` counts: matrix products only, two operations a multiplication with addition, attention
-as two products of all positions with all, and the language-model head at every position. Tests hold both counts against
-torch on the meta device.
+Operations are counted as `torch.utils.flop_counter` counts them: only matrix products, a multiplication and an addition as two
+operations, attention as two products of all positions with all positions, and the masked-LM head at every position. Tests compare
+both counts with torch on the meta device.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from xlmr_sweep.storage.artifacts import INSTRUCT, MODELS, instruct_folder, pret
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.relocated import folder_of
 from xlmr_sweep.study.demo import DEMO_MODELS, VOCAB_SIZE
-from xlmr_sweep.study.spec import ModelSpec, Study
+from xlmr_sweep.study.model_spec import ModelSpec
+from xlmr_sweep.study.spec import Study
 
 USUAL_HEAD = 64
-"""Numbers of an attention head where a shape does not tell: BERT's, XLM-R's and ModernBERT's."""
+"""Size of an attention head where a shape does not tell: that of BERT, XLM-R and ModernBERT."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class Architecture:
     heads: int | None = None
     """Attention heads a layer, where they are known."""
     pre_norm: bool = False
-    """Whether a layer's norms stand before its products (XL, XXL), not after its sums."""
+    """Whether a layer's normalisations stand before its products (XL, XXL) and not after its sums."""
     is_fast: bool = True
-    """Whether trials take the fast path; else they keep the whole vocabulary and compute all logits."""
+    """Whether trials take the fast path. Otherwise they keep the whole vocabulary and compute all logits."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Architecture | None:
@@ -66,7 +67,7 @@ class Architecture:
 
     @property
     def num_heads(self) -> int:
-        """Attention heads a layer; where the shape does not tell, as many as have 64 numbers."""
+        """Attention heads of a layer; where they are not known, heads of `USUAL_HEAD` numbers are assumed."""
         return self.heads or max(1, self.hidden // USUAL_HEAD)
 
     @property
@@ -78,7 +79,7 @@ class Architecture:
         # Query, key, value and output with bias; two feed-forward products with bias; two layer norms.
         layer = 4 * (h * h + h) + (2 * h * f + f + h) + 2 * norm
         head = (h * h + h) + norm + self.vocabulary
-        # One more norm: after the embeddings (post-LN: base, large) or after the last layer (pre-LN: XL, XXL).
+        # There is one more normalisation: after the embeddings (post-norm: base, large) or after the last layer (XL, XXL).
         return embeddings + norm + self.num_layers * layer + head
 
     def encoder_flops_per_token(self, seq_len: int) -> int:
@@ -100,7 +101,7 @@ class Architecture:
 
 
 def shape_of(study: Study, storage: Storage, model: ModelSpec) -> Architecture | None:
-    """Returns a model's shape: by its hub id, from its own folder, from weights that the study made, by the demo, or None."""
+    """Returns a model's shape, or None: by its hub id, from its folder, from weights that the study made, or by the demo."""
     if model.hub in KNOWN:
         return KNOWN[model.hub]
     folders = []
@@ -121,7 +122,7 @@ def shape_of(study: Study, storage: Storage, model: ModelSpec) -> Architecture |
 
 
 def _mapping(read: Callable[[], Any]) -> Mapping[str, Any] | None:
-    """Returns what is read; None where it is not there or no mapping, because a shape concerns a figure and nothing else."""
+    """Returns what is read, or None where it is missing or no mapping: a shape is only needed for a figure."""
     try:
         value = read()
     except (StudyError, OSError, ValueError):

@@ -1,7 +1,7 @@
-"""A tokenizer read from its files with neither torch nor transformers, whose import costs a driver 7 s of CPU.
+"""A tokenizer read from its files without torch and transformers, whose import costs a driver 7 s of CPU.
 
-In: the texts of `tokenizer.json` and `tokenizer_config.json`. Out: a tokenizer called as those of transformers are; it neither
-pads nor cuts, whatever its file says.
+In: the texts of `tokenizer.json` and `tokenizer_config.json`. Out: a tokenizer that is called like those of transformers. It
+neither pads nor cuts, whatever its file says.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 from tokenizers import Tokenizer
 
 UNKNOWN = ("<unk>", "[UNK]")
-"""The unknown token of tokenizers whose settings do not name it."""
+"""Usual unknown tokens, for tokenizers whose settings do not name theirs."""
 
 
 class BareTokenizer:
-    """A `tokenizer.json` with the special tokens of its `tokenizer_config.json`, called as transformers' tokenizers are.
+    """A `tokenizer.json` with the special tokens of its `tokenizer_config.json`, called like a tokenizer of transformers.
 
-    Special tokens that the settings do not name (transformers may know them by the tokenizer's class) are None.
+    Special tokens that the settings do not name are None. (transformers may know them by the tokenizer's class.)
 
     Args:
         text: of `tokenizer.json`.
@@ -27,7 +27,7 @@ class BareTokenizer:
 
     Raises:
         ValueError: if the settings are no JSON object.
-        Exception: of that very class, by the library, for a damaged `tokenizer.json`.
+        Exception: of exactly that class, from the tokenizers library, for a damaged `tokenizer.json`.
     """
 
     def __init__(self, text: str, settings: str) -> None:
@@ -46,14 +46,14 @@ class BareTokenizer:
         ids = [found.get(_content(by_key.get(f"{name}_token"))) for name in ("cls", "sep", "mask", "pad", "unk")]
         self.cls_token_id, self.sep_token_id, self.mask_token_id, self.pad_token_id, self.unk_token_id = ids
         if self.unk_token_id is None:
-            # A word without a token would count as one that has its own.
+            # Without it a label word that has no token would count as one token.
             numbers = (self._number(name) for name in UNKNOWN)
             self.unk_token_id = next((number for number in numbers if number is not None), None)
         self.vocab_size: int = self._tokenizer.get_vocab_size()
 
     @property
     def has_template_tokens(self) -> bool:
-        """Whether the settings name what begins and ends a text, and the mask."""
+        """Whether the settings name the tokens that begin and end a text, and the mask."""
         return None not in (self.cls_token_id, self.sep_token_id, self.mask_token_id)
 
     def _number(self, token: str) -> int | None:
@@ -61,7 +61,7 @@ class BareTokenizer:
         return number
 
     def __call__(self, text: Sequence[str], **options: Any) -> Mapping[str, Any]:
-        """Tokenises texts without special tokens, whatever else is asked for."""
+        """Tokenises texts without special tokens, whatever the options say."""
         if not options.get("return_offsets_mapping"):
             return {"input_ids": [found.ids for found in self._tokenizer.encode_batch_fast(list(text), add_special_tokens=False)]}
         encoded = self._tokenizer.encode_batch(list(text), add_special_tokens=False)
@@ -73,6 +73,6 @@ def _values(group: Any) -> Iterable[Any]:
 
 
 def _content(token: Any) -> str:
-    """Returns a special token as text; it is kept as text or as a mapping with its content. Empty where there is none."""
+    """Returns a special token as text. Settings hold it as text or as a mapping with its content. Empty where there is none."""
     found = token.get("content") if isinstance(token, Mapping) else token
     return found if isinstance(found, str) else ""

@@ -1,7 +1,8 @@
-"""A model that holds only the embedding rows its task's texts use.
+"""A model that holds only the embedding rows that the texts of its task use.
 
-Exact: rows that no text uses get no gradient, do not change the gradient norm and are never read; label words and special
-tokens are always kept. XLM-R base trains 92 M parameters instead of 278 M this way.
+In: a full model's configuration and weights, the tokens to keep. Out: the small model and its weights; after training the full
+weights again. This is exact: a row that no text uses is never read, gets no gradient and does not change the gradient's norm.
+Label words and special tokens are always kept. XLM-R base trains 92 M parameters this way instead of 278 M.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class CompactVocabulary:
         """Maps full ids to compact ones, keeping the shape.
 
         Raises:
-            TokenNotKeptError: if an id was not kept, so that no token is ever replaced in silence.
+            TokenNotKeptError: if an id was not kept. No token is ever replaced in silence.
         """
         found = torch.searchsorted(self.token_ids, ids).clamp_(max=len(self) - 1)
         wrong = self.token_ids[found] != ids
@@ -83,7 +84,7 @@ def compact_weights(
 
 
 def restore_weights(trained: Mapping[str, Tensor], full: Mapping[str, Tensor], kept: CompactVocabulary) -> dict[str, Tensor]:
-    """Returns a full state dict: trained rows where they were kept, the starting rows elsewhere. Tied weights stay one tensor."""
+    """Returns a full state dict: trained rows where they were kept, starting rows elsewhere. Tied weights stay one tensor."""
     whole: dict[int, Tensor] = {}
     for name, tensor in trained.items():
         if tensor.shape == full[name].shape:
@@ -97,9 +98,9 @@ def restore_weights(trained: Mapping[str, Tensor], full: Mapping[str, Tensor], k
 def always_kept(config: Any, tokenizer: Any) -> set[int]:
     """Returns the token ids that every compact vocabulary of a model holds.
 
-    Special tokens, the configuration's padding token, and, where positions are counted from it (XLM-R's start at
-    padding_idx + 1), all tokens before it, so that it keeps its place. All tokens of a family without a fast path: which of its
-    weights have a row a token is not known.
+    These are the special tokens and the configuration's padding token. Where positions are counted from the padding token, all
+    tokens before it are kept too, so that its id stays. A family without a fast path keeps all tokens, because it is not known
+    which of its weights have a row a token.
     """
     family = model_family(config)
     if not family.has_fast_path:
@@ -112,7 +113,7 @@ def always_kept(config: Any, tokenizer: Any) -> set[int]:
 
 
 def build_compact(config: Any, kept: CompactVocabulary, rows: int | None = None) -> nn.Module:
-    """Builds a masked-LM model for the kept tokens, with weights yet to be copied in: until then they are whatever was in memory.
+    """Builds a masked-LM model for the kept tokens. Its weights are undefined until some are copied in.
 
     Args:
         config: the full model's transformers configuration.
@@ -129,15 +130,15 @@ def build_compact(config: Any, kept: CompactVocabulary, rows: int | None = None)
         if pad != config.pad_token_id and model_family(config).counts_positions_from_padding:
             raise ValueError(f"{config.model_type}: the padding token would move from {config.pad_token_id} to {pad}")
         small.pad_token_id = pad
-    # Ids that only generation uses would lie outside the small vocabulary.
+    # Only generation uses these ids, and they would lie outside the small vocabulary.
     small.bos_token_id = small.eos_token_id = None
     for name in ("cls_token_id", "sep_token_id"):
         if getattr(small, name, None) is not None:
             setattr(small, name, None)
-    # Random numbers for every weight take a second for XLM-R base, and all are overwritten.
+    # Drawing random weights takes a second for XLM-R base, and all are overwritten.
     with no_init_weights():
         model: Any = AutoModelForMaskedLM.from_config(small, dtype=torch.float32)
-    # Left out with the rest.
+    # Tying is left out together with the drawing.
     model.tie_weights()
     built: nn.Module = model
     return built

@@ -32,7 +32,7 @@ def resolve_precision(setting: str, device: torch.device) -> str:
     """Returns `bf16` or `fp32` for a study's `auto`, `bf16` or `fp32`.
 
     `auto` is bf16 only where the hardware multiplies bf16 matrices itself (tensor cores from Ampere on; AMX or AVX512-BF16);
-    elsewhere bf16 is emulated and slower than fp32.
+    elsewhere bf16 is emulated, and slower than fp32.
     """
     if setting != "auto":
         return setting
@@ -43,23 +43,22 @@ def resolve_precision(setting: str, device: torch.device) -> str:
 
 
 def limit_memory(device: torch.device, share: float) -> None:
-    """Keeps this process within its share of a GPU: beyond it torch runs out of memory, instead of its neighbours.
+    """Keeps this process within its share of a GPU, so that it runs out of memory itself and not its neighbours.
 
-    Ray's fractions of a GPU are only counted. Nothing is limited on a CPU, or where the process has a GPU for itself.
+    Ray only counts fractions of a GPU. Nothing is limited on a CPU, or where the process has a GPU for itself.
     """
     if device.type != "cuda" or share >= 1:
         return
     total = torch.cuda.get_device_properties(device).total_memory
-    # The limit is the allocator's, so what a process takes beside it comes off.
+    # The limit concerns only the allocator, so what a process takes beside it is subtracted.
     torch.cuda.set_per_process_memory_fraction(max(share - CONTEXT_BYTES / total, share / 2), device)
 
 
 class DeviceUse:
     """Measures, for the length of a block, how busy the process kept its device.
 
-    Its `columns` hold `device_memory_bytes` (memory of the GPU, or of the machine) and `device_busy` (share of the time in
-    which the GPU was at work, of which each process that shares it sees the whole; or CPU cores that this process kept busy),
-    where known.
+    Its `columns` hold, where known, `device_memory_bytes` (memory of the GPU, or of the machine) and `device_busy`. That is the
+    share of the time in which the GPU was at work, for whichever process, or the number of CPU cores that this process kept busy.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -110,5 +109,5 @@ def gpu_busy(device: torch.device) -> float | None:
     """Returns the share of the last moments in which a kernel ran on a GPU; None where NVML is not there to ask."""
     try:
         return torch.cuda.utilization(device) / 100
-    except Exception:  # NVML's classes, of a module that need not be there; a trial must not end for it.
+    except Exception:  # NVML raises classes of a module that may be missing, and no trial may end because of it.
         return None

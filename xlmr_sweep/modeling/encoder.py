@@ -1,4 +1,4 @@
-"""An encoder split where it saves work: hidden states of tokens without padding, then the head only where a token is asked for.
+"""An encoder in two parts: hidden states of all tokens without padding, then the head only at the positions that are asked for.
 
 In: any model that `AutoModelForMaskedLM` loads. For families with a fast path (`families.py`) sequences run end to end through
 transformers' own layers with an attention of ours. The head runs only on chosen positions and, for label words, on chosen rows of
@@ -32,7 +32,7 @@ _TRANSFORMS: dict[HeadTransform, Callable[[nn.Module, Tensor], Tensor]] = {
 
 
 class MaskedLMEncoder(nn.Module):
-    """A masked-LM model whose hidden states and vocabulary logits are computed apart.
+    """A masked-LM model that computes hidden states and vocabulary logits separately.
 
     Shapes: B sequences of N tokens in all, hidden H, vocabulary V.
     """
@@ -52,7 +52,7 @@ class MaskedLMEncoder(nn.Module):
             text = "no fast path for this family; batches are padded, logits of all tokens computed"
             warnings.warn(f"{self.family.model_type}: {text}", stacklevel=2)
         replace_dropout(model)
-        # RoBERTa's positions begin behind that of the padding token: an unpadded batch that starts at 0 is silently wrong.
+        # RoBERTa's first position is the one after the padding token's id. Counting from 0 would be silently wrong.
         self._first_position = config.pad_token_id + 1 if self.family.counts_positions_from_padding else 0
 
     @property
@@ -62,7 +62,7 @@ class MaskedLMEncoder(nn.Module):
         return size
 
     def hidden_at(self, tokens: Sequences, places: Tensor, counts: tuple[int, ...]) -> Tensor:
-        """Returns the last hidden states of some of the tokens, (n, H); where it can, the last layer computes no others.
+        """Returns the last hidden states of some of the tokens, (n, H). Where it can, the last layer computes only these.
 
         Args:
             tokens: N of them.
@@ -89,7 +89,7 @@ class MaskedLMEncoder(nn.Module):
         if tokens.token_type_ids is not None:
             options["token_type_ids"] = tokens.token_type_ids[None]
         if self.family.takes_masks_by_layer_type:
-            # Its masks would be made, N x N for the sliding window, though nothing reads them.
+            # Otherwise it makes N x N masks, which nothing reads.
             options["attention_mask"] = {"full_attention": None, "sliding_attention": None}
         positions = tokens.offsets().add_(self._first_position)
         states: Tensor = encoder(input_ids=tokens.input_ids[None], position_ids=positions[None], **options).last_hidden_state
@@ -108,13 +108,13 @@ class MaskedLMEncoder(nn.Module):
         return functional.linear(transformed, output.weight[token_ids], bias)
 
     def transformed(self, hidden: Tensor) -> Tensor:
-        """Returns what the output projection takes of hidden states, (n, H) to (n, H)."""
+        """Returns the input of the output projection for hidden states, (n, H) to (n, H)."""
         if self.family.head_transform is None:
             raise ValueError(f"{self.family.model_type}: the input of its output projection is not known")
         return _TRANSFORMS[self.family.head_transform](self.model, hidden)
 
     def logits_at(self, tokens: Sequences, places: Tensor, counts: tuple[int, ...], token_ids: Tensor | None = None) -> Tensor:
-        """Returns logits at some of the tokens, by the plain way where there is no fast one.
+        """Returns logits at some of the tokens, in the plain way where there is no fast one.
 
         Args:
             tokens: N of them.
@@ -149,7 +149,7 @@ class MaskedLMEncoder(nn.Module):
 class ClassificationHead(nn.Module):
     """The head of `baseline`: dropout, dense, tanh, dropout, projection of the first token's hidden state.
 
-    XLM-R's own shape of head (transformers' `RobertaClassificationHead`), for every family, so that families compare.
+    The shape is that of XLM-R (transformers' `RobertaClassificationHead`) for every family, so that families can be compared.
     """
 
     def __init__(self, hidden_size: int, num_labels: int, dropout: float, std: float) -> None:

@@ -1,4 +1,7 @@
-"""Trained weights as a folder that transformers loads, and the hash that names them."""
+"""Trained weights as a folder that transformers loads, and the hash that names them.
+
+In: a configuration, weights by name, a tokenizer. Out: a folder, and later its copy in the storage.
+"""
 
 from __future__ import annotations
 
@@ -59,13 +62,13 @@ def write_weights(
 
 
 def publish(storage: Storage, name: str, folder: Path, manifest: Mapping[str, Any], num_steps: int) -> None:
-    """Puts a written folder into the storage; the manifest goes last, so that a folder with one is whole.
+    """Puts a written folder into the storage. The manifest goes last, so that a folder with a manifest is whole.
 
     Args:
         storage: the study's folder.
         name: of the weights' folder in it.
         folder: from `write_weights`.
-        manifest: what to say about the weights.
+        manifest: what the manifest says about the weights.
         num_steps: of the run, shown as done.
     """
     storage.upload(folder, name)

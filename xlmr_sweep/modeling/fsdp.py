@@ -1,7 +1,7 @@
 """The ranks of a run, and a model spread over them by FSDP2 (`fully_shard`).
 
-In: a model on rank 0, its shape alone ("meta" device) on the others. Out: the same model, each rank holding one slice of every
-parameter along its first dimension; and the whole weights again on rank 0.
+In: a model with weights on rank 0 and without memory ("meta" device) on the others. Out: the same model, of which each rank holds
+one slice of every parameter along its first dimension; later the whole weights again on rank 0.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class World:
     device: torch.device = CPU
 
     def gather(self, values: Sequence[int]) -> list[list[int]]:
-        """Returns every rank's numbers, by rank; all ranks must give equally many."""
+        """Returns the numbers of each rank, in the order of the ranks. All ranks must give equally many."""
         if self.size == 1:
             return [list(values)]
         mine = torch.tensor(values, dtype=torch.int64)
@@ -68,18 +68,17 @@ def shard_model(root: nn.Module, world: World, precision: str, by_rows: Sequence
 
     A small model is a single group.
 
-    Layer by layer, rank 0 sends the weights to the others' devices and each keeps its slice, so that the host holds one copy
-    (43 GB for XXL) and a device one whole layer beside the slices.
+    Rank 0 sends the weights layer by layer and every rank keeps its slice. So the host holds one copy (43 GB for XXL), and a
+    device holds one whole layer beside its slices.
 
     Args:
-        root: on rank 0 with weights in host memory, on other ranks with parameters on the meta device or anything of the
-            same shape; its `forward` must reach every parameter.
+        root: on rank 0 with weights in host memory; on other ranks only shapes count, so its parameters may be on the meta
+            device. Its `forward` must reach every parameter.
         world: the ranks.
-        precision: `bf16` gathers the layers in bf16, so that what autograd keeps of them is given back with them. The rest
-            (embeddings and head; all of a small model) is gathered in fp32 and left to autocast, so that sums along the layers
-            stay in fp32 as in one process: of a layer only biases and normalisations are coarser. Gradients are summed and
-            weights kept in fp32.
-        by_rows: parameters that the module itself uses as this rank's rows; they are cut alike and never gathered.
+        precision: `bf16` gathers the layers in bf16, so that what autograd saves of them is freed with them. Embeddings and head,
+            and all of a small model, are gathered in fp32 and left to autocast. Sums along the layers stay in fp32, as in one
+            process; only a layer's biases and normalisations are coarser. Weights and sums of gradients are in fp32.
+        by_rows: parameters of which the module itself uses this rank's rows. They are cut alike and never gathered.
     """
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -94,7 +93,7 @@ def shard_model(root: nn.Module, world: World, precision: str, by_rows: Sequence
     apart = _cut_rows(root, by_rows, mesh, world)
     for module in [*layers, root]:
         _distribute(module, world)
-        # The root's weights (embeddings and head) are needed again at once.
+        # The backward pass begins with the root's weights (embeddings and head).
         reshard = not keep_gathered and module is not root
         policy = of_root if module is root else of_layer
         if policy.param_dtype is not None:
@@ -105,7 +104,7 @@ def shard_model(root: nn.Module, world: World, precision: str, by_rows: Sequence
 
 
 class _LayerNorm(nn.LayerNorm):
-    """A normalisation whose weights may be gathered in another type than its input has, which torch's on CPUs does not take."""
+    """A normalisation whose weights may have another type than its input, which torch's own refuses on a CPU."""
 
     def forward(self, input: Tensor) -> Tensor:
         weight, bias = (None if part is None else part.to(input.dtype) for part in (self.weight, self.bias))
@@ -113,7 +112,7 @@ class _LayerNorm(nn.LayerNorm):
 
 
 def begin_micro_batch(root: nn.Module, is_last: bool) -> None:
-    """Tells a sharded model whether gradients are summed over the ranks after this pass. Does nothing for a whole model."""
+    """Tells a sharded model whether this pass ends with summing gradients over the ranks. Does nothing for a whole model."""
     if _is_sharded(root) and sum(parameter.numel() for parameter in root.parameters()) <= GATHERED_PARAMETERS:
         sharded: Any = root
         sharded.set_requires_gradient_sync(is_last)
@@ -132,7 +131,7 @@ def transformer_layers(root: nn.Module) -> list[nn.Module]:
 def local_parameters(root: nn.Module) -> dict[str, nn.Parameter]:
     """Returns this rank's slice of every parameter as a plain tensor that shares its memory, by name.
 
-    An optimiser over these costs a tenth of one over DTensors for small models, whose every operation is dispatched in Python.
+    Every operation on a DTensor is dispatched in Python. For small models an optimiser over plain tensors costs a tenth of that.
     """
     if not _is_sharded(root):
         return dict(root.named_parameters())
@@ -164,7 +163,7 @@ def whole_weights(model: nn.Module, world: World) -> dict[str, Tensor]:
 
 
 def _is_sharded(root: nn.Module) -> bool:
-    # Not by its parameters: between micro-batches they are gathered and look like any other.
+    # Its parameters do not tell: between micro-batches they are gathered and look like any others.
     return hasattr(root, "set_requires_gradient_sync")
 
 
@@ -185,7 +184,7 @@ def slice_of(length: int, rank: int, size: int) -> tuple[int, int]:
 
 
 def _distribute(module: nn.Module, world: World) -> None:
-    """Puts a module's not yet sharded parameters and buffers on the device with rank 0's values."""
+    """Puts those of a module's parameters and buffers that are not sharded yet on the device, with rank 0's values."""
     moved: dict[int, nn.Parameter] = {}
     for owner, name, parameter in _entries(module, "_parameters"):
         if hasattr(parameter, "to_local"):  # A layer's, sharded already.

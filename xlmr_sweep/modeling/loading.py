@@ -28,7 +28,8 @@ from xlmr_sweep.modeling.source import ModelSource, base_source
 from xlmr_sweep.modeling.weights import mapped_weights, safetensors_folder
 from xlmr_sweep.storage.artifacts import commit_file
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.study.spec import ModelSpec, Study
+from xlmr_sweep.study.model_spec import ModelSpec
+from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.tasks import TaskSpec
 from xlmr_sweep.study.template import label_token_ids
 

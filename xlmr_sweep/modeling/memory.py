@@ -1,9 +1,9 @@
 """How much memory a fine-tuning trial takes, by closed-form arithmetic. In: a study, shapes of its models. Out: bytes. No torch.
 
-Weights, gradients and AdamW's two moments stand in fp32 (16 bytes a parameter) and are shared out over the ranks; what a step
-computes comes on top. Counted are the tensors that autograd keeps, as our layers run (the last layer, which keeps less,
-is counted whole): tests hold parameters against the meta device and kept tensors against what autograd keeps of fake tensors,
-both at the real sizes, and the sum against a real trial's peak.
+Weights, gradients and AdamW's two moments are in fp32 (16 bytes a parameter) and split over the ranks. On top comes what a step
+computes: the tensors that autograd keeps as our layers run. (The last layer keeps less and is counted whole.) Tests compare
+parameters with the meta device, kept tensors with what autograd keeps of fake tensors, both at the real sizes, and the sum with a
+real trial's peak.
 
 Symbols: hidden H, feed-forward F, h heads, N tokens of a step on one rank, in sequences of T.
 """
@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xlmr_sweep.modeling.architecture import Architecture
-from xlmr_sweep.study.spec import FinetuneSpec
+from xlmr_sweep.study.recipes import FinetuneSpec
 
 ASSUMED_ROWS = 32_768
-"""Embedding rows of a task whose texts are not at hand: more than the different tokens that its English texts are taken to hold.
-A record tells the real number (`resolved.vocabulary_kept`)."""
+"""Embedding rows assumed for a task whose texts are not at hand: more than its English texts are expected to use.
+A record holds the real number (`resolved.vocabulary_kept`)."""
 
 GPU_BYTES = 80e9
 """Memory of the GPU that a dry run assumes (H100, A100: 80 GB)."""
@@ -32,17 +32,17 @@ micro-batches. That costs 8 bytes a parameter for the length of a step (in bf16:
 one reduction."""
 
 PROCESS_BYTES = 355e6
-"""Memory of its own that a CPU process has beside its trials: Python, torch, transformers, and what the first product brings
-(338 + 17 MB measured, Linux x86-64)."""
+"""Memory that a CPU process has of its own beside its trials: Python, torch and transformers (338 MB), and what torch allocates
+at the first product (17 MB); measured on Linux x86-64."""
 
 HEAP_SHARE = 1.1
-"""Memory that a CPU process holds for what it uses: freed pieces stay with it (measured 1.01 to 1.08 for 15 M parameters and 1.13
-for XLM-R base with glibc)."""
+"""Memory that a CPU process holds, in units of what it uses: freed pieces stay with it (measured with glibc: 1.01 to 1.08 for
+15 M parameters, 1.13 for XLM-R base)."""
 
 CPU_INFO = Path("/proc/cpuinfo")
 
 BACKWARD_LAYERS = 2
-"""What the backward pass of a layer has in hand on a CPU, in units of what the layer kept (1.4 to 1.9 measured)."""
+"""What the backward pass of a layer allocates on a CPU, in units of what the layer kept (measured: 1.4 to 1.9)."""
 
 
 @dataclass(frozen=True)
@@ -94,22 +94,22 @@ def trial_memory(
     rest = total - shape.num_layers * layer
     gathered = 0.0
     if num_ranks > 1:
-        # Weights and, in fp32, gradients. Of a large model embeddings and head stay, and one layer computes while the next comes.
-        # Embeddings and head are in fp32 in any case.
+        # Weights, and gradients in fp32. Of a large model embeddings and head stay gathered, and two layers: one computes while
+        # the next arrives. Embeddings and head are always in fp32.
         layers = shape.num_layers if total <= GATHERED_PARAMETERS else 2
         gathered = (width + 4.0) * layers * layer + 8.0 * rest
     elif precision == "bf16":
         # Autocast keeps a bf16 copy of each product's weights for the backward pass.
         gathered = 2.0 * shape.num_layers * layer
     if not shape.is_fast:
-        # Logits of every token and their gradient.
+        # Logits of all tokens and their gradient.
         gathered += 8.0 * tokens * shape.vocabulary
     each = tokens * token_bytes(shape, precision, length, on_gpu=on_gpu, dropout=dropout)
     if on_gpu:
         return TrialMemory(16.0 * total / num_ranks, gathered, shape.num_layers * each)
     if precision == "fp32" and not shape.pre_norm:
         gathered += 12.0 * shape.num_layers * shape.hidden**2  # Query, key and value as one matrix.
-    # When the backward pass begins there are no gradients yet; when it ends, no kept tensors any more.
+    # The peak is at the begin of the backward pass (all kept tensors, no gradients) or at its end (the reverse).
     computed = max((shape.num_layers + BACKWARD_LAYERS) * each, 4.0 * total / num_ranks - gathered)
     return TrialMemory(12.0 * total / num_ranks, gathered, computed)
 
@@ -120,7 +120,7 @@ def process_bytes(shape: Architecture, memory: TrialMemory, num_evaluation_token
     Args:
         shape: of the model as it is trained.
         memory: of its trial on this rank.
-        num_evaluation_tokens: of its largest evaluation batch.
+        num_evaluation_tokens: tokens of its largest evaluation batch.
     """
     evaluation = 4.0 * shape.num_parameters + evaluation_bytes(shape, num_evaluation_tokens)
     return PROCESS_BYTES + HEAP_SHARE * max(memory.total, evaluation)

@@ -1,7 +1,7 @@
-"""Memory that this process has looked at and others hold: pages of Ray's object store, and of files of weights.
+"""Shared pages that this process has in its page table: of Ray's object store and of mapped files of weights.
 
-The kernel counts a page that only one process has in its table as that process's own. Who writes an object into the store, or
-reads a file to do so, has all its pages there, though it may never look at most of them again.
+The kernel counts a page that only one process has in its table as that process's own. The process that writes an object into the
+store, or maps a file to do so, has all its pages in its table, though it may never read most of them again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAPS = Path("/proc/self/maps")
 def unmap(arrays: Iterable[np.ndarray]) -> None:
     """Takes the pages of arrays out of this process's table, where they lie in shared memory or in a mapped file of weights.
 
-    The next look at them brings them back. Memory of any other kind is left alone: what it holds would be gone.
+    Reading them brings them back. Memory of any other kind is left alone, because its contents would be lost.
     """
     with suppress(OSError, AttributeError):
         places = _places()
@@ -33,7 +33,7 @@ def unmap(arrays: Iterable[np.ndarray]) -> None:
 
 
 def _places() -> list[tuple[int, int]]:
-    """Returns the ranges of addresses that are shared with others, or a file of weights that nobody writes to."""
+    """Returns the ranges of addresses of shared memory, and of mapped files of weights, which nobody writes to."""
     found = []
     for line in MAPS.read_text().splitlines():
         addresses, access, *others = line.split(maxsplit=5)

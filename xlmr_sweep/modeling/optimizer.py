@@ -1,7 +1,8 @@
 """AdamW in one call a step, with the clipping of gradients in the same pass.
 
-torch's fused AdamW as it comes spends most of a tiny model's step in Python, on lists that never change; here they are made once.
-Nothing is read back from the device, so a GPU's queue never waits.
+In: parameters, the norm of their gradients. Out: the same parameters after a step. For a tiny model torch's own class spends most
+of a step in Python, on lists that never change; here they are made once. Nothing is read back from the device, so that the queue
+of a GPU never waits.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class AdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step_divided(self, divisor: Tensor) -> None:
-        """Takes a step on the gradients divided by a scalar tensor, and clears them; parameters without a gradient stay."""
+        """Takes a step on the gradients divided by a scalar tensor and clears them. Parameters without a gradient stay."""
         for number, group in enumerate(self.param_groups):
             having = [parameter for parameter in group["params"] if parameter.grad is not None]
             if not having:
@@ -52,10 +53,10 @@ class AdamW(torch.optim.AdamW):
                 parameter.grad = None
 
     def _made(self, number: int, having: list[Tensor]) -> _Lists:
-        """Returns the group's parameters, their moments, and the counts of their steps."""
+        """Returns a group's parameters, their two moments, and their step counts."""
         made = self._lists.get(number)
         if made is None or len(made[0]) != len(having) or any(a is not b for a, b in zip(made[0], having, strict=True)):
-            # Parameters that begin together share one count, which then is one addition a step.
+            # Parameters that begin together share one count, so that counting is one addition a step.
             count = torch.zeros((), dtype=torch.float32, device=having[0].device)
             for parameter in having:
                 state = self.state[parameter]

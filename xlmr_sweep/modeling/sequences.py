@@ -1,4 +1,4 @@
-"""Token sequences laid end to end, so that no work goes into padding.
+"""Token sequences that lie end to end, so that no work goes into padding.
 
 Shapes: B sequences of N tokens in all.
 """
@@ -24,10 +24,10 @@ class Sequences:
     """(B,) tokens of each sequence, descending; their sum is N."""
 
     token_type_ids: Tensor | None = None
-    """(N,) int64 for models that tell the first text from the second."""
+    """(N,) int64, for models that distinguish the first text from the second."""
 
     def to(self, device: torch.device) -> Sequences:
-        """Returns the sequences on a device; copies from pinned memory overlap with computing."""
+        """Returns the sequences on a device. Copies come from pinned memory, so they overlap with computing."""
         types = None if self.token_type_ids is None else to_device(self.token_type_ids, device)
         return Sequences(to_device(self.input_ids, device), self.lengths, types)
 
@@ -37,12 +37,12 @@ class Sequences:
         return to_device(places, self.input_ids.device)
 
     def padded(self, flat: Tensor, fill: int) -> Tensor:
-        """Returns a value a token, (N,), as one row a sequence, (B, T), filled up to the longest."""
+        """Returns one value for each token, (N,), as one row for each sequence, (B, T), filled up to the longest."""
         return torch.nn.utils.rnn.pad_sequence(list(torch.split(flat, list(self.lengths))), batch_first=True, padding_value=fill)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Returns a tensor of the host on a device, by way of pinned memory where that is a GPU."""
+    """Returns a tensor of the host on a device; for a GPU it goes through pinned memory."""
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 

@@ -1,4 +1,4 @@
-"""A model that several ranks hold together: filling it with new weights, and one optimiser step on it.
+"""A model that several ranks hold together: new weights for it, and one optimiser step on it.
 
 In: a module that `shard_model` spread over the ranks, or a whole one on a single rank. Out: the same module, changed in place.
 """
@@ -16,7 +16,7 @@ from xlmr_sweep.modeling.optimizer import AdamW, clip_divisor, square_norm
 
 
 def reshard(root: nn.Module) -> None:
-    """Frees gathered weights: after an evaluation without a backward pass they would hide the slices."""
+    """Frees gathered weights. After an evaluation, which has no backward pass, they would still hide the slices."""
     from torch.distributed.fsdp import FSDPModule
 
     for module in root.modules():
@@ -45,7 +45,7 @@ def fill_sharded(root: nn.Module, weights: Mapping[str, Tensor], world: World) -
 
 
 def step_sharded(root: nn.Module, parameters: Mapping[str, nn.Parameter], optimizer: AdamW, clip: float, world: World) -> None:
-    """Clips the gradient's norm over all ranks and takes one optimiser step on this rank's slices."""
+    """Clips the gradient by its norm over all ranks and takes one optimiser step on this rank's slices."""
     gradients = []
     for name, gradient in local_gradients(root):
         parameters[name].grad = gradient

@@ -12,7 +12,8 @@ from pathlib import Path
 from xlmr_sweep.storage.artifacts import commit_file, instruct_folder, manifest_of, pretrained_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.canonical import fingerprint
-from xlmr_sweep.study.spec import ModelSpec, Study
+from xlmr_sweep.study.model_spec import ModelSpec
+from xlmr_sweep.study.spec import Study
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,12 @@ class ModelSource:
 
 
 def node_cache() -> Path:
-    """Returns the folder where this node keeps what can be made again."""
+    """Returns the folder where this node caches what can be made again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xlmr_sweep"
 
 
 def cache_folder(storage: Storage) -> Path:
-    """Returns the folder where this node keeps copies of what a far storage holds."""
+    """Returns the folder where this node caches copies of what a remote storage holds."""
     return node_cache() / "copies" / fingerprint(storage.uri)
 
 
@@ -53,13 +54,13 @@ def base_source(storage: Storage, study: Study, model: ModelSpec) -> ModelSource
 
 
 def instructed_source(storage: Storage, study: Study, model: ModelSpec) -> ModelSource:
-    """Returns where the instruction-tuned weights are, which must exist by now."""
+    """Returns where the instruction-tuned weights are. They must exist already."""
     if model.instructed_folder is not None:
         return ModelSource(model.name, str(model.instructed_folder))
     return ModelSource(model.name, str(_local_copy(storage, instruct_folder(study, model))))
 
 
 def _local_copy(storage: Storage, name: str) -> Path:
-    # Weights that were made anew under the same name must not be read from an older copy.
+    # Weights may be made again under the same name; an older copy must then not be read.
     weights = (storage.read_json(manifest_of(name)) or {}).get("weights", "")
     return storage.download(name, cache_folder(storage) / str(weights)[:16])

@@ -1,9 +1,9 @@
 """A vocabulary of which every rank holds some rows, so that its matrix is never gathered and its gradient never summed.
 
-In: a masked-LM model whose vocabulary matrices `shard_model` cut into rows. Out: the model, which looks tokens up where their
-rows are and computes a masked token's loss over all ranks' rows. Seven tenths of XLM-R base's parameters are its vocabulary
-(a tenth of XXL's, which would be 4 GB gathered, and as much again as gradient); what goes between ranks here are the hidden
-states of the tokens that a step has. What is computed is what one process computes, up to the order of sums.
+In: a masked-LM model whose vocabulary matrices `shard_model` cut into rows. Out: the same model. It looks a token up on the rank
+that holds its row, and computes a masked token's loss over the rows of all ranks. The result is that of one process, up to the
+order of sums. Between ranks go only hidden states of the tokens of a step: the vocabulary is seven tenths of XLM-R base's
+parameters, and XXL's would be 4 GB gathered and as much again as gradient.
 
 Shapes: V tokens of which this rank holds v rows, hidden H, N tokens of this rank, n masked ones of all ranks.
 """
@@ -38,28 +38,28 @@ class VocabularyRows:
         self._world = world
         into, self._output = model.get_input_embeddings(), model.get_output_embeddings()
         self._in = _Matrix(into.weight, world)
-        # Where a model has one, looking it up gives no gradient (torch's own rule).
+        # As in torch, looking up the padding token gives no gradient.
         self._padding: int | None = into.padding_idx
         self._out = self._in if self._output.weight is into.weight else _Matrix(self._output.weight, world)
-        # Autograd calls a backward pass only of what has an input with a gradient; a token's number has none.
+        # Token ids have no gradient, and autograd runs a backward pass only where some input has one.
         self._anchor = torch.zeros(0, requires_grad=True, device=world.device)
         into.forward = self._look_up
 
     def loss(self, hidden: Tensor, labels: Tensor, num_masked: int, logit_bytes: int) -> Tensor:
         """Returns the sum of this rank's masked tokens' cross-entropies, divided by the number of all of the step's, in fp32.
 
-        All ranks call it together, in training only. Each holds all their masked tokens' states meanwhile, (n, H). The matrix's
-        gradient is added up at once, chunk by chunk, so that no logit is computed twice; it is that of the sum of all ranks'
-        losses, whatever the outcome's own gradient. That one FSDP wants to be the number of ranks, because it takes the mean
-        over them.
+        All ranks call it together, and only in training. Meanwhile each holds the states of all ranks' masked tokens, (n, H).
+        The matrix's gradient is computed in this forward pass, chunk by chunk, so that no logit is computed twice. It is the
+        gradient of the sum of all ranks' losses, and assumes an upstream gradient of world_size, because FSDP averages
+        gradients over the ranks.
 
         Args:
-            hidden: what the output projection takes, (m, H), of this rank's m masked tokens.
-            labels: (m,) int64 their tokens.
+            hidden: (m, H) what the output projection takes, of this rank's m masked tokens.
+            labels: (m,) int64 the token ids to predict.
             num_masked: of the step's global batch.
             logit_bytes: of the logits that a rank computes at once, in fp32.
         """
-        # By the first rank's rows, which are the most: all must make the same chunks.
+        # All ranks must make the same chunks. The first rank has the most rows, so its count decides.
         size = max(1, logit_bytes // (4 * -(-self._out.length // self._world.size)))
         loss: Tensor = _Loss.apply(hidden, self._output.bias, labels, max(1, num_masked), size, self._out, self._world)  # type: ignore[no-untyped-call]
         return loss
@@ -71,7 +71,7 @@ class VocabularyRows:
 
 
 class _Matrix:
-    """This rank's rows of a parameter, and their gradient, which lies in the same memory in every step."""
+    """This rank's rows of a parameter, and their gradient. The gradient lies in the same memory in every step."""
 
     def __init__(self, parameter: Any, world: World) -> None:
         self._parameter = parameter
@@ -81,7 +81,7 @@ class _Matrix:
         self._gradient: Tensor | None = None
 
     def gradient(self) -> tuple[Tensor, bool]:
-        """Returns the gradient, (v, H), and whether it is this step's already; else what it holds means nothing."""
+        """Returns the gradient, (v, H), and whether this step wrote to it already. If not, its values are undefined."""
         if self._parameter.grad is not None and self._gradient is not None:
             return self._gradient, True
         if self._gradient is None:
@@ -111,7 +111,7 @@ class _Loss(torch.autograd.Function):
             weights, mine = matrix.rows.to(dtype), None if bias is None else bias[rows].to(dtype)
             losses, of_hidden = every.new_empty(len(every), dtype=torch.float32), torch.empty_like(every, dtype=torch.float32)
             of_bias = None if bias is None else torch.zeros_like(bias)
-            # One chunk at least, so that the gradient is there also when nobody has a masked token.
+            # At least one chunk, so that there is a gradient even where no rank has a masked token.
             for start in range(0, max(1, len(every)), size):
                 chunk = slice(start, start + size)
                 losses[chunk], of_logits = _part(every[chunk], wanted[chunk], weights, mine, matrix, divisor)
@@ -135,7 +135,7 @@ class _Loss(torch.autograd.Function):
 def _part(
     hidden: Tensor, labels: Tensor, weights: Tensor, bias: Tensor | None, matrix: _Matrix, divisor: int
 ) -> tuple[Tensor, Tensor]:
-    """Returns the losses (n,) of some tokens, and the gradient (n, v) of their sum over `divisor` by this rank's logits; fp32."""
+    """Returns the losses (n,) of some tokens, and the gradient (n, v) of their sum / `divisor` by this rank's logits, in fp32."""
     logits = (hidden @ weights.t() if bias is None else torch.addmm(bias, hidden, weights.t())).float()
     greatest = logits.amax(1) if len(weights) else logits.new_full((len(logits),), -torch.inf)
     dist.all_reduce(greatest, dist.ReduceOp.MAX)
@@ -153,7 +153,7 @@ def _part(
 
 
 def _add_product(matrix: _Matrix, of_logits: Tensor, hidden: Tensor) -> None:
-    """Adds what some tokens' logits (n, v) say of the matrix to its gradient."""
+    """Adds what the gradient of some tokens' logits, (n, v), contributes to the matrix's gradient."""
     gradient, has_begun = matrix.gradient()
     if gradient.dtype == of_logits.dtype:
         torch.addmm(gradient, of_logits.t(), hidden, beta=1.0 if has_begun else 0.0, out=gradient)
@@ -198,15 +198,15 @@ class _LookUp(torch.autograd.Function):
 
 
 def _add_rows(to: Tensor, places: Tensor, rows: Tensor) -> Tensor:
-    """Adds rows to those of a matrix, of which one may come up several times, in an order that is always the same."""
+    """Adds rows to rows of a matrix in an order that is always the same. A place may come up several times."""
     if to.device.type == "cpu":
         return to.index_add_(0, places, rows)
-    # On a GPU index_add_ adds in any order, and this sorts first.
+    # On a GPU index_add_ adds in any order; index_put_ sorts first.
     return to.index_put_((places,), rows, accumulate=True)
 
 
 def _gathered(rows: Tensor, counts: list[int], world: World) -> Tensor:
-    """Returns all ranks' rows (m, ...), one rank's after the other's."""
+    """Returns the rows (m, ...) of all ranks, in the order of the ranks."""
     most = max(counts)
     padded = rows if len(rows) == most else torch.cat([rows, rows.new_zeros((most - len(rows), *rows.shape[1:]))])
     every = rows.new_empty((world.size * most, *rows.shape[1:]))
@@ -217,7 +217,7 @@ def _gathered(rows: Tensor, counts: list[int], world: World) -> Tensor:
 
 
 def _exchanged(rows: Tensor, sent: list[int], received: list[int]) -> Tensor:
-    """Gives each rank its part of the rows, `sent` by rank, and returns what came from each, `received` by rank."""
+    """Sends each rank its part of the rows and returns what came from each; `sent` and `received` count rows by rank."""
     out = rows.new_empty((sum(received), *rows.shape[1:]))
     dist.all_to_all_single(out, rows.contiguous(), received, sent)
     return out

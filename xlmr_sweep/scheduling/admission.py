@@ -17,7 +17,7 @@ from typing import Any
 from xlmr_sweep.scheduling.backfilling import Placement, Reservation
 from xlmr_sweep.scheduling.backlog import Backlog
 from xlmr_sweep.scheduling.cost import CostModel
-from xlmr_sweep.scheduling.free_resources import Allocation, FreeResources
+from xlmr_sweep.scheduling.free_resources import NOTHING, Allocation, FreeResources
 from xlmr_sweep.scheduling.items import Attempt, Item, ItemCost, Job
 from xlmr_sweep.scheduling.remaining_time import RemainingTime
 from xlmr_sweep.scheduling.resources import Node, Width
@@ -61,8 +61,6 @@ class Admission:
         """What had changed how often when nothing fitted: the backlog and the free resources."""
         self.left_s: float | None = None
         """Estimated seconds until the end, as of the last `estimate`. Safe to read from other threads."""
-
-    # --- what there is -------------------------------------------------------------------------------------------------------
 
     @property
     def has_gpus(self) -> bool:
@@ -150,7 +148,7 @@ class Admission:
             width=how.width or attempt.width,
             not_on=attempt.not_on | ({how.not_on} if how.not_on else set()),
             not_before=self._clock() + how.delay_s if how.delay_s else 0.0,
-            allocation=Allocation(),
+            allocation=NOTHING,
         )
         self._backlog.put(again)
 
@@ -202,8 +200,6 @@ class Admission:
         others = FreeResources(node for node in self.free_resources.nodes if node.node_id != node_id)
         return all(others.could_ever_hold(width) for width in _widths(self._backlog, self._backlog.jobs, self._live.values()))
 
-    # --- how long it takes ---------------------------------------------------------------------------------------------------
-
     def estimate(self) -> None:
         """Works out `left_s` anew. It is None while the cluster has nothing to run trials on."""
         self.left_s = self.remaining_s() if self.capacity else None
@@ -211,8 +207,6 @@ class Admission:
     def remaining_s(self) -> float:
         """Returns the estimated seconds until the end, weighted by cost."""
         return self._remaining.seconds()
-
-    # --- within --------------------------------------------------------------------------------------------------------------
 
     def _heads(self) -> list[Item]:
         """Returns what could start next, the most important first."""

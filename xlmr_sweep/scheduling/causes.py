@@ -1,6 +1,6 @@
 """Why an attempt of a trial ended without a record. Pure.
 
-In: what is known of the failure. Out: its cause, and what two failures of the same kind have in common.
+In: what is known of a failure. Out: its cause, and a fingerprint that failures of the same kind share.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 class Cause(StrEnum):
-    """What decides whether and how a trial runs again."""
+    """The cause of a failure. It decides whether and how the trial runs again."""
 
     OUT_OF_MEMORY = "out of memory"
     LOST = "lost worker or node"
@@ -24,11 +24,11 @@ class Cause(StrEnum):
 
 
 class WorkerDiedError(Exception):
-    """A trial's process or node died and nobody knows more."""
+    """A trial's process or node died, and nothing more is known."""
 
 
 class PreemptedError(Exception):
-    """A trial's node was taken away with notice."""
+    """A trial's node was preempted, with notice."""
 
 
 class TrialTimeoutError(Exception):
@@ -40,10 +40,10 @@ class TrialStalledError(Exception):
 
 
 class TrialFailedError(Exception):
-    """Carries what is known of a failed attempt from the trial's process to the driver.
+    """Brings what is known of a failed attempt from the trial's process to the driver.
 
     Args:
-        row: as in `failures/<trial_id>.json`.
+        row: the content of `failures/<trial_id>.json`.
     """
 
     def __init__(self, row: dict[str, Any]) -> None:
@@ -52,7 +52,7 @@ class TrialFailedError(Exception):
 
 
 BY_CLASS = {
-    # torch's and Ray's classes have the same name.
+    # Torch and Ray both have a class of this name.
     "OutOfMemoryError": Cause.OUT_OF_MEMORY,
     "MemoryError": Cause.OUT_OF_MEMORY,
     "WorkerDiedError": Cause.LOST,
@@ -61,12 +61,12 @@ BY_CLASS = {
     "TrialStalledError": Cause.HUNG,
     "DivergedError": Cause.DIVERGED,
     "StorageError": Cause.STORAGE,
-    # What rank 0 meets when it waits for another rank.
+    # Raised on rank 0 while it waits for another rank.
     "ActorDiedError": Cause.LOST,
     "ActorUnavailableError": Cause.LOST,
     "RayActorError": Cause.LOST,
     "GetTimeoutError": Cause.HUNG,
-    # What the other ranks of a gang see when one is gone, and a port that another process took meanwhile.
+    # Raised on the other ranks of a gang when one is gone, and when another process took the gang's port.
     "DistNetworkError": Cause.LOST,
     "DistStoreError": Cause.LOST,
 }
@@ -77,7 +77,7 @@ OUT_OF_MEMORY_MESSAGES = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     # torch's CPU allocator raises a plain RuntimeError.
     "can't allocate memory",
-    # How Ray's memory monitor explains a worker that it killed. What it says of any other dead worker names "the OOM killer" too.
+    # Ray's memory monitor about a worker that it killed. About other dead workers Ray mentions "the OOM killer" as well.
     "running low on memory",
     "memory pressure (OOM)",
     "OOM kill reason",
@@ -93,7 +93,7 @@ STORAGE_MESSAGES = (
 )
 
 HUNG_MESSAGES = (
-    # A rank that waited for another for longer than every wait of a gang may be: gloo's, the store's and NCCL's words.
+    # A rank that waited too long for another: the words of gloo, of torch's store and of NCCL.
     "Timed out waiting",
     "wait timeout after",
     "collective operation timeout",
@@ -120,12 +120,12 @@ def cause_of(row: Mapping[str, Any]) -> Cause:
 
 
 def fingerprint(row: Mapping[str, Any]) -> str:
-    """Returns what failures with the same traceback share: the class and the places in the code, not the message's numbers."""
+    """Returns the class of a failure and the places in its traceback, without the message, whose numbers may differ."""
     frames = re.findall(r'File "([^"]+)", line (\d+), in (\S+)', str(row.get("traceback", "")))
     return " ".join([str(row.get("error_class")), *(f"{path}:{line}:{name}" for path, line, name in frames)])
 
 
 def raised_at(row: Mapping[str, Any]) -> str:
-    """Returns where a failure was raised, as `finetune.py:120`; empty without a traceback."""
+    """Returns where a failure was raised, for example `finetune.py:120`. Empty without a traceback."""
     frames = re.findall(r'File "[^"]*?([^/"]+)", line (\d+), in', str(row.get("traceback", "")))
     return ":".join(frames[-1]) if frames else ""

@@ -1,8 +1,8 @@
 """How long trials and instruction jobs are expected to take. Pure: neither torch nor ray.
 
-In: what was measured (records, manifests), shapes of models, sizes of data. Out: expected seconds, and what they rest on. A trial
-is known best from trials of the same model, task and size; then from other sizes, tasks and models by their floating-point
-operations; then from the paper's own GPU-hours. Measurements that come in while a study runs sharpen the rest.
+In: what was measured (records, manifests), shapes of models, sizes of data. Out: expected seconds, and what they rest on. The
+best source is trials of the same model, task and size. Next come other sizes, tasks and models, scaled by their floating-point
+operations, and then the paper's GPU-hours. Every trial that ends while a study runs improves the estimates of the rest.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from xlmr_sweep.modeling.architecture import KNOWN, Architecture, shape_of
+from xlmr_sweep.scheduling.operations import Operations
 from xlmr_sweep.storage.artifacts import instruct_folder, manifest_of, mixture_folder, task_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import Trial
-from xlmr_sweep.study.spec import ModelSpec, Study
+from xlmr_sweep.study.spec import Study
 
 PAPER_COSTS = {
     "FacebookAI/xlm-roberta-base": (6 * 3600 / 315, 6 * 2),
@@ -28,13 +29,13 @@ PAPER_COSTS = {
 """GPU-seconds of a trial and GPU-hours of an instruction job on H100s, by hub id (paper, table 1; 315 trials each)."""
 
 CPU_FLOPS = 1.4e11
-"""Operations a second of a training step on one CPU core where nothing was measured yet (bf16 on a core with matrix units)."""
+"""Operations a second of a training step on one CPU core, if nothing was measured (bf16 on a core with matrix units)."""
 
 UNKNOWN_S = 60.0
-"""What a trial counts for where nothing at all is known of it; only ratios matter then."""
+"""Expected time of a trial of which nothing is known. Only ratios matter then."""
 
 UPDATE_SHARE = 0.1
-"""Estimates that moved by less since they were last used are not worth a new order."""
+"""If the estimates of a model and task changed by less than this share, the queues are not sorted again."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,12 @@ class Estimate:
 
     seconds: float
     source: str
-    """`measured` (same model and task), `scaled` (from other tasks or models, by operations), `paper`, `operations` (nothing
-    measured, an assumed speed), or `unknown`."""
+    """`measured` (same model and task), `scaled` (other sizes, tasks or models, by operations), `paper`, `operations` (by an
+    assumed speed, because nothing was measured), or `unknown`."""
 
 
 class _Mean:
-    """Sum of amount-seconds, of operations, and a count."""
+    """A mean of work, in amount-seconds, and the sum of its operations."""
 
     __slots__ = ("count", "flops", "seconds")
 
@@ -69,12 +70,12 @@ class _Mean:
 class CostModel:
     """Expected times, by what is known so far.
 
-    Seconds are told for an amount of the cluster: GPUs (a fraction for a share), or CPUs on a cluster without GPUs. Where another
-    amount was measured, amount times seconds is taken as fixed.
+    Times are for an amount of the cluster: GPUs, which may be a fraction, or CPUs on a cluster without GPUs. If another amount
+    was measured, amount times seconds is assumed to be constant.
 
     Args:
         study: the study.
-        shapes: of its models, as far as they are known.
+        shapes: shapes of its models, as far as they are known.
         has_gpus: whether trials run on GPUs.
         num_rows: rows of each task's validation split, as far as they are known.
         mixture_rows: rows of the instruction data, if they are prepared.
@@ -89,25 +90,25 @@ class CostModel:
         num_rows: Mapping[str, int] | None = None,
         mixture_rows: int | None = None,
     ) -> None:
-        self._study, self._shapes, self._has_gpus = study, dict(shapes), has_gpus
-        self._num_rows = {task.name: (num_rows or {}).get(task.name) or task.num_validation or 0 for task in study.tasks}
-        self._mixture_rows = mixture_rows
+        self._study, self._has_gpus = study, has_gpus
+        self._operations = Operations(study, shapes, num_rows or {}, mixture_rows)
+        self._tasks = {task.name for task in study.tasks}
         self._models = {model.name: model for model in study.models}
-        # By model, task, amount and size, and the sums that are asked for where that is not there.
+        # Measured work by model, task, amount and size, and over all of a model and over everything.
         self._cells: dict[tuple[str, str, float], dict[int, _Mean]] = defaultdict(lambda: defaultdict(_Mean))
         self._amounts: dict[tuple[str, str], set[float]] = defaultdict(set)
         self._of_model: dict[str, _Mean] = defaultdict(_Mean)
         self._of_all = _Mean()
         self._jobs: dict[str, float] = {}
-        """Amount-seconds of jobs that were measured."""
+        """Measured work of jobs, by model."""
         self._known: dict[tuple[str, str, int, float], Estimate] = {}
         self._published: dict[tuple[str, str, float], float] = {}
         self.version = 0
-        """Grows when estimates have changed enough for a new order."""
+        """Grows when estimates have changed enough to sort the queues again."""
 
     @classmethod
     def of(cls, study: Study, storage: Storage, rows: Iterable[Mapping[str, Any]] = (), *, has_gpus: bool = True) -> CostModel:
-        """Returns the model of a storage: shapes and data sizes as far as they are there, and the times of its records."""
+        """Returns a cost model that knows a storage's shapes, data sizes, manifests and records."""
         shapes = {model.name: shape for model in study.models if (shape := shape_of(study, storage, model)) is not None}
         num_rows = {}
         for task in study.tasks:
@@ -141,9 +142,9 @@ class CostModel:
         if model in self._jobs:
             return Estimate(self._jobs[model] / amount, "measured")
         hub = self._models[model].hub
-        flops = self._job_flops(self._models[model])
+        flops = self._operations.job(model)
         for other, seconds in self._jobs.items():
-            done = self._job_flops(self._models[other])
+            done = self._operations.job(other)
             if flops and done:
                 return Estimate(seconds * flops / done / amount, "scaled")
         if self._has_gpus and hub in PAPER_COSTS and self._study.instructions.source == "hub":
@@ -159,37 +160,23 @@ class CostModel:
         return self.job(model, amount).seconds
 
     def observe(self, trial: Trial, amount: float, seconds: float) -> None:
-        """Takes in a finished trial's time."""
+        """Learns from the time of a finished trial."""
         self._add(trial.model, trial.task, trial.train_size, amount, seconds)
 
     def observe_row(self, row: Mapping[str, Any]) -> None:
-        """Takes in a row of results; one without a time or of an unknown share says nothing."""
+        """Learns from a row of results, unless it lacks a time or an amount, or is of another study."""
         amount = row.get("num_gpus") if self._has_gpus else row.get("num_cpus")
         seconds = row.get("total_time_s")
-        if amount and seconds and row["model"] in self._models and row["task"] in self._num_rows:
+        if amount and seconds and row["model"] in self._models and row["task"] in self._tasks:
             self._add(row["model"], row["task"], row["train_size"], float(amount), float(seconds))
 
     def observe_job(self, model: str, amount: float, seconds: float) -> None:
-        """Takes in a finished instruction job's time."""
+        """Learns from the time of a finished instruction job."""
         self._jobs[model] = amount * seconds
         self.version += 1
 
-    def trial_flops(self, model: str, task: str, size: int) -> float:
-        """Returns the operations of one trial, of its encoder's layers; 0 where the model's shape is not known.
-
-        A trial computes no vocabulary head but for its label words. How long a task's texts are is not known before they are
-        read, so tasks count by their rows alone; among trials of one model the length's factor falls out.
-        """
-        shape = self._shapes.get(model)
-        if shape is None:
-            return 0.0
-        spec = self._study.finetune
-        length = min(spec.max_length, shape.positions - 2)
-        tokens = (3.0 * spec.steps * min(spec.batch_size, size) + self._num_rows[task]) * length
-        return tokens * shape.encoder_flops_per_token(length)
-
     def _add(self, model: str, task: str, size: int, amount: float, seconds: float) -> None:
-        flops = self.trial_flops(model, task, size)
+        flops = self._operations.trial(model, task, size)
         cells = self._cells[model, task, amount]
         cells[size].add(amount * seconds, flops)
         self._amounts[model, task].add(amount)
@@ -203,14 +190,14 @@ class CostModel:
             self.version += 1
 
     def _estimate(self, model: str, task: str, size: int, amount: float) -> Estimate:
-        flops = self.trial_flops(model, task, size)
+        flops = self._operations.trial(model, task, size)
         amounts = self._amounts.get((model, task), set())
         if amounts:
-            # Processes that share a GPU slow each other, so the same share tells more than a nearer size.
+            # Processes that share a GPU slow each other down, so the same amount says more than the same size.
             nearest = amount if amount in amounts else min(amounts, key=lambda other: abs(math.log(other / amount)))
             cells = self._cells[model, task, nearest]
             other = min(cells, key=lambda known: abs(math.log(known / size)))
-            ratio = flops / self.trial_flops(model, task, other) if flops else 1.0
+            ratio = flops / self._operations.trial(model, task, other) if flops else 1.0
             return Estimate(cells[other].mean * ratio / amount, "measured" if other == size or not flops else "scaled")
         of_model = self._of_model.get(model)
         if of_model is not None:
@@ -218,35 +205,18 @@ class CostModel:
             return Estimate(of_model.mean * ratio / amount, "scaled")
         hub = self._models[model].hub
         if self._has_gpus and hub in PAPER_COSTS:
-            return Estimate(PAPER_COSTS[hub][0] * self._relative(model, task, size) / amount, "paper")
+            return Estimate(PAPER_COSTS[hub][0] * self._operations.relative(model, task, size) / amount, "paper")
         if flops and self._of_all.flops:
             return Estimate(flops * self._of_all.seconds / self._of_all.flops / amount, "scaled")
         if flops:
             return Estimate(flops / self._assumed_flops() / amount, "operations")
         return Estimate(UNKNOWN_S, "unknown")
 
-    def _relative(self, model: str, task: str, size: int) -> float:
-        """Returns a trial's operations over the mean of its model's trials in this study."""
-        tasks, sizes = [task.name for task in self._study.tasks], self._study.sizes
-        mean = sum(self.trial_flops(model, t, s) for t in tasks for s in sizes) / (len(tasks) * len(sizes))
-        return self.trial_flops(model, task, size) / mean if mean else 1.0
-
-    def _job_flops(self, model: ModelSpec) -> float:
-        """Returns the operations of an instruction job at full length; 0 where the shape or the number of rows is not known."""
-        shape, recipe = self._shapes.get(model.name), self._study.instruct
-        rows = math.inf if self._mixture_rows is None else self._mixture_rows * recipe.epochs
-        if recipe.max_steps is not None:
-            rows = min(rows, recipe.max_steps * recipe.global_batch_size)
-        if shape is None or math.isinf(rows):
-            return 0.0
-        length = min(recipe.max_length, shape.positions - 2)
-        return 3.0 * rows * length * shape.encoder_flops_per_token(length)
-
     def _assumed_flops(self) -> float:
-        """Returns operations a second of one GPU or CPU, before anything was measured."""
+        """Returns the assumed operations a second of one GPU or CPU, if nothing was measured."""
         if not self._has_gpus:
             return CPU_FLOPS
-        # What the paper's XLM-R base reached, by the same count of operations.
+        # The speed of the paper's XLM-R base, by the same count of operations.
         base = KNOWN["FacebookAI/xlm-roberta-base"]
         tokens = 3.0 * 320 * 16 * 256
         return tokens * base.encoder_flops_per_token(256) / PAPER_COSTS["FacebookAI/xlm-roberta-base"][0]

@@ -1,4 +1,4 @@
-"""How long a run is expected to take: the same admission on a simulated clock, and the least that any order would need. Pure."""
+"""How long a run is expected to take: its makespan on a simulated clock, and a lower bound for any order. Pure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Simulation:
 
     @property
     def makespan_s(self) -> float:
-        """When the last item ended."""
+        """Seconds until the last item ends."""
         return max((span.end_s for span in self.spans), default=0.0)
 
 
@@ -45,7 +45,7 @@ def simulate(
     probing: Collection[str] = (),
     takes_s: Callable[[Item], float] | None = None,
 ) -> Simulation:
-    """Runs the admission on a simulated clock.
+    """Runs the admission of a real run on a simulated clock.
 
     Args:
         trials: what is to run.
@@ -53,11 +53,11 @@ def simulate(
         nodes: the cluster.
         cost: expected times.
         jobs: widths of the instruction jobs to run, by model.
-        probing: models that measure their share first; here a trial of theirs keeps the width given.
-        takes_s: how long an item really takes; by default as long as expected.
+        probing: models that measure their width first. In a simulation they keep the width given.
+        takes_s: how long an item takes. By default as long as expected.
 
     Raises:
-        ValueError: if something waits for room that there never is.
+        ValueError: if something waits that the cluster can never hold.
     """
     now = [0.0]
     admission = Admission(trials, widths, nodes, cost, jobs=jobs, probing=probing, clock=lambda: now[0])
@@ -78,17 +78,17 @@ def simulate(
         if ended.model in probing:
             admission.set_width(ended.model, ended.width)
     if not admission.is_finished:
-        raise ValueError("something waits for room that the cluster never has")
+        raise ValueError("something waits that the cluster can never hold")
     return Simulation(spans)
 
 
 def lower_bound_s(
     trials: Sequence[Trial], widths: Mapping[str, Width], nodes: Sequence[Node], cost: CostModel, jobs: Mapping[str, Width]
 ) -> float:
-    """Returns the least time that any order needs, by the expected times.
+    """Returns a lower bound of the makespan in any order, by the expected times.
 
-    The largest of: all work over the cluster; the longest chain, an instruction job and then its instructed trials packed over
-    the whole cluster; the time of all items that are wider than half the cluster, of which no two run together.
+    It is the largest of three: all work divided by the cluster; the longest chain, an instruction job and then its instructed
+    trials packed over the whole cluster; and the sum of all items wider than half the cluster, of which no two run together.
     """
     items = ItemCost(cost, has_gpus=any(node.gpus for node in nodes))
     capacity = items.capacity(nodes)

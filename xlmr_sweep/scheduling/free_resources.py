@@ -1,34 +1,51 @@
 """What is free on each node of a cluster, down to the single GPU. Pure.
 
-Ray gives a fraction from one GPU and a whole number only from GPUs that nobody shares, so sums over a node would promise
-room that is not there. The node chosen here is the one that the trial is bound to, so both books agree. Its GPUs cannot be
-chosen: Ray takes the fullest that fits, of equals the first, and so does a room, which never gives another instead.
+Ray gives a fraction of one GPU, and whole GPUs only if nobody shares them. Two halves of two GPUs are therefore no whole one, and
+sums over a node would promise more than there is. These books agree with Ray's: a trial is bound to the node chosen here, and of
+its GPUs Ray takes the fullest that fits, or the first of several such. So do these books, and they never choose another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from xlmr_sweep.scheduling.resources import EPSILON, Node, Width, num_fitting
 
 
 @dataclass
 class _Free:
+    """What is free on one node."""
+
     cpus: float
     gpus: list[float]
+    """The free part of each GPU, by its index."""
+
+
+class Bundle(NamedTuple):
+    """The resources of one rank."""
+
+    node_id: str
+    cpus: float
+    gpu_shares: tuple[tuple[int, float], ...]
+    """Index of each GPU, and how much of it."""
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """What was taken for one item: for each bundle its node, CPUs, and the share of each GPU by its index."""
+    """The resources of one item, a bundle for each rank."""
 
-    bundles: tuple[tuple[str, float, tuple[tuple[int, float], ...]], ...] = field(default=())
+    bundles: tuple[Bundle, ...] = ()
 
     @property
     def node_ids(self) -> tuple[str, ...]:
         """Ids of the nodes, one a bundle."""
-        return tuple(node for node, _, _ in self.bundles)
+        return tuple(bundle.node_id for bundle in self.bundles)
+
+
+NOTHING = Allocation()
+"""The allocation of an item that waits."""
 
 
 class FreeResources:
@@ -64,13 +81,13 @@ class FreeResources:
         self._free[node.node_id] = _Free(node.cpus, [1.0] * int(node.gpus))
 
     def remove(self, node_id: str) -> None:
-        """Forgets a node that died. What was taken on it is given back by its items as usual, to nobody."""
+        """Forgets a node that died. Its items release what they held there as usual, without effect."""
         self.version += 1
         self._nodes.pop(node_id, None)
         self._free.pop(node_id, None)
 
     def copy(self) -> FreeResources:
-        """Returns books of their own with the same entries."""
+        """Returns a copy that changes by itself."""
         other = FreeResources(())
         other._nodes = dict(self._nodes)
         other._free = {name: _Free(free.cpus, list(free.gpus)) for name, free in self._free.items()}
@@ -79,16 +96,19 @@ class FreeResources:
     def allocate(
         self, width: Width, not_on: Collection[str] = (), closed: Collection[str] = (), also_free: Sequence[FreeResources] = ()
     ) -> Allocation | None:
-        """Takes room for all bundles of a width, or nothing.
+        """Allocates all bundles of a width, or nothing.
 
-        A width that some node could hold alone is only ever put on one node: of those with room the fullest, so that wide items
-        find empty ones. A wider one is spread over as few nodes as it can.
+        A width that one node could hold is only put on one node. Of the nodes on which it fits it takes the fullest, so that wide
+        items find empty ones. A wider width is spread over as few nodes as possible.
 
         Args:
             width: what is wanted.
-            not_on: nodes to keep away from, unless no other could ever hold it.
-            closed: nodes of which nothing is taken now.
-            also_free: other books of the same nodes, on which what is taken has to be free too.
+            not_on: nodes to avoid, unless no other could ever hold the width.
+            closed: nodes that are not used now.
+            also_free: other books of the same nodes, on which the allocation must be free too.
+
+        Returns:
+            None if it does not fit now.
         """
         allowed = [name for name in self._nodes if name not in not_on]
         if not self._could_hold(width, allowed):
@@ -99,27 +119,27 @@ class FreeResources:
             for name in ordered:
                 bundles = self._on_node(name, width, width.num_bundles, also_free)
                 if len(bundles) == width.num_bundles:
-                    return self._taken(bundles)
+                    return self._booked(bundles)
             return None
-        found: list[tuple[str, float, tuple[tuple[int, float], ...]]] = []
+        found: list[Bundle] = []
         for name in reversed(ordered):
             found += self._on_node(name, width, width.num_bundles - len(found), also_free)
-        return self._taken(found) if len(found) == width.num_bundles else None
+        return self._booked(found) if len(found) == width.num_bundles else None
 
     def allocate_again(self, allocation: Allocation) -> bool:
-        """Takes exactly what an item that ended had, on its very GPUs, if all of it is free and its nodes are there."""
+        """Allocates what an item that ended held, on the same GPUs. Returns whether all of it is free and its nodes are there."""
         if not set(allocation.node_ids) <= self._nodes.keys() or not self.holds(allocation):
             return False
         self._book(allocation, -1.0)
         return True
 
     def release(self, allocation: Allocation) -> None:
-        """Gives back what an item took."""
+        """Releases what an item held."""
         self.version += 1
         self._book(allocation, 1.0)
 
     def holds(self, allocation: Allocation) -> bool:
-        """Tells whether all of an allocation is free, on its very GPUs."""
+        """Tells whether all of an allocation is free, on the same GPUs."""
         self._book(allocation, -1.0)
         places = [(name, index) for name, _, shares in allocation.bundles for index, _ in shares]
         fits = all(self._free[name].cpus > -EPSILON for name in allocation.node_ids if name in self._free)
@@ -134,12 +154,10 @@ class FreeResources:
     def _could_hold(self, width: Width, names: Iterable[str]) -> bool:
         return num_fitting(width, (self._nodes[name] for name in names)) >= width.num_bundles
 
-    def _on_node(
-        self, name: str, width: Width, most: int, also_free: Sequence[FreeResources]
-    ) -> list[tuple[str, float, tuple[tuple[int, float], ...]]]:
-        """Returns up to so many bundles of a width on what is free of a node."""
+    def _on_node(self, name: str, width: Width, most: int, also_free: Sequence[FreeResources]) -> list[Bundle]:
+        """Returns up to `most` bundles of a width that fit on a node now."""
         cpus, gpus = self._free[name].cpus, list(self._free[name].gpus)
-        bundles: list[tuple[str, float, tuple[tuple[int, float], ...]]] = []
+        bundles: list[Bundle] = []
         while len(bundles) < most and cpus + EPSILON >= width.cpus:
             shares = _shares(gpus, width.gpus)
             if shares is None:
@@ -147,12 +165,12 @@ class FreeResources:
             cpus -= width.cpus
             for index, share in shares:
                 gpus[index] -= share
-            bundles.append((name, width.cpus, shares))
+            bundles.append(Bundle(name, width.cpus, shares))
         while bundles and not all(other.holds(Allocation(tuple(bundles))) for other in also_free):
             bundles.pop()
         return bundles
 
-    def _taken(self, bundles: list[tuple[str, float, tuple[tuple[int, float], ...]]]) -> Allocation:
+    def _booked(self, bundles: list[Bundle]) -> Allocation:
         allocation = Allocation(tuple(bundles))
         self._book(allocation, -1.0)
         return allocation
@@ -168,7 +186,7 @@ class FreeResources:
 
 
 def _shares(free: list[float], gpus: float) -> tuple[tuple[int, float], ...] | None:
-    """Returns which GPUs of a node give how much; a fraction comes from the fullest GPU that has it, as Ray does it."""
+    """Returns which GPUs of a node give how much. A fraction comes from the fullest GPU on which it fits, as in Ray."""
     if gpus <= 0:
         return ()
     if gpus < 1:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from xlmr_sweep.scheduling.cost import CostModel
-from xlmr_sweep.scheduling.free_resources import Allocation
+from xlmr_sweep.scheduling.free_resources import NOTHING, Allocation
 from xlmr_sweep.scheduling.resources import Node, Width
 from xlmr_sweep.study.plan import Trial
 
@@ -23,7 +23,7 @@ class Attempt:
     """Ids of nodes to avoid."""
     not_before: float = 0.0
     """Earliest start, on the admission's clock."""
-    allocation: Allocation = field(default=Allocation())
+    allocation: Allocation = NOTHING
     began: float = 0.0
 
     @property
@@ -44,7 +44,7 @@ class Job:
     model: str
     width: Width
     not_on: frozenset[str] = frozenset()
-    allocation: Allocation = field(default=Allocation())
+    allocation: Allocation = NOTHING
     began: float = 0.0
 
     @property

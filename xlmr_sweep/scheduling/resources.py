@@ -1,4 +1,4 @@
-"""What a trial and an instruction job take of a cluster, and whether the cluster can give it. Pure arithmetic."""
+"""What trials and instruction jobs need of a cluster, and whether the cluster has it. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.study.spec import AUTO, ModelSpec, Study
+from xlmr_sweep.study.model_spec import AUTO, ModelSpec
+from xlmr_sweep.study.spec import Study
 
 NODE_LABEL = "ray.io/node-id"
-"""Ray's label of a node that holds its id."""
+"""The label under which Ray keeps a node's id."""
 
 EPSILON = 1e-6
 """Sums of fractions of a GPU are compared with this tolerance."""
@@ -28,7 +29,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Width:
-    """What one trial takes: `num_bundles` times (cpus, gpus), one bundle a rank."""
+    """What one trial or job needs: `num_bundles` times (cpus, gpus), one bundle for each rank."""
 
     cpus: float
     gpus: float
@@ -60,9 +61,9 @@ class Width:
 
 
 def trial_width(model: ModelSpec, has_gpus: bool) -> Width:
-    """Returns what a fine-tuning trial of a model takes: a share of a GPU, or one rank a whole GPU; CPUs where there are none.
+    """Returns what a fine-tuning trial of a model needs: a share of a GPU, or ranks with a whole GPU each.
 
-    Of a model whose share is to be measured: a whole GPU.
+    A model whose share is not measured yet gets a whole GPU. On a cluster without GPUs a trial gets CPUs alone.
     """
     if not has_gpus:
         return Width(model.cpus, 0)
@@ -71,14 +72,14 @@ def trial_width(model: ModelSpec, has_gpus: bool) -> Width:
 
 
 def instruct_width(model: ModelSpec, has_gpus: bool) -> Width:
-    """Returns what a model's instruction job takes: a CPU, and a GPU where there are any, for each rank."""
+    """Returns what a model's instruction job needs: for each rank a CPU, and a GPU if the cluster has GPUs."""
     return Width(1, 1 if has_gpus else 0, model.instruct_ranks)
 
 
 def num_fitting(width: Width, nodes: Iterable[Node]) -> int:
-    """Returns how many bundles of a width empty nodes hold at the same time.
+    """Returns how many bundles of a width the nodes hold at the same time when nothing runs there.
 
-    A fraction of a GPU lies on one GPU, and a whole number takes GPUs that nobody shares, as in Ray.
+    As in Ray, a fraction of a GPU lies on one GPU, and a whole number takes GPUs that nobody shares.
     """
     return sum(_num_on(node, width) for node in nodes)
 
@@ -92,7 +93,7 @@ def _num_on(node: Node, width: Width) -> int:
 
 
 def check_fits(study: Study, models: Iterable[str], nodes: list[Node], *, instruct: Iterable[str] = ()) -> None:
-    """Refuses a cluster on which some trial or instruction job could never start.
+    """Refuses a cluster on which a trial or an instruction job could never start.
 
     Args:
         study: the study.

@@ -1,9 +1,9 @@
-"""What a trial of each model takes: as declared, or, for `gpus: auto`, as the model's first trial measured it. Pure but for the
-storage.
+"""The width of each model's trials: as declared, or for `gpus: auto` as measured by the model's first trial. Pure, except that it
+keeps what it learns in the storage.
 
-A model of unknown share runs one trial alone on a whole GPU (on a machine without GPUs: on a whole node's CPUs). Its peak
-memory and how busy it kept the GPU stay in `learned/<model>.json`, and the share is 1/n of which n fit by memory, with a
-margin, and of which n are needed to keep a GPU busy.
+A model of unknown width runs one trial alone on a whole GPU, or on all CPUs of a node where there are no GPUs. The trial's peak
+memory and how busy it kept the GPU are kept in `learned/<model>.json`. The model's trials then get 1/n of a GPU. n is the number
+of trials that keep a GPU busy, or the number that fit into its memory with a margin if that is smaller.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from typing import Any
 from xlmr_sweep.scheduling.resources import Node, Width, num_fitting, trial_width
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.learned import learn, read_learned
-from xlmr_sweep.study.spec import AUTO, ModelSpec, Study
+from xlmr_sweep.study.model_spec import AUTO, ModelSpec
+from xlmr_sweep.study.spec import Study
 
 MEASURED = "measured"
-"""Key of `learned/<model>.json`."""
+"""Key of `learned/<model>.json`: what the first trial measured."""
 
 MIN_WIDTH = "min_width"
-"""Key of `learned/<model>.json`: the smallest share (cpus, gpus, num_bundles) that has not been found too small."""
+"""Key of `learned/<model>.json`: the smallest width (cpus, gpus, num_bundles) that was not found too small."""
 
 MEMORY_MARGIN = 1.2
-"""A longer text or another task may need more than the trial that measured, which was the one expected to take longest."""
+"""Another task or a longer text may need more memory than the trial that measured, although that was the longest expected."""
 
 PROCESS_BYTES = 600 * 2**20
-"""What a process takes of a GPU beside its allocator, as in `modeling.device`."""
+"""GPU memory of a process outside its allocator, as in `modeling.device`."""
 
 MAX_TRIALS = 16
-"""Trials on one GPU at most."""
+"""At most so many trials share a GPU."""
 
 
 @dataclass(frozen=True)
@@ -40,27 +41,27 @@ class Measured:
 
     on_gpu: bool
     peak_bytes: int
-    """Of the GPU's allocator, or of the process."""
+    """Peak of the GPU's allocator, or of the process."""
     total_bytes: int
     """Memory of the GPU, or of the machine."""
     busy: float | None
-    """Share of the time that the GPU was at work, or CPU cores that were; None where nobody could say."""
+    """Share of the time in which the GPU worked, or the number of CPU cores that worked; None if it is not known."""
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> Measured | None:
-        """Returns what a finished trial's row tells; None if it lacks it."""
+        """Returns what a finished trial's row measured; None if it lacks that."""
         if not row.get("peak_memory_bytes") or not row.get("device_memory_bytes"):
             return None
         busy = row.get("device_busy")
         work_s = (row.get("train_time_s") or 0.0) + (row.get("eval_time_s") or 0.0)
         if busy and work_s and row.get("num_gpus"):
-            # What comes before, which warm processes mostly do not have, leaves the device idle.
+            # The device idles while a process gets ready. Warm processes mostly skip that.
             busy *= max(1.0, (row.get("total_time_s") or work_s) / work_s)
         return cls(bool(row.get("num_gpus")), int(row["peak_memory_bytes"]), int(row["device_memory_bytes"]), busy)
 
 
 def widths_of(study: Study, storage: Storage, names: Sequence[str], nodes: Sequence[Node]) -> tuple[dict[str, Width], list[str]]:
-    """Returns what a trial of each model takes, and which models are to measure it first."""
+    """Returns the width of each model's trials, and the models that have to measure it first."""
     has_gpus = any(node.gpus for node in nodes)
     widths, probing = {}, []
     for name in names:
@@ -72,7 +73,7 @@ def widths_of(study: Study, storage: Storage, names: Sequence[str], nodes: Seque
         if measured is None or measured.on_gpu != has_gpus:
             probe = probe_width(model, nodes)
             widths[name] = at_least(probe, storage, name, nodes)
-            # One whose trials ran out of memory on a whole GPU has no fraction to be measured.
+            # A model whose trials ran out of memory on a whole GPU needs no fraction to be measured.
             probing += [name] if widths[name] == probe else []
         else:
             widths[name] = at_least(width_for(measured, model, nodes), storage, name, nodes)
@@ -80,14 +81,14 @@ def widths_of(study: Study, storage: Storage, names: Sequence[str], nodes: Seque
 
 
 def probe_width(model: ModelSpec, nodes: Sequence[Node]) -> Width:
-    """Returns what the trial that measures takes: a whole GPU, or all CPUs of the smallest node."""
+    """Returns the width of the trial that measures: a whole GPU, or all CPUs of the smallest node."""
     if any(node.gpus for node in nodes):
         return Width(model.cpus, 1)
     return Width(max(model.cpus, min(node.cpus for node in nodes)), 0)
 
 
 def width_for(measured: Measured, model: ModelSpec, nodes: Sequence[Node]) -> Width:
-    """Returns the share that follows from a measurement."""
+    """Returns the width that follows from a measurement."""
     need = measured.peak_bytes * MEMORY_MARGIN
     if not measured.on_gpu:
         by_memory = max(1, int(measured.total_bytes / need))
@@ -101,7 +102,7 @@ def width_for(measured: Measured, model: ModelSpec, nodes: Sequence[Node]) -> Wi
 
 
 def read_measured(storage: Storage, model: str) -> Measured | None:
-    """Returns what was measured of a model; None where nothing was."""
+    """Returns what was measured of a model, or None."""
     try:
         return Measured(**read_learned(storage, model)[MEASURED])
     except (KeyError, TypeError):
@@ -114,23 +115,23 @@ def keep_measured(storage: Storage, model: str, measured: Measured) -> None:
 
 
 def at_least(width: Width, storage: Storage, model: str, cluster: Collection[Node]) -> Width:
-    """Returns a model's width, or the larger one that runs have learned it needs, if this cluster could hold it."""
+    """Returns a model's width, or the larger one that earlier runs found it needs, if this cluster could hold that."""
     known = read_learned(storage, model).get(MIN_WIDTH)
     try:
         learned = Width(**known) if known else width
     except TypeError:
         return width
-    # Shares of CPUs say nothing about shares of GPUs.
+    # A width in CPUs says nothing about a width in GPUs.
     comparable = bool(learned.gpus) == bool(width.gpus)
     fits = num_fitting(learned, cluster) >= learned.num_bundles
     return learned if comparable and fits and learned.size > width.size else width
 
 
 def next_larger(width: Width, cluster: Collection[Node]) -> Width | None:
-    """Returns the next larger share: twice the part of a GPU, then 1, 2, 4, 8 GPUs with a rank each; CPUs where there are none.
+    """Returns the next larger width: twice the share of a GPU, then 1, 2, 4, 8 GPUs with a rank each. On CPUs, twice as many.
 
     Returns:
-        None where no node, or for several ranks the cluster, could hold it.
+        None if the cluster could not hold it.
     """
     if width.gpus and width.gpus < 1:
         parts = max(1, round(1 / width.gpus) // 2)
@@ -141,14 +142,14 @@ def next_larger(width: Width, cluster: Collection[Node]) -> Width | None:
         wider = replace(width, cpus=2 * width.cpus)
     holds = num_fitting(wider, cluster)
     if holds < wider.num_bundles and not width.gpus:
-        # The whole of the largest node is the last share.
+        # The last width is the whole of the largest node.
         most = max((node.cpus for node in cluster), default=0.0)
         return replace(width, cpus=most) if most > width.cpus else None
     return wider if holds >= wider.num_bundles else None
 
 
 def share_in_words(width: Width) -> str:
-    """Writes a share in words."""
+    """Returns a width in words, for example `1/4 of a GPU`."""
     if not width.gpus:
         return f"{width.total_cpus:g} CPUs"
     return f"1/{round(1 / width.gpus)} of a GPU" if width.gpus < 1 else f"{width.total_gpus:g} GPUs"

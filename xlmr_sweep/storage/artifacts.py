@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from xlmr_sweep.study.canonical import fingerprint
 from xlmr_sweep.study.identity import mixture_name, model_folder_name, recipe_folder_name, task_data_name
-from xlmr_sweep.study.spec import ModelSpec, Study
+from xlmr_sweep.study.model_spec import ModelSpec
+from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.tasks import TaskSpec
 
 STUDY_FILE = "study.json"

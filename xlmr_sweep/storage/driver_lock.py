@@ -1,8 +1,8 @@
-"""One driver a study: a claim in the storage says which process runs it. Neither torch nor ray; works on any storage.
+"""One driver a study. In: a storage. Out: within a block this process is its only driver, or one line says who is.
 
-In: a storage. Out: for the length of a block this process is its only driver, or one line that says who is. Object stores have no
-exclusive create, so nobody overwrites anybody: each driver writes a claim of its own below `driver/` first and looks for others
-second. Of two that do so at once at least one sees the other, and who sees a live other withdraws.
+A claim in the storage says which process runs the study. Object stores cannot create a file only if it is absent. So nobody
+overwrites another's file: each driver first writes a claim of its own, and then looks for other claims. Of two that do this at
+once at least one sees the other. Who sees a claim of a live process withdraws. Works on any storage.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from xlmr_sweep.storage.files import Storage
 
 HEARTBEAT_S = 10.0
 SILENT_S = 60.0
-"""A claim from another host is void after this long without a heartbeat."""
+"""Seconds without a heartbeat after which a claim from another host is void."""
 
 TRIES = 4
-"""How often a driver claims again after it withdrew before another that withdrew as well."""
+"""How often a driver claims in all. After it withdrew it claims again, because the other may have withdrawn too."""
 
 
 @contextmanager
 def only_driver(
     storage: Storage, *, heartbeat_s: float = HEARTBEAT_S, silent_s: float = SILENT_S, host: str | None = None
 ) -> Iterator[None]:
-    """Makes this process the only driver of a storage for the length of the block.
+    """Makes this process the only driver of a storage within the block.
 
-    A claim whose process is dead on this machine is void at once; one from another machine after `silent_s` without a heartbeat.
-    A driver that was stopped for so long that another took over is interrupted.
+    A claim of this machine is void once its process is dead. A claim of another machine is void after `silent_s` without a
+    heartbeat. A driver that was stopped for so long that another took over is interrupted.
 
     Args:
         storage: the study's folder.
@@ -59,9 +59,9 @@ def only_driver(
             try:
                 alive = claim.renew()
             except (OSError, StudyError):
-                continue  # A storage that fails for a while costs signs of life, not the run.
+                continue  # A storage that fails for a while costs heartbeats, not the run.
             if not alive and not ended.is_set():
-                # To the main thread by name: a signal that lands elsewhere does not wake it.
+                # To the main thread itself: a signal to another thread would not wake it.
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 return
 
@@ -122,7 +122,7 @@ class _Claim:
         if not _is_dead(other, self._value["host"], silent_s, lambda: self._read(name)):
             return False
         self._value["void"].append(name)
-        # Before the other claim goes: should its process wake up, it must see by whom it was voided.
+        # Written before the other claim is deleted: if its process wakes up, it must see who voided it.
         self._write()
         self._storage.delete(claim_file(name))
         return True
@@ -142,7 +142,7 @@ class _Claim:
         try:
             self._storage.delete(claim_file(self._id))
         except (OSError, StudyError):
-            return  # Void as soon as this process has ended.
+            return  # The claim is void anyway once this process has ended.
 
     def _write(self) -> None:
         self._storage.write_json(claim_file(self._id), self._value)
@@ -158,13 +158,13 @@ class _Claim:
 
 
 def _is_dead(claim: Mapping[str, Any], host: str, silent_s: float, read: Callable[[], Mapping[str, Any] | None]) -> bool:
-    """Tells whether a claim's process is gone. Waits only where two machines' clocks cannot both be right."""
+    """Tells whether a claim's process is gone. Waits only if the clocks of the two machines may differ."""
     if claim["host"] == host and claim["machine"] == _machine():
         return bool(_process_start(claim["pid"]) != claim["process_started"])
     age = time.time() - claim["beat_at"]
     if 0 <= age < silent_s:
         return False
-    # Too old, or from the future: the clocks may differ, so the last word is whether it beats while one watches.
+    # Too old, or from the future. The clocks may differ, so what decides is whether its heartbeat changes now.
     deadline = time.monotonic() + (min(silent_s, 1.2 * HEARTBEAT_S) if age > 0 else silent_s)
     while time.monotonic() < deadline:
         time.sleep(min(0.5, silent_s / 5))
@@ -177,7 +177,7 @@ def _is_dead(claim: Mapping[str, Any], host: str, silent_s: float, read: Callabl
 
 
 def _machine() -> str:
-    """Returns what tells machines and containers apart within which a process id means one process."""
+    """Names the machine or container: where this name is the same, a process id means the same process."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -186,7 +186,11 @@ def _machine() -> str:
 
 
 def _process_start(pid: int) -> str | None:
-    """Returns a process's time of start in the kernel's ticks, None where it does not run: pids are used again."""
+    """Returns a process's time of start in the kernel's ticks since boot; None where it does not run.
+
+    Ids of processes are used again, so the id alone says nothing. psutil's time of start is none of use here: it follows the
+    machine's clock, and a clock that is set would void the claim of a process that runs.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except OSError:
@@ -197,7 +201,7 @@ def _process_start(pid: int) -> str | None:
 
 
 def _probe_process(pid: int) -> str | None:
-    """For systems without /proc: tells only that some process of that number runs."""
+    """Says for systems without /proc only whether some process of that id runs."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

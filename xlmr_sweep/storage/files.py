@@ -1,6 +1,7 @@
-"""The study's folder, on a local disk, a shared one, or behind any URI that pyarrow or fsspec knows.
+"""The files of a storage: on a local disk, a shared one, or behind any URI that pyarrow or fsspec can open.
 
-Names are relative to it, with `/`. Every write is whole or absent: a reader never sees half a file.
+In: names relative to the storage, with `/`. Out: bytes, JSON values, listings. Every write is whole or absent: a reader never
+sees half a file.
 """
 
 from __future__ import annotations
@@ -16,20 +17,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
-from urllib.parse import unquote, urlparse
 
 from pyarrow import fs
 
 from xlmr_sweep.errors import StorageError, StudyError
 from xlmr_sweep.storage.artifacts import temporary_file
+from xlmr_sweep.storage.location import locate
 
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 """Pauses between two tries of what failed; each is twice the one before."""
-
-CLIENT_PATIENCE_S = 15
-"""Seconds for which an object store's own client may try; what must be tried for longer is tried again from here."""
 
 T = TypeVar("T")
 
@@ -39,41 +37,23 @@ class Storage:
 
     Args:
         location: a path or a URI, such as `runs/paper`, `file:///data/paper` or `s3://bucket/paper`.
-        patience_s: how long reads, writes and deletions that fail are tried again, for a disk that is full or read-only for a
-            while.
+        patience_s: seconds for which reads, writes and deletions that fail are tried again. A disk may be full or read-only for
+            a while.
     """
 
     def __init__(self, location: str | Path, patience_s: float = 0.0) -> None:
         self.patience_s = patience_s
         self.on_wait: Callable[[float], None] | None = None
-        """Told the seconds of each pause before what failed is tried again; of this object, not of its copies."""
-        text = str(location)
-        if not text or "\0" in text:
-            raise StudyError(f"--storage {text!r}: not a path or URI")
-        parsed = urlparse(text)
-        self.local: Path | None = None
-        scheme, is_uri, rest = text.partition("://")
-        if (is_uri and not scheme) or (text.startswith("file:") and not is_uri):
-            raise StudyError(f"--storage {text}: not a path or URI; a URI of this machine's disk is as file:///data/paper")
-        if is_uri and not rest.strip("/"):
-            raise StudyError(f"--storage {text}: names no folder; give a bucket and a path in it")
-        if not is_uri:
-            try:
-                self.local = Path(text).expanduser().absolute()
-            except RuntimeError as error:
-                raise StudyError(f"--storage {text}: {error}") from None
-        elif parsed.scheme == "file":
-            if parsed.netloc not in ("", "localhost"):
-                raise StudyError(f"--storage {text}: a file URI needs an absolute path, as file:///data/{parsed.netloc}")
-            self.local = Path(unquote(parsed.path))
-        self.uri = str(self.local) if self.local is not None else text.rstrip("/")
-        self._fs, self._root = _filesystem(self.uri, self.local)
+        """Called with the seconds of each pause before a retry. Not part of copies of this object."""
+        found = locate(str(location))
+        self.uri, self.local = found.uri, found.local
+        self._fs, self._root = found.filesystem, found.root
 
     def __reduce__(self) -> tuple[type[Storage], tuple[str, float]]:
         return (type(self), (self.uri, self.patience_s))
 
     def patient(self, patience_s: float) -> Storage:
-        """Returns the same storage with another patience; what still fails then raises `StorageError`."""
+        """Returns the same storage with another patience. What fails for longer raises `StorageError`."""
         return type(self)(self.uri, patience_s)
 
     def __str__(self) -> str:
@@ -83,6 +63,8 @@ class Storage:
         """Returns where `name` is, as a path or URI to show or to give to Ray."""
         if not name:
             return self.uri
+        if self.local is not None:
+            return str(self.local / name)
         location, mark, query = self.uri.partition("?")
         return f"{location.rstrip('/')}/{name}{mark}{query}"
 
@@ -150,7 +132,7 @@ class Storage:
 
     @staticmethod
     def _opened(path: Path) -> BinaryIO:
-        """Makes a file and the folders above it, again if a command that was refused has just removed them, empty."""
+        """Opens a new file and makes its folder, twice if a command that is refused has just removed the empty folder."""
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             return path.open("wb")
@@ -159,7 +141,7 @@ class Storage:
             return path.open("wb")
 
     def remove_empty(self, *names: str) -> None:
-        """Removes those of the folders that are empty, the storage's own by the name ``; stores without folders have none."""
+        """Removes those of the folders that are empty. The name `` means the storage's own. Object stores have no folders."""
         for name in names:
             if self.local is not None:
                 with suppress(OSError):
@@ -170,7 +152,7 @@ class Storage:
         self.write(name, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
 
     def delete(self, name: str) -> None:
-        """Removes a file or a folder with all it holds; nothing happens where there is none."""
+        """Removes a file, or a folder with all that it holds. Does nothing if there is none."""
         self._patiently(name, lambda: self._delete(name))
 
     def _delete(self, name: str) -> None:
@@ -181,7 +163,7 @@ class Storage:
             self._fs.delete_file(self._at(name))
 
     def _patiently(self, name: str, action: Callable[[], T]) -> T:
-        """Does something with a file, again and again within the patience, each time after a longer pause."""
+        """Calls `action`, and again after ever longer pauses while it fails, for as long as the patience lasts."""
         deadline, pause_s = time.monotonic() + self.patience_s, FIRST_PAUSE_S
         while True:
             try:
@@ -223,7 +205,7 @@ class Storage:
         return [(info.base_name, info.type) for info in found]
 
     def read_many(self, names: Iterable[str]) -> list[bytes]:
-        """Reads files; from far away, many at a time."""
+        """Reads files; many at a time if they are not on a local file system."""
         if self.local is not None:
             return [(self.local / name).read_bytes() for name in names]
         with ThreadPoolExecutor(32) as pool:
@@ -239,7 +221,7 @@ class Storage:
             fs.copy_files(str(folder), self._at(name), destination_filesystem=self._fs)
 
     def download(self, name: str, cache: Path) -> Path:
-        """Returns a local folder with what `name` holds: itself on a local disk, else a copy under `cache`, made once."""
+        """Returns a local folder with what `name` holds: itself on a local disk, else a copy below `cache`, made once."""
         if self.local is not None:
             return self.local / name
         target = cache / name
@@ -271,28 +253,3 @@ class Storage:
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
-
-
-def _filesystem(uri: str, local: Path | None) -> tuple[fs.FileSystem, str]:
-    if local is not None:
-        return fs.LocalFileSystem(), str(local)
-    try:
-        filesystem, root = fs.FileSystem.from_uri(_bounded(uri))
-    except (ValueError, OSError) as first:
-        import fsspec
-
-        try:
-            wrapped, root = fsspec.core.url_to_fs(uri)
-        except (ImportError, ValueError, OSError) as second:
-            # An OSError of pyarrow's says why a storage that it knows does not answer, a ValueError only that it knows none.
-            problem = " ".join(str(first if isinstance(first, OSError) else second).split())
-            raise StudyError(f"--storage {uri}: neither pyarrow nor fsspec can open it: {problem}") from None
-        filesystem = fs.PyFileSystem(fs.FSSpecHandler(wrapped))
-    return filesystem, root.rstrip("/")
-
-
-def _bounded(uri: str) -> str:
-    """Has Google's client give up after a while: by itself it tries for 15 minutes and hears no Ctrl-C meanwhile."""
-    if not uri.startswith(("gs://", "gcs://")) or "retry_limit_seconds" in uri:
-        return uri
-    return f"{uri}{'&' if '?' in uri else '?'}retry_limit_seconds={CLIENT_PATIENCE_S}"

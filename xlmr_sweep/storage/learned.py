@@ -1,6 +1,6 @@
-"""What runs have learned of a model, kept in `learned/<model>.json`: a mapping that each part of the system adds its own keys to.
+"""What runs have measured of a model, kept in `learned/<model>.json`. Each part of the system adds keys of its own.
 
-It only ever saves time: a file that is lost or damaged is learned again.
+It only saves time: if a file is lost or damaged, its values are measured again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def read_learned(storage: Storage, model: str) -> dict[str, Any]:
 
 
 def learn(storage: Storage, model: str, **values: Any) -> None:
-    """Sets keys of what is known of a model and keeps the others. Only the driver calls it, so nobody writes at the same time."""
+    """Sets keys of what is known of a model and keeps the others. Only the driver calls it, so there is one writer."""
     try:
         storage.write_json(learned_file(model), {**read_learned(storage, model), **values})
     except (OSError, StudyError) as error:

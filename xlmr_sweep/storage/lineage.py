@@ -10,8 +10,9 @@ from typing import Any
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.artifacts import commit_file, instruct_folder, manifest_of, mixture_folder, pretrained_folder, task_folder
 from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.plan import Trial
-from xlmr_sweep.study.spec import ModelSpec, Study
+from xlmr_sweep.study.spec import Study
 
 
 @dataclass(frozen=True)

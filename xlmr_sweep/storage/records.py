@@ -65,7 +65,7 @@ def write_record(storage: Storage, record: Mapping[str, Any]) -> None:
         record: the columns, `spec` (what was asked) and `resolved` (what it was made from).
 
     Raises:
-        ValueError: if the record would not be read back as one, so that no score that is none is ever kept.
+        ValueError: if the record would not validate when it is read back.
     """
     trial_id = record["trial_id"]
     problem = _problem(record, trial_id)
@@ -85,7 +85,7 @@ def read_records(storage: Storage, corrupt: dict[str, str]) -> dict[str, dict[st
 
     Args:
         storage: the study's folder.
-        corrupt: takes the names of files that are no record, with the reason.
+        corrupt: filled with the names of files that are no records, and the reasons.
     """
     names = storage.names(RECORDS, ".json")
     records = {}
@@ -103,7 +103,7 @@ def read_records(storage: Storage, corrupt: dict[str, str]) -> dict[str, dict[st
 
 
 def _problem(record: Any, trial_id: str) -> str:
-    """Says why a value is no record of that trial; empty if it is one."""
+    """Says why a value is not a record of that trial; empty if it is."""
     if not isinstance(record, Mapping):
         return "not a mapping"
     missing = [column for column in ("trial_id", *CELL_COLUMNS, "score") if column not in record]
@@ -155,7 +155,7 @@ def read_failure_files(storage: Storage) -> list[dict[str, Any]]:
 
 
 def read_failure(storage: Storage, trial_id: str) -> dict[str, Any]:
-    """Returns the last failure of a trial; empty where there is none. A damaged file is a failure too, never an error."""
+    """Returns the last failure of a trial; empty where there is none. A damaged file counts as a failure and raises nothing."""
     name = failure_file(trial_id)
     return _failure(storage.read(name)) if storage.exists(name) else {}
 

@@ -1,7 +1,7 @@
-"""A storage without the folders that its study names, such as one copied to another machine. In: its records. Out: what it holds.
+"""A storage whose study names folders that are not here, as after a copy to another machine. In: its records. Out: what it holds.
 
-A trial's id holds hashes of the folders that models and data come from. Where a folder is gone nothing can be planned or run, but
-what was run can still be read: records are then matched by the settings they were asked for, without the contents of folders.
+A trial's id contains hashes of the folders of models and data. If a folder is gone, nothing can be planned or run. What was run
+can still be read: records are then matched by their declared settings, without the contents of folders.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from xlmr_sweep.storage.collect import Collected
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.records import CELL_COLUMNS, COLUMNS, read_failure_files, read_records
 from xlmr_sweep.storage.study_file import read_study
-from xlmr_sweep.study.spec import FINETUNE_RUNTIME, Study
+from xlmr_sweep.study.recipes import FINETUNE_RUNTIME
+from xlmr_sweep.study.spec import Study
 
-# What of a model makes its weights, apart from the contents of its folder.
 MODEL_KEYS = ("hub", "revision", "demo", "new_head")
+"""What of a model decides its weights, apart from the contents of its folder."""
 
 
 def collect_relocated(storage: Storage, study: Study | None = None) -> Collected:
     """Reads a storage whose trial ids cannot be computed. Changes nothing.
 
-    Of several records of a cell with the study's settings, the one in results.parquet counts, else the newest. A failure does
-    not tell its settings, so the newest of a cell counts. Nothing is checked for being stale, and the planned cells have no
-    `trial_id`.
+    A cell may have several records with the study's settings. The one in results.parquet counts, else the newest. A failure does
+    not say its settings, so the newest of a cell counts. No record is checked for being stale. Planned cells have no `trial_id`.
 
     Args:
         storage: a folder with a study.json.
@@ -90,7 +90,7 @@ def _cell(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _listed(storage: Storage) -> set[str]:
-    """Ids of the trials in results.parquet: those of the settings that the last run had."""
+    """Returns the ids of the trials in results.parquet: those of the last run's settings."""
     try:
         table = parquet.ParquetFile(pa.BufferReader(storage.read(RESULTS_FILE))).read(columns=["trial_id"])
     except (OSError, KeyError, pa.ArrowException):
@@ -99,7 +99,7 @@ def _listed(storage: Storage) -> set[str]:
 
 
 def _as_declared(record: Mapping[str, Any], study: Study) -> bool:
-    """Whether a record was asked for with the study's settings, as far as it tells."""
+    """Tells whether a record was made with the study's settings, as far as it says them."""
     model = study.model(record["model"]).model_dump(mode="json")
     declared = {
         "model_spec": {key: model[key] for key in MODEL_KEYS},

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Declared(BaseModel):
-    """A frozen declaration that refuses unknown keys, so that a misspelt setting is an error and never a default."""
+    """A frozen declaration. It refuses unknown keys, so a misspelt setting is an error and never a default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

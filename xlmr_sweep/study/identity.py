@@ -1,7 +1,7 @@
 """What makes two trials the same: the parts of a study that can change a score, as plain JSON values.
 
-In: a `Study`. Out: identities of its models, data, mixture and recipes. No network; a folder is hashed once and the hash kept by
-path, size and time of change, so a plan never reads 37 GB again.
+In: a `Study`. Out: identities of its models, data, mixture and recipes. Uses no network. A file is hashed once; the hash is kept
+by path, size and time of change, so a plan never reads 37 GB again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 
 from xlmr_sweep.errors import MissingFolderError, StudyError
 from xlmr_sweep.study.canonical import fingerprint
-from xlmr_sweep.study.spec import ModelSpec, Study
+from xlmr_sweep.study.model_spec import ModelSpec
+from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.tasks import TASKS, TaskSpec
 from xlmr_sweep.study.template import TEMPLATE_VERSION
 
@@ -23,7 +24,7 @@ IDENTITY_VERSION = 1
 
 
 MODEL_FILES = (".json", ".safetensors", ".bin", ".txt", ".model")
-"""Endings of the files of a model folder that loading reads; a README beside them changes no score."""
+"""Endings of the files that loading a model folder may read. Other files, such as a README, change no score."""
 
 ROW_FILES = (".jsonl", ".jsonl.gz")
 
@@ -200,9 +201,9 @@ def _cache_put(key: str, digest: str) -> None:
     entry = _cache_entry(key)
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        # One small file an entry, renamed into place: safe with several commands at once.
+        # One small file an entry, renamed into place: several commands may do this at once.
         partial = entry.with_suffix(f".{os.getpid()}.tmp")
         partial.write_text(json.dumps({"key": key, "sha256": digest}))
         partial.replace(entry)
     except OSError:
-        return  # A home that cannot be written only costs the hash again.
+        return  # If the cache cannot be written, the file is hashed again next time.

@@ -12,7 +12,8 @@ from typing import Any
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.study.canonical import fingerprint
 from xlmr_sweep.study.identity import IDENTITY_VERSION, data_identity, model_identity, recipe_id
-from xlmr_sweep.study.spec import FINETUNE_RUNTIME, Paradigm, Study
+from xlmr_sweep.study.recipes import FINETUNE_RUNTIME
+from xlmr_sweep.study.spec import Paradigm, Study
 from xlmr_sweep.study.tasks import TaskSpec
 from xlmr_sweep.study.template import TEMPLATE_VERSION
 
@@ -70,9 +71,9 @@ def expand(study: Study) -> list[Trial]:
 def _base_identity(
     study: Study, weights: dict[str, Any], recipe: str | None, paradigm: Paradigm, task: TaskSpec, data: dict[str, Any]
 ) -> str:
-    """Hashes all of a trial's identity but its size and seed, so that a grid hashes the long part once."""
-    # A baseline sees no prompt and a prompt no baseline text, so changing the one keeps the other's results.
-    # Either is cut at its long field.
+    """Hashes all of a trial's identity except size and seed. A grid so hashes the long part once."""
+    # A baseline does not see the prompt, and a prompt does not see the baseline text: a change of one keeps results of the other.
+    # Both are shortened at the long field.
     seen: set[str] = {"long_field"} | ({"baseline"} if paradigm == "baseline" else {"prompt", "label_words"})
     return fingerprint(
         {

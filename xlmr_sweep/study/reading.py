@@ -27,7 +27,7 @@ def studies_folder() -> Path:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that is there twice in the file, where the last would silently win. A merge (`<<`) may be overridden."""
+    """Refuses a mapping with the same key twice, of which the last would silently win. A merge (`<<`) may be overridden."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
@@ -72,7 +72,7 @@ def load_study(name_or_path: str) -> Study:
 
 
 def _absolute(study: Study, path: Path) -> Study:
-    """Makes folders absolute, relative to the study file, so that every node and every later command finds them."""
+    """Makes folders absolute, relative to the study file. Every node and every later command then finds them."""
 
     def resolve(folder: Path | None, field: str) -> Path | None:
         try:

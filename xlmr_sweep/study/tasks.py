@@ -1,6 +1,6 @@
-"""The classification tasks: fields, labels, label words, metric and prompt. Data only; readers are in `data/`.
+"""The classification tasks: fields, labels, label words, metric and prompt. Reading their examples is in `data/`.
 
-A task is a declaration, so a study file can hold one of its own beside the names of the built-in five.
+A task is a declaration. A study file can name one of the built-in five, or declare a task of its own.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class TaskSpec(Declared):
     """The bare text (or pair of texts) that `baseline` sees, with `{field}` placeholders and no prompt."""
 
     long_field: str
-    """The field that is shortened where an input is too long; never the question, the mask or the target."""
+    """The field that is shortened if an input is too long. The question, the mask and the target never are."""
 
     metric: Literal["accuracy", "macro_f1"] = "accuracy"
-    """What `score` holds; macro-F1 is over all `labels`, also those that a set lacks (paper, section 4.2)."""
+    """What `score` is. Macro-F1 is over all `labels`, also those that no example has (paper, section 4.2)."""
 
     folder: str
     """The folder of `train.jsonl` and `val.jsonl` under the data folder, as the official archive names it."""

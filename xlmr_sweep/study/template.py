@@ -1,7 +1,7 @@
 """The one chat template, shared by instruction tuning and prompts.
 
-In: texts and a tokenizer. Out: token ids with the exact token spans of the user part and the target, because each part is
-tokenised by itself and the spans are sums of lengths. Nothing here searches text for a marker.
+In: texts and a tokenizer. Out: token ids with the exact token spans of the user part and of the target. Each part is tokenised
+by itself, so spans are sums of lengths. Nothing here searches text for a marker.
 
     <s> User: {user part} Assistant: {target, or one mask} </s>
 """
@@ -17,7 +17,7 @@ from xlmr_sweep.errors import StudyError
 from xlmr_sweep.study.tasks import TaskSpec, render
 
 TEMPLATE_VERSION = 2
-"""Part of every identity: a changed template makes new trials, never a silent reuse."""
+"""Part of every identity: a changed template makes new trials and never reuses old ones."""
 
 USER_MARK = "User:"
 ASSISTANT_MARK = "Assistant:"
@@ -51,10 +51,10 @@ class Chat:
 
 
 class PlainText:
-    """Takes the power from special tokens that a text spells out, as "<mask>" or "</s>" in a page about HTML.
+    """Makes special tokens that a text spells out into plain characters, such as "<mask>" or "</s>" in a page about HTML.
 
-    A tokenizer reads them as its own, also in the middle of a text; a space after their first character makes them plain
-    characters for any kind of tokenizer.
+    A tokenizer would read them as its own, also in the middle of a text. With a space after their first character no tokenizer
+    does.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -82,7 +82,7 @@ class ChatTemplate:
     def encode_pairs(self, users: Sequence[str], targets: Sequence[str]) -> list[Chat]:
         """Fills both parts, for instruction tuning.
 
-        A user part that is too long loses its middle, since xP3 asks its question at the start or at the end; the target
+        A user part that is too long loses its middle, because xP3 asks its question at the start or at the end. The target
         is never cut.
 
         Raises:
@@ -140,18 +140,18 @@ class ChatTemplate:
         return ids
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        # A leading space makes byte-level tokenizers see a word's usual form; the others drop it.
+        # After a space a byte-level tokenizer sees a word in its usual form. Other tokenizers drop the space.
         spaced = [" " + self._plain(text) for text in texts]
         encoded = self.tokenizer(spaced, add_special_tokens=False, return_attention_mask=False, verbose=False)
         return [list(ids) for ids in encoded["input_ids"]]
 
 
 def without_last_tokens(tokenizer: Tokenizer, text: str, number: int) -> str:
-    """Returns a text without its last tokens, at least so many; always shorter, as long as there is text."""
+    """Returns a text without at least so many of its last tokens. The result is shorter, unless the text is empty."""
     encoded = tokenizer([text], add_special_tokens=False, return_offsets_mapping=True)
     ends = [end for _, end in encoded["offset_mapping"][0]]
     keep = len(ends) - number
-    # The tokens of one character all end where it ends, so fewer tokens may still be the whole text.
+    # All tokens of one character end where the character ends, so fewer tokens may still cover the whole text.
     while keep > 0 and ends[keep - 1] >= len(text):
         keep -= 1
     return text[: ends[keep - 1]] if keep > 0 else ""

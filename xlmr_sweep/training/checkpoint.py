@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from xlmr_sweep.modeling.fsdp import World, slice_of
+from xlmr_sweep.modeling.fsdp import slice_of
 from xlmr_sweep.training.mlm import Progress, Run
 
 STATE = "state.json"
@@ -67,12 +67,6 @@ def load_checkpoint(run: Run, folder: Path) -> None:
     progress = state["progress"]
     progress["loss_curve"] = [tuple(point) for point in progress["loss_curve"]]
     run.progress = Progress(**progress)
-
-
-def files_for(world: World, saved_world_size: int, rank: int) -> list[str]:
-    """Returns the files of a checkpoint that a rank of a world needs: its own where the worlds are equal, else all."""
-    ranks = [rank] if world.size == saved_world_size else range(saved_world_size)
-    return [STATE, *(_file(number) for number in ranks)]
 
 
 class _Saved:

@@ -26,7 +26,7 @@ from xlmr_sweep.modeling.fsdp import World, local_parameters
 from xlmr_sweep.modeling.optimizer import clip_divisor, make_optimizer, square_norm
 from xlmr_sweep.modeling.sharded import step_sharded
 from xlmr_sweep.study.plan import Trial
-from xlmr_sweep.study.spec import FinetuneSpec
+from xlmr_sweep.study.recipes import FinetuneSpec
 from xlmr_sweep.training.outcome import Outcome
 from xlmr_sweep.training.peak_memory import peak_memory, reset_peak_memory
 from xlmr_sweep.training.save_weights import save_trial_weights

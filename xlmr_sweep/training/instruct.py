@@ -1,6 +1,6 @@
 """One rank of instruction tuning (paper, sections 3.1 and 4.3). Plain PyTorch, no Ray.
 
-In: a study, one of its models, a prepared mixture, and this rank's place among the ranks. Out: `instruct/<model>-<recipe_id>/` in
+In: a study, one of its models, a prepared mixture, and what the rank is told of its job. Out: `instruct/<model>-<recipe_id>/` in
 the storage, a folder that transformers loads, with a manifest. FSDP2 over the ranks. A run that goes on from a checkpoint ends,
 with the same number of ranks, with the same weights bit for bit.
 """
@@ -12,16 +12,16 @@ import os
 import platform
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from xlmr_sweep.data.mixture import MixtureRows, open_mixture
+from xlmr_sweep.data.mixture_rows import open_mixture
 from xlmr_sweep.errors import DivergedError, StudyError
 from xlmr_sweep.modeling.device import pick_device, resolve_precision
 from xlmr_sweep.modeling.export import config_text, empty_model, publish, write_weights
@@ -35,54 +35,15 @@ from xlmr_sweep.storage.job_log import JobLog
 from xlmr_sweep.storage.lineage import read_sources
 from xlmr_sweep.storage.progress_file import ProgressFile
 from xlmr_sweep.study.identity import recipe_folder_name, recipe_id, recipe_identity
-from xlmr_sweep.study.spec import InstructSpec, ModelSpec, Study
-from xlmr_sweep.study.template import Chat, ChatTemplate
+from xlmr_sweep.study.model_spec import ModelSpec
+from xlmr_sweep.study.recipes import InstructSpec
+from xlmr_sweep.study.spec import Study
+from xlmr_sweep.study.template import ChatTemplate
 from xlmr_sweep.training.batches import RowOrder
+from xlmr_sweep.training.chat_batches import ChatBatches
 from xlmr_sweep.training.checkpoint import load_checkpoint, save_checkpoint
-from xlmr_sweep.training.masking import Masked, mask_chat, step_draws
-from xlmr_sweep.training.mlm import MaskedLMLoss, Run, TrainSettings
-
-CACHED_ROWS = 100_000
-"""Mixtures up to this size are tokenised once and kept; larger ones batch by batch."""
-
-
-@dataclass
-class ChatBatches:
-    """Instruction rows in the chat template, masked anew each time they come up."""
-
-    mixture: MixtureRows
-    order: RowOrder
-    template: ChatTemplate
-    rate: float
-    mask_id: int
-    _cache: dict[int, Chat] = field(default_factory=dict)
-
-    @property
-    def num_steps(self) -> int:
-        """Steps of the whole run."""
-        return self.order.num_steps
-
-    def num_rows(self, step: int) -> int:
-        """Returns the number of rows of that step's global batch."""
-        return self.order.size(step)
-
-    def rows(self, step: int, indices: Sequence[int]) -> list[Masked]:
-        """Returns rows of that step's global batch, masked."""
-        draws = step_draws(self.order.seed, step, self.num_rows(step), self.template.max_length)
-        chats = self._chats([self.order.at(step, index) for index in indices])
-        return [
-            mask_chat(chat, self.rate, self.mask_id, draws(index), self.template.tokenizer.unk_token_id)
-            for index, chat in zip(indices, chats, strict=True)
-        ]
-
-    def _chats(self, numbers: list[int]) -> list[Chat]:
-        new = [number for number in numbers if number not in self._cache]
-        texts = [self.mixture[number] for number in new]
-        chats = self.template.encode_pairs([text[0] for text in texts], [text[1] for text in texts]) if new else []
-        found = self._cache | dict(zip(new, chats, strict=True)) if len(self.mixture) > CACHED_ROWS else self._cache
-        if found is self._cache:
-            self._cache.update(zip(new, chats, strict=True))
-        return [found[number] for number in numbers]
+from xlmr_sweep.training.mlm import Run, TrainSettings
+from xlmr_sweep.training.mlm_loss import MaskedLMLoss
 
 
 def train_settings(recipe: InstructSpec, model: ModelSpec, precision: str) -> TrainSettings:
@@ -100,46 +61,50 @@ def train_settings(recipe: InstructSpec, model: ModelSpec, precision: str) -> Tr
     )
 
 
+Report = Callable[[int, str], None]
+"""Takes the step and the folder of a saved checkpoint."""
+
+
 @dataclass(frozen=True)
-class RankPlace:
-    """Where a rank stands, and whom it tells of its checkpoints."""
+class RankContext:
+    """What a rank is told of its job: its number, where to go on from, and whom to tell of a checkpoint."""
 
     rank: int
     world_size: int
     checkpoint: AbstractContextManager[str] | None
     """The folder of the checkpoint to go on from; None at the start of a job."""
-    report: Callable[[int, str], None]
+    report_checkpoint: Report
     """Called on every rank with the step and the folder of a checkpoint that was just saved."""
 
 
-def train_rank(config: dict[str, Any], place: RankPlace) -> dict[str, str] | None:
+def train_rank(config: dict[str, Any], context: RankContext) -> dict[str, str] | None:
     """Runs one rank of a job to its end.
 
     Args:
         config: `study` (as JSON), `model` (short name), `storage` (URI) and `use_gpu`.
-        place: this rank among the others.
+        context: this rank's.
 
     Returns:
         None, or class and message of an error that another try would not cure; Ray Train tries again after any that is raised.
     """
     try:
-        _train(config, place)
+        _train(config, context)
     except (StudyError, DivergedError) as error:
         return {"error_class": type(error).__name__, "message": str(error)}
     return None
 
 
-def _train(config: dict[str, Any], place: RankPlace) -> None:
+def _train(config: dict[str, Any], context: RankContext) -> None:
     study = Study.model_validate(config["study"])
     storage = Storage(config["storage"])
     spec = study.model(config["model"])
     device = pick_device() if config["use_gpu"] else torch.device("cpu")
-    world = World(place.rank, place.world_size, device)
+    world = World(context.rank, context.world_size, device)
     if device.type == "cpu":
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    job = InstructionRun(study, spec, storage, world, place.report)
-    if place.checkpoint is not None:
-        with place.checkpoint as folder:
+    job = InstructionRun(study, spec, storage, world, context.report_checkpoint)
+    if context.checkpoint is not None:
+        with context.checkpoint as folder:
             load_checkpoint(job.run, Path(folder))
         job.log(f"goes on after step {job.run.progress.step}")
     job.run.train(job.after_step)
@@ -149,9 +114,11 @@ def _train(config: dict[str, Any], place: RankPlace) -> None:
 class InstructionRun:
     """One rank's share of a job."""
 
-    def __init__(self, study: Study, spec: ModelSpec, storage: Storage, world: World, report: Callable[[int, str], None]) -> None:
+    def __init__(
+        self, study: Study, spec: ModelSpec, storage: Storage, world: World, report_checkpoint: Callable[[int, str], None]
+    ) -> None:
         self.study, self.spec, self.storage, self.world = study, spec, storage, world
-        self._report = report
+        self._report_checkpoint = report_checkpoint
         self.folder = instruct_folder(study, spec)
         self._progress = ProgressFile(storage, self.folder)
         self._log = JobLog(storage, recipe_folder_name(study, spec))
@@ -208,7 +175,7 @@ class InstructionRun:
         if progress.step % self.study.instruct.checkpoint_every == 0 and progress.step < total:
             with tempfile.TemporaryDirectory() as folder:
                 save_checkpoint(run, Path(folder))
-                self._report(progress.step, folder)
+                self._report_checkpoint(progress.step, folder)
 
     def finish(self) -> None:
         """Writes the weights and, last, the manifest."""

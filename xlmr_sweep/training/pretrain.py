@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.export import config_text, publish, write_weights
@@ -25,11 +25,13 @@ from xlmr_sweep.storage.environment import TRAINED_WITH, package_versions
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.progress_file import ProgressFile
 from xlmr_sweep.study.identity import model_folder_name, model_identity
+from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.training.batches import RowOrder
 from xlmr_sweep.training.checkpoint import load_checkpoint, save_checkpoint
 from xlmr_sweep.training.masking import Masked, mask_text, step_draws
-from xlmr_sweep.training.mlm import MaskedLMLoss, Run, TrainSettings
+from xlmr_sweep.training.mlm import Run, TrainSettings
+from xlmr_sweep.training.mlm_loss import MaskedLMLoss
 
 CHECKPOINT_INTERVAL_S = 10.0
 MAX_TOKENS = 16_384
@@ -76,8 +78,6 @@ def pretrain_demo_model(study: Study, model_name: str, storage: Storage) -> dict
         StudyError: if the model is not one of the demo's.
         DivergedError: if the loss is not finite.
     """
-    from xlmr_sweep.data.demo import DEMO_MODELS, build_model, build_tokenizer, pretraining_texts
-
     spec = study.model(model_name)
     if spec.demo is None:
         raise StudyError(f"model {model_name}: only models with `demo` are pre-trained here")
@@ -85,20 +85,11 @@ def pretrain_demo_model(study: Study, model_name: str, storage: Storage) -> dict
     done: dict[str, Any] | None = storage.read_json(manifest_of(home))
     if done is not None:
         return done
-    recipe = DEMO_MODELS[spec.demo].pretrain
     with tempfile.TemporaryDirectory() as scratch:
-        build_tokenizer(study.data.seed, Path(scratch) / "tokenizer")
-        tokenizer = load_tokenizer(ModelSource(model_name, str(Path(scratch) / "tokenizer")))
-        model = build_model(spec.demo, len(tokenizer))
-        texts = _encoded(tokenizer, pretraining_texts(study.data.seed), recipe.max_length)
-        order = RowOrder(len(texts), recipe.batch_size, recipe.steps * recipe.batch_size, recipe.seed)
-        source = TextBatches(texts, order, recipe.mask_rate, recipe.max_length, tokenizer.mask_token_id)
-        settings = TrainSettings(
-            recipe.learning_rate, recipe.weight_decay, recipe.warmup, "linear", 1.0, "fp32", recipe.seed, 1, MAX_TOKENS
-        )
-        run = Run(MaskedLMLoss(model), source, settings, World())
+        run, tokenizer = _demo_run(spec, study.data.seed, Path(scratch))
         _train(run, storage, home, Path(scratch))
-        folder = Path(scratch) / "trained"
+        folder = Path(scratch) / "weights"
+        model = cast(MaskedLMLoss, run.root).encoder.model
         weights = write_weights(config_text(model), whole_weights(model, World()), tokenizer, folder)
         manifest = {
             "name": model_folder_name(study, spec),
@@ -114,9 +105,34 @@ def pretrain_demo_model(study: Study, model_name: str, storage: Storage) -> dict
             "host": platform.node(),
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        publish(storage, home, folder, manifest, order.num_steps)
+        publish(storage, home, folder, manifest, run.source.num_steps)
     storage.delete(f"{home}.partial")
     return manifest
+
+
+def _demo_run(spec: ModelSpec, data_seed: int, scratch: Path) -> tuple[Run, Any]:
+    """Returns a run at its first step, and the tokenizer of its texts."""
+    from xlmr_sweep.data.demo import DEMO_MODELS, build_model, build_tokenizer, pretraining_texts
+
+    assert spec.demo is not None
+    recipe = DEMO_MODELS[spec.demo].pretrain
+    build_tokenizer(data_seed, scratch / "tokenizer")
+    tokenizer = load_tokenizer(ModelSource(spec.name, str(scratch / "tokenizer")))
+    texts = _encoded(tokenizer, pretraining_texts(data_seed), recipe.max_length)
+    order = RowOrder(len(texts), recipe.batch_size, recipe.steps * recipe.batch_size, recipe.seed)
+    source = TextBatches(texts, order, recipe.mask_rate, recipe.max_length, tokenizer.mask_token_id)
+    settings = TrainSettings(
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        warmup=recipe.warmup,
+        schedule="linear",
+        clip=1.0,
+        precision="fp32",
+        seed=recipe.seed,
+        threads=1,
+        max_tokens=MAX_TOKENS,
+    )
+    return Run(MaskedLMLoss(build_model(spec.demo, len(tokenizer))), source, settings, World()), tokenizer
 
 
 def _encoded(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[list[int]]:

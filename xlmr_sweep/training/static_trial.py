@@ -22,7 +22,7 @@ from xlmr_sweep.modeling.gpu.layout import POST_NORM, PRE_NORM
 from xlmr_sweep.modeling.gpu.packing import EXTRA, pack, shape_for
 from xlmr_sweep.modeling.gpu.static_step import Optimisation, StaticStep
 from xlmr_sweep.modeling.gpu.torch_kernels import Kernels, TorchKernels
-from xlmr_sweep.study.spec import FinetuneSpec
+from xlmr_sweep.study.recipes import FinetuneSpec
 from xlmr_sweep.training.schedule import finetune_rate
 from xlmr_sweep.training.seeds import derived_seed
 

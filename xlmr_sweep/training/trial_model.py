@@ -19,7 +19,7 @@ from xlmr_sweep.modeling.device import resolve_precision
 from xlmr_sweep.modeling.encoder import ClassificationHead, MaskedLMEncoder
 from xlmr_sweep.modeling.fsdp import World, shard_model
 from xlmr_sweep.modeling.gpu.packing import vocabulary_rung
-from xlmr_sweep.study.spec import FinetuneSpec
+from xlmr_sweep.study.recipes import FinetuneSpec
 from xlmr_sweep.training.static_trial import StaticTrainer, say_once, static_refusal
 
 

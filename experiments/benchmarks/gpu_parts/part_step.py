@@ -15,7 +15,7 @@ from benchmarks.trial_parts.measures import Target
 from rich.console import Console
 from rich.table import Table
 
-from xlmr_sweep.study.spec import FinetuneSpec
+from xlmr_sweep.study.recipes import FinetuneSpec
 
 STEPS, SETTLED = 60, 20
 GOALS_MS = {"22M": 1.5, "base": 6.0, "large": 15.0, "XL": 110.0}

@@ -14,7 +14,7 @@ from transformers.initialization import no_init_weights
 from xlmr_sweep.data.encoding import Encoded
 from xlmr_sweep.data.tokenised import TaskInputs
 from xlmr_sweep.modeling.compact import CompactVocabulary
-from xlmr_sweep.study.spec import FinetuneSpec
+from xlmr_sweep.study.recipes import FinetuneSpec
 from xlmr_sweep.training.static_trial import StaticTrainer
 
 DROPOUT = 0.1

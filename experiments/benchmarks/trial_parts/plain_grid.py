@@ -1,10 +1,8 @@
-"""A few-shot grid as one writes it with Ray Tune and the transformers Trainer: the other side of the benchmark.
+"""The other side of the benchmark, a grid with Ray Tune and the transformers Trainer: `python plain_grid.py GRID.json`.
 
-    python plain_grid.py GRID.json
-
-GRID.json names the model's folder, the settings, and a cell each: its training and evaluation prompts (text and label, in files),
-and the order in which training takes the examples, so that both sides train on the same batches. Every trial loads the model and
-tokenizer, tokenises its prompts, trains with the Trainer in fp32 with dynamic padding, and predicts the evaluation set.
+GRID.json names the model's folder, the settings and the cells. A cell names its training and evaluation prompts (files of texts
+and labels), and the order in which training takes the examples. So both sides train on the same batches. Every trial loads the
+model and tokenizer, tokenises its prompts, trains in fp32 with dynamic padding, and predicts the evaluation set.
 """
 
 from __future__ import annotations
@@ -23,16 +21,7 @@ from ray import tune
 def run_trial(config: dict[str, Any]) -> None:
     """One trial, in a process of its own."""
     import torch
-    from datasets import Dataset
-    from torch.nn import functional
-    from transformers import (
-        AutoModelForMaskedLM,
-        AutoTokenizer,
-        DataCollatorWithPadding,
-        Trainer,
-        TrainingArguments,
-        set_seed,
-    )
+    from transformers import AutoModelForMaskedLM, AutoTokenizer, set_seed
 
     began = time.time()
     config = {**config, **config["cell"]}
@@ -40,14 +29,38 @@ def run_trial(config: dict[str, Any]) -> None:
     set_seed(config["seed"])
     tokenizer = AutoTokenizer.from_pretrained(config["model"])
     model = AutoModelForMaskedLM.from_pretrained(config["model"], dtype=torch.float32)
-    label_ids = tokenizer.convert_tokens_to_ids(config["label_tokens"])
+    train, evaluation = (_load(config[split], tokenizer, config["max_length"]) for split in ("train", "evaluation"))
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = _prompt_trainer(config, model, tokenizer, train, folder)
+        trainer.train()
+        predicted = trainer.predict(evaluation)
+    right = int((predicted.predictions.argmax(axis=1) == predicted.label_ids).sum())
+    tune.report(
+        {
+            "num_correct": right,
+            "probabilities": torch.softmax(torch.from_numpy(predicted.predictions).double(), dim=1).tolist(),
+            "trial_s": time.time() - began,
+        }
+    )
+
+
+def _load(path: str, tokenizer: Any, max_length: int) -> Any:
+    """Returns the tokenised prompts of a file."""
+    from datasets import Dataset
 
     def tokenize(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        return {**tokenizer(rows["text"], truncation=True, max_length=config["max_length"]), "labels": rows["label"]}
+        return {**tokenizer(rows["text"], truncation=True, max_length=max_length), "labels": rows["label"]}
 
-    def load(path: str) -> Dataset:
-        rows = Dataset.from_list([json.loads(line) for line in Path(path).read_text().splitlines()])
-        return rows.map(tokenize, batched=True, remove_columns=["text", "label"])
+    rows = Dataset.from_list([json.loads(line) for line in Path(path).read_text().splitlines()])
+    return rows.map(tokenize, batched=True, remove_columns=["text", "label"])
+
+
+def _prompt_trainer(config: dict[str, Any], model: Any, tokenizer: Any, train: Any, folder: str) -> Any:
+    """Returns a Trainer that takes the examples in the order given."""
+    from torch.nn import functional
+    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+
+    label_ids = tokenizer.convert_tokens_to_ids(config["label_tokens"])
 
     class PromptTrainer(Trainer):  # type: ignore[misc]
         """Cross-entropy over the label words at the mask."""
@@ -62,37 +75,23 @@ def run_trial(config: dict[str, Any]) -> None:
         def _get_train_sampler(self, *options: Any) -> Any:
             return config["order"]
 
-    train, evaluation = load(config["train"]), load(config["evaluation"])
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
-            max_steps=config["steps"],
-            per_device_train_batch_size=config["batch_size"],
-            per_device_eval_batch_size=config["batch_size"],
-            learning_rate=config["learning_rate"],
-            weight_decay=config["weight_decay"],
-            warmup_steps=config["warmup_steps"],
-            max_grad_norm=config["clip"],
-            seed=config["seed"],
-            remove_unused_columns=False,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=True,
-        )
-        trainer = PromptTrainer(
-            model=model, args=arguments, train_dataset=train, data_collator=DataCollatorWithPadding(tokenizer)
-        )
-        trainer.train()
-        predicted = trainer.predict(evaluation)
-    right = int((predicted.predictions.argmax(axis=1) == predicted.label_ids).sum())
-    tune.report(
-        {
-            "num_correct": right,
-            "probabilities": torch.softmax(torch.from_numpy(predicted.predictions).double(), dim=1).tolist(),
-            "trial_s": time.time() - began,
-        }
+    arguments = TrainingArguments(
+        output_dir=folder,
+        max_steps=config["steps"],
+        per_device_train_batch_size=config["batch_size"],
+        per_device_eval_batch_size=config["batch_size"],
+        learning_rate=config["learning_rate"],
+        weight_decay=config["weight_decay"],
+        warmup_steps=config["warmup_steps"],
+        max_grad_norm=config["clip"],
+        seed=config["seed"],
+        remove_unused_columns=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
     )
+    return PromptTrainer(model=model, args=arguments, train_dataset=train, data_collator=DataCollatorWithPadding(tokenizer))
 
 
 def main(path: str) -> None:

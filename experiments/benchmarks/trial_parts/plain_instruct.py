@@ -1,8 +1,6 @@
-"""Masked-LM tuning on instructions as one writes it with the transformers Trainer: the other side of the benchmark.
+"""The other side of the benchmark, instruction tuning by the Trainer: `torchrun --nproc-per-node 2 plain_instruct.py JOB.json`.
 
-    torchrun --nproc-per-node 2 plain_instruct.py JOB.json
-
-Every rank writes `plain-RANK.json` beside the declaration: tokens that are no padding, and seconds of all steps.
+Every rank writes `plain-RANK.json` beside JOB.json: the number of tokens that are no padding, and the seconds of all steps.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from ray.exceptions import RayActorError
 from rich.console import Console
 
 from xlmr_sweep.cluster.nodes import NodeWatch
+from xlmr_sweep.cluster.tune import attempt_end, deadlines, failure_writer
 from xlmr_sweep.cluster.tune import supervisor as module
 from xlmr_sweep.cluster.tune.supervisor import Supervisor
 from xlmr_sweep.commands.live_table import LiveTable
@@ -21,8 +22,8 @@ from xlmr_sweep.scheduling.admission import Admission
 from xlmr_sweep.scheduling.resources import Node, Width
 from xlmr_sweep.scheduling.retry_policy import RetryByCause
 from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.cluster_spec import ClusterSpec
 from xlmr_sweep.study.plan import Trial
-from xlmr_sweep.study.spec import ClusterSpec
 
 LIMITS = ClusterSpec(max_node_failures=2, trial_timeout_s=100, node_patience_s=50, max_worker_retries=5, storage_patience_s=1)
 DEAD = RayActorError(error_msg="The actor died unexpectedly before finishing this task.")
@@ -63,7 +64,7 @@ class Run:
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, gpus: dict[str, float], probing: Sequence[str] = ()
     ) -> None:
         monkeypatch.setattr(module, "TrialMetrics", MetricsStub)
-        monkeypatch.setattr(module, "oom_kills_on", lambda node_id: self.oom_kills)
+        monkeypatch.setattr(attempt_end, "oom_kills_on", lambda node_id: self.oom_kills)
         self.now, self.there, self.oom_kills = 0.0, [Node(8, 1, "a"), Node(8, 2, "b")], 0
         self.storage, self.stream = Storage(folder), io.StringIO()
         widths = {name: Width(1, min(1, share), max(1, int(share))) for name, share in gpus.items()}
@@ -143,10 +144,10 @@ def test_a_trial_whose_process_never_starts_is_tried_again(tmp_path: Path, monke
     for _ in range(29):
         run.poll(20)
     assert run.controller.taken_back == []
-    run.poll(module.START_LIMIT_S - 29 * 20 + 1)
+    run.poll(deadlines.START_LIMIT_S - 29 * 20 + 1)
     assert run.controller.taken_back == [stuck.trial_id], "the other one's process is there"
     run.supervisor.on_trial_complete(0, run.tune, stuck)  # As Tune does for a trial that is stopped.
-    assert f"did not start within {module.START_LIMIT_S:g} s" in run.said
+    assert f"did not start within {deadlines.START_LIMIT_S:g} s" in run.said
     assert run.live_table.failed == []
     again = run.admission.next()
     assert again is not None
@@ -160,9 +161,9 @@ def test_a_driver_that_was_held_up_itself_takes_no_trial_for_late(tmp_path: Path
     assert attempt is not None
     run.tune.append(TuneStub(attempt))
     run.poll(2)
-    run.poll(2 * module.START_LIMIT_S)
+    run.poll(2 * deadlines.START_LIMIT_S)
     assert run.controller.taken_back == [], "its process may be there, and the driver has not heard of it yet"
-    for _ in range(int(module.START_LIMIT_S / 20) + 1):
+    for _ in range(int(deadlines.START_LIMIT_S / 20) + 1):
         run.poll(20)
     assert run.controller.taken_back == [run.tune[0].trial_id]
 
@@ -242,7 +243,7 @@ def test_a_trial_that_may_wait_for_the_storage_is_not_killed_meanwhile(tmp_path:
     monkeypatch.setattr(sys.modules[__name__], "LIMITS", LIMITS.model_copy(update={"storage_patience_s": 600}))
     run = Run(tmp_path, monkeypatch, {"single": 1})
     trial = run.start()
-    run.poll(100 + module.KILL_MARGIN_S + 600)
+    run.poll(100 + deadlines.KILL_MARGIN_S + 600)
     assert run.controller.killed == []
     run.poll(601)
     assert run.controller.killed == [trial.trial_id]
@@ -257,9 +258,9 @@ def test_trials_that_are_given_up_while_the_storage_is_full_hold_nothing_up_and_
     run.storage.write("logs/other0.log", log.encode())
     (tmp_path / "failures").write_text("in the way")
     tried: list[str] = []
-    write = module.write_failure
+    write = failure_writer.write_failure
     monkeypatch.setattr(
-        module, "write_failure", lambda storage, trial, row: (tried.append(trial.trial_id), write(storage, trial, row))
+        failure_writer, "write_failure", lambda storage, trial, row: (tried.append(trial.trial_id), write(storage, trial, row))
     )
     run.supervisor.give_up(lost, RuntimeError("no weights today"))
     assert len(run.live_table.failed) == 3

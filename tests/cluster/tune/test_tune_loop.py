@@ -11,7 +11,8 @@ import pytest
 from fixed_cost import Fixed
 
 from xlmr_sweep.cluster.tune.queue import TuneQueue
-from xlmr_sweep.cluster.tune.tune_loop import CREDENTIALS, OneActorClass, PlaceholderTrainable, SweepLoop, WarmProcesses
+from xlmr_sweep.cluster.tune.tune_loop import PlaceholderTrainable, SweepLoop
+from xlmr_sweep.cluster.tune.warm_processes import CREDENTIALS, OneActorClass, WarmProcesses
 from xlmr_sweep.scheduling.admission import Admission
 from xlmr_sweep.scheduling.resources import Node, Width
 from xlmr_sweep.scheduling.retry_policy import Requeue

@@ -26,7 +26,7 @@ from faulty_work import Blocked, Faulty, LateToArrive
 from patience import PATIENCE_S, wait_for
 from rich.console import Console
 
-from xlmr_sweep.cluster.tune import supervisor
+from xlmr_sweep.cluster.tune import attempt_end, deadlines
 from xlmr_sweep.cluster.watchdog import NATIVE_MARK
 from xlmr_sweep.commands.live_table import LiveTable
 from xlmr_sweep.data.mixture import prepare_mixture
@@ -170,7 +170,7 @@ def test_each_failure_is_answered_by_its_cause(cluster: Any, tmp_path: Path, not
 def test_a_trial_over_its_time_and_one_whose_process_hears_nothing_are_killed_and_run_again(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_is_left: Callable[[], None]
 ) -> None:
-    monkeypatch.setattr(supervisor, "KILL_MARGIN_S", 2.0)
+    monkeypatch.setattr(deadlines, "KILL_MARGIN_S", 2.0)
     study = study_of({"trial_timeout_s": 8, "storage_patience_s": 1}, seeds=1, slow="1/2", stopped="1/2")
     trials, storage, said, live_table = run(study, tmp_path, Faulty(tmp_path, kinds={"slow": "slow", "stopped": "stopped"}))
     assert live_table.done == len(trials) == 2
@@ -279,8 +279,8 @@ def test_on_a_storage_that_is_no_path_dead_and_hung_processes_leave_their_logs(
             fetch_log(storage, trial, *where)
 
     monkeypatch.setattr(LiveTable, "again", hear)
-    fetch_log = supervisor.fetch_log
-    monkeypatch.setattr(supervisor, "fetch_log", fetch)
+    fetch_log = attempt_end.fetch_log
+    monkeypatch.setattr(attempt_end, "fetch_log", fetch)
     # The driver's; the trials' processes are asked for theirs in themselves.
     monkeypatch.setattr(environment, "host", lambda: "driver")
     kinds = {name: name for name in ("die", "hang", "stuck")}
@@ -366,9 +366,9 @@ def test_a_process_that_hangs_in_its_start_is_killed_and_its_trial_runs_again(
     def lose_patience() -> None:
         wait_for((tmp_path / "hanging").exists)
         pids.append(int((tmp_path / "hanging").read_text()))
-        monkeypatch.setattr(supervisor, "START_LIMIT_S", 0.5)
+        monkeypatch.setattr(deadlines, "START_LIMIT_S", 0.5)
         wait_for(lambda: "did not start within" in stream.getvalue())
-        monkeypatch.setattr(supervisor, "START_LIMIT_S", 600.0)
+        monkeypatch.setattr(deadlines, "START_LIMIT_S", 600.0)
 
     stream = io.StringIO()
     study = study_of({"max_worker_retries": 9}, seeds=1, single=1)

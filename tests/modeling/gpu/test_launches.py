@@ -65,7 +65,7 @@ def _meta_adamw() -> Iterator[None]:
 
 def record(lengths: list[int], rate: float, family: str = "xlm-roberta", **changes: Any) -> Recorded:
     made = tiny(family, device="meta", attention=FlashAttention(), dtype=torch.bfloat16, dropout=0.1, **{**BASE, **changes})
-    shape = RowShape(1664, 16, 256)
+    shape = RowShape(1664, 16, 256, 7)
     # Packed for real: nothing of it may reach the operations.
     rows = made.rows([examples(lengths)], shape, [rate])
     recorded = Recorded()
@@ -104,6 +104,6 @@ def test_reading_a_value_inside_the_step_would_be_seen() -> None:
             return super().forward(query, key, value, offsets, p, scale)
 
     made = tiny("xlm-roberta", device="meta", attention=Reads(), dtype=torch.bfloat16)
-    rows = made.rows([examples([5])], RowShape(64, 4, 24), [1e-3])
+    rows = made.rows([examples([5])], RowShape(64, 4, 24, 3), [1e-3])
     with strict_determinism(), pytest.raises(RuntimeError, match="meta"):
         made.step.train(rows)

@@ -15,7 +15,7 @@ from xlmr_sweep.data.encoding import Encoded
 from xlmr_sweep.modeling.gpu.packing import RowShape
 from xlmr_sweep.modeling.gpu.static_step import strict_determinism
 
-SHAPE = RowShape(tokens=64, examples=4, longest=24)
+SHAPE = RowShape(tokens=64, examples=4, longest=24, fillers=3)
 BATCHES = ([9, 17, 4, 6], [1, 2, 3, 4], [24, 23], [5])
 
 
@@ -103,7 +103,7 @@ def test_two_rows_of_one_shape_share_nothing_but_the_weights() -> None:
     """What an absent example and filler compute has no weight: a batch of one in a shape for four gives its own gradient."""
     one = examples([5], 3)
     gradients = []
-    for shape in (SHAPE, RowShape(64, 1, 24), RowShape(128, 4, 24)):
+    for shape in (SHAPE, RowShape(64, 1, 24, 3), RowShape(128, 4, 24, 6)):
         made = tiny("xlm-roberta")
         rows = made.rows([one], shape, [1e-3])
         made.step.begin()

@@ -1,8 +1,10 @@
-"""What Tune's controller does not do by itself, reached through the scheduler that it calls. Ray 2.60.
+"""Access to Tune's controller, through the scheduler that it calls. Ray 2.60.
 
-* An actor that Ray's memory monitor killed raises `OutOfMemoryError`, for which Tune ends the whole run; here it is a dead actor.
-* A trial that waits for a placement group on a node that is gone waits for ever; here it can be taken back.
-* A trial's process that no longer hears anything can be killed.
+It does what Tune does not do by itself:
+
+* An actor that Ray's memory monitor kills raises `OutOfMemoryError`, and Tune would end the whole run. Here it is a dead actor.
+* A trial that waits for a placement group on a node that is gone would wait for ever. Here it can be taken back.
+* A process that no longer answers can be killed.
 """
 
 from __future__ import annotations
@@ -17,21 +19,21 @@ from ray.tune.schedulers import FIFOScheduler
 
 
 class TuneControllerAccess(FIFOScheduler):  # type: ignore[misc]
-    """Runs trials in the order they are added, and keeps hold of Tune's controller."""
+    """Tune's scheduler of a run. Runs trials in the order in which they are added, and keeps a reference to the controller."""
 
     def __init__(self) -> None:
         super().__init__()
         self._tune: Any = None
 
     def __reduce__(self) -> tuple[type[FIFOScheduler], tuple[()]]:
-        # As for the callback: the Tuner pickles its settings for a restore that is never made.
+        # The Tuner pickles its settings for a restore, which this project never makes.
         return (FIFOScheduler, ())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TuneControllerAccess:
         return self
 
     def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """Takes hold of the controller with the first trial."""
+        """Keeps the controller when the first trial is added."""
         if self._tune is None:
             self._tune = getattr(tune_controller, "_tune_controller", tune_controller)
             manager = self._tune._actor_manager
@@ -39,14 +41,15 @@ class TuneControllerAccess(FIFOScheduler):  # type: ignore[misc]
         super().on_trial_add(tune_controller, trial)
 
     def take_back(self, trials: Iterable[TuneTrial]) -> list[TuneTrial]:
-        """Ends those of the trials that have not started; Tune tells the callbacks that they are complete, without a result.
+        """Ends those of the trials that have not started, and returns them. Tune calls them complete, without a result.
 
-        Their processes are killed: one that hangs in its start hears no request to end, and keeps its GPU until Tune gives up.
+        Their processes are killed. One that hangs in its start would not hear a request to end, and would keep its GPU until Tune
+        gives up.
         """
         waiting = [trial for trial in trials if trial.status == TuneTrial.PENDING]
         for trial in waiting:
             tracked = self._tune._trial_to_actor.get(trial)
-            # So that Tune does not keep it as a warm one: it may hang while it takes its next trial.
+            # So that Tune does not keep the process warm: it may hang while it takes its next trial.
             self._tune._started_actors.discard(tracked)
             self._tune.stop_trial(trial)
             started = self._tune._actor_manager._live_actors_to_ray_actors_resources.get(tracked)
@@ -58,14 +61,14 @@ class TuneControllerAccess(FIFOScheduler):  # type: ignore[misc]
         return waiting
 
     def kill(self, trial: TuneTrial) -> None:
-        """Kills a trial's process; Tune sees a dead actor."""
+        """Kills a trial's process. Tune sees a dead actor."""
         actor = trial.temporary_state.ray_actor
         if actor is not None:
             ray.kill(actor)
 
 
 def _with_killed_actors(failed: Callable[..., None]) -> Callable[..., None]:
-    """Wraps the actor manager's handler of failed calls, which knows two kinds of error and ends the run for any other."""
+    """Wraps the actor manager's handler of failed calls, which knows two kinds of error and would end the run for any other."""
 
     def handle(tracked_actor_task: Any, exception: Exception) -> None:
         if not isinstance(exception, RayActorError | RayTaskError):

@@ -1,4 +1,4 @@
-"""What a run takes in of the trials that finish: their seconds, and of a model whose share is not known its memory and work."""
+"""What a run learns from trials that finish: how long they take, and how much of a GPU a model needs if that is not known."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xlmr_sweep.study.spec import Study
 
 
 class Learning(tune.Callback):  # type: ignore[misc]
-    """Tune's callback that tells the cost model what trials took, and the admission what a model's trials need."""
+    """Tune's callback that tells the cost model how long trials took, and the admission what a model's trials need."""
 
     def __init__(self, study: Study, storage: Storage, admission: Admission) -> None:
         self._study, self._storage, self._admission = study, storage, admission
@@ -28,7 +28,7 @@ class Learning(tune.Callback):  # type: ignore[misc]
         return self
 
     def on_trial_complete(self, iteration: int, trials: Sequence[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Takes in a row with a score."""
+        """Learns from a row with a score."""
         row = trial.last_result
         if "score" not in row:
             return
@@ -37,11 +37,11 @@ class Learning(tune.Callback):  # type: ignore[misc]
             self._admission.set_width(row["model"], self._measured(row, Width(**trial.config["width"])))
 
     def _measured(self, row: Mapping[str, Any], tried: Width) -> Width:
-        """Returns what the model's other trials take; as much as this one where it could not measure."""
+        """Returns the width of the model's other trials: the width of this one if it measured nothing."""
         measured = Measured.of_row(row)
         if measured is None or tried.total_gpus > 1:
             return tried
         keep_measured(self._storage, row["model"], measured)
         nodes = self._admission.free_resources.nodes
-        # Where all nodes went meanwhile, the next run works the share out.
+        # If all nodes are gone by now, the next run works the share out.
         return width_for(measured, self._study.model(row["model"]), nodes) if nodes else tried

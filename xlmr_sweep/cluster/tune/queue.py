@@ -1,7 +1,7 @@
-"""Admission as Tune asks for it: a search algorithm whose `next_trial` is the head of our queue.
+"""The admission as Tune asks for it: a search algorithm whose `next_trial` is what the admission starts next.
 
-Tune itself requests up to 200 placement groups at once and the cluster grants small ones first, so small trials starve wide ones.
-Here nothing is ever queued inside Tune or Ray: what is handed out has room, on the node that it is bound to.
+Tune itself requests up to 200 placement groups at once, and the cluster grants small ones first, so that small trials starve wide
+ones. Here nothing ever queues inside Tune or Ray: what is handed out fits on the node that it is bound to.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from xlmr_sweep.scheduling.items import Attempt, Job
 from xlmr_sweep.scheduling.resources import NODE_LABEL, Width
 
 ESTIMATE_INTERVAL_S = 5.0
-"""The estimated end is worked out anew this often: it looks at every trial that waits."""
+"""Interval between two estimates of the end, each of which reads every trial that waits."""
 
 
 def _folder_name(trial: TuneTrial) -> str:
@@ -32,10 +32,10 @@ def _folder_name(trial: TuneTrial) -> str:
 
 
 class AllocatedBundles(tune.PlacementGroupFactory):  # type: ignore[misc]
-    """What an attempt asks Ray for. Equal only for the same GPUs, which Ray is not told.
+    """The placement group that an attempt asks Ray for. Two are equal only if their GPUs are the same, which Ray is not told.
 
-    Tune gives a placement group, and the process in it, to any trial that asks for an equal one. The process of another GPU
-    would hold what the admission believes to be free, and the next one to be given that would wait for it in Ray.
+    Tune gives a placement group, and the process in it, to any trial that asks for an equal one. If that process held another
+    GPU, the admission would believe that GPU to be free, and the next trial on it would wait inside Ray.
     """
 
     def __init__(self, width: Width, allocation: Allocation) -> None:
@@ -49,14 +49,14 @@ class AllocatedBundles(tune.PlacementGroupFactory):  # type: ignore[misc]
         return hash((super().__hash__(), self._allocation))
 
 
-# Made once: Ray binds arguments and writes JSON for each, more than a look at the cache takes.
+# Cached, because making one takes longer than a look-up: Ray binds arguments and writes JSON.
 _bundles = lru_cache(maxsize=1024)(AllocatedBundles)
 
 
 class AttemptTrial(TuneTrial):  # type: ignore[misc]
-    """Tune's trial for one attempt, which keeps its error and knows its class.
+    """Tune's trial for one attempt. It keeps its error and knows its class.
 
-    Made with `stub=True`: Tune would ask the cluster's key-value store five times a trial (5 ms each) whether the class is there.
+    It is made with `stub=True`: otherwise Tune asks the cluster's key-value store five times a trial (5 ms each) for the class.
     """
 
     error: Exception | None = None
@@ -66,13 +66,13 @@ class AttemptTrial(TuneTrial):  # type: ignore[misc]
         return self.temporary_state.trainable
 
     def set_ray_actor(self, ray_actor: Any) -> None:
-        """Takes note of its process. Tune's own way asks the process for metrics, which it does not have, and waits for them."""
+        """Keeps the process. Tune's own method asks the process for metrics, which it does not have, and waits for them."""
         self.temporary_state.ray_actor = ray_actor
 
     def handle_error(self, exc: Exception | None = None) -> None:
-        """Keeps the error in memory: Tune's own way is a file in a folder that may be full.
+        """Keeps the error in memory. Tune's own method writes a file, on a disk that may be full.
 
-        Counted whatever it was, so that Tune never starts the attempt again by itself (it would after a preemption).
+        Every error is counted, so that Tune never starts the attempt again by itself, as it would after a preemption.
         """
         self.error = exc
         self.run_metadata.num_failures += 1
@@ -84,7 +84,7 @@ class TuneQueue(BasicVariantGenerator):  # type: ignore[misc]
 
     Args:
         admission: what comes next.
-        jobs: starts instruction jobs, of which Tune knows nothing, and hears of their ends.
+        jobs: runs the instruction jobs, of which Tune knows nothing.
         poll: called each time Tune asks.
     """
 
@@ -96,7 +96,7 @@ class TuneQueue(BasicVariantGenerator):  # type: ignore[misc]
         self._total = admission.num_waiting
 
     def __reduce__(self) -> tuple[type[BasicVariantGenerator], tuple[()]]:
-        # The Tuner keeps a pickle of its settings, for a restore that this project never makes; threads have no place in it.
+        # The Tuner pickles its settings for a restore, which this project never makes. Threads cannot be pickled.
         return (BasicVariantGenerator, ())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TuneQueue:
@@ -113,18 +113,18 @@ class TuneQueue(BasicVariantGenerator):  # type: ignore[misc]
         return sum(max(2, int(node.cpus / 8)) for node in self._admission.free_resources.nodes)
 
     def add_configurations(self, experiments: Any) -> None:
-        """Takes from Tune what each of its trials is made with."""
+        """Keeps what Tune makes each of its trials with."""
         (experiment,) = experiments if isinstance(experiments, list) else [experiments]
         self._experiment = experiment
         self._trainable = get_trainable_cls(experiment.spec["run"])
 
     def poll(self) -> None:
-        """Looks at what ended meanwhile, instruction jobs included."""
+        """Handles what has ended since the last call, instruction jobs included."""
         self._poll()
         self._jobs.poll()
 
     def next_trial(self) -> TuneTrial | None:
-        """Returns the next trial if there is room for it now, else None."""
+        """Returns the next trial, or None if nothing fits now."""
         self.poll()
         if time.monotonic() - self._estimated > ESTIMATE_INTERVAL_S:
             self._admission.estimate()
@@ -134,17 +134,17 @@ class TuneQueue(BasicVariantGenerator):  # type: ignore[misc]
         return None if item is None else self._tune_trial(item)
 
     def is_finished(self) -> bool:
-        """Whether no trial is left to run, also none to run again."""
+        """Whether no trial is left, not even one to run again."""
         return self._admission.is_finished
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Does nothing: the run's callback, which Tune calls next, knows the error too and tells the admission."""
+        """Does nothing: Tune calls the supervisor next, which knows the error too and tells the admission."""
 
     def save_to_dir(self, dirpath: str, **kwargs: Any) -> None:
         """Keeps nothing: the records are the memory of a study, not Tune."""
 
     def has_checkpoint(self, dirpath: str) -> bool:
-        """Never: a run is planned anew from the records."""
+        """Returns False: each run is planned anew from the records."""
         return False
 
     def _tune_trial(self, attempt: Attempt) -> TuneTrial:
@@ -154,7 +154,7 @@ class TuneQueue(BasicVariantGenerator):  # type: ignore[misc]
             stub=True,
             trainable_name=spec["run"],
             config={"trial": attempt.trial.as_dict(), "width": width.as_dict(), "token": f"{self._run}-{attempt.tune_id}"},
-            # Tune's own id of the trial is ours, so that its folder and our records name the same thing.
+            # Tune's id of a trial is ours, so that Tune's folder and our records use the same names.
             trial_id=attempt.tune_id,
             storage=spec["storage"],
             experiment_tag=attempt.tune_id,
@@ -163,6 +163,6 @@ class TuneQueue(BasicVariantGenerator):  # type: ignore[misc]
             trial_dirname_creator=_folder_name,
             max_failures=0,
         )
-        # Where Tune keeps what no snapshot holds.
+        # Tune does not write this part of a trial into its snapshots.
         trial.temporary_state.trainable = self._trainable
         return trial

@@ -1,86 +1,49 @@
-"""What a run does about what happens to its trials: Tune tells it of every start and end, and once a second it looks around.
+"""What a run does about its trials' starts, ends and failures, and about nodes that come and go.
 
-In: Tune's callbacks, the nodes. Out: failures in the storage, trials that run again, what the user sees. The policy decides;
-here it is carried out.
+In: Tune's callbacks, and the nodes, polled once a second. Out: failures in the storage, trials that run again, and what the user
+sees. The retry policy decides; the supervisor carries its decisions out.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from ray import tune
-from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.tune.experiment import Trial as TuneTrial
 
-from xlmr_sweep.cluster.failures import failure_of, failure_of_attempt, fetch_log
+from xlmr_sweep.cluster.failures import failure_of
 from xlmr_sweep.cluster.metrics import TrialMetrics
-from xlmr_sweep.cluster.nodes import NodeWatch, oom_kills_on
-from xlmr_sweep.cluster.trial_log import next_attempt
+from xlmr_sweep.cluster.nodes import NodeWatch
+from xlmr_sweep.cluster.tune.attempt_end import failure_left_by, record_left_by
 from xlmr_sweep.cluster.tune.controller import TuneControllerAccess
-from xlmr_sweep.errors import StudyError
+from xlmr_sweep.cluster.tune.deadlines import Deadlines, start_error
+from xlmr_sweep.cluster.tune.events import Events
+from xlmr_sweep.cluster.tune.failure_writer import FailureWriter
 from xlmr_sweep.scheduling.admission import Admission
-from xlmr_sweep.scheduling.causes import WorkerDiedError, cause_of
+from xlmr_sweep.scheduling.causes import cause_of
 from xlmr_sweep.scheduling.items import Attempt
-from xlmr_sweep.scheduling.retry_policy import Ending, Quarantine, Requeue, RetryByCause, Stop, Widen, in_words
+from xlmr_sweep.scheduling.retry_policy import Ending, Quarantine, Requeue, RetryByCause, Stop, Widen
 from xlmr_sweep.scheduling.widths import share_in_words
-from xlmr_sweep.storage.artifacts import record_file
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.records import write_failure
+from xlmr_sweep.study.cluster_spec import ClusterSpec
 from xlmr_sweep.study.plan import Trial
-from xlmr_sweep.study.spec import ClusterSpec
 
 POLL_INTERVAL_S = 1.0
-
-STALLED_S = 30.0
-"""A driver that has not looked for so long was held up itself, and counts no process that started meanwhile as late."""
-
-KILL_MARGIN_S = 120.0
-"""A trial's own watchdog ends it at its time limit; one whose process is past hearing is killed by the driver so much later, and
-later by what it may wait for the storage."""
-
-WRITE_LIMIT_S = 1.0
-"""A look at the run writes failures for so long at most; the others are written at the next."""
-
-START_LIMIT_S = 600.0
-"""A trial that no process has taken so long after it was handed out is tried again: its process, or its room, never came."""
-
-
-class Events(Protocol):
-    """Who wants to know what happens to trials. Called from the driver's main thread."""
-
-    def started(self, trial: Trial, share: float) -> None:
-        """An attempt began on so many GPUs, or CPUs where there are no GPUs."""
-
-    def again(self, trial: Trial, row: Mapping[str, Any], how: str) -> None:
-        """An attempt ended without a record; the trial runs again."""
-
-    def finished(self, trial: Trial, row: Mapping[str, Any]) -> None:
-        """A trial has its record."""
-
-    def gave_up(self, trial: Trial, row: Mapping[str, Any]) -> None:
-        """A trial ended without a record and does not run again."""
-
-    def left_out(self, trials: Sequence[Trial], why: str) -> None:
-        """Trials are not started by this run."""
-
-    def note(self, text: str) -> None:
-        """Something happened that is no trial's end."""
 
 
 class Supervisor(tune.Callback):  # type: ignore[misc]
     """Tune's callback of a run.
 
     Args:
-        storage: the study's folder, as patient as the driver may be: it waits for it with all trials.
+        storage: the study's folder.
         limits: the study's.
-        admission: what is waiting and under way.
+        admission: what waits and what is live.
         policy: what happens after a failure.
         controller: Tune's.
         nodes: the cluster.
-        events: who is told.
+        events: is told what happens.
         clock: seconds that only grow.
     """
 
@@ -95,135 +58,133 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
         events: Events,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        # All trials wait while the driver waits for the storage, so it does not wait.
         self._storage, self._limits, self._admission, self._policy = storage.patient(0), limits, admission, policy
         self._controller, self._nodes, self._events, self._clock = controller, nodes, events, clock
         self._metrics = TrialMetrics()
-        self._began: dict[str, tuple[TuneTrial, float]] = {}
-        self._unstarted: set[str] = set()
+        self._deadlines = Deadlines(limits, clock)
+        self._failures = FailureWriter(self._storage, limits.storage_patience_s, clock)
+        self._late_to_start: set[str] = set()
         self._quarantined: set[str] = set()
-        self._unwritten: dict[str, tuple[Trial, Mapping[str, Any]]] = {}
         self._unplaceable_since: float | None = None
-        self._polled = self._awake_since = clock()
+        self._polled = clock()
         self._trials: Sequence[TuneTrial] = ()
 
     def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
-        # The Tuner keeps a pickle of its settings, for a restore that this project never makes; a console has no place in it.
+        # The Tuner pickles its settings for a restore, which this project never makes. A console cannot be pickled.
         return (tune.Callback, ())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Supervisor:
         return self
 
+    # --- what Tune calls -----------------------------------------------------------------------------------------------------
+
     def on_step_begin(self, iteration: int, trials: Sequence[TuneTrial], **info: Any) -> None:
-        """Looks around."""
+        """Polls."""
         self._trials = trials
         self.poll()
 
     def on_trial_start(self, iteration: int, trials: Sequence[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """A process took the trial."""
         attempt = self._admission.live[trial.trial_id]
-        self._began[trial.trial_id] = (trial, self._clock())
-        self._unstarted.discard(trial.trial_id)
+        self._deadlines.started(trial)
+        self._late_to_start.discard(trial.trial_id)
         self._events.started(attempt.trial, attempt.width.total_gpus or attempt.width.total_cpus)
         self._metrics.started(attempt.trial)
 
     def on_trial_result(
         self, iteration: int, trials: Sequence[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Gives Tune's row the trial's own id, which Tune replaced by that of the attempt."""
+        """Gives Tune's row the trial's own id. Tune wrote the attempt's id there."""
         result["trial_id"] = trial.config["trial"]["trial_id"]
 
     def on_trial_complete(self, iteration: int, trials: Sequence[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """A trial has its record, or was taken back before it started."""
         has_row = "score" in trial.last_result
         attempt = self._admission.ended(trial.trial_id, ok=has_row)
-        ran = self._forget(trial)
+        ran = self._deadlines.ended(trial)
         if has_row:
             self._finished(attempt, trial.last_result, ran=ran)
-        elif trial.trial_id in self._unstarted:
-            self._unstarted.discard(trial.trial_id)
-            error = WorkerDiedError(f"its process did not start within {START_LIMIT_S:g} s")
-            failure = failure_of(error, attempt.number) | {"node_id": attempt.allocation.node_ids[0]}
+        elif trial.trial_id in self._late_to_start:
+            self._late_to_start.discard(trial.trial_id)
+            failure = failure_of(start_error(), attempt.number) | {"node_id": attempt.allocation.node_ids[0]}
             self._metrics.ended(attempt.trial, cause_of(failure), ran=ran)
-            self._failed(attempt, failure, error)
+            self._failed(attempt, failure)
         else:
             self._admission.requeue(attempt, Requeue())
 
     def on_trial_error(self, iteration: int, trials: Sequence[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """An attempt ended without a row: its process reported a failure, or died."""
         attempt = self._admission.ended(trial.trial_id, ok=False)
-        ran = self._forget(trial)
-        row = self._record(attempt.trial)
+        ran = self._deadlines.ended(trial)
+        row = record_left_by(attempt.trial, self._storage)
         if row is not None:
             # The process died after it had written the record.
             self._finished(attempt, row, ran=ran)
             return
         error = getattr(trial, "error", None)
-        # Not of a process that may still be there, and write.
-        if isinstance(error, RayActorError) and not isinstance(error, ActorUnavailableError) and attempt.allocation.node_ids:
-            fetch_log(self._storage, attempt.trial, trial.config["token"], attempt.allocation.node_ids[0])
-        failure = failure_of_attempt(error, self._storage, attempt.trial, trial.config["token"])
-        failure |= (
-            {} if failure.get("node_id") else {"node_id": attempt.allocation.node_ids[0] if attempt.allocation.node_ids else ""}
-        )
-        if failure["error_class"] == WorkerDiedError.__name__:
-            self._ask_kernel(failure)
+        failure = failure_left_by(attempt, trial, error, self._storage, self._nodes)
         self._metrics.ended(attempt.trial, cause_of(failure), ran=ran)
-        self._failed(attempt, failure, error)
+        self._failed(attempt, failure)
+
+    # --- what the run calls --------------------------------------------------------------------------------------------------
 
     def poll(self) -> None:
-        """Looks once a second at nodes, late and overdue trials, those that no node can hold, and failures yet to be written."""
+        """Once a second: looks for changes of nodes, for late and unplaceable trials, and for failures to write."""
         if self._clock() - self._polled < POLL_INTERVAL_S:
             return
-        if self._clock() - self._polled > STALLED_S:
-            self._awake_since = self._clock()
-        self._look_at_nodes()
-        self._take_back_unstarted()
-        self._kill_overdue()
+        self._deadlines.driver_polls(self._polled)
+        self._follow_nodes()
+        self._take_back_late()
+        for trial in self._deadlines.late_to_end(self._admission.live):
+            self._controller.kill(trial)
         self._leave_out_unplaceable()
-        self._write_failures()
+        self._failures.write()
         self._polled = self._clock()
 
     def give_up(self, trials: Sequence[Trial], error: Exception) -> None:
-        """Takes trials that will never start, for an error that is not their own: says so, and has their failures written."""
+        """Gives up trials that will never start, because of an error that is not their own."""
         for trial in trials:
-            # The number of the attempt that was not made is looked up where it is written: the storage may not answer now.
+            # The attempt's number is looked up when the failure is written: the storage may not answer now.
             failure = failure_of(error) | {"attempt": None}
-            self._unwritten[trial.trial_id] = (trial, failure)
+            self._failures.add(trial, failure)
             self._events.gave_up(trial, failure)
 
     def end(self) -> None:
-        """Writes what could not be written yet, as patiently as the study allows.
+        """Writes the failures that could not be written yet, as patiently as the study allows.
 
         Raises:
-            StorageError: if it still cannot.
+            StorageError: if the storage still fails.
         """
-        storage = self._storage.patient(self._limits.storage_patience_s)
-        for trial, failure in self._unwritten.values():
-            _write(storage, trial, failure)
+        self._failures.write_all()
+
+    # --- ends of attempts ----------------------------------------------------------------------------------------------------
 
     def _finished(self, attempt: Attempt, row: Mapping[str, Any], *, ran: bool) -> None:
         self._policy.succeeded(attempt.trial, attempt.allocation.node_ids)
-        self._unwritten.pop(attempt.trial.trial_id, None)
+        self._failures.forget(attempt.trial)
         self._metrics.ended(attempt.trial, "done", ran=ran)
         self._metrics.scored(attempt.trial, row)
         self._events.finished(attempt.trial, row)
 
-    def _failed(self, attempt: Attempt, failure: Mapping[str, Any], error: BaseException | None) -> None:
-        ending = Ending(attempt.trial, attempt.width, attempt.number, attempt.allocation.node_ids, failure, error)
+    def _failed(self, attempt: Attempt, failure: Mapping[str, Any]) -> None:
+        ending = Ending(attempt.trial, attempt.width, attempt.allocation.node_ids, failure)
         how = self._policy.again(ending)
         if how is None:
-            self._unwritten[attempt.trial.trial_id] = (attempt.trial, failure)
-            self._write_failures()
+            self._failures.add(attempt.trial, failure)
+            self._failures.write()
             self._events.gave_up(attempt.trial, failure)
         else:
             self._admission.requeue(attempt, how)
-            self._events.again(attempt.trial, failure, in_words(how))
+            self._events.again(attempt.trial, failure, str(how))
         for order in self._policy.orders():
             self._carry_out(order)
 
+    # --- what is carried out -------------------------------------------------------------------------------------------------
+
     def _carry_out(self, order: Stop | Widen | Quarantine) -> None:
         if isinstance(order, Stop):
-            left_out = self._admission.drop(order.covers)
+            left_out = self._admission.drop(order.scope.covers)
             if left_out:
                 self._events.left_out(left_out, order.why)
         elif isinstance(order, Widen):
@@ -236,7 +197,7 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
         else:
             self._events.note(f"{order.why}: it is still used, because no other could hold all trials")
 
-    def _look_at_nodes(self) -> None:
+    def _follow_nodes(self) -> None:
         came, went = self._nodes.changes()
         for node in came:
             if node.node_id not in self._quarantined:
@@ -248,28 +209,17 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
             self._admission.free_resources.remove(node.node_id)
             self._events.note(f"Node {node.node_id[:8]} is gone")
         gone = {node.node_id for node in went}
-        stranded = [id_ for id_, attempt in self._admission.live.items() if gone & set(attempt.allocation.node_ids)]
-        if stranded:
-            # What had started there ends with an error of Ray's.
-            self._controller.take_back(trial for trial in self._trials if trial.trial_id in stranded)
+        # Those that had started there end with an error of Ray's. The others would wait for ever.
+        self._take_back({id_ for id_, attempt in self._admission.live.items() if gone & set(attempt.allocation.node_ids)})
 
-    def _take_back_unstarted(self) -> None:
-        now = self._clock()
-        handed_out = {id_: max(attempt.began, self._awake_since) for id_, attempt in self._admission.live.items()}
-        late = {id_ for id_, since in handed_out.items() if now - since > START_LIMIT_S} - self._began.keys()
-        if late:
-            self._unstarted |= late
-            self._controller.take_back(trial for trial in self._trials if trial.trial_id in late)
+    def _take_back_late(self) -> None:
+        late = self._deadlines.late_to_start(self._admission.live)
+        self._late_to_start |= late
+        self._take_back(late)
 
-    def _kill_overdue(self) -> None:
-        # After its own limit a finished trial may wait for the storage, with its record and then with its log.
-        limit = self._limits.trial_timeout_s + KILL_MARGIN_S + 2 * self._limits.storage_patience_s
-        for tune_id, (trial, began) in list(self._began.items()):
-            # A gang's ranks meet, and rank 0 gets the weights, each within a limit of its own.
-            more = self._limits.trial_timeout_s + START_LIMIT_S if self._admission.live[tune_id].width.num_bundles > 1 else 0.0
-            if self._clock() - began > limit + more:
-                self._began[tune_id] = (trial, self._clock())
-                self._controller.kill(trial)
+    def _take_back(self, tune_ids: set[str]) -> None:
+        if tune_ids:
+            self._controller.take_back(trial for trial in self._trials if trial.trial_id in tune_ids)
 
     def _leave_out_unplaceable(self) -> None:
         if not self._admission.has_unplaceable:
@@ -279,45 +229,3 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
         if self._clock() - since > self._limits.node_patience_s:
             why = f"for cluster.node_patience_s = {self._limits.node_patience_s:g} s no node was there that could hold them"
             self._events.left_out(self._admission.drop_unplaceable(), why)
-
-    def _write_failures(self) -> None:
-        began = self._clock()
-        for trial_id, (trial, failure) in list(self._unwritten.items()):
-            del self._unwritten[trial_id]
-            try:
-                _write(self._storage, trial, failure)
-            except BaseException as error:
-                # A storage that fails is tried again at the next look, with another one first; what is known is said in any case.
-                self._unwritten[trial_id] = (trial, failure)
-                if not isinstance(error, OSError | StudyError):
-                    raise
-                return
-            if self._clock() - began > WRITE_LIMIT_S:
-                return
-
-    def _record(self, trial: Trial) -> Mapping[str, Any] | None:
-        with suppress(OSError, StudyError):
-            record: Mapping[str, Any] | None = self._storage.read_json(record_file(trial.trial_id))
-            return record
-        return None
-
-    def _ask_kernel(self, failure: dict[str, Any]) -> None:
-        """Makes a death the want of memory that it was, if the node's kernel counts one more since the attempt began."""
-        before, node_id = failure.get("oom_kills"), failure["node_id"]
-        if before is None or node_id not in {node.node_id for node in self._nodes.nodes}:
-            return
-        now = oom_kills_on(node_id)
-        if now is not None and now > before:
-            failure |= {
-                "error_class": "MemoryError",
-                "message": f"killed by the node's kernel for want of memory; {failure['message']}",
-            }
-
-    def _forget(self, trial: TuneTrial) -> bool:
-        return self._began.pop(trial.trial_id, None) is not None
-
-
-def _write(storage: Storage, trial: Trial, failure: Mapping[str, Any]) -> None:
-    if failure.get("attempt", 0) is None:
-        failure = {**failure, "attempt": next_attempt(storage, trial)}
-    write_failure(storage, trial, failure)

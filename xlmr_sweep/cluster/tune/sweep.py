@@ -1,6 +1,6 @@
-"""The Tune run: trials of all widths in one Tuner, with warm processes.
+"""The Tune run: trials of all widths in one Tuner, in warm processes.
 
-In: trials and a connected Ray. Out: records in the storage; a callback sees each trial end.
+In: an admission with the trials to run, and a connected Ray. Out: records and failures in the storage; `Events` is told of each.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ from xlmr_sweep.cluster.object_store import forget_arrays
 from xlmr_sweep.cluster.storage_check import LateNodes
 from xlmr_sweep.cluster.trial_process import Setup
 from xlmr_sweep.cluster.tune.controller import TuneControllerAccess
+from xlmr_sweep.cluster.tune.events import Events
 from xlmr_sweep.cluster.tune.learning import Learning
 from xlmr_sweep.cluster.tune.queue import TuneQueue
-from xlmr_sweep.cluster.tune.supervisor import Events, Supervisor
+from xlmr_sweep.cluster.tune.supervisor import Supervisor
 from xlmr_sweep.cluster.tune.tune_loop import PlaceholderTrainable, own_loop
 from xlmr_sweep.cluster.work import FineTuning, Work
 from xlmr_sweep.errors import StudyError
@@ -37,26 +38,25 @@ from xlmr_sweep.scheduling.retry_policy import RetryByCause
 from xlmr_sweep.storage import environment
 from xlmr_sweep.storage.artifacts import TUNE
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
 
 TUNE_ENVIRONMENT = {
-    # We report ourselves, and the records are the memory: Tune's own snapshots would only cost time.
+    # The run reports by itself, and the records are its memory: Tune's own snapshots would only cost time.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     # Ctrl-C ends the run at once; Tune's own handler would wait for running trials.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
-    # Said by us, with class, host and log.
+    # The run itself says one line for each, with class, host and log.
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
 
 
 class _TuneRows(JsonLoggerCallback):  # type: ignore[misc]
-    """Tune's own folder of rows, which is a convenience: a disk that is full costs rows there, not the run.
+    """Writes Tune's own folder of rows. The folder is a convenience: a full disk costs rows there and never ends the run.
 
-    Each row goes into the storage at once. Tune itself keeps them on the driver's disk until the run ends in order.
+    Each row goes into the storage at once. Tune itself would keep them on the driver's disk until the run ends in order.
     """
 
     def __init__(self, storage: Storage, run: str) -> None:
@@ -76,7 +76,7 @@ class _TuneRows(JsonLoggerCallback):  # type: ignore[misc]
     def log_trial_end(self, trial: TuneTrial, failed: bool = False) -> None:
         with suppress(OSError):
             super().log_trial_end(trial, failed)
-        # Tune's class keeps them for ever.
+        # Tune's class would keep the configuration for ever.
         self._trial_configs.pop(trial, None)
 
 
@@ -89,41 +89,25 @@ def run_trials(
     run_job: RunJob | None = None,
     work: Work | None = None,
 ) -> None:
-    """Runs trials until each has a record or a failure, or is left out for one, and beside them the instruction jobs.
+    """Runs trials until each has a record, has failed for good, or is left out; and beside them the instruction jobs.
 
     Args:
         study: the study.
         storage: its folder.
         admission: what to run.
-        events: told in this thread what happens to trials.
-        run_job: runs an instruction job to its end; needed where the admission holds some.
-        work: what a trial's processes do; by default they fine-tune.
+        events: is told, in this thread, what happens to trials.
+        run_job: runs an instruction job to its end. Needed if the admission holds jobs.
+        work: what a trial's processes do. By default they fine-tune.
     """
     os.environ.update(TUNE_ENVIRONMENT)
-
-    def without_weights(job: Job, error: Exception, lost: Sequence[Trial]) -> None:
-        supervisor.give_up(lost, error)
-
-    jobs = InstructionJobs(admission, run_job or _no_job, without_weights)
-    watch, controller = NodeWatch(admission.free_resources.nodes, problem=LateNodes(storage).problem), TuneControllerAccess()
-    # The nodes that trials may use: a larger share that only a node in quarantine could hold is none.
+    controller = TuneControllerAccess()
+    watch = NodeWatch(admission.free_resources.nodes, problem=LateNodes(storage).problem)
+    # The policy sees the nodes that trials may use: a larger share that only a quarantined node could hold is none.
     policy = RetryByCause(study.cluster, storage, lambda: admission.free_resources.nodes)
     supervisor = Supervisor(storage, study.cluster, admission, policy, controller, watch, events)
-    run = time.strftime("run-%Y%m%d-%H%M%S") + f"-{os.getpid()}"
-    tuner = tune.Tuner(
-        PlaceholderTrainable,
-        tune_config=tune.TuneConfig(
-            search_alg=TuneQueue(admission, jobs, supervisor.poll), scheduler=controller, num_samples=1, reuse_actors=True
-        ),
-        run_config=tune.RunConfig(
-            name=run,
-            **storage.for_ray(TUNE),
-            # Ours first: it names the rows that the other writes.
-            callbacks=[supervisor, Learning(study, storage, admission), _TuneRows(storage, run)],
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            verbose=0,
-        ),
-    )
+    jobs = InstructionJobs(admission, run_job or _no_job, lambda job, error, lost: supervisor.give_up(lost, error))
+    queue = TuneQueue(admission, jobs, supervisor.poll)
+    tuner = _tuner(storage, queue, controller, [supervisor, Learning(study, storage, admission)])
     setup = ray.put(Setup(study, storage, work or FineTuning(), environment.git_commit()))
     try:
         with _quiet(), own_loop(setup):
@@ -133,15 +117,31 @@ def run_trials(
     supervisor.end()
 
 
+def _tuner(storage: Storage, queue: TuneQueue, controller: TuneControllerAccess, callbacks: list[tune.Callback]) -> tune.Tuner:
+    run = time.strftime("run-%Y%m%d-%H%M%S") + f"-{os.getpid()}"
+    return tune.Tuner(
+        PlaceholderTrainable,
+        tune_config=tune.TuneConfig(search_alg=queue, scheduler=controller, num_samples=1, reuse_actors=True),
+        run_config=tune.RunConfig(
+            name=run,
+            **storage.for_ray(TUNE),
+            # Ours come first: the supervisor names the rows that Tune's writes.
+            callbacks=[*callbacks, _TuneRows(storage, run)],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            verbose=0,
+        ),
+    )
+
+
 def _no_job(job: Job) -> None:
-    raise AssertionError(f"{job.tune_id}: no way to run it was given")
+    raise AssertionError(f"{job.tune_id}: run_trials was given no run_job")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences what Ray and Tune say of attempts that ended badly, which is said by us in one line each.
+    """Silences Ray and Tune about attempts that ended badly: the run itself says one line for each.
 
-    Ray prints ten lines for each process that died; Tune ends with an error that lists all that did not complete at once.
+    Ray prints ten lines for each process that died. Tune ends with an error that lists every trial that did not complete.
     """
     ray_worker: Any = ray._private.worker
     logger = logging.getLogger("ray.tune")

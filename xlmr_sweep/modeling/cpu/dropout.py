@@ -1,7 +1,7 @@
-"""Dropout whose mask costs a quarter of torch's on a CPU. The draw differs from torch's, its distribution does not.
+"""Dropout whose mask costs a quarter of torch's on a CPU. The draw differs from torch's; the distribution does not.
 
-torch draws one random float an element on a CPU (4.0 ms for 800 x 384 elements); here a 64-bit number decides four elements
-(0.9 ms). The probability is a multiple of 2^-16 because of that: 0.1 becomes 0.10001, and kept elements are scaled by just that.
+On a CPU torch draws one random float for each element (4.0 ms for 800 x 384 elements). Here one 64-bit number decides four
+elements (0.9 ms). So the probability is a multiple of 2^-16: 0.1 becomes 0.10001, and kept elements are scaled to match.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _STEPS = 2**16
 
 
 def keep_mask(shape: torch.Size | tuple[int, ...], probability: float) -> Tensor:
-    """Returns which elements dropout keeps, bool on the CPU, drawn from torch's default generator."""
+    """Returns which elements dropout keeps, as bool on the CPU. Draws from torch's default generator."""
     size = 1
     for length in shape:
         size *= length
@@ -25,7 +25,7 @@ def keep_mask(shape: torch.Size | tuple[int, ...], probability: float) -> Tensor
 
 
 def keep_scale(probability: float) -> float:
-    """Returns the factor of kept elements that leaves the mean as it was."""
+    """Returns the factor of kept elements that keeps the mean."""
     return 1.0 / (1.0 - round(probability * _STEPS) / _STEPS)
 
 
@@ -44,7 +44,7 @@ class _Dropout(torch.autograd.Function):
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout` with the mask above on a CPU; torch's own on a GPU."""
+    """`nn.Dropout` with the mask above on a CPU, and torch's own mask on a GPU."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Returns the input with elements dropped in training, and the input itself otherwise."""
@@ -57,7 +57,7 @@ class Dropout(nn.Dropout):
 
 
 def replace_dropout(model: nn.Module) -> None:
-    """Puts `Dropout` in the place of every `nn.Dropout` of a model."""
+    """Replaces every `nn.Dropout` of a model by `Dropout`."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Dropout:

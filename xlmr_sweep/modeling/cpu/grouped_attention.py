@@ -1,7 +1,7 @@
-"""Attention on a CPU, group by group with plain products: at these lengths faster than torch's fused kernel, there and back.
+"""Attention on a CPU, group by group with plain products: at these lengths faster than torch's fused kernel.
 
 In: query, key and value of N tokens that lie end to end, and the sequences' lengths, longest first. Out: the attended values.
-One sequence at a time costs the fewest products, all at once the fewest calls; `plan_groups` takes sequences of like length
+One sequence at a time costs the fewest products, all at once the fewest calls; `plan_groups` takes sequences of similar length
 together.
 
 Shapes: N tokens, h heads of d numbers; a group has c sequences of at most T tokens.
@@ -29,7 +29,7 @@ GROUP_SCORES = 2**21
 
 @lru_cache(maxsize=1024)
 def plan_groups(lengths: tuple[int, ...], num_heads: int) -> tuple[Group, ...]:
-    """Cuts sequences into groups of like length for the least time by the costs above.
+    """Cuts sequences into groups of similar length so that the time is least by the costs above.
 
     Args:
         lengths: tokens of each, descending.
@@ -122,7 +122,7 @@ def forward_groups(
         if group.bias is not None:
             scores.view(group.num_sequences, -1, *scores.shape[1:]).add_(group.bias)
         if window and group.longest > window + 1:
-            # Finite, so that a row of padding far from any token is no NaN.
+            # Finite: a row of padding that sees no token would be NaN with -inf.
             scores.masked_fill_(~window_mask(group.longest, window, scores.device), torch.finfo(scores.dtype).min)
         weights = torch.softmax(scores, -1)
         keep = keep_mask(weights.shape, p) if p else None

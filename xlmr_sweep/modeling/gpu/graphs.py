@@ -3,10 +3,10 @@
 In: a static step and the rows of a trial. Out: its losses; the weights trained in place. A graph is captured once a process and
 shape of rows and serves every later trial. Evaluation goes the same way and shares the pool.
 
-The order makes a warm trial equal a cold one. Rows go up first. A missing graph is captured then, which trains the weights that
-happen to be there. Starting weights, zeroed moments and the seed follow, and only then the replays. After every capture one
-replay is held against the same step without a graph, from the same weights, moments and seed. Other bits mean no graph in this
-process.
+The order makes a warm trial equal a cold one. Rows go up first. A missing graph is captured then, after one step without it, with
+which libraries make their handles and Triton compiles. Both spoil the weights. Starting weights, zeroed moments and the seed
+follow, and only then the replays. After every capture one replay is held against that first step, both from the same weights,
+moments and seed. Other bits mean no graph in this process.
 
 What a capture forbids (CUDA's programming guide, "Prohibited and Unhandled Operations"; torch's notes on CUDA graphs), and how a
 step keeps to it:
@@ -39,9 +39,6 @@ from torch import Tensor
 
 from xlmr_sweep.modeling.gpu.packing import RowShape
 from xlmr_sweep.modeling.gpu.static_step import Rows, strict_determinism
-
-WARM_UPS = 2
-"""Steps before a capture: libraries make their handles and workspaces, Triton compiles."""
 
 PIECE = 2**24
 """Numbers that a fingerprint takes at once: 128 MiB of int64."""
@@ -158,22 +155,23 @@ class StepRunner:
     def _make(self, key: tuple[RowShape, int, bool], work: _Work) -> None:
         """Captures a graph, and keeps it if a replay computes what the step does without it."""
         try:
-            # Something must be there to warm up with.
-            work.start(0)
+            # In the middle: the first step's learning rate is 0.
+            middle = len(work.rows.numbers) // 2
+            work.start(middle)
+            self._beside(work.run)
+            expected = fingerprint(work.changed)
+            work.start(middle)
             graph = self._capture(work)
-            found = []
-            for run in (lambda: self._beside(work.run), graph.replay):
-                # In the middle: the first step's learning rate is 0.
-                work.start(len(work.rows.numbers) // 2)
-                run()
-                found.append(fingerprint(work.changed))
+            work.start(middle)
+            graph.replay()
+            is_exact = fingerprint(work.changed) == expected
         except torch.OutOfMemoryError:
             # No reason to go on without a graph, which would need as much.
             raise
         except RuntimeError as error:
             self._refuse(f"the capture failed: {str(error).splitlines()[0]}")
             return
-        if found[0] == found[1]:
+        if is_exact:
             self._graphs[key] = graph
         else:
             self._refuse("a replay's bits are not those of the step without it")
@@ -194,10 +192,6 @@ class StepRunner:
 
     def _capture(self, work: _Work) -> Any:
         cuda = self._cuda
-        for _ in range(WARM_UPS):
-            self._beside(work.run)
-            # A trial may have fewer rows than that.
-            work.rows.at.zero_()
         cuda.synchronize()
         graph = cuda.CUDAGraph()
         with _uncollected(), cuda.graph(graph, pool=self._pool.id, stream=self._stream, capture_error_mode="thread_local"):

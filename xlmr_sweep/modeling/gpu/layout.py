@@ -27,7 +27,7 @@ PRE_NORM = ("xlm-roberta-xl",)
 """Families with a normalisation before each product, and one after the last layer."""
 
 ALIGNED = 8
-"""Every entry begins at a multiple of so many numbers: 16 bytes in bf16, which fast products want."""
+"""Every entry begins at a multiple of so many numbers: 16 bytes in bf16, which fast products want. `triton_sources` knows it."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ In: the examples of each step. Out: `RowShape`, which tells what lies where in a
 uploaded at once (about 5 MB for 320 steps), so that no buffer is overwritten while copies queue and nothing waits for the host.
 
 A row holds N tokens in S slots: first one slot an example, then filler sequences of at most `longest` tokens, so that every one
-of the N rows is computed: attention leaves rows beyond the last offset uninitialised, and NaN times 0 is NaN. An example that is
+of the N rows is computed. Attention leaves rows beyond the last offset uninitialised, and NaN times 0 is NaN. An example that is
 absent is filler with weight 0. No slot is empty.
 """
 
@@ -71,11 +71,13 @@ class RowShape:
     """Slots for examples; the first ones."""
     longest: int
     """Most tokens of a sequence."""
+    fillers: int
+    """Slots for filler beside those of absent examples."""
 
     @property
     def slots(self) -> int:
-        """S: as many filler sequences as could be needed beside the examples."""
-        return self.examples + -(-self.tokens // self.longest)
+        """S."""
+        return self.examples + self.fillers
 
     @cached_property
     def fields(self) -> dict[str, slice]:
@@ -113,14 +115,14 @@ def shape_for(batches: Sequence[Sequence[Example]], examples: int, longest: int)
         examples: most examples of a batch, by the study's settings.
         longest: most tokens of a sequence, by the study's settings.
     """
-    need = 1
-    for batch in batches:
-        # At least one token for each slot without an example.
-        need = max(need, sum(len(example.input_ids) for example in batch) + examples - len(batch))
-    tokens = rung(need)
-    while tokens < need + -(-tokens // longest):
+    tokens = rung(max(sum(len(example.input_ids) for example in batch) for batch in batches))
+    while True:
+        free = [(tokens - sum(len(example.input_ids) for example in batch), examples - len(batch)) for batch in batches]
+        fillers = max(0, *(-(-left // longest) - absent for left, absent in free))
+        # A slot without an example takes one token at least.
+        if all(left >= absent + fillers for left, absent in free):
+            return RowShape(tokens, examples, longest, fillers)
         tokens = rung(tokens + 1)
-    return RowShape(tokens, examples, longest)
 
 
 @dataclass(frozen=True)

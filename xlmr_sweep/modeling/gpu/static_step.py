@@ -73,8 +73,7 @@ class StaticStep:
         self.optimisation, self.num_labels = optimisation, num_labels
         device = next(model.parameters()).device
         self.device = device
-        self.state = _state(self.layout, device, dtype)
-        move_into(self.layout, self.state.weights)
+        self.state = _moved(self.layout, device, dtype)
         views = Views(
             self.layout.views(self.state.weights),
             self.layout.views(self.state.low, 0 if dtype == torch.float32 else self.layout.num_embedded),
@@ -185,9 +184,15 @@ def _rows(model: nn.Module, kind: str) -> Tensor:
     return weight
 
 
-def _state(layout: Layout, device: torch.device, dtype: torch.dtype) -> AdamWState:
+def _moved(layout: Layout, device: torch.device, dtype: torch.dtype) -> AdamWState:
+    """Returns a step's buffers; the parameters' values move into them."""
     # Zeros, because gaps between entries count in the gradient's norm.
-    weights, grads, firsts, seconds = (torch.zeros(layout.total, device=device) for _ in range(4))
+    weights = torch.zeros(layout.total, device=device)
+    move_into(layout, weights)
+    if device.type == "cuda":
+        # What the parameters were would stay reserved beside the buffers.
+        torch.cuda.empty_cache()
+    grads, firsts, seconds = (torch.zeros(layout.total, device=device) for _ in range(3))
     low = weights
     if dtype != torch.float32:
         low = torch.zeros(layout.total - layout.num_embedded, dtype=dtype, device=device)

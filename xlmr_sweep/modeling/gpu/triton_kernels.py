@@ -74,7 +74,7 @@ class TritonKernels:
             normed.total, norm, mean, rstd, of_x, of_total, self._partials, self._draw, salt, _threshold(p), 1 / (1 - p), n,
             self._partials.shape[1], self._place(into[0]), 0 if into[1] is None else self._place(into[1]),
             H=hidden, BLOCK=_block(hidden), DROPS=p > 0, HAS_REST=of_rest is not None, REST_IS_SUM=rest_is_sum,
-            HAS_BIAS=into[1] is not None, num_warps=_warps(hidden),
+            HAS_BIAS=into[1] is not None, ROWS=4 if hidden <= WIDE else 1, num_warps=8,
         )  # fmt: skip
         return of_x, of_total
 
@@ -114,7 +114,7 @@ class TritonKernels:
     def _sum(self, rows: Tensor, inputs: Tensor | None, out: Tensor | None, of_bias: Tensor) -> None:
         assert self._partials is not None
         n, columns = rows.shape
-        block = min(512, _block(columns))
+        block = min(1024, max(8, _block(columns)))
         _launch(
             sources.sum_rows_kernel, (len(self._partials), -(-columns // block)), rows, rows if inputs is None else inputs,
             rows if out is None else out, self._partials, n, columns, rows.stride(0), self._partials.shape[1],

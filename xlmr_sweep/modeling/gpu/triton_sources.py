@@ -55,50 +55,65 @@ def add_norm_kernel(
     tl.store(low + at, normed.to(low.dtype.element_ty), mask=inside)
 
 
+@triton.jit
+def _kept_rows(draw, salt, rows, threshold, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """As `_kept`, for several rows."""
+    seed = tl.load(draw).to(tl.int64) * 4096 + salt
+    quarter: tl.constexpr = BLOCK // 4
+    offsets = rows[:, None] * quarter + tl.arange(0, quarter)[None, :]
+    a, b, c, d = tl.randint4x(seed, offsets, ROUNDS)
+    words = tl.reshape(tl.join(tl.join(a, b), tl.join(c, d)), (ROWS, BLOCK))
+    return words.to(tl.uint32, bitcast=True) >= threshold.to(tl.uint32)
+
+
 @triton.jit(do_not_specialize=["n", "salt", "threshold", "of_norm_at", "of_bias_at"])
 def add_norm_backward_kernel(
     of_low, of_rest, total, norm, mean, rstd, of_x, of_total, partials, draw, salt, threshold, scale, n, width,
     of_norm_at, of_bias_at,
     H: tl.constexpr, BLOCK: tl.constexpr, DROPS: tl.constexpr, HAS_REST: tl.constexpr, REST_IS_SUM: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
+    HAS_BIAS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of both summands; sums over this program's rows for the norm's weights and biases and the bias in `x`."""
+    """Gradients of both summands; sums over this program's rows for the norm's weights and biases and the bias in `x`.
+
+    Takes `ROWS` rows at once, because each waits for two sums along itself.
+    """
     program = tl.program_id(0)
     columns = tl.arange(0, BLOCK)
-    inside = columns < H
-    weight = tl.load(norm + columns, mask=inside, other=0.0)
-    of_weight = tl.zeros((BLOCK,), dtype=tl.float32)
-    of_shift = tl.zeros((BLOCK,), dtype=tl.float32)
-    of_bias = tl.zeros((BLOCK,), dtype=tl.float32)
-    for row in range(program, n, tl.num_programs(0)):
-        at = row * H + columns
+    weight = tl.load(norm + columns, mask=columns < H, other=0.0)[None, :]
+    of_weight = tl.zeros((ROWS, BLOCK), dtype=tl.float32)
+    of_shift = tl.zeros((ROWS, BLOCK), dtype=tl.float32)
+    of_bias = tl.zeros((ROWS, BLOCK), dtype=tl.float32)
+    for first in range(program * ROWS, n, tl.num_programs(0) * ROWS):
+        rows = first + tl.arange(0, ROWS)
+        inside = (rows < n)[:, None] & (columns < H)[None, :]
+        at = rows[:, None] * H + columns[None, :]
         gradient = tl.load(of_low + at, mask=inside, other=0.0).to(tl.float32)
         if HAS_REST:
             rest = tl.load(of_rest + at, mask=inside, other=0.0)
             if not REST_IS_SUM:
                 gradient += rest
-        inverse = tl.load(rstd + row)
-        normed = (tl.load(total + at, mask=inside, other=0.0) - tl.load(mean + row)) * inverse
-        normed = tl.where(inside, normed, 0.0)
+        inverse = tl.load(rstd + rows, mask=rows < n, other=0.0)[:, None]
+        average = tl.load(mean + rows, mask=rows < n, other=0.0)[:, None]
+        normed = tl.where(inside, (tl.load(total + at, mask=inside, other=0.0) - average) * inverse, 0.0)
         of_weight += gradient * normed
         of_shift += gradient
         weighted = gradient * weight
-        along = tl.sum(weighted * normed, 0) / H
-        level = tl.sum(weighted, 0) / H
+        along = (tl.sum(weighted * normed, 1) / H)[:, None]
+        level = (tl.sum(weighted, 1) / H)[:, None]
         of_sum = (weighted - level - normed * along) * inverse
         if HAS_REST and REST_IS_SUM:
             of_sum += rest
         tl.store(of_total + at, of_sum, mask=inside)
         if DROPS:
-            of_sum = tl.where(_kept(draw, salt, row, threshold, BLOCK), of_sum * scale, 0.0)
+            of_sum = tl.where(_kept_rows(draw, salt, rows, threshold, ROWS, BLOCK), of_sum * scale, 0.0)
         rounded = of_sum.to(of_x.dtype.element_ty)
         tl.store(of_x + at, rounded, mask=inside)
         of_bias += tl.where(inside, rounded.to(tl.float32), 0.0)
     line = partials + program.to(tl.int64) * width
-    tl.store(line + of_norm_at + columns, of_weight, mask=inside)
-    tl.store(line + of_norm_at + H + columns, of_shift, mask=inside)
+    tl.store(line + of_norm_at + columns, tl.sum(of_weight, 0), mask=columns < H)
+    tl.store(line + of_norm_at + H + columns, tl.sum(of_shift, 0), mask=columns < H)
     if HAS_BIAS:
-        tl.store(line + of_bias_at + columns, of_bias, mask=inside)
+        tl.store(line + of_bias_at + columns, tl.sum(of_bias, 0), mask=columns < H)
 
 
 @triton.jit(do_not_specialize=["n", "of_bias_at"])
@@ -121,7 +136,9 @@ def sum_rows_kernel(
             tl.store(out + at, rounded, mask=inside)
             value = rounded.to(tl.float32)
         of_bias += value
-    tl.store(partials + program.to(tl.int64) * width + of_bias_at + columns, of_bias, mask=inside)
+    # Up to the next entry: a gap between two would put whatever was in memory into the gradient's norm.
+    is_own = columns < (columns_in_all + 7) // 8 * 8
+    tl.store(partials + program.to(tl.int64) * width + of_bias_at + columns, of_bias, mask=is_own)
 
 
 @triton.jit

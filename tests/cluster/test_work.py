@@ -1,0 +1,21 @@
+"""What a trial's process does when it opens its work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from xlmr_sweep.cluster import work
+from xlmr_sweep.modeling import device
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.spec import Study
+
+
+def test_the_share_of_a_trial_reaches_its_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fields = {"name": "s", "models": [{"name": "m", "hub": "none/m", "gpus": 0.25}], "sizes": [2], "seeds": [0]}
+    study = Study.model_validate(fields)
+    seen: list[float] = []
+    monkeypatch.setattr(device, "limit_memory", lambda device, share: seen.append(share))
+    work.FineTuning().open(study, Storage(tmp_path), work.RankInfo(gpu_share=0.25))
+    assert seen == [0.25]

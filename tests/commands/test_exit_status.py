@@ -1,0 +1,66 @@
+"""Every end of a command: at most one line, and an exit status."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from xlmr_sweep.commands.exit_status import status_of
+from xlmr_sweep.errors import StorageError, StudyError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_an_error_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    def command(console: Console) -> int:
+        console.print("127.0.0.1:1:2", markup=False)
+        raise StudyError("--address 127.0.0.1:-1: [bold]not[/bold] of the form")
+
+    assert status_of(command) == 2
+    told = capsys.readouterr()
+    assert told.err == "Error: --address 127.0.0.1:-1: [bold]not[/bold] of the form\n"
+    assert told.out == "127.0.0.1:1:2\n"
+
+
+def test_a_command_whose_storage_fails_ends_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def command(console: object) -> int:
+        raise StorageError("/runs/results.parquet: No space left on device; tried for 600 s")
+
+    assert status_of(command) == 1
+    assert capsys.readouterr().err.startswith("Error: /runs/results.parquet: No space left on device; tried for 600 s.")
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        (["--study", "nope"], 2, "no such study"),
+        (["--sizes", "8,x"], 2, "Error: --sizes: '8,x' is not a list of whole numbers"),
+        (["--models", ","], 2, "Error: --models: ',' names nothing"),
+        (["--storage", ""], 2, "Error: --storage '': not a path or URI"),
+        (["--no-such-option"], 2, "No such option"),
+        (["--dry-run"], 0, "1260 trials: 0 done, 1260 to run"),
+        (["--help"], 0, "--retry-failed"),
+    ],
+)
+def test_exit_statuses_of_the_command(options: list[str], status: int, said: str, tmp_path: Path) -> None:
+    arguments = [sys.executable, "experiments/run_grid.py", "--storage", str(tmp_path / "runs"), *options]
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT, env={"PATH": "/usr/bin:/bin", "COLUMNS": "200"})
+    assert done.returncode == status
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_interrupted_while_it_starts_ends_with_130(number: signal.Signals) -> None:
+    code = "import os; from xlmr_sweep import interrupt; interrupt.install(); os.kill(os.getpid(), int({})); import ray"
+    done = subprocess.run([sys.executable, "-c", code.format(number.value)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
+    for name in ("run_grid", "run_instruct", "prepare_data", "demo"):
+        script = (ROOT / "experiments" / f"{name}.py").read_text()
+        assert script.index("interrupt.install()") < script.index("import typer"), name

@@ -1,0 +1,52 @@
+"""What `--status` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from xlmr_sweep.commands import entry
+from xlmr_sweep.commands.request import Request
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.storage.records import write_failure, write_record
+from xlmr_sweep.storage.study_file import write_study
+from xlmr_sweep.study.plan import expand
+from xlmr_sweep.study.reading import load_study
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_status_of_a_storage_whose_folders_are_gone_counts_its_records(
+    study_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, home = study_file(), Storage(tmp_path / "runs")
+    study = load_study(str(path))
+    settings = study.model_dump(mode="json", include={"finetune", "instruct", "data"})
+    spec = {**settings, "model_spec": study.models[0].model_dump(mode="json")}
+    trials = expand(study)
+    for trial in trials[:5]:
+        write_record(home, {**trial.as_dict(), "score": 0.5, "spec": spec, "resolved": {}})
+    write_failure(home, trials[7], {"error_class": "X", "message": "m", "host": "h", "attempt": 1, "time": "2026-01-01"})
+    request = Request(str(path), str(home))
+    (tmp_path / "encoder").rename(tmp_path / "gone")
+    with pytest.raises(StudyError, match=r"encoder does not exist"):
+        entry.status(request, Console())
+    # Kept weights are no part of what a trial is.
+    write_study(home, study.replaced(finetune=study.finetune.model_copy(update={"save_weights": True})))
+    assert entry.status(request, Console(width=200)) == 0
+    assert "5 of 24 trials done" in capsys.readouterr().out
+    write_study(home, study)
+    assert entry.status(request, Console(width=200)) == 0
+    said = capsys.readouterr().out
+    assert "5 of 24 trials done, 1 failed, 18 missing" in said
+    assert "encoder does not exist; records are matched by their declared settings" in said
+    (tmp_path / "superglue").rename(tmp_path / "gone-too")
+    assert entry.status(replace(request, sizes=(4, 16), seeds=(0,)), Console(width=200)) == 0
+    assert "5 of 36 trials done, 1 failed, 30 missing" in capsys.readouterr().out
+    with pytest.raises(StudyError, match="--models: 'x' is not in the study; it has tiny"):
+        entry.status(replace(request, models=("x",)), Console())

@@ -1,0 +1,303 @@
+"""The commands of the README and of `docs/`: scripts, options and files exist, YAML loads, and what takes seconds is run."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tarfile
+import tomllib
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import typer
+import yaml
+from builders import make_encoder, make_instructions, make_superglue
+from pages import PAGES, ROOT, blocks, commands, inline_code, page_name
+from rich.console import Console
+
+from xlmr_sweep.commands import entry
+from xlmr_sweep.commands.entry import Request
+from xlmr_sweep.study.plan import expand
+from xlmr_sweep.study.reading import load_study
+
+BENCHMARKS = ROOT / "experiments" / "benchmarks"
+OF_THE_SYSTEM = {".", "#!/bin/bash", "chromium", "export", "mkdir", "pre-commit", "sbatch", "scontrol", "sleep", "ssh", "kill"}
+"""Programs whose options are not looked at."""
+PLACEHOLDERS = {"NAME", "STORAGE", "A", "B"}
+ASSIGNMENT = re.compile(r"^\w+=")
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=page_name)
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before() -> Iterator[None]:
+    """The scripts take over Ctrl-C when they are imported."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@each_page
+def test_every_command_is_one_that_there_is(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    problems = [f"{' '.join(words)}: {problem}" for words in commands(page) if (problem := _problem(words))]
+    assert problems == []
+
+
+def _problem(words: Sequence[str]) -> str:
+    """Says what is wrong with a command; empty if nothing is."""
+    words = list(words)
+    if re.match(r"\w+=\$\(", words[0]):
+        # A variable of the shell, made by the system's programs.
+        return ""
+    if words[0] == "make":
+        return _problem_of_make(words[1:])
+    while words and (ASSIGNMENT.match(words[0]) or words[0] in ("nice", "time")):
+        words.pop(0)
+    if words and words[0] == "srun":
+        # Its own options, and then a command.
+        words = words[next((i for i, word in enumerate(words) if word in ("ray", "python")), len(words)) :]
+    for sign in (">", "|", "&"):
+        words = words[: words.index(sign)] if sign in words else words
+    if not words or words[0] in OF_THE_SYSTEM:
+        return ""
+    program, *rest = words
+    known = {"python": _problem_of_python, "ray": _problem_of_ray, "pip": _problem_of_pip, "docker": _problem_of_docker}
+    if program == "xlmr-sweep":
+        return _problem_of_console(rest)
+    return known[program](rest) if program in known else f"no program {program!r} is known here"
+
+
+def _problem_of_make(words: Sequence[str]) -> str:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for word in words:
+        name, is_variable, _ = word.partition("=")
+        if not re.search(rf"^{name} \?=" if is_variable else rf"^{name}:", text, flags=re.MULTILINE):
+            return f"the Makefile has no {name}"
+    return ""
+
+
+def _problem_of_python(words: Sequence[str]) -> str:
+    first, *rest = words
+    if first == "-c":
+        ast.parse(rest[0])
+        return ""
+    if first == "-m":
+        module, *rest = rest
+        if module == "pytest":
+            return next((f"no {word}" for word in rest if word.startswith("tests") and not (ROOT / word).exists()), "")
+        return _problem_of_options(importlib.import_module(module).app, rest)
+    if not (ROOT / first).is_file():
+        return f"there is no {first}"
+    if first == "experiments/benchmark.py":
+        return _problem_of_benchmark(rest)
+    if first.startswith("experiments/"):
+        script = importlib.import_module(Path(first).stem)
+        return _problem_of_options(getattr(script, "main", None) or getattr(script, script.__name__), rest)
+    text = (ROOT / first).read_text(encoding="utf-8")
+    return next((f"{first} knows no {word}" for word in rest if word.startswith("-") and word not in text), "")
+
+
+def _problem_of_options(command: Any, words: Sequence[str]) -> str:
+    """Has a command read its options as it would, without running it."""
+    if not isinstance(command, typer.Typer):
+        function, command = command, typer.Typer()
+        command.command()(function)
+    try:
+        typer.main.get_command(command).make_context("command", list(words))
+    except (click.ClickException, typer.Exit) as error:
+        return "" if isinstance(error, typer.Exit) else error.format_message()
+    except Exception as error:
+        # typer carries a click of its own.
+        return error.format_message() if hasattr(error, "format_message") else f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _problem_of_console(words: Sequence[str]) -> str:
+    app = importlib.import_module("xlmr_sweep.commands.subcommands").app
+    known = {command.name: command.callback for command in app.registered_commands}
+    if not words or words[0].startswith("-"):
+        return _problem_of_options(app, words)
+    name, *rest = words
+    if name not in known:
+        return f"xlmr-sweep has no {name}"
+    if not rest:
+        # A command that is only named.
+        return ""
+    if name in ("report", "compare"):
+        return _problem_of_options(importlib.import_module(f"analysis.{name}").app, rest)
+    return _problem_of_benchmark(rest) if name == "benchmark" else _problem_of_options(known[name], rest)
+
+
+def _problem_of_benchmark(words: Sequence[str]) -> str:
+    if not words or words[0] == "--help" or words[0] in PLACEHOLDERS:
+        return ""
+    path = BENCHMARKS / f"{words[0]}.py"
+    if not path.is_file():
+        return f"there is no benchmark {words[0]}"
+    known = _strings(path)
+    return next((f"{words[0]} knows no {word}" for word in words[1:] if not word.isdigit() and word not in known), "")
+
+
+@cache
+def _strings(path: Path) -> set[str]:
+    """All texts in a file's code: the options and choices of a benchmark are among them."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+def _problem_of_ray(words: Sequence[str]) -> str:
+    from ray.scripts.scripts import cli
+
+    if not words:
+        return ""
+    name, *rest = words
+    if name not in cli.commands:
+        return f"ray has no {name}"
+    names = {"start", name} if name == "symmetric-run" else {name}
+    options = {option for each in names for parameter in cli.commands[each].params for option in parameter.opts}
+    if "--" in rest:
+        inner = rest[rest.index("--") + 1 :]
+        if problem := _problem(inner):
+            return problem
+        rest = rest[: rest.index("--")]
+    return next((f"ray {name} has no {word}" for word in rest if word.startswith("-") and word not in options), "")
+
+
+def _problem_of_pip(words: Sequence[str]) -> str:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    for before, word in zip(("", *words), words, strict=False):
+        if before == "-c" and not (ROOT / word).is_file():
+            return f"there is no {word}"
+        if (asked := re.search(r"\[(.*)\]", word)) and not set(asked[1].split(",")) <= extras.keys():
+            return f"pyproject.toml has no {word}"
+    return ""
+
+
+def _problem_of_docker(words: Sequence[str]) -> str:
+    files = [word for before, word in zip(("", *words), words, strict=False) if before == "-f"]
+    return next((f"there is no {file}" for file in files if not (ROOT / file).is_file()), "")
+
+
+OF_SLURM = {"--exclusive", "--signal", "--cpus-per-task"}
+
+
+@each_page
+def test_every_option_that_is_named_is_one_of_a_command(page: Path) -> None:
+    from ray.scripts.scripts import cli
+
+    from analysis import compare, report
+    from xlmr_sweep.commands.subcommands import app
+
+    known = {option for path in BENCHMARKS.glob("*.py") for option in _strings(path)} | OF_SLURM
+    known |= {option for command in (app, report.app, compare.app) for option in _options(typer.main.get_command(command))}
+    known |= {option for name in ("start", "symmetric-run") for option in _options(cli.commands[name])}
+    named = {code.split(" ")[0].split("=")[0] for code in inline_code(page) if code.startswith("--")}
+    assert {option for text in named for option in text.split("/")} - known == set()
+
+
+def _options(command: Any) -> set[str]:
+    """The options of a command and of its parts."""
+    parts = getattr(command, "commands", {}).values()
+    own = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    return own.union({"--help"}, *(_options(part) for part in parts))
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        ("python experiments/run_grid.py --study demo --sizes 8", ""),
+        ("python experiments/run_grid.py --size 8", "No such option"),
+        ("python experiments/run_all.py", "there is no experiments/run_all.py"),
+        ("python -m analysis.report --results x --csv", "No such option"),
+        ("python -m analysis.report", "Missing option"),
+        ("python experiments/benchmark.py speed", "no benchmark speed"),
+        ("python experiments/benchmark.py trials --part all-of-it", "knows no all-of-it"),
+        ("make demos", "no demos"),
+        ("make demo STORAGES=x", "no STORAGES"),
+        ("ray start --heads", "has no --heads"),
+        ("srun ray symmetric-run --address a:1 -- python experiments/run_grid.py --sizes", "requires an argument"),
+        ("pip install -e '.[tests]'", "pyproject.toml has no"),
+        ("sudo rm", "no program 'sudo'"),
+    ],
+)
+def test_a_wrong_command_is_seen(command: str, problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    found = _problem(shlex.split(command))
+    assert problem in found if problem else found == ""
+
+
+STUDIES = [(page, text) for page in PAGES for text in blocks(page, "yaml")]
+
+
+@pytest.mark.parametrize(("page", "text"), STUDIES, ids=[f"{page_name(page)}:{text.split()[1]}" for page, text in STUDIES])
+def test_every_study_is_one_that_a_dry_run_takes(page: Path, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    make_encoder(tmp_path / "minilm", "bert")
+    make_superglue(tmp_path / "superglue", ("boolq", "cb", "copa", "rte", "wic"), num_train=64)
+    make_instructions(tmp_path / "instructions.jsonl")
+    study = load_study(str(path))
+    for task in study.tasks:
+        _make_rows(tmp_path / "superglue" / task.folder, task.fields, task.labels)
+    assert study.name == yaml.safe_load(text)["name"]
+    assert len(expand(study)) > 0
+    console = Console(quiet=True)
+    assert entry.dry_run(Request(str(path), str(tmp_path / "runs")), console) == 0
+
+
+def _make_rows(folder: Path, fields: Sequence[str], labels: Sequence[str]) -> None:
+    folder.mkdir(exist_ok=True)
+    for split, number in (("train", 64), ("val", 8)):
+        if not (folder / f"{split}.jsonl").exists():
+            rows = [dict.fromkeys(fields, "the cat sat") | {"label": labels[i % len(labels)], "idx": i} for i in range(number)]
+            (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_the_dry_run_says_what_the_page_of_the_paper_says() -> None:
+    page = (ROOT / "docs" / "reproducing-the-paper.md").read_text(encoding="utf-8")
+    assert "python experiments/run_grid.py --dry-run" in page
+    output = _run("experiments/run_grid.py", "--dry-run", "--storage", "runs/of-no-run")
+    hours = re.search(r"(\d+) of fine-tuning, (\d+) of instruction tuning. On 8 GPUs \(1 node\): (\d+) h", output)
+    assert hours is not None
+    finetuning, instruct, makespan = hours.groups()
+    assert f"| all | | {finetuning} | {instruct} GPU-hours | |" in page
+    assert f"{makespan} hours from start to end" in page
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if " about " in line]
+    rows = {row[0]: row for row in cells if len(row) == 7}
+    assert len(rows) == 4
+    for model, row in rows.items():
+        assert re.search(rf"^\| {model} \|.*\| {re.escape(row[5])} \|$", page, flags=re.MULTILINE), row
+
+
+def test_status_and_comparison_of_a_storage_run_as_the_pages_say(tmp_path: Path) -> None:
+    with tarfile.open(ROOT / "tests" / "kept" / "storage_of_0_1.tar.gz") as file:
+        file.extractall(tmp_path, filter="data")
+    runs = str(tmp_path / "runs")
+    study = str(tmp_path / "study.yaml")
+    assert "24 of 24 trials done" in _run("experiments/run_grid.py", "--study", study, "--storage", runs, "--status")
+    assert _run("-m", "analysis.compare", runs, runs)
+
+
+@pytest.mark.parametrize("script", ["run_grid", "run_instruct", "prepare_data", "benchmark", "demo"])
+def test_every_script_answers_help(script: str) -> None:
+    assert "usage" in _run(f"experiments/{script}.py", "--help").lower()
+
+
+def _run(*arguments: str) -> str:
+    environment = os.environ | {"COLUMNS": "160"}
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

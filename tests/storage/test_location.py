@@ -1,0 +1,88 @@
+"""What a path or URI of a storage means, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.storage.location import locate
+
+NO_STORAGES = ["memory://", "s3://", "file:///", "://runs", "file:runs", "file://host/runs", "kind://x", "", "a\0b"]
+
+
+@pytest.mark.parametrize("location", NO_STORAGES)
+def test_what_is_no_storage_is_refused_and_never_taken_for_a_folder(
+    location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StudyError, match="--storage"):
+        Storage(location).check_writable()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_storage_that_can_only_be_read_says_so() -> None:
+    with pytest.raises(StudyError, match="--storage http://127.0.0.1:1/x: cannot be written on .*: it can only be read"):
+        Storage("http://127.0.0.1:1/x").check_writable()
+
+
+class Asked:
+    """Stands for pyarrow: notes which URI it is asked for."""
+
+    def __init__(self) -> None:
+        self.uris: list[str] = []
+
+    def from_uri(self, uri: str) -> tuple[None, str]:
+        self.uris.append(uri)
+        return None, "bucket/x"
+
+
+@pytest.mark.parametrize(
+    ("uri", "asked"),
+    [
+        ("gs://bucket/x", "gs://bucket/x?retry_limit_seconds=15"),
+        ("gs://bucket/x?scheme=http", "gs://bucket/x?scheme=http&retry_limit_seconds=15"),
+        ("gs://bucket/x?retry_limit_seconds=900", "gs://bucket/x?retry_limit_seconds=900"),
+        ("s3://bucket/x", "s3://bucket/x"),
+    ],
+)
+def test_google_storage_without_a_network_gives_up_within_a_while(uri: str, asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pyarrow = Asked()
+    monkeypatch.setattr("xlmr_sweep.storage.location.fs.FileSystem", pyarrow)
+    assert locate(uri).uri == uri
+    assert pyarrow.uris == [asked]
+
+
+ODD_NAMES = ["what?now", "a#b", "50%25", "a [b] c", "x:1:y", "a&b=c", "a://b"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_every_character_of_a_path_stands_for_itself(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    storage = Storage(f"runs/{name}")
+    storage.write("records/a.json", b"here")
+    file = tmp_path / "runs" / name / "records" / "a.json"
+    assert file.read_bytes() == b"here"
+    assert storage.path("records/a.json") == str(file)
+    assert Storage(storage.path("records")).read("a.json") == b"here"
+    assert storage.names("records") == ["a.json"]
+
+
+def test_a_question_mark_of_a_file_uri_is_part_of_its_path(tmp_path: Path) -> None:
+    assert Storage(f"file://{tmp_path}/what?now").local == tmp_path / "what?now"
+    assert Storage(f"file://{tmp_path}/50%25#x").local == tmp_path / "50%#x"
+
+
+def test_a_name_below_an_object_store_comes_before_the_uris_options() -> None:
+    storage = Storage("s3://bucket/runs?region=eu-west-1&endpoint_override=127.0.0.1:1")
+    assert storage.path("records/a.json") == "s3://bucket/runs/records/a.json?region=eu-west-1&endpoint_override=127.0.0.1:1"
+
+
+def test_a_storage_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StudyError, match="--storage .*file/below: cannot be written on"):
+        Storage(tmp_path / "file" / "below").check_writable()
+    with pytest.raises(StudyError, match="--storage nosuch://x: neither pyarrow nor fsspec"):
+        Storage("nosuch://x")

@@ -1,0 +1,75 @@
+"""Rows of a prepared mixture by number. In: a storage with `data/<mixture>/`. Out: inputs and targets."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+from xlmr_sweep.data.instruction_source import Row
+from xlmr_sweep.data.mixture_writer import SCHEMA
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.storage.artifacts import manifest_of, mixture_folder
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.spec import Study
+
+
+class MixtureRows(Sequence[Row]):
+    """Rows (inputs, targets) of a prepared mixture by number, memory-mapped."""
+
+    def __init__(self, tables: Sequence[pa.Table]) -> None:
+        batches = [batch for table in tables for batch in table.to_batches()]
+        self._columns = [(batch.column("inputs"), batch.column("targets")) for batch in batches]
+        self._ends = np.cumsum([batch.num_rows for batch in batches])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, index: int) -> Row:  # type: ignore[override]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        at = int(np.searchsorted(self._ends, index, side="right"))
+        inputs, targets = self._columns[at]
+        place = index - (int(self._ends[at - 1]) if at else 0)
+        return inputs[place].as_py(), targets[place].as_py()
+
+
+def open_mixture(study: Study, storage: Storage) -> MixtureRows:
+    """Opens the study's prepared mixture.
+
+    One shard is held in memory. More are unpacked once a node into Arrow files that are mapped, not read: a row costs
+    microseconds and the ranks of a node share the pages.
+
+    Raises:
+        StudyError: if it was not prepared.
+    """
+    from xlmr_sweep.modeling.source import cache_folder
+
+    folder = mixture_folder(study)
+    manifest = storage.read_json(manifest_of(folder))
+    if manifest is None:
+        raise StudyError(f"{storage.path(folder)}: the mixture is not prepared; run prepare_data.py")
+    names = [f"{folder}/{name}" for name in manifest["shards"]]
+    if len(names) == 1:
+        return MixtureRows([parquet.read_table(pa.BufferReader(storage.read(names[0])))])
+    cache = cache_folder(storage) / "mixtures" / manifest["fingerprint"][:16]
+    return MixtureRows([_mapped(storage, name, cache) for name in names])
+
+
+def _mapped(storage: Storage, name: str, cache: Path) -> pa.Table:
+    target = cache / f"{Path(name).stem}.arrow"
+    if not target.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=cache, suffix=".tmp", delete=False) as file:
+            partial_path = Path(file.name)
+            with pa.ipc.new_file(file, SCHEMA) as writer:
+                reader = parquet.ParquetFile(pa.BufferReader(storage.read(name)))
+                for batch in reader.iter_batches(columns=SCHEMA.names):
+                    writer.write_batch(batch)
+        partial_path.replace(target)  # Whole or absent; with several ranks the last one's equal copy stays.
+    table: pa.Table = pa.ipc.open_file(pa.memory_map(str(target))).read_all()
+    return table

@@ -1,0 +1,60 @@
+"""How many floating-point operations a trial and an instruction job take. Pure: neither torch nor ray.
+
+Only ratios matter: the counts scale a measured time from one model, task or size to another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from xlmr_sweep.modeling.architecture import Architecture
+from xlmr_sweep.study.spec import Study
+
+
+class Operations:
+    """Counts the operations of a study's trials and jobs.
+
+    Args:
+        study: the study.
+        shapes: shapes of its models, as far as they are known.
+        num_rows: rows of each task's validation split, as far as they are known.
+        mixture_rows: rows of the instruction data, if they are prepared.
+    """
+
+    def __init__(
+        self, study: Study, shapes: Mapping[str, Architecture], num_rows: Mapping[str, int], mixture_rows: int | None
+    ) -> None:
+        self._study, self._shapes, self._mixture_rows = study, dict(shapes), mixture_rows
+        self._num_rows = {task.name: num_rows.get(task.name) or task.num_validation or 0 for task in study.tasks}
+
+    def trial(self, model: str, task: str, size: int) -> float:
+        """Returns the operations of one trial in the layers of its encoder; 0 if the model's shape is not known.
+
+        The head computes only the label words, which is little beside the layers. All texts count with the length limit: their
+        lengths are not known before they are read. So the tasks differ by their rows alone.
+        """
+        shape = self._shapes.get(model)
+        if shape is None:
+            return 0.0
+        spec = self._study.finetune
+        length = min(spec.max_length, shape.positions - 2)
+        tokens = (3.0 * spec.steps * min(spec.batch_size, size) + self._num_rows[task]) * length
+        return tokens * shape.encoder_flops_per_token(length)
+
+    def relative(self, model: str, task: str, size: int) -> float:
+        """Returns a trial's operations divided by the mean over its model's trials in this study."""
+        tasks, sizes = [task.name for task in self._study.tasks], self._study.sizes
+        mean = sum(self.trial(model, t, s) for t in tasks for s in sizes) / (len(tasks) * len(sizes))
+        return self.trial(model, task, size) / mean if mean else 1.0
+
+    def job(self, model: str) -> float:
+        """Returns the operations of an instruction job at full length; 0 if the shape or the number of rows is not known."""
+        shape, recipe = self._shapes.get(model), self._study.instruct
+        rows = math.inf if self._mixture_rows is None else self._mixture_rows * recipe.epochs
+        if recipe.max_steps is not None:
+            rows = min(rows, recipe.max_steps * recipe.global_batch_size)
+        if shape is None or math.isinf(rows):
+            return 0.0
+        length = min(recipe.max_length, shape.positions - 2)
+        return 3.0 * rows * length * shape.encoder_flops_per_token(length)

@@ -1,0 +1,103 @@
+"""What a storage's path or URI means. In: the text of `--storage`. Out: a `Location`: the file system and the folder in it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+from pyarrow import fs
+
+from xlmr_sweep.errors import StudyError
+
+URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+"""How a URI begins. `runs/a://b` is a path."""
+
+CLIENT_PATIENCE_S = 15
+"""Seconds for which an object store's own client may try. What must be tried for longer is tried again by `Storage`."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a storage is."""
+
+    uri: str
+    """The absolute path, or the URI as given; to show, and to open the storage elsewhere."""
+
+    local: Path | None
+    """The folder, where it is on a file system of this machine."""
+
+    filesystem: fs.FileSystem
+    """What reads and writes it."""
+
+    root: str
+    """The folder's path on that file system."""
+
+
+def locate(text: str) -> Location:
+    """Returns where a storage is. Nothing need be there.
+
+    Args:
+        text: a path or a URI, such as `runs/paper`, `file:///data/paper` or `s3://bucket/paper`.
+
+    Raises:
+        StudyError: if it is neither, or if nothing can open such a URI.
+    """
+    if not text or "\0" in text:
+        raise StudyError(f"--storage {text!r}: not a path or URI")
+    is_uri = URI.match(text)
+    if text.startswith("://") or (text.startswith("file:") and not is_uri):
+        raise StudyError(f"--storage {text}: not a path or URI; a URI of this machine's disk is as file:///data/paper")
+    if is_uri and not text[is_uri.end() :].strip("/"):
+        raise StudyError(f"--storage {text}: names no folder; give a bucket and a path in it")
+    local = local_path(text)
+    if local is not None:
+        return Location(str(local), local, fs.LocalFileSystem(), str(local))
+    uri = text.rstrip("/")
+    return Location(uri, None, *_filesystem(uri))
+
+
+def local_path(text: str) -> Path | None:
+    """Returns the absolute path that a path or a `file://` URI means; None for a URI of another kind.
+
+    In a path every character stands for itself, `?` and `#` among them. In a `file://` URI `%20` and its like are decoded.
+
+    Raises:
+        StudyError: if a `file://` URI names another machine, or if there is no such user as in `~user`.
+    """
+    if not URI.match(text):
+        try:
+            return Path(text).expanduser().absolute()
+        except RuntimeError as error:
+            raise StudyError(f"--storage {text}: {error}") from None
+    scheme, _, rest = text.partition("://")
+    if scheme.lower() != "file":
+        return None
+    machine, slash, path = rest.partition("/")
+    if machine not in ("", "localhost"):
+        raise StudyError(f"--storage {text}: a file URI needs an absolute path, as file:///data/{machine}")
+    return Path(unquote(slash + path))
+
+
+def _filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    try:
+        filesystem, root = fs.FileSystem.from_uri(_bounded(uri))
+    except (ValueError, OSError) as first:
+        import fsspec
+
+        try:
+            wrapped, root = fsspec.core.url_to_fs(uri)
+        except (ImportError, ValueError, OSError) as second:
+            # An OSError of pyarrow's says why a storage that it knows does not answer, a ValueError only that it knows none.
+            problem = " ".join(str(first if isinstance(first, OSError) else second).split())
+            raise StudyError(f"--storage {uri}: neither pyarrow nor fsspec can open it: {problem}") from None
+        filesystem = fs.PyFileSystem(fs.FSSpecHandler(wrapped))
+    return filesystem, root.rstrip("/")
+
+
+def _bounded(uri: str) -> str:
+    """Has Google's client give up after a while: by itself it tries for 15 minutes and does not hear Ctrl-C meanwhile."""
+    if not uri.startswith(("gs://", "gcs://")) or "retry_limit_seconds" in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}retry_limit_seconds={CLIENT_PATIENCE_S}"

@@ -1,0 +1,106 @@
+"""The declaration of both trainings: instruction tuning, and fine-tuning of a trial.
+
+Fields marked "Runtime" cannot change a score and are not part of a trial's identity. All others are.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from xlmr_sweep.study.canonical import Declared
+
+
+class InstructSpec(Declared):
+    """How an encoder is instruction-tuned (paper, sections 3.1 and 4.3)."""
+
+    learning_rate: float = Field(default=2e-5, gt=0)
+    """Paper, section 4.3."""
+
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Paper, section 4.3."""
+
+    global_batch_size: int = Field(default=128, ge=1)
+    """Sequences a step over all ranks (paper, section 4.3), reached by accumulation."""
+
+    epochs: float = Field(default=1.0, gt=0)
+    """Paper, section 4.3."""
+
+    max_steps: int | None = Field(default=None, ge=1)
+    """Ends earlier than the epochs say."""
+
+    mask_rate: float = Field(default=0.15, ge=0, lt=1)
+    """Share of the user part's tokens that are masked (paper, section 3.1); the target is always masked whole."""
+
+    warmup: float = Field(default=0.06, ge=0, lt=1)
+    """Share of the steps with rising learning rate. Paper silent; RoBERTa's fine-tuning (Liu et al. 2019)."""
+
+    schedule: Literal["linear", "constant"] = "linear"
+    """After the warm-up. Paper silent; linear decay as in Liu et al. 2019."""
+
+    clip: float = Field(default=1.0, gt=0)
+    """Greatest gradient norm. Paper silent; Mosbach et al. 2021."""
+
+    max_length: int = Field(default=512, ge=8)
+    """Tokens a sequence; XLM-R's limit."""
+
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Arithmetic over fp32 master weights; `auto` is bf16 where the hardware has it. What ran is recorded."""
+
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
+    """Order of the rows, masks and dropout."""
+
+    threads: int = Field(default=1, ge=1)
+    """CPU threads a rank; part of the identity because it changes rounding."""
+
+    checkpoint_every: int = Field(default=1000, ge=1)
+    """Runtime. Steps between checkpoints."""
+
+
+FINETUNE_RUNTIME = {"gpu_graphs", "save_weights"}
+"""Fields of `FinetuneSpec` that are no part of a trial's identity."""
+
+
+class FinetuneSpec(Declared):
+    """How a trial is fine-tuned (paper, sections 3.2 and 4.3; facts the paper leaves open carry their source)."""
+
+    steps: int = Field(default=320, ge=1)
+    """Paper: more than 300."""
+
+    batch_size: int = Field(default=16, ge=1)
+    """At most this and the training size. Paper silent; Scao and Rush 2021."""
+
+    learning_rate: float = Field(default=1e-5, gt=0)
+    """Paper, section 4.3."""
+
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Paper silent; Mosbach et al. 2021."""
+
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the steps with rising learning rate, then linear decay to 0. Paper silent; Mosbach et al. 2021."""
+
+    clip: float = Field(default=1.0, gt=0)
+    """Greatest gradient norm. Paper silent; Mosbach et al. 2021."""
+
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Replaces every dropout probability of the model; None keeps the model's own."""
+
+    max_length: int = Field(default=256, ge=8)
+    """Tokens an input. Paper silent; Scao and Rush 2021."""
+
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Arithmetic over fp32 master weights; `auto` is bf16 where the hardware has it. What ran is recorded."""
+
+    threads: int = Field(default=1, ge=1)
+    """CPU threads a rank; part of the identity because it changes rounding."""
+
+    eval_tokens: int = Field(default=16384, ge=1)
+    """Padded tokens of one evaluation batch; part of the identity because it changes rounding."""
+
+    gpu_graphs: Literal["auto", "off"] = "auto"
+    """Runtime. Captures the step of a trial on one GPU as a CUDA graph, in a model and precision that can (`auto`), or never."""
+
+    save_weights: bool = False
+    """Runtime. Keeps each trial's trained weights, with the whole vocabulary, under `weights/<trial_id>/` as a folder that
+    transformers loads. As large as the model, for every trial; a trial that has a record already does not run again for it."""
