@@ -41,6 +41,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--shape", action="append", help="22M, base, large or XL for step and memory; default all")
     parser.add_argument("--ours-alone", action="store_true", help="leaves the Trainer out, where time is short")
     parser.add_argument("--trials", type=int, default=24, help="of our grid in the part trials")
+    parser.add_argument("--shares", type=int, default=1, help="GPU shares tried in the part trials: 1 (a whole GPU) or 2")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"), help="folder of the JSON file")
     parser.add_argument("--commit", help="of the code, where this is no checkout")
     options = parser.parse_args(arguments)
@@ -57,6 +58,8 @@ def main(arguments: list[str]) -> int:
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="gpu-") as scratch:
             result = run(options, Path(scratch), console)
+        if part == "step":
+            options.measured = result["rows"]
         found["parts"][part] = {**result, "seconds": time.monotonic() - began}
         # After every part: a later one may be cut off.
         path.write_text(json.dumps(found, indent=1, default=str) + "\n")

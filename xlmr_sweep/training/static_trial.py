@@ -17,6 +17,7 @@ from xlmr_sweep.data.encoding import Encoded, evaluation_batches, training_batch
 from xlmr_sweep.data.tokenised import TaskInputs
 from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.modeling.gpu.flash import Attention, FlashAttention, LoopedAttention, flash_refuses
+from xlmr_sweep.modeling.gpu.footprint import COPY_BYTES
 from xlmr_sweep.modeling.gpu.graphs import StepRunner
 from xlmr_sweep.modeling.gpu.layout import POST_NORM, PRE_NORM
 from xlmr_sweep.modeling.gpu.packing import EXTRA, pack, shape_for
@@ -27,10 +28,6 @@ from xlmr_sweep.training.schedule import finetune_rate
 from xlmr_sweep.training.seeds import derived_seed
 
 log = logging.getLogger("xlmr_sweep.trial")
-
-COPY_BYTES = 4 * 2**30
-"""Starting weights up to this size have a second copy on the device (base 0.4, large 1.3 GB): a warm trial is then ready in a
-millisecond. Larger ones come from the host again."""
 
 _said: set[str] = set()
 

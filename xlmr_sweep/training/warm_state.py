@@ -124,7 +124,7 @@ class WarmState:
             trial: the trial.
             head_generator: draws the classification head of `baseline`.
         """
-        inputs, has_head = self.inputs(trial), trial.paradigm == "baseline"
+        inputs = self.inputs(trial)
         num_labels = len(self.study.task(trial.task).labels)
         # Weights that were instruction-tuned elsewhere may come with a configuration (dropout) of their own.
         source_config = load_config(self.source(trial))
@@ -133,21 +133,22 @@ class WarmState:
         rows = static_rows(source_config, inputs, num_labels, self.study.finetune, self.world)
         # Modules of the static step are no task's own.
         of_task = trial.task if rows is None else (rows, num_labels)
-        key = (trial.model, of_task, not has_head, shape)
-
-        def build() -> TrialModel:
-            settings = (source_config, inputs, num_labels, self.study.finetune, self.world)
-            return build_trial_model(*settings, has_head=has_head, rows=rows)
+        key = (trial.model, of_task, trial.paradigm != "baseline", shape)
 
         def size(module: TrialModel) -> int:
             return sum(p.nbytes for p in module.parameters())
 
-        module = self._modules.get(key, build, size)
+        module = self._modules.get(key, lambda: self._build(trial, inputs, rows), size)
         head = {} if module.head is None else module.head.draw(head_generator)
         self._fill(module, trial, head, rows)
         if module.static is not None:
             module.static.fill = lambda: self._fill(module, trial, head, rows)
         return module
+
+    def _build(self, trial: Trial, inputs: TaskInputs, rows: int | None) -> TrialModel:
+        settings = (load_config(self.source(trial)), inputs, len(self.study.task(trial.task).labels))
+        has_head = trial.paradigm == "baseline"
+        return build_trial_model(*settings, self.study.finetune, self.world, has_head=has_head, rows=rows)
 
     def _fill(self, module: TrialModel, trial: Trial, head: dict[str, Tensor], rows: int | None) -> None:
         """Copies a trial's starting weights into its module."""

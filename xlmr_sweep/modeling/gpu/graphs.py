@@ -40,8 +40,8 @@ from torch import Tensor
 from xlmr_sweep.modeling.gpu.packing import RowShape
 from xlmr_sweep.modeling.gpu.static_step import Rows, strict_determinism
 
-PIECE = 2**24
-"""Numbers that a fingerprint takes at once: 128 MiB of int64."""
+PIECE = 2**22
+"""Numbers that a fingerprint takes at once: 32 MiB of int64."""
 
 
 class Step(Protocol):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from xlmr_sweep.modeling.gpu import triton_sources as sources
+from xlmr_sweep.modeling.gpu.footprint import WIDE_CHAIN
 from xlmr_sweep.modeling.gpu.packing import BETA_1, BETA_2
 from xlmr_sweep.modeling.gpu.torch_kernels import EPS, AdamWState, Normed
 
@@ -41,7 +42,7 @@ class TritonKernels:
         # Lives as long as the step. Two waves of programs hide each other's waiting; for long rows lines cost more than that.
         self._partials = None
         if is_training:
-            lines = self._processors * (2 if len(grads_of_chain) < 400_000 else 1)
+            lines = self._processors * (2 if len(grads_of_chain) < WIDE_CHAIN else 1)
             self._partials = torch.empty((lines, len(grads_of_chain)), device=grads_of_chain.device)
 
     def add_norm(self, x: Tensor | None, residual: Tensor, norm: Tensor, eps: float, p: float, *, wants_out: bool) -> Normed:
