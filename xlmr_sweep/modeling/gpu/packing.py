@@ -203,6 +203,6 @@ def slot_lengths(lengths: Sequence[int], shape: RowShape) -> np.ndarray:
     left, slots = shape.tokens - sum(lengths), shape.slots - len(lengths)
     if len(lengths) > shape.examples or max(lengths, default=0) > shape.longest or not slots <= left <= slots * shape.longest:
         raise ValueError(f"{len(lengths)} examples of {sum(lengths)} tokens do not fit {shape}")
-    filler = np.full(slots, left // slots, dtype=np.int64)
-    filler[: left % slots] += 1
+    filler = np.full(slots, left // max(slots, 1), dtype=np.int64)
+    filler[: left % max(slots, 1)] += 1
     return np.concatenate([np.array(lengths, dtype=np.int64), filler])

@@ -1,6 +1,6 @@
 """The methods of `torch_kernels` with fewer launches, by Triton. Not for fp32 products, which take the plain way.
 
-Dropout is drawn from a number that each row of a trial holds, so its draws follow the trial's seed, and no mask is kept.
+Dropout is drawn from a number that each row of a trial holds, so its draws follow the trial's seed alone.
 """
 
 from __future__ import annotations
@@ -52,13 +52,14 @@ class TritonKernels:
         low = torch.empty(residual.shape, dtype=self._dtype, device=residual.device)
         out = torch.empty_like(residual) if wants_out else residual
         mean, rstd = torch.empty((2, n), device=residual.device).unbind()
+        mask = torch.empty(residual.shape, dtype=torch.int8, device=residual.device) if p else low
         self._salt += 1
         _launch(
-            sources.add_norm_kernel, (n,), residual if x is None else x, residual, norm, total, out, low, mean, rstd,
+            sources.add_norm_kernel, (n,), residual if x is None else x, residual, norm, total, out, low, mean, rstd, mask,
             self._draw, self._salt, _threshold(p), 1 / (1 - p), eps,
             H=hidden, BLOCK=_block(hidden), HAS_X=x is not None, DROPS=p > 0, WANTS_OUT=wants_out, num_warps=_warps(hidden),
         )  # fmt: skip
-        return Normed(total, out, low, (mean, rstd, self._salt))
+        return Normed(total, out, low, (mean, rstd, mask))
 
     def add_norm_backward(
         self, of_low: Tensor, of_rest: Tensor | None, normed: Normed, norm: Tensor, p: float, into: tuple[Tensor, Tensor | None],
@@ -67,15 +68,15 @@ class TritonKernels:
         """As `Kernels` says."""
         assert self._partials is not None
         n, hidden = normed.total.shape
-        mean, rstd, salt = normed.kept
+        mean, rstd, mask = normed.kept
         of_total = torch.empty_like(normed.total)
         of_x = torch.empty(of_total.shape, dtype=self._dtype, device=of_total.device)
         _launch(
             sources.add_norm_backward_kernel, (len(self._partials),), of_low, of_total if of_rest is None else of_rest,
-            normed.total, norm, mean, rstd, of_x, of_total, self._partials, self._draw, salt, _threshold(p), 1 / (1 - p), n,
+            normed.total, norm, mean, rstd, mask, of_x, of_total, self._partials, 1 / (1 - p), n,
             self._partials.shape[1], self._place(into[0]), 0 if into[1] is None else self._place(into[1]),
             H=hidden, BLOCK=_block(hidden), DROPS=p > 0, HAS_REST=of_rest is not None, REST_IS_SUM=rest_is_sum,
-            HAS_BIAS=into[1] is not None, ROWS=4 if hidden <= WIDE else 1, num_warps=8,
+            HAS_BIAS=into[1] is not None, num_warps=_warps(hidden),
         )  # fmt: skip
         return of_x, of_total
 

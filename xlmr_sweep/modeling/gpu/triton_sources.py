@@ -27,7 +27,7 @@ def _kept(draw, salt, row, threshold, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=["salt", "threshold"])
 def add_norm_kernel(
-    x, residual, norm, total, out, low, mean, rstd, draw, salt, threshold, scale, eps,
+    x, residual, norm, total, out, low, mean, rstd, mask, draw, salt, threshold, scale, eps,
     H: tl.constexpr, BLOCK: tl.constexpr, HAS_X: tl.constexpr, DROPS: tl.constexpr, WANTS_OUT: tl.constexpr,
 ):  # fmt: skip
     """norm(residual + dropout(x)), a row a program."""
@@ -39,7 +39,9 @@ def add_norm_kernel(
     if HAS_X:
         added = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
         if DROPS:
-            added = tl.where(_kept(draw, salt, row, threshold, BLOCK), added * scale, 0.0)
+            keep = _kept(draw, salt, row, threshold, BLOCK)
+            tl.store(mask + at, keep.to(tl.int8), mask=inside)
+            added = tl.where(keep, added * scale, 0.0)
         value += added
         tl.store(total + at, value, mask=inside)
     average = tl.sum(value, 0) / H
@@ -55,65 +57,49 @@ def add_norm_kernel(
     tl.store(low + at, normed.to(low.dtype.element_ty), mask=inside)
 
 
-@triton.jit
-def _kept_rows(draw, salt, rows, threshold, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """As `_kept`, for several rows."""
-    seed = tl.load(draw).to(tl.int64) * 4096 + salt
-    quarter: tl.constexpr = BLOCK // 4
-    offsets = rows[:, None] * quarter + tl.arange(0, quarter)[None, :]
-    a, b, c, d = tl.randint4x(seed, offsets, ROUNDS)
-    words = tl.reshape(tl.join(tl.join(a, b), tl.join(c, d)), (ROWS, BLOCK))
-    return words.to(tl.uint32, bitcast=True) >= threshold.to(tl.uint32)
-
-
-@triton.jit(do_not_specialize=["n", "salt", "threshold", "of_norm_at", "of_bias_at"])
+@triton.jit(do_not_specialize=["n", "of_norm_at", "of_bias_at"])
 def add_norm_backward_kernel(
-    of_low, of_rest, total, norm, mean, rstd, of_x, of_total, partials, draw, salt, threshold, scale, n, width,
-    of_norm_at, of_bias_at,
+    of_low, of_rest, total, norm, mean, rstd, mask, of_x, of_total, partials, scale, n, width, of_norm_at, of_bias_at,
     H: tl.constexpr, BLOCK: tl.constexpr, DROPS: tl.constexpr, HAS_REST: tl.constexpr, REST_IS_SUM: tl.constexpr,
-    HAS_BIAS: tl.constexpr, ROWS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of both summands; sums over this program's rows for the norm's weights and biases and the bias in `x`.
-
-    Takes `ROWS` rows at once, because each waits for two sums along itself.
-    """
+    """Gradients of both summands; sums over this program's rows for the norm's weights and biases and the bias in `x`."""
     program = tl.program_id(0)
     columns = tl.arange(0, BLOCK)
-    weight = tl.load(norm + columns, mask=columns < H, other=0.0)[None, :]
-    of_weight = tl.zeros((ROWS, BLOCK), dtype=tl.float32)
-    of_shift = tl.zeros((ROWS, BLOCK), dtype=tl.float32)
-    of_bias = tl.zeros((ROWS, BLOCK), dtype=tl.float32)
-    for first in range(program * ROWS, n, tl.num_programs(0) * ROWS):
-        rows = first + tl.arange(0, ROWS)
-        inside = (rows < n)[:, None] & (columns < H)[None, :]
-        at = rows[:, None] * H + columns[None, :]
+    inside = columns < H
+    weight = tl.load(norm + columns, mask=inside, other=0.0)
+    of_weight = tl.zeros((BLOCK,), dtype=tl.float32)
+    of_shift = tl.zeros((BLOCK,), dtype=tl.float32)
+    of_bias = tl.zeros((BLOCK,), dtype=tl.float32)
+    for row in range(program, n, tl.num_programs(0)):
+        at = row * H + columns
         gradient = tl.load(of_low + at, mask=inside, other=0.0).to(tl.float32)
         if HAS_REST:
             rest = tl.load(of_rest + at, mask=inside, other=0.0)
             if not REST_IS_SUM:
                 gradient += rest
-        inverse = tl.load(rstd + rows, mask=rows < n, other=0.0)[:, None]
-        average = tl.load(mean + rows, mask=rows < n, other=0.0)[:, None]
-        normed = tl.where(inside, (tl.load(total + at, mask=inside, other=0.0) - average) * inverse, 0.0)
+        inverse = tl.load(rstd + row)
+        normed = (tl.load(total + at, mask=inside, other=0.0) - tl.load(mean + row)) * inverse
+        normed = tl.where(inside, normed, 0.0)
         of_weight += gradient * normed
         of_shift += gradient
         weighted = gradient * weight
-        along = (tl.sum(weighted * normed, 1) / H)[:, None]
-        level = (tl.sum(weighted, 1) / H)[:, None]
+        along = tl.sum(weighted * normed, 0) / H
+        level = tl.sum(weighted, 0) / H
         of_sum = (weighted - level - normed * along) * inverse
         if HAS_REST and REST_IS_SUM:
             of_sum += rest
         tl.store(of_total + at, of_sum, mask=inside)
         if DROPS:
-            of_sum = tl.where(_kept_rows(draw, salt, rows, threshold, ROWS, BLOCK), of_sum * scale, 0.0)
+            of_sum = tl.where(tl.load(mask + at, mask=inside, other=0) != 0, of_sum * scale, 0.0)
         rounded = of_sum.to(of_x.dtype.element_ty)
         tl.store(of_x + at, rounded, mask=inside)
         of_bias += tl.where(inside, rounded.to(tl.float32), 0.0)
     line = partials + program.to(tl.int64) * width
-    tl.store(line + of_norm_at + columns, tl.sum(of_weight, 0), mask=columns < H)
-    tl.store(line + of_norm_at + H + columns, tl.sum(of_shift, 0), mask=columns < H)
+    tl.store(line + of_norm_at + columns, of_weight, mask=inside)
+    tl.store(line + of_norm_at + H + columns, of_shift, mask=inside)
     if HAS_BIAS:
-        tl.store(line + of_bias_at + columns, tl.sum(of_bias, 0), mask=columns < H)
+        tl.store(line + of_bias_at + columns, of_bias, mask=inside)
 
 
 @triton.jit(do_not_specialize=["n", "of_bias_at"])
