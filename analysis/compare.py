@@ -26,6 +26,7 @@ from analysis.options import name_pairs
 from analysis.schema import TableError, checked
 from analysis.tables import load
 from analysis.wide_console import wide_console
+from xlmr_sweep.plain_output import use_plain_output
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def main(
     paradigm: Annotated[list[str] | None, typer.Option(help="OURS=THEIRS: read the paradigm THEIRS as OURS. Repeatable.")] = None,
 ) -> None:
     """Says which scores moved between two runs, which cells only one has, and whether the difference is noise."""
+    use_plain_output()
     try:
         found = compare_runs(a, b, name_pairs("--column", column), name_pairs("--paradigm", paradigm))
         if out is not None:

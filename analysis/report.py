@@ -10,6 +10,7 @@ incomplete studies; 2 where the input is wrong.
 
 from __future__ import annotations
 
+from xlmr_sweep.plain_output import use_plain_output
 from xlmr_sweep.storage.artifacts import REPORT
 
 from xlmr_sweep import interrupt  # isort: skip
@@ -152,6 +153,7 @@ def main(
     latex: Annotated[bool, typer.Option("--latex", help="Also write the tables as LaTeX.")] = False,
 ) -> None:
     """Writes the report on a study or on any table of results."""
+    use_plain_output()
     try:
         paths = build_report(
             results,

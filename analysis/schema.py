@@ -16,6 +16,8 @@ import pyarrow as pa
 
 REQUIRED = ("model", "paradigm", "task", "train_size", "seed", "score")
 CELL = ["model", "paradigm", "task", "train_size", "seed"]
+NAMES = ("model", "paradigm", "task")
+"""Columns whose values are names, whatever they look like."""
 PARADIGMS = ("baseline", "prompted", "instructed")
 # The order of the paper's tables; names unknown to it come after, sorted.
 PAPER_MODELS = ("base", "large", "xl", "xxl")
@@ -44,14 +46,17 @@ Table = pd.DataFrame | ArrowTable
 def as_frame(table: Table) -> pd.DataFrame:
     """Returns a pandas DataFrame of a table of pandas, polars, pyarrow or anything else with the Arrow interface.
 
+    What an index names that is no column becomes one.
+
     Raises:
         TableError: for other types, and for a column of the Arrow interface in place of a table.
     """
     if isinstance(table, pd.DataFrame):
-        return table
+        named = [name for name in table.index.names if name is not None and name not in table.columns]
+        return table.reset_index(level=named) if named else table
     if hasattr(table, "__arrow_c_stream__"):
         try:
-            frame: pd.DataFrame = pa.table(table).to_pandas()
+            frame = as_frame(pa.table(table).to_pandas())
         except (pa.ArrowException, TypeError) as error:
             raise TableError(f"a {type(table).__name__} is no table: {str(error).splitlines()[0]}") from error
         return frame
@@ -112,7 +117,7 @@ def checked(table: Table) -> pd.DataFrame:
     if double:
         raise TableError(f"column{'s' * (len(double) > 1)} {', '.join(double)} more than once")
     frame = frame.reset_index(drop=True)
-    typed: dict[str, Any] = {name: _text(frame, name) for name in ("model", "paradigm", "task")}
+    typed: dict[str, Any] = {name: _text(frame, name) for name in NAMES}
     typed |= {name: _whole(frame, name) for name in ("train_size", "seed")}
     typed["score"] = _scores(frame)
     typed |= {name: _measure(frame, name) for name in MEASURES if name in frame.columns}

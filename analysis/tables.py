@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from analysis.schema import CELL, REQUIRED, Table, TableError, as_frame, checked, renamed
+from analysis.table_files import is_table_file, parquet_parts, read_table_file
 from analysis.tune_folder import read_tune_folder
 from xlmr_sweep.errors import MissingFolderError, StudyError
 from xlmr_sweep.storage.artifacts import STUDY_FILE
@@ -21,7 +22,6 @@ from xlmr_sweep.storage.location import local_path
 if TYPE_CHECKING:
     from xlmr_sweep.study.spec import Study
 
-FILE_KINDS = (".parquet", ".csv")
 FAILURE_COLUMNS = [*CELL, "error_class", "message", "host", "attempt", "time", "trial_id", "traceback"]
 
 
@@ -57,8 +57,8 @@ def load(results: Path | str, columns: Mapping[str, str] | None = None, paradigm
     """Returns the results at a path or URI.
 
     Args:
-        results: a storage (a folder or URI with `study.json`), a `.parquet` or `.csv` file (or its URI), or a folder of Ray
-            Tune.
+        results: a storage (a folder or URI with `study.json`), a `.parquet` or `.csv` file (or its URI), a folder of parquet
+            files, or a folder of Ray Tune.
         columns: this project's column names to the file's, for a table from elsewhere.
         paradigms: this project's paradigm names to the file's.
 
@@ -70,22 +70,27 @@ def load(results: Path | str, columns: Mapping[str, str] | None = None, paradigm
         path = local_path(source)
     except StudyError as error:
         raise TableError(str(error).removeprefix("--storage ")) from None
-    if path is None and not source.endswith(FILE_KINDS):
+    if (path is None and not is_table_file(source)) or (path is not None and (path / STUDY_FILE).is_file()):
         return _from_storage(source)
     if path is None:
-        table, name = _read_file(source), source.rpartition("/")[2].rpartition(".")[0]
-    elif (path / STUDY_FILE).is_file():
-        return _from_storage(source)
-    elif path.is_dir():
-        table, name = read_tune_folder(path), path.resolve().name
-    elif not path.exists():
-        raise TableError(f"{source}: no such file or folder")
+        table, name = read_table_file(source, columns or {}), source.rpartition("/")[2].rpartition(".")[0]
     else:
-        table, name = _read_file(str(path)), path.stem
+        table, name = _read_local(path, source, columns or {})
     try:
         return from_table(renamed(table, columns or {}, paradigms or {}), name, source)
     except TableError as error:
         raise TableError(f"{source}: {error}") from error
+
+
+def _read_local(path: Path, source: str, columns: Mapping[str, str]) -> tuple[pd.DataFrame, str]:
+    """Returns the table of a local file or folder, and what to call it."""
+    if not path.exists():
+        raise TableError(f"{source}: no such file or folder")
+    if path.is_dir() and not parquet_parts(path):
+        return read_tune_folder(path), path.resolve().name
+    if path.is_file() and not is_table_file(path.name):
+        raise TableError(f"{source}: neither a folder nor a .parquet or .csv file")
+    return read_table_file(str(path), columns), path.resolve().stem
 
 
 def from_table(table: Table, name: str = "table", source: str = "memory") -> Results:
@@ -105,26 +110,6 @@ def product_of_values(rows: Table) -> pd.DataFrame:
     frame = as_frame(rows)
     grid = pd.MultiIndex.from_product([frame[name].drop_duplicates() for name in CELL], names=CELL)
     return grid.to_frame(index=False)
-
-
-def _read_file(path: str) -> pd.DataFrame:
-    """Reads a file by path or by a URI that pandas and fsspec know."""
-    try:
-        if path.endswith(".parquet"):
-            return pd.read_parquet(path)
-        if path.endswith(".csv"):
-            return _separated_by_commas(pd.read_csv(path))
-    except (OSError, ValueError, ImportError) as error:
-        raise TableError(f"{path}: cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}") from error
-    raise TableError(f"{path}: neither a folder nor a .parquet or .csv file")
-
-
-def _separated_by_commas(table: pd.DataFrame) -> pd.DataFrame:
-    header = str(table.columns[0])
-    for separator, word in ((";", "semicolons"), ("\t", "tabs")):
-        if len(table.columns) == 1 and separator in header:
-            raise ValueError(f"its columns are separated by {word}, not by commas; write it with commas, or as parquet")
-    return table
 
 
 def _from_storage(source: str) -> Results:

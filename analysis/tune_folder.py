@@ -7,12 +7,13 @@ retried trial leaves several lines or folders, of which the newest that holds a 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis.schema import CELL, REQUIRED, TableError
+from analysis.schema import CELL, NAMES, REQUIRED, TableError
 from xlmr_sweep.storage.artifacts import STUDY_FILE
 
 RESULT_FILE = "result.json"
@@ -43,7 +44,7 @@ def read_tune_folder(folder: Path) -> pd.DataFrame:
     newest: dict[Any, dict[str, Any]] = {}
     for row in sorted(rows, key=_timestamp):
         newest[tuple(str(row[name]) for name in CELL)] = row
-    return pd.DataFrame([{key: row[key] for key in row if _is_column(key)} for row in newest.values()])
+    return pd.DataFrame([_columns(row) for row in newest.values()])
 
 
 def _last_row(path: Path) -> dict[str, Any] | None:
@@ -64,5 +65,11 @@ def _timestamp(row: dict[str, Any]) -> float:
     return float(time) if isinstance(time, int | float) else float("-inf")
 
 
-def _is_column(key: str) -> bool:
-    return key not in TUNE_KEYS and not key.startswith(("config/", "perf/"))
+def _columns(row: dict[str, Any]) -> dict[str, Any]:
+    """Returns what is a column of results. A name that is written as a number is text before pandas sees it among others."""
+    found = {key: row[key] for key in row if key not in TUNE_KEYS and not key.startswith(("config/", "perf/"))}
+    return found | {name: str(row[name]) for name in NAMES if row[name] is not None and not _is_nan(row[name])}
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)

@@ -18,5 +18,9 @@ class DivergedError(Exception):
     """A training run produced a loss or a score that is not finite. Recorded as a failure, never as a score."""
 
 
+class ClusterGoneError(Exception):
+    """The Ray that a command works with has gone. What is done is kept, and the same command goes on."""
+
+
 class StorageError(OSError):
     """The storage failed for longer than `cluster.storage_patience_s`. What was written before is kept."""

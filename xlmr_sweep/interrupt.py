@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-INTERRUPTED = 130
+INTERRUPTED, INCOMPLETE = 130, 1
 
 KEPT = "Interrupted. What is done is kept; the same command goes on."
 
@@ -26,7 +26,36 @@ PATIENCE_S = 30.0
 ACTS_S = 5.0
 """What must be done in any case may take so many seconds."""
 
+GONE_S = 10.0
+"""A command that is ended from within, because what it works with is gone, has so many seconds to end in order."""
+
 _last_acts: list[Callable[[], None]] = []
+
+_reasons: list[str] = []
+
+
+def end_command(reason: str) -> None:
+    """Ends the command from any thread: as Ctrl-C does, but with status 1 and a line that says why.
+
+    Args:
+        reason: one sentence, without its full stop.
+    """
+    _reasons.append(reason)
+    # The signal's own handler cannot run while the main thread is stuck in a call to what is gone.
+    forced = threading.Timer(GONE_S, _end)
+    forced.daemon = True
+    forced.start()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def was_ended() -> bool:
+    """Tells whether `end_command` was called."""
+    return bool(_reasons)
+
+
+def last_words() -> tuple[str, int]:
+    """Returns the line with which an interrupted command ends, and its status."""
+    return (f"Error: {_reasons[0]}.", INCOMPLETE) if _reasons else (KEPT, INTERRUPTED)
 
 
 @contextmanager
@@ -63,15 +92,16 @@ def in_order() -> Iterator[None]:
 
 
 def _end() -> None:
+    words, status = last_words()
     try:
         # A storage that hangs must not hold up the end.
         acts = threading.Thread(target=_act, daemon=True)
         acts.start()
         acts.join(ACTS_S)
         # Not by sys.stderr: its reader may be gone, and a live table may hold its lock.
-        os.write(2, f"{KEPT}\n".encode())
+        os.write(2, f"{words}\n".encode())
     finally:
-        os._exit(INTERRUPTED)
+        os._exit(status)
 
 
 def _act() -> None:

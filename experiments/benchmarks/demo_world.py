@@ -1,4 +1,4 @@
-"""Whether the demo world measures anything, on any generator seed: `python experiments/benchmark.py demo_world --seed 11`.
+"""Checks that the demo study tells the paradigms apart: `python experiments/benchmark.py demo_world --seed 11`.
 
 Runs the whole demo study on that seed. Prints for each task the share of the majority class and the scores of the larger model at
 the largest size, and the pooled IPR of instructed over prompted with its standard error. Exit status 1 if a bound is missed.

@@ -53,11 +53,11 @@ KINDS = (
 STALL_S = 8.0
 INTERRUPTED = 130
 OF_RAY = "_AutoscalingCoordinatorActor"
-"""Ray Train starts one with a cluster's first job; it is the cluster's, not the job's."""
+"""Ray Train starts this actor with a cluster's first job. It belongs to the cluster and stays after the job."""
 FAILING_S = 4.0
 """How long a storage fails."""
 NUM_CPUS, NUM_GPUS = 2, 2
-"""Of each of the two nodes. A rank takes one CPU: two trials are at work on a node, quarters on one GPU, a gang on one node."""
+"""CPUs and GPUs of each of the two nodes. A rank takes one CPU, so two ranks run on a node at a time."""
 
 
 # -- What runs in the driver and in the trials' processes -------------------------------------------------------------
@@ -247,7 +247,7 @@ class Rounds:
                 raise _NothingToBreak
             os.kill(self._rng.choice(found), signal.SIGKILL)
         elif kind == "node-killed":
-            # Another takes its place; until then half of the room is gone.
+            # Another takes its place. Until then half of the cluster is gone.
             self._cluster.remove_node(self._cluster.worker_nodes.copy().pop(), allow_graceful=False)
             time.sleep(FAILING_S)
             add_node(self._cluster)

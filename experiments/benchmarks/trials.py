@@ -10,8 +10,8 @@ instruct  instruction tuning of the base shape on two ranks: tokens a second, be
 ablation  one trial with each optimisation switched off in turn.
 demo      where the time of the demo study goes.
 
-Without --part: all. Each prints a table and writes OUT/trials-PART.json. Random weights, so scores mean nothing but agreement.
-Exit status 1 where a goal is missed. Run it alone on the machine: other work slows either side.
+Without --part: all. Each prints a table and writes OUT/trials-PART.json. Weights are random, so scores only show whether both
+sides agree. Exit status 1 where a goal is missed. Run it alone on the machine: other work slows either side.
 """
 
 from __future__ import annotations

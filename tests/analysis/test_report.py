@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -237,3 +238,17 @@ def test_no_module_of_the_package_imports_torch_or_ray() -> None:
         "assert not loaded, loaded\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("module", ["report", "compare"])
+def test_reports_are_printed_on_a_terminal_of_ascii(module: str, study_table: pd.DataFrame, tmp_path: Path) -> None:
+    study_table.replace({"model": {"base": "größe"}}).to_csv(tmp_path / "t.csv", index=False)
+    table = str(tmp_path / "t.csv")
+    arguments = [table, table] if module == "compare" else ["--results", table, "--out", str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-m", f"analysis.{module}", *arguments], capture_output=True, text=True, check=False, env=environment
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.isascii()
+    assert "grosse" in done.stdout

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 
 import pytest
 
 from xlmr_sweep.cluster.connect import connected, probe
 from xlmr_sweep.errors import StudyError
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_nobody_at_an_address_is_said_within_seconds() -> None:

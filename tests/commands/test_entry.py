@@ -24,8 +24,6 @@ from xlmr_sweep.study.plan import Trial, expand
 from xlmr_sweep.study.reading import load_study
 from xlmr_sweep.study.spec import Study
 
-ROOT = Path(__file__).parents[2]
-
 
 def test_a_storage_of_another_study_or_one_that_cannot_be_written(study_file: Callable[..., Path], tmp_path: Path) -> None:
     path, storage = study_file(), tmp_path / "runs"

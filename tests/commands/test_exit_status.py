@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,47 @@ def test_a_command_whose_storage_fails_ends_with_one_line(capsys: pytest.Capture
 
     assert status_of(command) == 1
     assert capsys.readouterr().err.startswith("Error: /runs/results.parquet: No space left on device; tried for 600 s.")
+
+
+def test_a_defect_of_ours_is_one_line_that_says_where_the_traceback_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def command(console: object) -> int:
+        raise KeyError("seed\nand more")
+
+    assert status_of(command) == 1
+    (file,) = tmp_path.glob("xlmr_sweep-*.txt")
+    said = capsys.readouterr().err
+    assert said == f"Error: a defect of xlmr_sweep: KeyError: 'seed\\nand more'; the traceback is in {file}\n"
+    assert "test_exit_status.py" in file.read_text()
+
+
+ENDED = """
+import sys, time
+from xlmr_sweep import interrupt
+from xlmr_sweep.commands.exit_status import exit_with
+
+interrupt.GONE_S = 0.5 if sys.argv[1] == "hangs" else 600
+
+def command(console):
+    interrupt.end_command("the head of Ray is gone. What is done is kept; the same command goes on")
+    try:
+        time.sleep(600)
+    finally:
+        if sys.argv[1] == "hangs":
+            time.sleep(600)  # As a call to a Ray that is gone.
+
+exit_with(command)
+"""
+
+
+@pytest.mark.parametrize("way", ["hangs", "in order"])
+def test_a_command_that_is_ended_from_within_says_why_and_ends_with_1(way: str) -> None:
+    done = subprocess.run([sys.executable, "-c", ENDED, way], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "Error: the head of Ray is gone. What is done is kept; the same command goes on.\n"
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_on_a_pipe_one_line_a_finished_trial_and_the_whole_story_of_a_failed_one
     live_table.gave_up(BASE[1], FAILURE)
     live_table.left_out(BASE[2:], "model base: the same error 3 times")
     assert stream.getvalue().splitlines() == [
-        "base/prompted/cb/n=8/seed=0: score 0.7500 in 29.5 s on node-1; 1 of 8, about 210 s left".replace("210 s", "4 min"),
+        "base/prompted/cb/n=8/seed=0: score 0.7500 in 29.5 s on node-1; 1 of 8, about 4 min left",
         "Again base/prompted/cb/n=8/seed=1: OutOfMemoryError on node-1; on 1/2 of a GPU",
         "Failed base/prompted/cb/n=8/seed=1: DivergedError on node-7: the loss is nan (log: /runs/logs/base1.log)",
         "Stopped: model base: the same error 3 times. 2 trials are left out; the same command will run them",

@@ -18,9 +18,6 @@ from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import expand
 from xlmr_sweep.study.reading import load_study
 
-ROOT = Path(__file__).parents[2]
-
-
 PAPER = load_study("paper")
 
 

@@ -19,8 +19,6 @@ from xlmr_sweep.study.plan import expand
 from xlmr_sweep.study.reading import load_study
 from xlmr_sweep.study.tasks import TASKS
 
-ROOT = Path(__file__).parents[2]
-
 
 def test_bad_data_are_named_by_file_and_line(study_file: Callable[..., Path], tmp_path: Path) -> None:
     path = study_file()

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from complaints import complaint, files
 
-ROOT = Path(__file__).parents[2]
-
 
 def test_unknown_names_are_said_with_the_known_ones(study_file: Callable[..., Path], tmp_path: Path) -> None:
     path, storage = study_file(), tmp_path / "runs"

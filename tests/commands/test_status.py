@@ -18,8 +18,6 @@ from xlmr_sweep.storage.study_file import write_study
 from xlmr_sweep.study.plan import expand
 from xlmr_sweep.study.reading import load_study
 
-ROOT = Path(__file__).parents[2]
-
 
 def test_status_of_a_storage_whose_folders_are_gone_counts_its_records(
     study_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -50,3 +48,26 @@ def test_status_of_a_storage_whose_folders_are_gone_counts_its_records(
     assert "5 of 36 trials done, 1 failed, 30 missing" in capsys.readouterr().out
     with pytest.raises(StudyError, match="--models: 'x' is not in the study; it has tiny"):
         entry.status(replace(request, models=("x",)), Console())
+
+
+def test_status_counts_by_cell_and_tells_what_is_wrong_with_files(
+    study_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, home = study_file(), Storage(tmp_path / "runs")
+    study = load_study(str(path))
+    trials = expand(study)
+    for trial in trials[:3]:
+        write_record(home, {**trial.as_dict(), "score": 0.5, "spec": {}, "resolved": {}})
+    write_failure(home, trials[3], {"error_class": "X", "message": "m", "host": "h", "attempt": 1, "time": "2026-01-01"})
+    write_record(home, {**trials[0].as_dict(), "trial_id": "0" * 16, "score": 0.5, "spec": {}, "resolved": {}})
+    home.write("records/broken.json", b"{")
+    write_study(home, study)
+    assert entry.status(Request(str(path), str(home)), Console(width=200)) == 0
+    said = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in said.splitlines() if line.startswith("│ tiny")]
+    assert rows[0] == ["tiny", "baseline", "cb", "3", "1", "0"]
+    assert [row[3:] for row in rows[1:]] == [["0", "0", "4"]] * 5
+    assert "3 of 24 trials done, 1 failed, 20 missing" in said
+    assert "1 records of other settings are kept" in said
+    assert "1 files in records/ are no records and will be set aside" in said
+    assert "corrupt: records/broken.json: " in said

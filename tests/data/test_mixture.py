@@ -83,6 +83,20 @@ def test_counts_histogram_and_rows(model: Path, tmp_path: Path) -> None:
     assert table.column_names == ["inputs", "targets"]
 
 
+def test_a_text_that_the_tokenizer_drops_whole_is_empty(tmp_path: Path) -> None:
+    folder = make_encoder(tmp_path / "model", words=WORDS)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    normalizer = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "lowercase": True}
+    content["normalizer"] = {**normalizer, "strip_accents": None}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    invisible = "\u200b\u200b"
+    rows = [("is it blue ?", "yes"), ("is it dark ?", invisible), (invisible, "no"), ("is it green ?", "it is very dark")]
+    study = study_of(folder, jsonl(tmp_path / "rows.jsonl", rows))
+    manifest = prepare_mixture(study, Storage(tmp_path / "runs"))
+    assert manifest["counts"] == {"read": 4, "after exclude": 4, "after empty": 2, "after target filter": 1}
+    assert list(open_mixture(study, Storage(tmp_path / "runs"))) == [rows[0]]
+
+
 def test_second_call_reads_nothing(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = study_of(model, jsonl(tmp_path / "rows.jsonl", ROWS))
     first = prepare_mixture(study, Storage(tmp_path / "runs"))

@@ -69,7 +69,7 @@ def _problem(words: Sequence[str]) -> str:
     if words and words[0] == "srun":
         # Its own options, and then a command.
         words = words[next((i for i, word in enumerate(words) if word in ("ray", "python")), len(words)) :]
-    for sign in (">", "|", "&"):
+    for sign in (">", "<", "|", "&"):
         words = words[: words.index(sign)] if sign in words else words
     if not words or words[0] in OF_THE_SYSTEM:
         return ""
@@ -99,6 +99,9 @@ def _problem_of_python(words: Sequence[str]) -> str:
         if module == "pytest":
             return next((f"no {word}" for word in rest if word.startswith("tests") and not (ROOT / word).exists()), "")
         return _problem_of_options(importlib.import_module(module).app, rest)
+    if "/" not in first and next(ROOT.glob(f"[et]*/**/{first}"), None):
+        # A script that others start.
+        return ""
     if not (ROOT / first).is_file():
         return f"there is no {first}"
     if first == "experiments/benchmark.py":
@@ -201,7 +204,7 @@ def test_every_option_that_is_named_is_one_of_a_command(page: Path) -> None:
     from analysis import compare, report
     from xlmr_sweep.commands.subcommands import app
 
-    known = {option for path in BENCHMARKS.glob("*.py") for option in _strings(path)} | OF_SLURM
+    known = {option for path in BENCHMARKS.glob("*.py") for option in _strings(path)} | OF_SLURM | {"--files"}
     known |= {option for command in (app, report.app, compare.app) for option in _options(typer.main.get_command(command))}
     known |= {option for name in ("start", "symmetric-run") for option in _options(cli.commands[name])}
     named = {code.split(" ")[0].split("=")[0] for code in inline_code(page) if code.startswith("--")}

@@ -157,6 +157,48 @@ def test_a_failed_trial_is_recorded_and_costs_no_other_trial(tmp_path: Path, run
     assert "2 trials, 0 to run" in output
 
 
+def test_a_network_interface_that_is_not_there_is_one_line_and_the_recorded_cause(
+    tmp_path: Path, run: Callable[..., tuple[int, str]]
+) -> None:
+    study = make_study(tmp_path, make_encoder(tmp_path / "encoder"))
+    cells = ["--paradigms", "instructed", "--tasks", "cb", "--sizes", "4", "--seeds", "0"]
+    arguments = ["--study", str(study), "--storage", str(tmp_path / "runs"), *cells]
+    status, output = run(GRID, *arguments, GLOO_SOCKET_IFNAME="ib0")
+    assert status == 1
+    assert "Traceback" not in output
+    assert 'File "' not in output
+    (line,) = (line for line in output.splitlines() if "Instruction tuning of tiny failed" in line)
+    assert "Unable to find address for: ib0; set GLOO_SOCKET_IFNAME (it is ib0) to a network interface" in line
+    (failure,) = (json.loads(path.read_text()) for path in (tmp_path / "runs" / "failures").glob("*.json"))
+    assert failure["error_class"] == "RuntimeError"
+    assert "Unable to find address for: ib0" in failure["message"]
+    (log,) = (tmp_path / "runs" / "logs").glob("instruct-*.log")
+    assert "Traceback" in log.read_text()
+
+
+def test_a_head_that_dies_is_said_in_one_line_and_the_same_command_goes_on(
+    finished: tuple[Path, Path, str], tmp_path: Path, start: Callable[..., Any]
+) -> None:
+    study, undisturbed, _ = finished
+    storage = tmp_path / "runs"
+    arguments = [GRID, "--study", str(study), "--storage", str(storage), "--paradigms", "baseline,prompted"]
+    command = start(*arguments)
+    command.wait_for(lambda: len(list((storage / "records").glob("*.json"))) >= 2)
+    (head,) = command.processes(b"gcs_server")
+    os.kill(head, signal.SIGKILL)
+    assert command.end() == 1, command.output
+    (line,) = (line for line in command.output.splitlines() if "Error" in line)
+    assert re.fullmatch(
+        r"Error: the head of Ray at \S+ \(gcs_server\) is gone\. What is done is kept; the same command goes on\.", line
+    )
+    assert "Traceback" not in command.output
+    command.wait_until_gone()
+    again = start(*arguments)
+    assert again.end() == 0, again.output
+    whole = scores(undisturbed)
+    assert scores(storage) == {name: whole[name] for name in scores(storage)}
+
+
 def prepare_step_by_step(run: Callable[..., tuple[int, str]], arguments: list[str], storage: Path) -> Path:
     """Prepares the data, then tunes on instructions, each by its own command; returns the tuned weights' manifest."""
     status, output = run("experiments/prepare_data.py", *arguments)

@@ -14,8 +14,8 @@ from xlmr_sweep.data.encoding import Encoded, collate
 from xlmr_sweep.modeling.compact import CompactVocabulary, build_compact, compact_weights
 from xlmr_sweep.modeling.encoder import ClassificationHead, MaskedLMEncoder
 from xlmr_sweep.modeling.sequences import Sequences
+from xlmr_sweep.study.task_check import label_token_ids
 from xlmr_sweep.study.tasks import CB
-from xlmr_sweep.study.template import label_token_ids
 
 TEXTS = ["the cat sat near the river <mask> .", "a red bird <mask>", "the old dog slept under a green house so <mask> ran"]
 SECOND = ["no cat slept", "the old house sat under the green river because a dog ran", "a bird"]

@@ -21,7 +21,8 @@ each_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda fa
 
 
 def config(family: ModelFamily, **more: Any) -> Any:
-    return AutoConfig.for_model(family.model_type, **{**SHAPE, "max_position_embeddings": 20, "pad_token_id": 3, **more})
+    own = {"xmod": {"languages": ["en"], "default_language": "en"}, "luke": {"entity_vocab_size": 5}}.get(family.model_type, {})
+    return AutoConfig.for_model(family.model_type, **{**SHAPE, "max_position_embeddings": 20, "pad_token_id": 3, **own, **more})
 
 
 @each_fast_family

@@ -10,7 +10,8 @@ from builders import WORDS, make_encoder, write_tokenizer
 from safetensors.torch import load_file, save_file
 
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.modeling.loading import check_model, load_masked_lm, load_tokenizer
+from xlmr_sweep.modeling.loading import load_masked_lm, load_tokenizer
+from xlmr_sweep.modeling.model_check import check_model
 from xlmr_sweep.modeling.source import ModelSource
 from xlmr_sweep.study.tasks import CB, RTE
 

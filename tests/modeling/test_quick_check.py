@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from builders import FAMILIES, make_encoder
 
-from xlmr_sweep.modeling.loading import check_model
-from xlmr_sweep.modeling.quick_check import serves
+from xlmr_sweep.modeling.model_check import check_model
+from xlmr_sweep.modeling.quick_check import quick_check
 from xlmr_sweep.modeling.source import ModelSource
 from xlmr_sweep.study.tasks import CB, RTE
 
@@ -20,8 +20,7 @@ from xlmr_sweep.study.tasks import CB, RTE
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_folder_that_serves_is_seen(family: str, tmp_path: Path) -> None:
     source = ModelSource("tiny", str(make_encoder(tmp_path, family)))
-    assert serves(source, [CB, RTE])
-    assert not check_model(source, [CB, RTE])
+    assert quick_check(source, [CB, RTE]) == check_model(source, [CB, RTE]) == []
 
 
 def change(name: str, **values: object) -> Callable[[Path], None]:
@@ -49,16 +48,16 @@ def change(name: str, **values: object) -> Callable[[Path], None]:
 def test_whatever_is_not_sure_goes_to_the_real_look(spoil: Callable[[Path], None], tmp_path: Path) -> None:
     folder = make_encoder(tmp_path)
     spoil(folder)
-    assert not serves(ModelSource("tiny", str(folder)), [CB])
+    assert quick_check(ModelSource("tiny", str(folder)), [CB]) is None
 
 
 def test_a_missing_head_a_hub_id_and_a_word_of_two_tokens_go_to_the_real_look(tmp_path: Path) -> None:
-    assert not serves(ModelSource("tiny", str(make_encoder(tmp_path / "headless", "bert", head=False))), [CB])
-    assert not serves(ModelSource("tiny", "FacebookAI/xlm-roberta-base"), [CB])
+    assert quick_check(ModelSource("tiny", str(make_encoder(tmp_path / "headless", "bert", head=False))), [CB]) is None
+    assert quick_check(ModelSource("tiny", "FacebookAI/xlm-roberta-base"), [CB]) is None
     whole = ModelSource("tiny", str(make_encoder(tmp_path / "whole")))
     for words in (("yes", "no no"), ("yes", "unheard")):
-        assert not serves(whole, [RTE.model_copy(update={"label_words": words})])
-    assert serves(whole, [RTE])
+        assert quick_check(whole, [RTE.model_copy(update={"label_words": words})]) is None
+    assert quick_check(whole, [RTE]) == []
 
 
 def test_the_look_imports_neither_torch_nor_transformers() -> None:

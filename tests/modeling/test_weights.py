@@ -15,10 +15,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM
 
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.modeling import weights
+from xlmr_sweep.modeling import bin_weights, weights
+from xlmr_sweep.modeling.bin_weights import as_safetensors
 from xlmr_sweep.modeling.loading import load_config, load_masked_lm, starting_weights
-from xlmr_sweep.modeling.source import ModelSource, node_cache
-from xlmr_sweep.modeling.weights import as_arrays, as_tensors, mapped_weights, safetensors_folder, stamp
+from xlmr_sweep.modeling.source import ModelSource
+from xlmr_sweep.modeling.weights import as_arrays, as_tensors, mapped_weights, stamp
+from xlmr_sweep.study.model_files import WEIGHTS_INDEX
+from xlmr_sweep.study.user_cache import user_cache
 
 
 def plain(folder: Path) -> dict[str, torch.Tensor]:
@@ -39,6 +42,13 @@ def as_bin(folder: Path, dtype: torch.dtype = torch.float32, *, old: bool = Fals
     torch.save(tensors, path, _use_new_zipfile_serialization=not old)
     (folder / "model.safetensors").unlink()
     return path
+
+
+def converted(folder: Path) -> Path:
+    """Returns this node's folder with what a folder's `.bin` holds, made if it is not there."""
+    files = as_safetensors(ModelSource("m", str(folder)), [folder / "pytorch_model.bin"])
+    assert files
+    return files[0].parent
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -78,9 +88,8 @@ def test_a_bin_is_converted_once_and_gives_the_same_weights(dtype: torch.dtype, 
     as_bin(folder, dtype, old=old)
     source = ModelSource("m", str(folder))
     assert_same(starting_weights(source), expected)
-    made = safetensors_folder(source)
-    assert made is not None
-    assert made.is_relative_to(node_cache())
+    made = converted(folder)
+    assert made.is_relative_to(user_cache())
     assert mapped_weights(source, load_config(source)) is not None, "mapped from what was made"
     before = {path.name: path.stat().st_mtime_ns for path in made.iterdir()}
     assert_same(dict(load_masked_lm(source).state_dict()), expected)
@@ -94,14 +103,13 @@ def test_large_bin_weights_are_cut_into_several_files(tmp_path: Path, monkeypatc
     folder = make_encoder(tmp_path / "model")
     expected = plain(folder)
     as_bin(folder)
-    monkeypatch.setattr(weights, "FILE_BYTES", 20_000)
+    monkeypatch.setattr(bin_weights, "FILE_BYTES", 20_000)
     source = ModelSource("m", str(folder))
     assert_same(starting_weights(source), expected)
-    made = safetensors_folder(source)
-    assert made is not None
+    made = converted(folder)
     files = sorted(path.name for path in made.glob("*.safetensors"))
     assert len(files) > 3
-    listed = json.loads((made / weights.INDEX).read_text())["weight_map"]
+    listed = json.loads((made / WEIGHTS_INDEX).read_text())["weight_map"]
     assert sorted(set(listed.values())) == files
     assert_same(dict(load_masked_lm(source).state_dict()), expected)
 
@@ -127,7 +135,7 @@ def test_a_damaged_bin_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"model m: .*pytorch_model.bin is damaged: .*; copy the weights again") as error:
         starting_weights(ModelSource("m", str(folder)))
     assert "\n" not in str(error.value)
-    assert {entry.suffix for entry in (node_cache() / "converted").iterdir()} == {".lock"}
+    assert {entry.suffix for entry in (user_cache() / "converted").iterdir()} == {".lock"}
 
 
 def test_a_bin_runs_no_code(tmp_path: Path) -> None:
@@ -168,9 +176,8 @@ def test_the_hubs_bin_is_converted_too(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(weights, "cached_file", cached_file)
     source = ModelSource("m", "someone/model", "abc")
-    made = safetensors_folder(source)
-    assert made is not None
-    assert_same(starting_weights(ModelSource("m", str(made))), expected)
+    assert_same(mapped_weights(source, load_config(ModelSource("m", str(folder)))) or {}, expected)
+    assert converted(folder).is_dir()
     assert set(asked) == {("someone/model", "abc")}
 
 

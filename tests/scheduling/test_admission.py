@@ -66,7 +66,7 @@ MODELS = ["xlmr-base", "xlmr-large", "xlmr-xl", "xlmr-xxl"]
     ranks=st.lists(st.integers(0, 4), min_size=4, max_size=4),
     seed=st.integers(0, 10**6),
 )
-def test_whatever_happens_no_room_is_exceeded_and_each_trial_runs_exactly_once(
+def test_whatever_happens_no_node_is_exceeded_and_each_trial_runs_exactly_once(
     nodes: list[tuple[int, int]], shares: list[float], ranks: list[int], seed: int
 ) -> None:
     rng = random.Random(seed)

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import copy
+import errno
+import os
+import shutil
+import stat
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -99,3 +105,98 @@ def test_what_is_not_there_is_not_waited_for(tmp_path: Path, monkeypatch: pytest
 def test_a_job_does_not_end_over_its_progress(tmp_path: Path) -> None:
     block(tmp_path / "instruct")
     ProgressFile(Storage(tmp_path), "instruct/a").update(1, 2)
+
+
+def private_folder(folder: Path) -> Path:
+    """A folder as `tempfile` makes it, with files as safetensors writes them: nobody else may read it."""
+    (folder / "below").mkdir(parents=True)
+    for name in ("config.json", "below/model.safetensors"):
+        (folder / name).write_bytes(b"x")
+        (folder / name).chmod(0o600)
+    for path in (folder / "below", folder):
+        path.chmod(0o700)
+    return folder
+
+
+@pytest.fixture(params=[0o022, 0o002, 0o077])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    mask: int = request.param
+    before = os.umask(mask)
+    yield mask
+    os.umask(before)
+
+
+def test_what_is_written_follows_the_umask(umask: int, tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "runs")
+    storage.write_json("records/a.json", {})
+    storage.upload(private_folder(tmp_path / "scratch"), "instruct/m")
+    storage.move("records/a.json", "records/stale/a.json")
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "runs", *(tmp_path / "runs").rglob("*"))}
+    assert len(modes) == 9
+    assert modes == {path: (0o777 if path.is_dir() else 0o666) & ~umask for path in modes}
+
+
+AS_USER = """
+import os, sys
+from pathlib import Path
+from xlmr_sweep.storage.files import Storage
+
+os.setgroups([])
+os.setgid(int(sys.argv[4]))
+os.setuid(int(sys.argv[3]))
+os.umask(0o002)
+storage = Storage(sys.argv[1])
+storage.upload(Path(sys.argv[2]), "weights/t")
+storage.write_json("records/t.json", {"by": sys.argv[3]})
+storage.move("records/t.json", "records/stale/t.json")
+storage.delete("weights/t/below")
+assert storage.read("weights/t/config.json") == b"x"
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become two other users")
+def test_two_users_of_a_group_share_a_storage() -> None:
+    group = 54321
+    home = Path(tempfile.mkdtemp(dir="/tmp"))
+    try:
+        home.chmod(0o755)
+        (home / "runs").mkdir()
+        os.chown(home / "runs", 0, group)
+        (home / "runs").chmod(0o2775)
+        for user in (12345, 12346, 12345):
+            scratch = private_folder(home / f"scratch-{user}-{time.monotonic_ns()}")
+            for path in (scratch, *scratch.rglob("*")):
+                os.chown(path, user, group)
+            command = [sys.executable, "-c", AS_USER, str(home / "runs"), str(scratch), str(user), str(group)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert (done.returncode, done.stderr) == (0, "")
+    finally:
+        shutil.rmtree(home)
+
+
+def test_a_copy_waits_for_room_and_leaves_no_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, copied, room = Storage(tmp_path / "runs").patient(1000), shutil.copyfile, [False, False, True]
+
+    def copy(source: Path, target: Path) -> None:
+        if target.name == "config.json" or room.pop(0):
+            copied(source, target)
+        else:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def pause(seconds: float) -> None:
+        assert not (tmp_path / "runs" / "instruct" / "m").exists()
+
+    monkeypatch.setattr(storage_module, "time", SimpleNamespace(sleep=pause, monotonic=time.monotonic))
+    monkeypatch.setattr(shutil, "copyfile", copy)
+    storage.upload(private_folder(tmp_path / "scratch"), "instruct/m")
+    assert room == []
+    assert storage.names("instruct/m") == ["config.json"]
+    assert storage.names("instruct/m/below") == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("location", ["path", "fsspec"])
+def test_a_copied_folder_replaces_the_one_that_is_there(location: str, tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "runs" if location == "path" else f"memory://{tmp_path}")
+    storage.write("instruct/m/model_old.safetensors", b"x")
+    storage.upload(private_folder(tmp_path / "scratch"), "instruct/m")
+    assert storage.names("instruct/m") == ["config.json"]

@@ -47,6 +47,22 @@ def write_tokenizer(folder: Path, words: Iterable[str] = WORDS, family: str = "x
     return wrapped
 
 
+def tokenizer_of(model: Any, normalizer: Any, added: list[Any], *, mask: str) -> Any:
+    """Returns a tokenizer of transformers around a model of the tokenizers library, with `<s>`, `<pad>`, `</s>` and `<unk>`."""
+    from tokenizers import Tokenizer, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_tokens(added)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B:1 </s>:1", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    names = {"cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>", "mask_token": mask}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+
+
 def make_encoder(
     folder: Path,
     family: str = "xlm-roberta",

@@ -12,8 +12,6 @@ from xlmr_sweep.commands import entry
 from xlmr_sweep.commands.request import Request
 from xlmr_sweep.errors import StudyError
 
-ROOT = Path(__file__).parents[2]
-
 
 def files(folder: Path) -> list[str]:
     """Returns the files below a folder."""

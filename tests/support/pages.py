@@ -48,5 +48,6 @@ def anchors(page: Path) -> set[str]:
 def commands(page: Path) -> list[list[str]]:
     """Returns the commands of a page as words: each line of its `sh` blocks, and inline code that is a command."""
     lines = [line for block in blocks(page, "sh") for line in re.sub(r"\\\n\s*", " ", block).splitlines()]
-    lines += [code for code in inline_code(page) if code.startswith(COMMAND_STARTS)]
+    # What may be left out stands in brackets.
+    lines += [re.sub(r"[\[\]]|\.\.\.", "", code) for code in inline_code(page) if code.startswith(COMMAND_STARTS)]
     return [words for line in lines if (words := shlex.split(line, comments=True))]

@@ -32,7 +32,7 @@ def admission(trials: list[Trial] = TRIALS, nodes: list[Node] = EIGHT, **options
 
 
 def taken(admission: Admission) -> list[Any]:
-    """Returns what is handed out until there is no room."""
+    """Returns what is handed out until nothing more fits."""
     out = []
     while (item := admission.next()) is not None:
         out.append(item)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("xlmr_sweep", "analysis")
+OTHER_FOLDERS = ("experiments", "docker", "tests/support")
+"""Folders of code beside the packages."""
 BASE = "errors, interrupt"
 """The modules that lie in no room."""
 
@@ -140,15 +142,13 @@ def first_sentence(path: Path) -> str:
 
 
 def file_page() -> str:
-    """Returns `docs/files.md`: every module with the first sentence of its docstring, folder by folder."""
-    lines = [
-        "# Files",
-        "",
-        "Made by `python tests/support/rooms.py --files > docs/files.md`: each file with its first sentence.",
-    ]
-    for folder in sorted({path.parent for path in modules().values()}):
+    """Returns `docs/files.md`: every file of code with the first sentence of its docstring, folder by folder."""
+    lines = ["# Files", "", "Made by `python tests/support/rooms.py --files > docs/files.md`: each file with its first sentence."]
+    paths = [*modules().values(), *(path for folder in OTHER_FOLDERS for path in (ROOT / folder).rglob("*.py"))]
+    for folder in sorted({path.parent for path in paths}):
         own = folder / "__init__.py"
-        lines += ["", f"## {folder.relative_to(ROOT)}", "", first_sentence(own), ""]
+        lines += ["", f"## {folder.relative_to(ROOT)}", ""]
+        lines += [first_sentence(own), ""] if own.exists() else []
         lines += [f"* `{path.name}`: {first_sentence(path)}" for path in sorted(folder.glob("*.py")) if path != own]
     return "\n".join(lines)
 

@@ -23,7 +23,7 @@ from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import Trial, expand
 from xlmr_sweep.study.reading import load_study
 from xlmr_sweep.study.spec import Study
-from xlmr_sweep.study.template import label_token_ids
+from xlmr_sweep.study.task_check import label_token_ids
 from xlmr_sweep.training.finetune import finetune
 from xlmr_sweep.training.outcome import Outcome
 from xlmr_sweep.training.save_weights import HEAD_FILE

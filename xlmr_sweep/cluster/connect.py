@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,9 +24,15 @@ from ray._private.grpc_utils import init_grpc_channel
 from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
-from xlmr_sweep.errors import StudyError
+from xlmr_sweep.cluster.head_watch import RETURN_S, HeadWatch, answers, gone
+from xlmr_sweep.cluster.surroundings import check_surroundings, is_busy, why_not_started
+from xlmr_sweep.errors import ClusterGoneError, StorageError, StudyError
+from xlmr_sweep.interrupt import end_command
 
 PROBE_TIMEOUT_S = 5.0
+
+MAX_STARTS = 2
+"""A local Ray that is not up in time, on a busy machine, is started again; its own limit is half a minute."""
 
 TOKEN_PLACES = "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
 
@@ -51,15 +58,33 @@ def connected(address: str, num_cpus: int | None = None, num_gpus: int | None = 
     # Trials set the study's own number of threads. Without this, Ray would set the variable from the CPUs of each actor.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    head = ""
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         context = _start_local(num_cpus, num_gpus) if address == "local" else _join(address)
+        head = str(context.address_info["gcs_address"])
         # Ray installs a handler that ends the process with another status. Ours ends the command in order.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
-        yield str(context.dashboard_url or "")
+        watch = HeadWatch(head, _say, end_command, RETURN_S if address != "local" else 0.0)
+        with watch.running():
+            yield str(context.dashboard_url or "")
+    except (StudyError, StorageError):
+        raise
+    except Exception as error:
+        # Calls to a Ray that is gone fail in many ways, mostly with a page of text.
+        if head and not answers(head):
+            raise ClusterGoneError(gone(head)) from error
+        raise
     finally:
-        ray.shutdown()
+        # Without its head this would wait for a minute. Ray's own processes on this machine end with this one.
+        if not head or answers(head):
+            ray.shutdown()
+
+
+def _say(line: str) -> None:
+    # Not by a console of rich's own: a live table has put its own stream in place of this one.
+    print(line, file=sys.stderr, flush=True)
 
 
 def machine_cpus() -> int:
@@ -68,23 +93,27 @@ def machine_cpus() -> int:
 
 
 def _start_local(num_cpus: int | None, num_gpus: int | None) -> ray.RayContext:
+    check_surroundings()
     os.environ.pop("RAY_ADDRESS", None)
-    try:
-        return ray.init(
-            # Without this Ray would join a cluster that happens to run on this machine.
-            address="local",
-            num_cpus=machine_cpus() if num_cpus is None else num_cpus,
-            num_gpus=num_gpus,
-            # None starts a dashboard too. With True, a dashboard that is not up within a minute would end the study.
-            include_dashboard=None,
-            dashboard_host="127.0.0.1",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except Exception as error:  # Ray has no class of its own for processes that are not up within half a minute.
-        raise StudyError(
-            f"--address local: Ray did not start on this machine: {_first_line(error)} Try again when the machine is less busy"
-        ) from error
+    for remaining in reversed(range(MAX_STARTS)):
+        try:
+            return ray.init(
+                # Without this Ray would join a cluster that happens to run on this machine.
+                address="local",
+                num_cpus=machine_cpus() if num_cpus is None else num_cpus,
+                num_gpus=num_gpus,
+                # None starts a dashboard too. With True, a dashboard that is not up within a minute would end the study.
+                include_dashboard=None,
+                dashboard_host="127.0.0.1",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except Exception as error:  # Ray has no class of its own for processes that are not up within half a minute.
+            if remaining and is_busy(error):
+                ray.shutdown()
+                continue
+            raise StudyError(f"--address local: Ray did not start on this machine: {why_not_started(error)}") from error
+    raise AssertionError("not reached")
 
 
 def head_of(address: str) -> str:

@@ -9,11 +9,13 @@ from typing import Any
 
 from ray.exceptions import RayActorError, RayTaskError
 
+from xlmr_sweep.cluster.advice import with_advice
 from xlmr_sweep.cluster.nodes import on_node
 from xlmr_sweep.cluster.trial_log import ATTEMPT, failure_kept, move_left_log, next_attempt, read_log
 from xlmr_sweep.cluster.watchdog import NATIVE_MARK
 from xlmr_sweep.scheduling.causes import (
     OUT_OF_MEMORY_MESSAGES,
+    JobFailedError,
     PreemptedError,
     TrialFailedError,
     TrialStalledError,
@@ -55,10 +57,12 @@ def fetch_log(storage: Storage, trial: Trial, token: str, node_id: str) -> None:
 
 def failure_of(error: BaseException, attempt: int = 0) -> dict[str, Any]:
     """Returns what `failures/<trial_id>.json` says of an exception."""
+    if isinstance(error, JobFailedError):
+        return {**error.row, "attempt": attempt}
     return {
         # Ray wraps an exception of a remote process in a class with another name.
         "error_class": type(getattr(error, "cause", None) or error).__name__,
-        "message": str(getattr(error, "cause", None) or error),
+        "message": with_advice(str(getattr(error, "cause", None) or error)),
         "traceback": "".join(traceback.format_exception(error)),
         "host": environment.host(),
         "attempt": attempt,

@@ -21,8 +21,11 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.util.placement_group import PlacementGroup, PlacementGroupID, remove_placement_group
 
+from xlmr_sweep.cluster.advice import advice_on
 from xlmr_sweep.cluster.ranks import instruction_rank
+from xlmr_sweep.cluster.train_failure import failure_of_job
 from xlmr_sweep.errors import DivergedError, StudyError
+from xlmr_sweep.scheduling.causes import Cause, JobFailedError, cause_of
 from xlmr_sweep.storage.artifacts import INSTRUCT, TRAIN, instruct_folder, job_folder, manifest_of, mixture_folder, temporary_file
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.job_log import JobLog
@@ -63,7 +66,7 @@ def run_instruct(
     Raises:
         StudyError: if the mixture is not prepared or the model does not load.
         DivergedError: if the loss is not finite.
-        ray.train.TrainingFailedError: if the job failed more often than it may.
+        JobFailedError: if the job failed more often than it may, with the cause. The traceback is in the job's log.
     """
     spec = study.model(model_name)
     name, manifest_file = recipe_folder_name(study, spec), manifest_of(instruct_folder(study, spec))
@@ -111,15 +114,24 @@ def _run_job(name: str, config: dict[str, Any], workers: ray.train.ScalingConfig
     log = JobLog(storage, name)
     try:
         with follow_progress(storage, {} if step is None else {f"{INSTRUCT}/{name}": step}):
-            error = _fit(trainer).return_value
-    except ray.train.TrainingFailedError as failed:
-        log.write(str(failed))
-        raise
+            refusal = _fit(trainer).return_value
+    except Exception as error:
+        raise _logged(failure_of_job(error), log) from None
     finally:
         _free_placement_group(storage, group_file)
-    if error:
-        log.write(f"{error['error_class']}: {error['message']}")
-        raise {"StudyError": StudyError, "DivergedError": DivergedError}[error["error_class"]](error["message"])
+    if refusal:
+        log.write(f"{refusal['error_class']}: {refusal['message']}")
+        raise {"StudyError": StudyError, "DivergedError": DivergedError}[refusal["error_class"]](refusal["message"])
+
+
+def _logged(failed: JobFailedError, log: JobLog) -> JobFailedError:
+    """Writes a failure to the job's log. Returns it, and says of an error that has no known cause where its traceback is."""
+    with suppress(OSError, StudyError):
+        log.write(f"{failed}\n{failed.row['traceback']}")
+    message = failed.row["message"]
+    if cause_of(failed.row) is Cause.ERROR and not advice_on(message):
+        return JobFailedError({**failed.row, "message": f"{message}; the traceback is in {log.path}"})
+    return failed
 
 
 class _Trainer(TorchTrainer):  # type: ignore[misc]

@@ -20,6 +20,7 @@ from xlmr_sweep.cluster.nodes import NodeWatch, Problem, no_problem, nodes
 from xlmr_sweep.cluster.quick_import import quick_imports
 from xlmr_sweep.errors import StorageError, StudyError
 from xlmr_sweep.scheduling.admission import Admission
+from xlmr_sweep.scheduling.causes import JobFailedError
 from xlmr_sweep.scheduling.items import Job
 from xlmr_sweep.storage.artifacts import pretrained_folder
 from xlmr_sweep.storage.files import Storage
@@ -152,6 +153,12 @@ class InstructionJobs:
             # One model's failure must not cost the other models their trials.
             error = raised
         self._ended.put((job, error))
+
+
+def in_one_line(job: Job, error: Exception) -> str:
+    """Returns the line that says which job failed and why."""
+    said = str(error) if isinstance(error, JobFailedError) else f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"Instruction tuning of {job.model} failed: {said}"
 
 
 def wait_for_resources(job: Job, timeout_s: float = RESOURCES_TIMEOUT_S) -> None:

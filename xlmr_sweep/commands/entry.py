@@ -9,19 +9,20 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from xlmr_sweep.commands.dry_run import make_forecast
 from xlmr_sweep.commands.dry_run_tables import forecast_parts
-from xlmr_sweep.commands.label_words import check_label_words
 from xlmr_sweep.commands.memory_forecast import forecast_memory
 from xlmr_sweep.commands.memory_table import memory_parts
 from xlmr_sweep.commands.preparation import models_to_instruct, prepare_instructions, read_examples
 from xlmr_sweep.commands.progress import ProgressDisplay
 from xlmr_sweep.commands.request import OpenedRequest, Request, choose, open_request, read_studies
 from xlmr_sweep.commands.status import print_status
+from xlmr_sweep.commands.text_check import check_texts, examples_at_hand, tokenizer_of_folder
 from xlmr_sweep.errors import MissingFolderError, StudyError
 from xlmr_sweep.storage.artifacts import DATA, DRIVER, RESULTS_FILE, STUDY_FILE, TMP, corrupt_file, instruct_folder, stale_file
 from xlmr_sweep.storage.collect import Collected, collect, set_aside, write_results
@@ -67,9 +68,9 @@ def dry_run(request: Request, console: Console) -> int:
         read_examples(study, storage, trials, ProgressDisplay(Console(quiet=True)))
     found = collect(storage, study, opened.every)
     parts = forecast_parts(make_forecast(study, storage, trials, found), storage)
-    unchecked = check_label_words(study, trials)
+    unchecked = check_texts(study, trials, tokenizer_of_folder, partial(examples_at_hand, study, storage))
     if unchecked:
-        parts.append(f"Label words not checked (no tokenizer at hand): {', '.join(unchecked)}")
+        parts.append(f"Label words and prompts not checked (no tokenizer at hand): {', '.join(unchecked)}")
     for part in [*parts, *memory_parts(forecast_memory(study, storage, trials, found.done))]:
         if isinstance(part, str):
             _say(console, part)

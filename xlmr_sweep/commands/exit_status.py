@@ -9,13 +9,17 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 
 from rich.console import Console
 
-from xlmr_sweep.errors import StorageError, StudyError
-from xlmr_sweep.interrupt import INTERRUPTED, KEPT, in_order
+from xlmr_sweep.commands.unattended import ask_nothing, have_a_home
+from xlmr_sweep.errors import ClusterGoneError, StorageError, StudyError
+from xlmr_sweep.interrupt import INCOMPLETE, INTERRUPTED, in_order, last_words, was_ended
+from xlmr_sweep.plain_output import use_plain_output
 
 PIPE_WIDTH = 160
 """Columns of tables where nobody says how wide the output is."""
@@ -28,6 +32,7 @@ def exit_with(command: Callable[[Console], int]) -> None:
 
 def status_of(command: Callable[[Console], int]) -> int:
     """Runs a command and returns its exit status. Ctrl-C and SIGTERM end it with 130."""
+    use_plain_output()
     # Without emoji: a port or a path may hold `:1:`, which rich would turn into a picture.
     console = Console(emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
@@ -38,25 +43,47 @@ def status_of(command: Callable[[Console], int]) -> int:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         with in_order():
+            ask_nothing()
+            have_a_home()
             return command(console)
     except StudyError as error:
         errors.print(f"Error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         return 2
+    except ClusterGoneError as error:
+        errors.print(f"Error: {error}.", style="red", highlight=False, markup=False, soft_wrap=True)
+        return INCOMPLETE
     except StorageError as error:
         text = f"Error: {error}. What is done is kept; the same command goes on."
-        errors.print(text, style="red", highlight=False, markup=False)
+        errors.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
         return 1
+    except Exception as error:
+        _say_defect(error, errors)
+        return INCOMPLETE
     except KeyboardInterrupt:
+        words, status = last_words()
         # Whoever reads the output may have been ended by the same signal.
         with suppress(OSError):
-            errors.print(KEPT, highlight=False)
-        return INTERRUPTED
+            errors.print(words, style=None if status == INTERRUPTED else "red", highlight=False, markup=False, soft_wrap=True)
+        return status
+
+
+def _say_defect(error: Exception, errors: Console) -> None:
+    """Says in one line that this project is at fault, and where the traceback is."""
+    said = f"Error: a defect of xlmr_sweep: {type(error).__name__}: {' '.join(str(error).split())}"
+    whole = "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="xlmr_sweep-", suffix=".txt", delete=False) as file:
+            file.write(whole)
+        said += f"; the traceback is in {file.name}"
+    except OSError:
+        said += f"; the traceback cannot be written anywhere: {' '.join(whole.split())}"
+    errors.print(said, style="red", highlight=False, markup=False, soft_wrap=True)
 
 
 def leave(status: int) -> None:
-    """Ends the process. An interrupted one does not wait for threads that still talk to a Ray that is gone."""
+    """Ends the process. One that was interrupted or ended does not wait for threads that still talk to a Ray that is gone."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if status == INTERRUPTED:
+    if status == INTERRUPTED or was_ended():
         os._exit(status)
     sys.exit(status)

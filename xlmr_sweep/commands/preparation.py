@@ -6,7 +6,6 @@ In: a study, its storage, the trials to run. Out: files in the storage, or one l
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from xlmr_sweep.commands.progress import ProgressDisplay
+from xlmr_sweep.commands.text_check import check_run_texts
 from xlmr_sweep.data.examples import ReadTask, check_sizes, read_task
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.families import model_family
@@ -24,8 +24,7 @@ from xlmr_sweep.storage.lineage import read_sources
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
-from xlmr_sweep.study.tasks import TASKS, TaskSpec
-from xlmr_sweep.study.template import label_token_ids
+from xlmr_sweep.study.tasks import TaskSpec
 
 
 def read_examples(study: Study, storage: Storage, trials: Sequence[Trial], display: ProgressDisplay) -> list[ReadTask]:
@@ -78,10 +77,19 @@ def check_known_sizes(study: Study, trials: Iterable[Trial]) -> None:
                 check_sizes(task, task.num_train, [size])
 
 
-def check_models(study: Study, storage: Storage, trials: Sequence[Trial], console: Console) -> None:
-    """Checks that the trials' models load, can say the label words, and hold the longest input.
+def check_models(
+    study: Study, storage: Storage, trials: Sequence[Trial], console: Console, examples: Sequence[ReadTask] = ()
+) -> None:
+    """Checks that the trials' models load, and that each prompt can be asked of their tokenizers, of every example.
 
-    Warns of a masked-LM head that will be made new, and of a family that has no fast path, once a model.
+    Warns of a masked-LM head that is made new, of files or weights that are not read, and of a family without a fast path.
+
+    Args:
+        study: the study.
+        storage: its folder.
+        trials: those that will run.
+        console: where warnings go.
+        examples: of the trials' tasks; none where no trial will run.
 
     Raises:
         StudyError: naming the model and what is wrong.
@@ -95,9 +103,10 @@ def check_models(study: Study, storage: Storage, trials: Sequence[Trial], consol
         if is_tuned and model.instructed_folder is None:
             max_length = max(max_length, study.instruct.max_length)
         if model.demo is not None:
-            check_demo_model(study, model, tasks, max_length)
+            check_demo_length(model, max_length)
         else:
             _check_given_model(study, storage, model, tasks, max_length, console)
+    check_run_texts(study, storage, trials, examples)
 
 
 def _check_given_model(
@@ -105,8 +114,7 @@ def _check_given_model(
 ) -> None:
     """Checks a model of the hub or of a folder, and the instruction-tuned weights that the study gives for it."""
     source = base_source(storage, study, model)
-    if _lacks_head(source, tasks, max_length):
-        console.print(f"Warning: model {model.name} has no masked-LM head; a new one is made (new_head: true)", highlight=False)
+    _check_files(source, tasks, max_length, console)
     family = model_family(_config(source))
     if not family.has_fast_path:
         text = f"no fast path for {family.model_type}; its trials keep the whole vocabulary and pad, and take longer"
@@ -116,37 +124,39 @@ def _check_given_model(
 
         keep_commit(storage, study, model)
     if model.instructed_folder is not None:
-        from xlmr_sweep.modeling.loading import check_same_kind
+        from xlmr_sweep.modeling.model_check import check_same_kind
 
         tuned = ModelSource(model.name, str(model.instructed_folder))
-        _lacks_head(tuned, tasks, max_length)
+        _check_files(tuned, tasks, max_length, console)
         # Read again: by now the hub's commit is known.
         check_same_kind(tuned, base_source(storage, study, model))
 
 
-def _lacks_head(source: ModelSource, tasks: Sequence[TaskSpec], max_length: int) -> bool:
-    """Checks a model's files and tells whether its masked-LM head will be made new.
+def _check_files(source: ModelSource, tasks: Sequence[TaskSpec], max_length: int, console: Console) -> None:
+    """Checks a model's files and prints what a user should know of them.
 
     Raises:
         StudyError: naming the model and what is wrong.
     """
-    from xlmr_sweep.modeling.quick_check import serves
+    from xlmr_sweep.modeling.quick_check import quick_check
 
-    if serves(source, tasks, max_length):
-        return False
-    # Loads torch and transformers, which takes seconds, and says exactly what is wrong.
-    from xlmr_sweep.modeling.loading import check_model
+    notes = quick_check(source, tasks, max_length)
+    if notes is None:
+        # Loads torch and transformers, which takes seconds, and says exactly what is wrong.
+        from xlmr_sweep.modeling.model_check import check_model
 
-    return check_model(source, tasks, max_length)
+        notes = check_model(source, tasks, max_length)
+    for note in notes:
+        console.print(f"Warning: model {source.name}: {note}", highlight=False, markup=False, soft_wrap=True)
 
 
-def check_demo_model(study: Study, model: ModelSpec, tasks: Sequence[TaskSpec], max_length: int) -> None:
-    """Checks the label words and the length of a demo model. The model need not exist yet.
+def check_demo_length(model: ModelSpec, max_length: int) -> None:
+    """Checks that a demo model takes inputs of that length. The model need not exist yet.
 
     Raises:
-        StudyError: naming the model and what is wrong.
+        StudyError: naming the model and the numbers.
     """
-    from xlmr_sweep.data.demo import DEMO_MODELS, build_tokenizer
+    from xlmr_sweep.data.demo import DEMO_MODELS
 
     usable = DEMO_MODELS[str(model.demo)].max_position_embeddings - 2
     if max_length > usable:
@@ -154,17 +164,6 @@ def check_demo_model(study: Study, model: ModelSpec, tasks: Sequence[TaskSpec], 
             f"model {model.name}: max_length {max_length} is above the {usable} positions of a demo model; "
             f"set finetune.max_length and instruct.max_length to at most {usable}"
         )
-    own = [task for task in tasks if task != TASKS.get(task.name)]
-    if not own:
-        # The label words of the built-in tasks are words of the demo's language.
-        return
-    from transformers import AutoTokenizer
-
-    with tempfile.TemporaryDirectory() as folder:
-        build_tokenizer(study.data.seed, Path(folder))
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    for task in own:
-        label_token_ids(tokenizer, task)
 
 
 def models_to_pretrain(study: Study, storage: Storage, trials: Sequence[Trial]) -> list[str]:

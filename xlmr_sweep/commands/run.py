@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from xlmr_sweep.cluster.connect import connected, head_of, machine_cpus
-from xlmr_sweep.cluster.jobs import InstructionJobs, RunJob, pretrain_models
+from xlmr_sweep.cluster.jobs import InstructionJobs, RunJob, in_one_line, pretrain_models
 from xlmr_sweep.cluster.nodes import nodes
 from xlmr_sweep.cluster.quick_import import quick_imports
 from xlmr_sweep.cluster.storage_check import LateNodes, check_storage_on_nodes
@@ -112,7 +112,7 @@ def run_instruction_jobs(plan: RunPlan) -> None:
         jobs = InstructionJobs(
             started.admission,
             _job_runner(started),
-            lambda job, error, lost: None,
+            lambda job, error, lost: plan.console.print(in_one_line(job, error), highlight=False, markup=False, soft_wrap=True),
             plan.study.cluster.node_patience_s,
             LateNodes(plan.storage).problem,
         )
@@ -157,7 +157,7 @@ def _checked_inputs(plan: RunPlan, trials: Sequence[Trial], display: ProgressDis
         # Before anything long: an address where nobody answers is said within seconds.
         head_of(plan.address)
     examples = read_examples(plan.study, plan.storage, trials, display) if trials else []
-    check_models(plan.study, plan.storage, plan.trials, plan.console)
+    check_models(plan.study, plan.storage, plan.trials, plan.console, examples)
     return examples
 
 
@@ -212,21 +212,16 @@ def _job_runner(started: _StartedRun) -> RunJob:
     def run(job: Job) -> None:
         from xlmr_sweep.cluster.instruct_job import run_instruct
 
-        try:
-            with display.step(f"Instruction tuning {job.model}") as step:
-                run_instruct(
-                    plan.study,
-                    job.model,
-                    plan.storage,
-                    num_ranks=job.width.num_bundles,
-                    use_gpu=use_gpu,
-                    cpus_per_rank=job.width.cpus,
-                    label_selector=[{NODE_LABEL: node_id} for node_id in job.allocation.node_ids],
-                    step=step,
-                )
-        except Exception as error:
-            text = f"Instruction tuning of {job.model} failed: {type(error).__name__}: {error}"
-            display.console.print(text, highlight=False, markup=False)
-            raise
+        with display.step(f"Instruction tuning {job.model}") as step:
+            run_instruct(
+                plan.study,
+                job.model,
+                plan.storage,
+                num_ranks=job.width.num_bundles,
+                use_gpu=use_gpu,
+                cpus_per_rank=job.width.cpus,
+                label_selector=[{NODE_LABEL: node_id} for node_id in job.allocation.node_ids],
+                step=step,
+            )
 
     return run

@@ -51,7 +51,7 @@ def compare(context: typer.Context) -> None:
 
 @app.command("benchmark", **_PASSES_ON)
 def benchmark(context: typer.Context) -> None:
-    """Measures what the documentation reports, as `python experiments/benchmark.py` does. Needs a checkout of the project."""
+    """Measures what docs/benchmarks.md reports, as `python experiments/benchmark.py` does. Needs a checkout of the project."""
     if not (EXPERIMENTS / "benchmark.py").is_file():
         typer.echo(f"Error: benchmark needs a checkout of the project: there is no {EXPERIMENTS / 'benchmark.py'}", err=True)
         raise typer.Exit(2)

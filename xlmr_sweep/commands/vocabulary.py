@@ -11,18 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
-from xlmr_sweep.data.examples import Row, load_task, read_task
+from xlmr_sweep.commands.text_check import examples_at_hand
+from xlmr_sweep.data.examples import Row
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.bare_tokenizer import BareTokenizer
 from xlmr_sweep.modeling.families import model_family
-from xlmr_sweep.storage.artifacts import MODELS, manifest_of, pretrained_folder, task_folder
+from xlmr_sweep.storage.artifacts import MODELS, pretrained_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.relocated import folder_of
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
+from xlmr_sweep.study.task_check import label_token_ids
 from xlmr_sweep.study.tasks import TaskSpec, render
-from xlmr_sweep.study.template import ChatTemplate, PlainText, label_token_ids
+from xlmr_sweep.study.template import ChatTemplate
+from xlmr_sweep.study.text_tokens import TextTokens
 
 MOST_CHARACTERS = 4_000_000
 """Tasks with more text are not counted. A million characters take about a second (the demo's tokenizer, one core)."""
@@ -82,10 +85,10 @@ def kept_tokens(tokenizer: BareTokenizer, task: TaskSpec, rows: Sequence[Row], m
     if prompted:
         chats = ChatTemplate(like, max_length).encode_prompts(task, rows)
         return tokenizer.all_special_ids.union(label_token_ids(like, task), *(chat.input_ids for chat in chats))
-    plain = PlainText(like)
-    fields = [{field: plain(str(row[field])) for field in task.fields} for row in rows]
+    tokens = TextTokens(like)
+    fields = [{field: tokens.unspelt(str(row[field])) for field in task.fields} for row in rows]
     texts = [render(text, row) for text in task.baseline for row in fields]
-    return tokenizer.all_special_ids.union(*tokenizer(texts)["input_ids"])
+    return tokenizer.all_special_ids.union(*tokens.ids(texts))
 
 
 def _padding(config: Mapping[str, Any]) -> set[int]:
@@ -114,14 +117,8 @@ def _files(study: Study, storage: Storage, model: ModelSpec) -> tuple[tuple[str,
 
 
 def _examples(study: Study, storage: Storage, task: TaskSpec) -> list[Row] | None:
-    if storage.exists(manifest_of(task_folder(study, task))):
-        data = load_task(study, task, storage)
-        rows = [*data.train, *data.validation]
-    elif study.data.source == "folder":
-        rows = [row for split in read_task(study, task, storage).rows.values() for row in split]
-    else:
-        return None
-    characters = sum(len(row[field]) for row in rows for field in task.fields)
+    rows = examples_at_hand(study, storage, task)
+    characters = sum(len(row[field]) for row in rows or () for field in task.fields)
     return rows if characters <= MOST_CHARACTERS else None
 
 

@@ -5,8 +5,8 @@ Shapes: B sequences of N tokens in all; one of T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor
 from xlmr_sweep.data.examples import Row
 from xlmr_sweep.modeling.sequences import Sequences, longest_first, to_device
 from xlmr_sweep.study.tasks import TaskSpec, placeholders, render
-from xlmr_sweep.study.template import ChatTemplate, PlainText, without_last_tokens
+from xlmr_sweep.study.template import ChatTemplate, without_last_tokens
+from xlmr_sweep.study.text_tokens import TextTokens
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,16 @@ def encode_task(tokenizer: Any, task: TaskSpec, rows: Sequence[Row], max_length:
             Encoded(torch.tensor(chat.input_ids), row["label"], chat.target[0], None, row["example_id"])
             for chat, row in zip(chats, rows, strict=True)
         ]
-    plain = PlainText(tokenizer)
-    fields = [{**row, **{field: plain(str(row[field])) for field in task.fields}} for row in rows]
+    tokens = TextTokens(tokenizer)
+    fields = [{**row, **{field: tokens.unspelt(str(row[field])) for field in task.fields}} for row in rows]
     texts = _bare_texts(tokenizer, task, fields, max_length)
-    encoded = tokenizer(*texts, truncation="longest_first", max_length=max_length)
+
+    def encode() -> Any:
+        return tokenizer(*texts, truncation="longest_first", max_length=max_length)
+
+    encoded = encode()
+    if _made_harmless(tokens, texts, encoded["input_ids"], tokenizer.num_special_tokens_to_add(pair=len(texts) == 2)):
+        encoded = encode()
     types = encoded.get("token_type_ids")
     return [
         Encoded(
@@ -79,6 +86,22 @@ def encode_task(tokenizer: Any, task: TaskSpec, rows: Sequence[Row], max_length:
         )
         for i, row in enumerate(rows)
     ]
+
+
+def _made_harmless(tokens: TextTokens, texts: list[list[str]], encoded: Sequence[Sequence[int]], num_added: int) -> bool:
+    """Changes, in place, the texts that yielded a special token; tells whether there was one.
+
+    Args:
+        tokens: of the tokenizer.
+        texts: one or two columns of texts.
+        encoded: their token ids, special tokens around them.
+        num_added: special tokens that the tokenizer puts around and between texts.
+    """
+    found = [place for place, ids in enumerate(encoded) if sum(token in tokens.special for token in ids) > num_added]
+    for place in found:
+        for column in texts:
+            column[place] = tokens.harmless(column[place])
+    return bool(found)
 
 
 def _bare_texts(tokenizer: Any, task: TaskSpec, rows: list[Row], max_length: int) -> list[list[str]]:
@@ -96,6 +119,21 @@ def _bare_texts(tokenizer: Any, task: TaskSpec, rows: list[Row], max_length: int
             rows[i] = {**rows[i], task.long_field: shorter}
             length = len(tokenizer(*rendered([rows[i]]), verbose=False)["input_ids"][0])
     return rendered(rows)
+
+
+def without_unknown_types(pools: Mapping[str, Sequence[Encoded]], num_token_types: int) -> dict[str, list[Encoded]]:
+    """Returns examples without token types where one of them is a type that the model lacks, as transformers' pipelines do.
+
+    Args:
+        pools: tokenised examples by split.
+        num_token_types: how many types the model distinguishes.
+    """
+    types = [example.token_type_ids for pool in pools.values() for example in pool if example.token_type_ids is not None]
+    has_unknown = any(len(some) > 0 and int(some.max()) >= num_token_types for some in types)
+    return {
+        split: [replace(example, token_type_ids=None) for example in pool] if has_unknown else list(pool)
+        for split, pool in pools.items()
+    }
 
 
 def collate(examples: Sequence[Encoded]) -> Batch:

@@ -165,8 +165,22 @@ def _read_hub(study: Study, task: TaskSpec) -> tuple[dict[str, list[Row]], dict[
             f"task {task.name}: {data.hub} ({task.hub_config}, {data.revision}) does not load from the hub: {problem}; "
             "or set data.source: folder"
         ) from None
-    rows = {split: list(_checked(task, enumerate(loaded[split], 1), f"{data.hub}/{task.hub_config}/{split}")) for split in SPLITS}
+    rows = {}
+    for split in SPLITS:
+        where = f"{data.hub}/{task.hub_config}/{split}"
+        rows[split] = list(_checked(task, enumerate(_without_class_ids(task, loaded[split], where), 1), where))
     return rows, {"source_file": commit}
+
+
+def _without_class_ids(task: TaskSpec, rows: Any, where: str) -> Iterator[Row]:
+    """Yields the hub's rows; refuses class ids that the task's label names would turn into other labels."""
+    has_class_ids = hasattr((getattr(rows, "features", None) or {}).get("label"), "int2str")
+    if has_class_ids and task.has_doubtful_labels:
+        raise StudyError(
+            f"{where}: its labels are class ids, and the labels of task {task.name} are named by numbers or truth values in "
+            f"another order ({', '.join(task.labels)}); give other names"
+        )
+    yield from rows
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, Row]]:

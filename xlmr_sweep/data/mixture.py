@@ -81,12 +81,15 @@ def _filter(
     rows = islice(source.rows(), spec.max_rows)
     while chunk := list(islice(rows, CHUNK_ROWS)):
         num_in += len(chunk)
-        filled = [row for row in chunk if row[0].strip() and row[1].strip()]
-        num_filled += len(filled)
-        num_targets = counter.tokens([row[1] for row in filled])
-        short = num_targets <= spec.max_target_tokens
-        kept = list(compress(filled, short))
-        writer.add(kept, counter.filled(kept, num_targets[short]))
+        written = [row for row in chunk if row[0].strip() and row[1].strip()]
+        # A tokenizer may drop a text whole, such as one of invisible characters. Inputs are tokenised only beside short targets.
+        num_targets = counter.tokens([row[1] for row in written])
+        is_short = (num_targets > 0) & (num_targets <= spec.max_target_tokens)
+        short = list(compress(written, is_short))
+        num_inputs = counter.tokens([row[0] for row in short])
+        is_kept = num_inputs > 0
+        num_filled += int((num_targets > 0).sum() - (~is_kept).sum())
+        writer.add(list(compress(short, is_kept)), counter.whole(num_inputs[is_kept], num_targets[is_short][is_kept]))
         if step is not None:
             step.update(num_in, source.total if source.total is None else min(source.total, spec.max_rows or source.total))
     writer.close()

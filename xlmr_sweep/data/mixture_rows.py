@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
+import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,12 +65,12 @@ def _mapped(storage: Storage, name: str, cache: Path) -> pa.Table:
     target = cache / f"{Path(name).stem}.arrow"
     if not target.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cache, suffix=".tmp", delete=False) as file:
-            partial_path = Path(file.name)
-            with pa.ipc.new_file(file, SCHEMA) as writer:
-                reader = parquet.ParquetFile(pa.BufferReader(storage.read(name)))
-                for batch in reader.iter_batches(columns=SCHEMA.names):
-                    writer.write_batch(batch)
+        # Not by `tempfile`, whose files nobody else may read: a cache may be shared.
+        partial_path = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+        with partial_path.open("wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
+            reader = parquet.ParquetFile(pa.BufferReader(storage.read(name)))
+            for batch in reader.iter_batches(columns=SCHEMA.names):
+                writer.write_batch(batch)
         partial_path.replace(target)  # Whole or absent; with several ranks the last one's equal copy stays.
     table: pa.Table = pa.ipc.open_file(pa.memory_map(str(target))).read_all()
     return table

@@ -14,7 +14,8 @@ from pyarrow import parquet
 
 from xlmr_sweep.data.instruction_source import Row
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.study.template import ChatTemplate, PlainText
+from xlmr_sweep.study.template import ChatTemplate
+from xlmr_sweep.study.text_tokens import TextTokens
 
 SHARD_ROWS = 200_000
 
@@ -28,10 +29,10 @@ SCHEMA = pa.schema([("inputs", pa.string()), ("targets", pa.string())])
 
 
 class TokenCounter:
-    """Counts model tokens of many texts at once, on all cores, without making Python lists of them (a third less time)."""
+    """Counts model tokens of many texts at once, on all cores."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self._plain = PlainText(tokenizer)
+        self._tokens = TextTokens(tokenizer)
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -39,13 +40,17 @@ class TokenCounter:
 
     def tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Returns the number of tokens of each text as a part of the template."""
-        spaced = [" " + self._plain(text) for text in texts]
+        spaced = [" " + self._tokens.unspelt(text) for text in texts]
         encoded = self._backend.encode_batch_fast(spaced, add_special_tokens=False) if spaced else []
-        return np.array([len(encoding) for encoding in encoded], dtype=np.int64)
+        counts = [
+            len(self._tokens.ids([text])[0]) if self._tokens.holds_special(encoding.ids) else len(encoding)
+            for text, encoding in zip(spaced, encoded, strict=True)
+        ]
+        return np.array(counts, dtype=np.int64)
 
-    def filled(self, rows: Sequence[Row], num_targets: NDArray[np.int64]) -> NDArray[np.int64]:
+    def whole(self, num_inputs: NDArray[np.int64], num_targets: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the number of tokens of each row in the whole template, which cuts long user parts."""
-        counts: NDArray[np.int64] = self.tokens([row[0] for row in rows]) + num_targets + self._num_frame
+        counts: NDArray[np.int64] = num_inputs + num_targets + self._num_frame
         return counts.clip(max=LENGTH_EDGES[-1])
 
 

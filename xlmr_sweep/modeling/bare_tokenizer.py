@@ -50,6 +50,7 @@ class BareTokenizer:
             numbers = (self._number(name) for name in UNKNOWN)
             self.unk_token_id = next((number for number in numbers if number is not None), None)
         self.vocab_size: int = self._tokenizer.get_vocab_size()
+        self.added_tokens_decoder: Mapping[int, Any] = self._tokenizer.get_added_tokens_decoder()
 
     @property
     def has_template_tokens(self) -> bool:

@@ -137,7 +137,7 @@ def build_compact(config: Any, kept: CompactVocabulary, rows: int | None = None)
             setattr(small, name, None)
     # Drawing random weights takes a second for XLM-R base, and all are overwritten.
     with no_init_weights():
-        model: Any = AutoModelForMaskedLM.from_config(small, dtype=torch.float32)
+        model: Any = AutoModelForMaskedLM.from_config(small, dtype=torch.float32, trust_remote_code=False)
     # Tying is left out together with the drawing.
     model.tie_weights()
     built: nn.Module = model

@@ -32,7 +32,7 @@ def empty_model(config: str, kind: Any = AutoModelForMaskedLM) -> Any:
     values = json.loads(config)
     family = values.pop("model_type")
     with torch.device("meta"):
-        return kind.from_config(AutoConfig.for_model(family, **values))
+        return kind.from_config(AutoConfig.for_model(family, **values), trust_remote_code=False)
 
 
 def write_weights(

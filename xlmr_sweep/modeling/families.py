@@ -42,6 +42,9 @@ class ModelFamily:
     """Whether the first token has the position `pad_token_id + 1` (RoBERTa and its kin). Such a model takes that many tokens
     fewer than it has positions, and a compact vocabulary keeps all tokens up to the padding token, so that it keeps its id."""
 
+    fixed_padding: int | None = None
+    """The padding token's id from which positions are counted, whatever the configuration says. None: the configuration's."""
+
     is_pre_norm: bool = False
     """Whether a layer's normalisations stand before its products and not after its sums. Such a layer keeps less for the backward
     pass."""
@@ -114,6 +117,12 @@ _ROWS = (
     _like_roberta("roberta"),
     _like_roberta("xlm-roberta"),
     _like_roberta("xlm-roberta-xl", is_pre_norm=True, has_cpu_layer=False),
+    # Without a fast path.
+    *(
+        ModelFamily(model_type, counts_positions_from_padding=True)
+        for model_type in ("data2vec-text", "esm", "ibert", "longformer", "luke", "roberta-prelayernorm", "xmod")
+    ),
+    ModelFamily("mpnet", counts_positions_from_padding=True, fixed_padding=1),
 )
 
 FAMILIES: Mapping[str, ModelFamily] = {row.model_type: row for row in _ROWS}
@@ -127,6 +136,14 @@ def model_family(config: Any) -> ModelFamily:
 
 
 def usable_length(config: Mapping[str, Any]) -> int:
-    """Returns the tokens of the longest input of a model, by its `config.json`."""
+    """Returns the tokens of the longest input of a model, by its `config.json`.
+
+    Raises:
+        KeyError: if positions are counted from a padding token that the configuration does not name.
+        TypeError: if it names none (null).
+    """
+    family = model_family(config)
     positions = int(config.get("max_position_embeddings") or 512)
-    return positions - (int(config["pad_token_id"]) + 1 if model_family(config).counts_positions_from_padding else 0)
+    if not family.counts_positions_from_padding:
+        return positions
+    return positions - 1 - int(config["pad_token_id"] if family.fixed_padding is None else family.fixed_padding)

@@ -5,15 +5,16 @@ Imports neither torch nor transformers, which a driver that only starts trials d
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.artifacts import commit_file, instruct_folder, manifest_of, pretrained_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.canonical import fingerprint
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.spec import Study
+from xlmr_sweep.study.user_cache import user_cache
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,14 @@ class ModelSource:
     """A missing masked-LM head is made new."""
 
 
-def node_cache() -> Path:
-    """Returns the folder where this node caches what can be made again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xlmr_sweep"
+def damaged(source: ModelSource, path: Path, error: Exception) -> StudyError:
+    """Returns the error of a file of weights that cannot be read."""
+    return StudyError(f"model {source.name}: {path} is damaged: {' '.join(str(error).split())[:200]}; copy the weights again")
 
 
 def cache_folder(storage: Storage) -> Path:
     """Returns the folder where this node caches copies of what a remote storage holds."""
-    return node_cache() / "copies" / fingerprint(storage.uri)
+    return user_cache() / "copies" / fingerprint(storage.uri)
 
 
 def base_source(storage: Storage, study: Study, model: ModelSpec) -> ModelSource:

@@ -1,42 +1,84 @@
 """Starting weights as host tensors in fp32, read so that a node holds them once.
 
-In: a `ModelSource`. Out: tensors by the names of the model's state dict. Safetensors files whose tensors are the model's own
-are mapped, not read: their pages are in the system's cache, which all processes of a node share, and none is any process's own.
-`.bin` files are turned into such files first, weights-only, once a node. Whatever else transformers can load is loaded by it.
+In: a `ModelSource`. Out: tensors by the names of the model's state dict. Safetensors files whose tensors are the model's own are
+mapped, not read: their pages are in the system's cache, which all processes of a node share, and are no process's own. `.bin`
+files are turned into such files first, weights-only, once a node. Whatever else transformers can read is converted by it.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import logging
-import os
-import shutil
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoModelForMaskedLM
 from transformers.utils import cached_file
 
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.modeling.source import ModelSource, node_cache
+from xlmr_sweep.modeling.bin_weights import as_safetensors, load_bin
+from xlmr_sweep.modeling.model_folder import own_names
+from xlmr_sweep.modeling.source import ModelSource, damaged
 from xlmr_sweep.study.canonical import fingerprint
+from xlmr_sweep.study.model_files import ORDER, find_model_files
 
-log = logging.getLogger("xlmr_sweep.trial")
 
-FILE_BYTES = 4 * 2**30
-"""Size of the files that a `.bin` is written to; so much is in hand at once where it is not in fp32."""
+@dataclass(frozen=True)
+class HeldWeights:
+    """A model's weights in its files, none of them read yet."""
 
-INDEX = "model.safetensors.index.json"
+    where: Mapping[str, tuple[Any, str]]
+    """By the model's own name: the open safetensors file, or the tensors of a `.bin`, and the name there."""
+
+    def tensor(self, name: str) -> Tensor:
+        """Returns one weight, mapped from its file."""
+        file, stored = self.where[name]
+        tensor: Tensor = file[stored] if isinstance(file, Mapping) else file.get_tensor(stored)
+        return tensor
+
+
+def weight_files(source: ModelSource) -> tuple[Path, ...]:
+    """Returns the files of a source's weights, those of a folder or of a hub's repository; none where there are none.
+
+    Raises:
+        StudyError: if a folder's files are not whole.
+    """
+    folder = Path(source.location)
+    if not folder.is_dir():
+        return _fetched_files(source)
+    files = find_model_files(folder)
+    if files.problem:
+        raise StudyError(f"model {source.name}: {files.problem}")
+    return files.weights
+
+
+def held_weights(source: ModelSource) -> HeldWeights | None:
+    """Opens the files of a source's weights; None where a hub's repository has none or does not answer.
+
+    Raises:
+        StudyError: if a file is missing or damaged.
+    """
+    files = weight_files(source)
+    if not files:
+        return None
+    converted = None if files[0].suffix == ".safetensors" else as_safetensors(source, files)
+    where: dict[str, tuple[Any, str]] = {}
+    for path in converted or files:
+        try:
+            if path.suffix == ".safetensors":
+                opened: Any = safe_open(path, framework="pt")
+            else:
+                opened = load_bin(path)
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise damaged(source, path, error) from None
+        where |= {name: (opened, name) for name in opened.keys()}  # noqa: SIM118 - a file is no mapping.
+    return HeldWeights({own: where[name] for name, own in own_names(where).items()})
 
 
 def stamp(source: ModelSource) -> str:
@@ -44,8 +86,7 @@ def stamp(source: ModelSource) -> str:
     folder = Path(source.location)
     if not folder.is_dir():
         return fingerprint([source.location, source.revision, source.new_head])
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".json"))
-    stats = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    stats = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in find_model_files(folder).read_by_loading()]
     return fingerprint([source.location, source.new_head, stats])
 
 
@@ -57,20 +98,16 @@ def mapped_weights(source: ModelSource, config: Any) -> dict[str, Tensor] | None
         config: the model's transformers configuration.
 
     Returns:
-        fp32 tensors; None where the files are not the model's own tensors in fp32 one by one, which transformers then reads.
+        fp32 tensors; None where the files are not the model's own tensors in fp32 one by one, which transformers then converts.
     """
-    folder = safetensors_folder(source)
-    if folder is None:
+    held = held_weights(source)
+    if held is None:
         return None
-    where: dict[str, Any] = {}
-    for path in sorted(folder.glob("model*.safetensors")):
-        file: Any = safe_open(path, framework="pt")
-        where |= dict.fromkeys(file.keys(), file)
     with torch.device("meta"):
-        groups = tied_groups(AutoModelForMaskedLM.from_config(config, dtype=torch.float32).state_dict(keep_vars=True))
+        model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     found: dict[str, Tensor] = {}
-    for names, wanted in groups:
-        tensors = [where[name].get_tensor(name) for name in names if name in where]
+    for names, wanted in tied_groups(model.state_dict(keep_vars=True)):
+        tensors = [held.tensor(name) for name in names if name in held.where]
         if not tensors or any(t.dtype != torch.float32 or t.shape != wanted.shape for t in tensors):
             return None
         if any(not torch.equal(tensors[0], other) for other in tensors[1:]):
@@ -104,120 +141,34 @@ def as_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         }
 
 
-def safetensors_folder(source: ModelSource) -> Path | None:
-    """Returns a local folder with the source's weights in safetensors, made of its `.bin` files where it has no others.
-
-    Raises:
-        StudyError: if a `.bin` file is damaged.
-    """
-    files = _files(source, "model.safetensors", INDEX)
-    if files:
-        return files[0].parent
-    binaries = _files(source, "pytorch_model.bin", "pytorch_model.bin.index.json")
-    if not binaries:
-        return None
-    try:
-        return _converted(source, binaries)
-    except OSError as error:
-        # No room, or a home that cannot be written: transformers reads the file as it is.
-        log.warning("model %s: %s is not kept in safetensors: %s", source.name, binaries[0], error)
-        return None
+def cached_files(source: ModelSource) -> tuple[Path, ...]:
+    """Returns the files of weights of a hub's repository that this node's cache holds; none where one is not there yet."""
+    return _fetched_files(source, only_cached=True)
 
 
-def _files(source: ModelSource, single: str, index: str) -> list[Path]:
-    """Returns the files of one kind of weights, of a folder or of the hub's; none where there are none."""
-    folder = Path(source.location)
-    if folder.is_dir():
-        stem, _, ending = single.partition(".")
-        return sorted(path for path in folder.glob(f"{stem}*.{ending}") if path.is_file())
+def _fetched_files(source: ModelSource, *, only_cached: bool = False) -> tuple[Path, ...]:
+    """Returns the files of weights of a hub's repository, found as transformers finds them, from its cache or the hub."""
 
     def fetched(name: str) -> Path | None:
         try:
             path = cached_file(
-                source.location, name, revision=source.revision or "main", _raise_exceptions_for_missing_entries=False
+                source.location,
+                name,
+                revision=source.revision or "main",
+                local_files_only=only_cached,
+                _raise_exceptions_for_missing_entries=False,
             )
         except OSError:  # What is wrong with the hub is said when transformers loads the model.
             return None
         return None if path is None else Path(path)
 
-    whole = fetched(single)
-    if whole is not None:
-        return [whole]
-    listing = fetched(index)
-    if listing is None:
-        return []
-    parts = [fetched(name) for name in sorted(set(json.loads(listing.read_text())["weight_map"].values()))]
-    return [part for part in parts if part is not None]
-
-
-def _converted(source: ModelSource, binaries: list[Path]) -> Path:
-    """Returns the folder of this node with what the `.bin` files hold; the first process that asks makes it."""
-    stats = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in binaries]
-    target = node_cache() / "converted" / fingerprint(stats)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target.with_suffix(".lock")):
-        if not (target / INDEX).is_file():
-            shutil.rmtree(target, ignore_errors=True)
-            partial = target.with_suffix(".tmp")
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            try:
-                _convert(source, binaries, partial)
-                partial.rename(target)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-    return target
-
-
-def _convert(source: ModelSource, binaries: list[Path], folder: Path) -> None:
-    weight_map: dict[str, str] = {}
-    for path in binaries:
-        part: dict[str, Tensor] = {}
-        seen: set[tuple[int, torch.Size]] = set()
-        for name, tensor in _load(source, path).items():
-            place = (tensor.data_ptr(), tensor.shape)
-            if place in seen:  # Tied: the model ties it again.
-                continue
-            seen.add(place)
-            if part and sum(t.nbytes for t in part.values()) + 4 * tensor.numel() > FILE_BYTES:
-                _write(part, folder, weight_map)
-                part = {}
-            part[name] = (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
-        _write(part, folder, weight_map)
-    for name in ("config.json", "generation_config.json"):
-        if (beside := binaries[0].parent / name).is_file():
-            shutil.copy(beside, folder / name)
-    # Last: a folder with it is whole.
-    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-
-
-def _write(part: dict[str, Tensor], folder: Path, weight_map: dict[str, str]) -> None:
-    name = f"model-{len(set(weight_map.values())):05d}.safetensors"
-    save_file(part, folder / name, {"format": "pt"})
-    weight_map |= dict.fromkeys(part, name)
-
-
-def _load(source: ModelSource, path: Path) -> dict[str, Tensor]:
-    try:
-        try:
-            weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            # Files from before torch 1.6 are no zip archives and cannot be mapped.
-            if "mmap" not in str(error):
-                raise
-            weights = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: tensor for name, tensor in weights.items() if isinstance(tensor, Tensor)}
-    except (RuntimeError, UnpicklingError, EOFError) as error:
-        problem = " ".join(str(error).split())[:200]
-        raise StudyError(f"model {source.name}: {path} is damaged: {problem}; copy the weights again") from None
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Lets one process in at a time. The kernel opens the lock of a process that dies."""
-    handle = os.open(path, os.O_CREAT | os.O_RDWR)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+    for single, index in ORDER:
+        whole = fetched(single)
+        if whole is not None:
+            return (whole,)
+        listing = fetched(index)
+        if listing is not None:
+            names = sorted(set(json.loads(listing.read_text(encoding="utf-8"))["weight_map"].values()))
+            parts = [fetched(name) for name in names]
+            return tuple(part for part in parts if part is not None) if None not in parts else ()
+    return ()

@@ -51,6 +51,21 @@ class TrialFailedError(Exception):
         self.row = row
 
 
+class JobFailedError(Exception):
+    """An instruction job failed. As text it is one line: the class and the message of the cause.
+
+    Args:
+        row: as in `failures/<trial_id>.json` of a trial that cannot run without the job.
+    """
+
+    def __init__(self, row: dict[str, Any]) -> None:
+        super().__init__(row)
+        self.row = row
+
+    def __str__(self) -> str:
+        return f"{self.row['error_class']}: {self.row['message']}"
+
+
 BY_CLASS = {
     # Torch and Ray both have a class of this name.
     "OutOfMemoryError": Cause.OUT_OF_MEMORY,

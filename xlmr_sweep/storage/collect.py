@@ -26,7 +26,7 @@ from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.lineage import read_sources
 from xlmr_sweep.storage.records import COLUMNS, read_failures, read_records
 from xlmr_sweep.storage.study_file import read_study
-from xlmr_sweep.study.plan import Trial, expand
+from xlmr_sweep.study.plan import Trial, expand, superseded
 from xlmr_sweep.study.spec import Study
 
 
@@ -98,7 +98,8 @@ def collect(location: Storage | str | Path, study: Study | None = None, trials: 
         row = {column: record[column] for column in COLUMNS if column in record}
         found.rows.append(row | trial.as_dict())
     found.outdated = {instruct_folder(study, study.model(name)): changed for name, changed in sources.outdated.items()}
-    found.num_other_settings = len(records.keys() - planned.keys())
+    found.stale |= {trial_id: reason for trial_id, reason in superseded(study, trials).items() if trial_id in records}
+    found.num_other_settings = len(records.keys() - planned.keys() - found.stale.keys())
     found.failures = read_failures(storage, [trial for trial in trials if trial.trial_id not in found.done])
     return found
 

@@ -212,13 +212,31 @@ class Storage:
             return list(pool.map(self.read, names))
 
     def upload(self, folder: Path, name: str) -> None:
-        """Copies a local folder into the storage. The caller marks it complete by a manifest written after it."""
-        if self.local is not None:
-            target = self.local / name
-            shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(folder, target)
-        else:
+        """Copies a local folder into the storage, in place of one that is there.
+
+        Copies have the modes that the umask gives, whatever the modes of the originals: those of a temporary folder let nobody
+        else in. The caller marks the folder complete by a manifest written after it.
+        """
+        self._patiently(name, lambda: self._upload(folder, name))
+
+    def _upload(self, folder: Path, name: str) -> None:
+        self._delete(name)
+        if self.local is None:
             fs.copy_files(str(folder), self._at(name), destination_filesystem=self._fs)
+            return
+        target = self.local / name
+        try:
+            for path in (folder, *folder.rglob("*")):
+                copy = target / path.relative_to(folder)
+                if path.is_dir():
+                    copy.mkdir(parents=True, exist_ok=True)
+                else:
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(path, copy)
+        except OSError:
+            # A disk that is full needs the room.
+            shutil.rmtree(target, ignore_errors=True)
+            raise
 
     def download(self, name: str, cache: Path) -> Path:
         """Returns a local folder with what `name` holds: itself on a local disk, else a copy below `cache`, made once."""

@@ -21,6 +21,11 @@ class JobLog:
     def __init__(self, storage: Storage, name: str) -> None:
         self._storage, self._file = storage, job_log_file(name)
 
+    @property
+    def path(self) -> str:
+        """Where the log is, as a path or URI to show."""
+        return self._storage.path(self._file)
+
     def write(self, text: str) -> None:
         """Adds a line with the time in front."""
         before = self._storage.read(self._file) if self._storage.exists(self._file) else b""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.artifacts import commit_file, instruct_folder, manifest_of, mixture_folder, pretrained_folder, task_folder
+from xlmr_sweep.storage.doubts import Cell, doubts
 from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.identity import READING_VERSION
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
@@ -34,6 +36,9 @@ class Sources:
     outdated: Mapping[str, str]
     """Models whose instruction-tuned weights were made from other base weights or data, with what changed."""
 
+    doubts: Mapping[Cell, str] = field(default_factory=dict)
+    """Why records of an earlier reading are not trusted; by model, paradigm and task."""
+
     def of(self, trial: Trial) -> dict[str, str | None]:
         """Returns what a trial is made from: `data` and `weights`."""
         weights = self.instructed if trial.paradigm == "instructed" else self.weights
@@ -46,6 +51,8 @@ class Sources:
             was = resolved.get(name)
             if was is not None and now is not None and was != now:
                 return f"{name} {was} then, {now} now"
+        if resolved.get("reading", 1) < READING_VERSION:
+            return self.doubts.get((trial.model, trial.paradigm, trial.task), "")
         return ""
 
 
@@ -70,7 +77,7 @@ def read_sources(storage: Storage, study: Study) -> Sources:
         if changed := _changed_source(found, weights.get(name), mixture.get("fingerprint")):
             outdated[name] = changed
             instructed[name] += f" ({changed})"
-    return Sources(_known(examples), _known(weights), instructed, outdated)
+    return Sources(_known(examples), _known(weights), instructed, outdated, doubts(study))
 
 
 def _known(values: Mapping[str, str | None]) -> dict[str, str]:

@@ -14,28 +14,36 @@ from typing import Any
 
 from xlmr_sweep.errors import MissingFolderError, StudyError
 from xlmr_sweep.study.canonical import fingerprint
+from xlmr_sweep.study.model_files import READ_ENDINGS, find_model_files
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.tasks import TASKS, TaskSpec
 from xlmr_sweep.study.template import TEMPLATE_VERSION
+from xlmr_sweep.study.user_cache import user_cache
+
+READING_VERSION = 2
+"""How texts and labels are read; every record holds it. Raised when another reading can change a score. Records of an earlier
+reading are trusted where the change does not concern them (`storage/doubts.py`)."""
 
 IDENTITY_VERSION = 1
 """Raised when the meaning of a setting changes, so that older results are never taken for new ones."""
 
 
-MODEL_FILES = (".json", ".safetensors", ".bin", ".txt", ".model")
-"""Endings of the files that loading a model folder may read. Other files, such as a README, change no score."""
-
 ROW_FILES = (".jsonl", ".jsonl.gz")
 
 
-def model_identity(study: Study, model: ModelSpec) -> dict[str, Any]:
+def model_identity(study: Study, model: ModelSpec, *, as_in_0_1: bool = False) -> dict[str, Any]:
     """Returns what determines a model's starting weights and tokenizer.
+
+    Args:
+        study: the study.
+        model: one of its models.
+        as_in_0_1: as version 0.1 named it, which hashed every file of a folder that holds several models' weights.
 
     Raises:
         StudyError: if a folder is missing or empty, or a demo model is unknown.
     """
-    identity = tokenizer_identity(study, model)
+    identity = tokenizer_identity(study, model, as_in_0_1=as_in_0_1)
     if model.demo is not None:
         from xlmr_sweep.study.demo import DEMO_MODELS
 
@@ -47,12 +55,12 @@ def model_identity(study: Study, model: ModelSpec) -> dict[str, Any]:
     return identity
 
 
-def tokenizer_identity(study: Study, model: ModelSpec) -> dict[str, Any]:
+def tokenizer_identity(study: Study, model: ModelSpec, *, as_in_0_1: bool = False) -> dict[str, Any]:
     """Returns what determines a model's tokenizer: the hub id, the folder's hash, or the demo world."""
     if model.hub is not None:
         return {"hub": model.hub, "revision": model.revision}
     if model.folder is not None:
-        return {"folder": folder_hash(model.folder, f"model {model.name}: folder", MODEL_FILES)}
+        return {"folder": model_hash(model.folder, f"model {model.name}: folder", as_in_0_1=as_in_0_1)}
     return demo_identity(study)
 
 
@@ -86,7 +94,7 @@ def data_identity(study: Study, task: TaskSpec) -> dict[str, Any]:
     return {"folder": files}
 
 
-def mixture_identity(study: Study) -> dict[str, Any]:
+def mixture_identity(study: Study, *, as_in_0_1: bool = False) -> dict[str, Any]:
     """Returns what determines the filtered instruction data.
 
     Raises:
@@ -95,7 +103,7 @@ def mixture_identity(study: Study) -> dict[str, Any]:
     spec = study.instructions
     counted_by = study.model(spec.tokenizer or study.models[0].name)
     identity: dict[str, Any] = {
-        "tokenizer": tokenizer_identity(study, counted_by),
+        "tokenizer": tokenizer_identity(study, counted_by, as_in_0_1=as_in_0_1),
         "max_target_tokens": spec.max_target_tokens,
         "exclude": sorted(spec.exclude),
         "max_rows": spec.max_rows,
@@ -113,22 +121,23 @@ def mixture_name(study: Study) -> str:
     return f"{study.instructions.source}-{fingerprint(mixture_identity(study), 8)}"
 
 
-def recipe_identity(study: Study, model: ModelSpec) -> dict[str, Any]:
+def recipe_identity(study: Study, model: ModelSpec, *, as_in_0_1: bool = False) -> dict[str, Any]:
     """Returns what determines a model's instruction-tuned weights; known before they exist."""
     if model.instructed_folder is not None:
-        return {"folder": folder_hash(model.instructed_folder, f"model {model.name}: instructed_folder", MODEL_FILES)}
+        what = f"model {model.name}: instructed_folder"
+        return {"folder": model_hash(model.instructed_folder, what, as_in_0_1=as_in_0_1)}
     return {
         "identity_version": IDENTITY_VERSION,
-        "model": model_identity(study, model),
-        "mixture": mixture_identity(study),
+        "model": model_identity(study, model, as_in_0_1=as_in_0_1),
+        "mixture": mixture_identity(study, as_in_0_1=as_in_0_1),
         "template": TEMPLATE_VERSION,
         "instruct": study.instruct.model_dump(mode="json", exclude={"checkpoint_every"}),
     }
 
 
-def recipe_id(study: Study, model: ModelSpec) -> str:
+def recipe_id(study: Study, model: ModelSpec, *, as_in_0_1: bool = False) -> str:
     """Returns the hash that names `instruct/<model>-<recipe_id>/`."""
-    return fingerprint(recipe_identity(study, model))
+    return fingerprint(recipe_identity(study, model, as_in_0_1=as_in_0_1))
 
 
 def recipe_folder_name(study: Study, model: ModelSpec) -> str:
@@ -143,8 +152,33 @@ def model_folder_name(study: Study, model: ModelSpec) -> str:
 
 def task_data_name(study: Study, task: TaskSpec) -> str:
     """Returns the folder name under `data/` of a task's prepared examples."""
-    kept = {"data": data_identity(study, task), "fields": list(task.fields), "labels": list(task.labels)}
+    kept: dict[str, Any] = {"data": data_identity(study, task), "fields": list(task.fields), "labels": list(task.labels)}
+    if task.has_doubtful_labels:
+        # Earlier versions read these labels in another way, so their examples are not taken.
+        kept["reading"] = READING_VERSION
     return f"{task.name}-{fingerprint(kept, 8)}"
+
+
+def model_hash(folder: Path, what: str, *, as_in_0_1: bool = False) -> str:
+    """Returns a hash of the names and contents of the files of a model folder that loading reads.
+
+    Of files of weights that are not the model's only the names count. Without such files the hash is that of version 0.1, which
+    counted their contents and may have read them as the model's.
+
+    Raises:
+        MissingFolderError: if there is nothing to hash; `what` names the field.
+    """
+    files = find_model_files(folder)
+    if not files.weights or not files.not_read or as_in_0_1:
+        return folder_hash(folder, what, READ_ENDINGS)
+    listing = {path.relative_to(folder).as_posix(): file_hash(path, what) for path in files.read_by_loading()}
+    return fingerprint({"files": listing, "not read": [path.name for path in files.not_read]}, 32)
+
+
+def holds_several_weights(model: ModelSpec) -> bool:
+    """Tells whether a folder of a model holds files of weights that are not the model's."""
+    folders = [folder for folder in (model.folder, model.instructed_folder) if folder is not None]
+    return any(files.weights and files.not_read for files in map(find_model_files, folders))
 
 
 def folder_hash(folder: Path, what: str, endings: tuple[str, ...]) -> str:
@@ -185,8 +219,7 @@ def file_hash(path: Path, what: str) -> str:
 
 
 def _cache_entry(key: str) -> Path:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "xlmr_sweep" / "hashes" / hashlib.sha256(key.encode()).hexdigest()[:32]
+    return user_cache() / "hashes" / hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
 def _cache_get(key: str) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.study.canonical import fingerprint
-from xlmr_sweep.study.identity import IDENTITY_VERSION, data_identity, model_identity, recipe_id
+from xlmr_sweep.study.identity import IDENTITY_VERSION, data_identity, holds_several_weights, model_identity, recipe_id
 from xlmr_sweep.study.recipes import FINETUNE_RUNTIME
 from xlmr_sweep.study.spec import Paradigm, Study
 from xlmr_sweep.study.tasks import TaskSpec
@@ -39,8 +39,12 @@ class Trial:
         return asdict(self)
 
 
-def expand(study: Study) -> list[Trial]:
+def expand(study: Study, *, as_in_0_1: bool = False) -> list[Trial]:
     """Returns every trial of the study, models first, then paradigms, tasks, sizes and seeds, in the declared order.
+
+    Args:
+        study: the study.
+        as_in_0_1: with the ids that version 0.1 gave them.
 
     Raises:
         StudyError: if a folder that a trial's identity needs is missing, or two models are the same.
@@ -49,9 +53,9 @@ def expand(study: Study) -> list[Trial]:
     trials = []
     seen: dict[str, Trial] = {}
     for model in study.models:
-        weights = model_identity(study, model)
+        weights = model_identity(study, model, as_in_0_1=as_in_0_1)
         for paradigm in study.paradigms:
-            recipe = recipe_id(study, model) if paradigm == "instructed" else None
+            recipe = recipe_id(study, model, as_in_0_1=as_in_0_1) if paradigm == "instructed" else None
             for task in study.tasks:
                 base = _base_identity(study, weights, recipe, paradigm, task, tasks[task.name])
                 for size in study.sizes:
@@ -66,6 +70,20 @@ def expand(study: Study) -> list[Trial]:
                         seen[key] = trial
                         trials.append(trial)
     return trials
+
+
+def superseded(study: Study, trials: Sequence[Trial]) -> dict[str, str]:
+    """Returns the ids under which version 0.1 kept scores of a study that may be wrong, with the reason.
+
+    Args:
+        study: the study.
+        trials: all of its trials.
+    """
+    if not any(holds_several_weights(model) for model in study.models):
+        return {}
+    reason = "made by version 0.1 from a folder with several files of weights, of which it may have read the wrong one"
+    current = {trial.trial_id for trial in trials}
+    return {trial.trial_id: reason for trial in expand(study, as_in_0_1=True) if trial.trial_id not in current}
 
 
 def _base_identity(

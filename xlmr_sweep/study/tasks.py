@@ -73,18 +73,54 @@ class TaskSpec(Declared):
         return self
 
     def parse_label(self, raw: Any) -> int:
-        """Returns the class id of a label as any publisher spells it: bool, name or id.
+        """Returns the class id of a label as any publisher spells it: name, truth value or id.
+
+        A value that is a label's name is that label: "1" and 1 are the label named "1", True the label named "true" or "True". A
+        number is a position only where no name fits. Where two readings are possible, they must agree.
 
         Raises:
-            ValueError: if `raw` is none of the task's labels (a hidden test label of -1 among them).
+            ValueError: if `raw` is none of the task's labels (a hidden test label of -1 among them), or could be two of them.
         """
-        if isinstance(raw, bool):
-            raw = str(raw).lower()
-        if isinstance(raw, str) and raw in self.labels:
-            return self.labels.index(raw)
-        if isinstance(raw, int) and 0 <= raw < len(self.labels):
-            return raw
-        raise ValueError(f"label {raw!r} is not one of {', '.join(self.labels)}")
+        text = str(raw) if isinstance(raw, str | int) else ""
+        named = [] if isinstance(raw, bool) else [i for i, name in enumerate(self.labels) if name == text]
+        if not named and text.lower() in ("true", "false"):
+            named = [i for i, name in enumerate(self.labels) if name.lower() == text.lower()]
+        readings = set(named) or self._other_readings(raw, text)
+        if len(readings) > 1:
+            both = " or ".join(repr(self.labels[i]) for i in sorted(readings))
+            raise ValueError(f"label {raw!r} could be {both}, by its meaning or by its position; write the label's name")
+        if not readings:
+            raise ValueError(f"label {raw!r} is not one of {', '.join(self.labels)}")
+        return readings.pop()
+
+    @property
+    def has_doubtful_labels(self) -> bool:
+        """Whether a whole number means another label, or none, when it is taken as a name and not as a position.
+
+        Earlier versions took every whole number as a position.
+        """
+        for position in range(len(self.labels)):
+            try:
+                if self.parse_label(position) != position:
+                    return True
+            except ValueError:
+                return True
+        return False
+
+    def _other_readings(self, raw: Any, text: str) -> set[int]:
+        """Returns the class ids that a value may mean which is no label's name."""
+        numbers = {str(i): i for i in range(len(self.labels))}
+        position = {int(raw)} if isinstance(raw, bool) else {numbers[text]} if text in numbers else set()
+        position &= set(numbers.values())
+        truth = _TRUTHS.get(text.lower())
+        alike = {i for i, name in enumerate(self.labels) if truth is not None and _TRUTHS.get(name.lower()) == truth}
+        if alike:
+            return alike | position
+        # A truth value alone names no position. Beside a label named "1" the number 0 is more likely wrong than a position.
+        return set() if isinstance(raw, bool) or not numbers.keys().isdisjoint(self.labels) else position
+
+
+_TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def placeholders(text: str) -> tuple[str, ...]:

@@ -8,32 +8,19 @@ by itself, so spans are sums of lengths. Nothing here searches text for a marker
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.study.tasks import TaskSpec, render
+from xlmr_sweep.study.text_tokens import TextTokens, Tokenizer
 
 TEMPLATE_VERSION = 2
 """Part of every identity: a changed template makes new trials and never reuses old ones."""
 
 USER_MARK = "User:"
 ASSISTANT_MARK = "Assistant:"
-
-
-class Tokenizer(Protocol):
-    """What the template needs of a transformers tokenizer."""
-
-    cls_token_id: int
-    sep_token_id: int
-    mask_token_id: int
-    unk_token_id: int | None
-    all_special_tokens: Sequence[str]
-
-    def __call__(self, text: Sequence[str], **options: Any) -> Mapping[str, Any]:
-        """Tokenises a list of texts."""
 
 
 @dataclass(frozen=True)
@@ -50,31 +37,13 @@ class Chat:
     """Half-open token span of the target (one mask token in a prompt)."""
 
 
-class PlainText:
-    """Makes special tokens that a text spells out into plain characters, such as "<mask>" or "</s>" in a page about HTML.
-
-    A tokenizer would read them as its own, also in the middle of a text. With a space after their first character no tokenizer
-    does.
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        longest_first = sorted((token for token in tokenizer.all_special_tokens if len(token) > 1), key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
-
-    def __call__(self, text: str) -> str:
-        """Returns the text without special tokens; almost every text is returned as it is."""
-        if self._special is None or self._special.search(text) is None:
-            return text
-        return self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
-
-
 class ChatTemplate:
     """The template for one tokenizer and one greatest length in tokens."""
 
     def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
-        self._plain = PlainText(tokenizer)
+        self._tokens = TextTokens(tokenizer)
         opening, middle = self._ids([USER_MARK, ASSISTANT_MARK])
         self._opening = [tokenizer.cls_token_id, *opening]
         self._middle = middle
@@ -99,20 +68,34 @@ class ChatTemplate:
         Raises:
             StudyError: if a prompt does not fit `max_length` even with an empty long field.
         """
-        mask = [self.tokenizer.mask_token_id]
-        room = self.max_length - self.num_frame_tokens - len(mask)
         texts = [render(task.prompt, row) for row in rows]
         filled = []
         for row, user in zip(rows, self._ids(texts), strict=True):
-            if len(user) > room:
-                user = self._shorten(task, row, room)
-            filled.append(self._fill(user, mask))
+            fitting = user if len(user) <= self.prompt_room else self._shorten(task, row, user)
+            filled.append(self._fill(fitting, [self.tokenizer.mask_token_id]))
         return filled
 
     @property
     def num_frame_tokens(self) -> int:
         """Tokens that the template itself takes, special tokens included."""
         return len(self._opening) + len(self._middle) + 1
+
+    @property
+    def prompt_room(self) -> int:
+        """Tokens of the longest user part of a prompt."""
+        return self.max_length - self.num_frame_tokens - 1
+
+    def num_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Returns how many tokens each text takes as a part of the template."""
+        return [len(ids) for ids in self._ids(texts)]
+
+    def too_long(self, task: TaskSpec, num_tokens: int, whose: str = "a prompt") -> str:
+        """Says that a prompt of so many tokens, its long field left out, does not fit."""
+        return (
+            f"task {task.name}: {whose} needs more than max_length {self.max_length} tokens even without its field "
+            f"{task.long_field!r}: {num_tokens} and {self.num_frame_tokens + 1} of the template and the mask; "
+            "raise finetune.max_length or shorten the prompt"
+        )
 
     def _fill(self, user: list[int], target: list[int]) -> Chat:
         opening, middle = self._opening, self._middle
@@ -126,24 +109,18 @@ class ChatTemplate:
         ids = [*opening, *user, *middle, *target, self.tokenizer.sep_token_id]
         return Chat(ids, (len(opening), user_end), (target_start, target_start + len(target)))
 
-    def _shorten(self, task: TaskSpec, row: Mapping[str, Any], room: int) -> list[int]:
-        text = self._plain(str(row[task.long_field]))
-        (ids,) = self._ids([render(task.prompt, row)])
-        while len(ids) > room:
+    def _shorten(self, task: TaskSpec, row: Mapping[str, Any], ids: list[int]) -> list[int]:
+        text = self._tokens.unspelt(str(row[task.long_field]))
+        while len(ids) > self.prompt_room:
             if not text:
-                raise StudyError(
-                    f"task {task.name}: a prompt needs more than max_length {self.max_length} tokens even without its "
-                    f"field {task.long_field!r}; raise finetune.max_length or shorten the prompt"
-                )
-            text = without_last_tokens(self.tokenizer, text, len(ids) - room)
+                raise StudyError(self.too_long(task, len(ids)))
+            text = without_last_tokens(self.tokenizer, text, len(ids) - self.prompt_room)
             (ids,) = self._ids([render(task.prompt, {**row, task.long_field: text})])
         return ids
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         # After a space a byte-level tokenizer sees a word in its usual form. Other tokenizers drop the space.
-        spaced = [" " + self._plain(text) for text in texts]
-        encoded = self.tokenizer(spaced, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        return [list(ids) for ids in encoded["input_ids"]]
+        return self._tokens.ids([" " + text for text in texts])
 
 
 def without_last_tokens(tokenizer: Tokenizer, text: str, number: int) -> str:
@@ -155,19 +132,3 @@ def without_last_tokens(tokenizer: Tokenizer, text: str, number: int) -> str:
     while keep > 0 and ends[keep - 1] >= len(text):
         keep -= 1
     return text[: ends[keep - 1]] if keep > 0 else ""
-
-
-def label_token_ids(tokenizer: Tokenizer, task: TaskSpec) -> list[int]:
-    """Returns the token id of each label word, in the order of the task's labels.
-
-    Raises:
-        StudyError: if a word is not exactly one known token of the tokenizer.
-    """
-    words = [" " + word for word in task.label_words]
-    encoded = tokenizer(words, add_special_tokens=False)["input_ids"]
-    unknown = tokenizer.unk_token_id
-    for word, ids in zip(task.label_words, encoded, strict=True):
-        if len(ids) != 1 or ids[0] == unknown:
-            what = "an unknown token" if unknown in ids else f"{len(ids)} tokens"
-            raise StudyError(f"task {task.name}: label word {word!r} is {what} of the tokenizer; choose a word of one token")
-    return [ids[0] for ids in encoded]

@@ -13,24 +13,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xlmr_sweep.data.encoding import Encoded, encode_task
+from xlmr_sweep.data.encoding import Encoded, encode_task, without_unknown_types
 from xlmr_sweep.data.examples import few_shot, load_task
 from xlmr_sweep.data.tokenised import TaskInputs, compact_inputs, from_arrays, to_arrays
 from xlmr_sweep.modeling.compact import always_kept, compact_weights
 from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.modeling.loading import load_config, load_tokenizer, starting_weights
 from xlmr_sweep.modeling.memory_pages import unmap
+from xlmr_sweep.modeling.model_folder import num_token_types
 from xlmr_sweep.modeling.sharded import fill_sharded
 from xlmr_sweep.modeling.source import ModelSource, base_source, instructed_source
 from xlmr_sweep.modeling.weights import as_arrays, as_tensors, stamp
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.lineage import read_sources
 from xlmr_sweep.study.canonical import fingerprint
-from xlmr_sweep.study.identity import task_data_name
+from xlmr_sweep.study.identity import READING_VERSION, task_data_name
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
+from xlmr_sweep.study.task_check import label_token_ids
 from xlmr_sweep.study.tasks import TaskSpec
-from xlmr_sweep.study.template import label_token_ids
 from xlmr_sweep.training.lru_cache import LruCache
 from xlmr_sweep.training.shared_arrays import LocalArrays, SharedArrays, num_bytes
 from xlmr_sweep.training.trial_model import TrialModel, build_trial_model, static_rows
@@ -184,6 +185,7 @@ class WarmState:
             "weights": self._weights_known[key],
             "commit": getattr(load_config(self.source(trial)), "_commit_hash", None),
             "vocabulary_kept": len(inputs.kept),
+            "reading": READING_VERSION,
         }
 
     def _encode(self, source: ModelSource, task_name: str, prompted: bool) -> TaskInputs:
@@ -210,6 +212,7 @@ class WarmState:
             split: encode_task(tokenizer, task, rows, length, prompted=prompted)
             for split, rows in (("train", data.train), ("validation", data.validation))
         }
+        pools = without_unknown_types(pools, num_token_types(config))
         labels = label_token_ids(tokenizer, task) if prompted else []
         always = always_kept(config, tokenizer)
         return compact_inputs(task, pools, labels, always, config.vocab_size, data.fingerprint, tokenizer)

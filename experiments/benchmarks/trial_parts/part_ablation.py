@@ -1,7 +1,7 @@
-"""The part `ablation`: one trial with each optimisation switched off in turn.
+"""One trial with each optimisation switched off in turn.
 
-The switches are patches of this file on the library's own functions, for one run at a time: a study cannot set them. Every row
-computes the same trial; rows differ in time and memory.
+Run by `python experiments/benchmark.py trials --part ablation`. A study cannot switch an optimisation off: this file patches the
+library's functions, for one run at a time. Every row computes the same trial; rows differ in time and memory.
 """
 
 from __future__ import annotations

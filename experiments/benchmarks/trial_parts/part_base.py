@@ -1,4 +1,7 @@
-"""The part `base`: trials of XLM-R base's shape, with its 250,002 rows of vocabulary."""
+"""Trials of XLM-R base's shape, with its 250,002 rows of vocabulary.
+
+Run by `python experiments/benchmark.py trials --part base`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The part `demo`: the whole offline study, and where its time goes."""
+"""The whole offline study, and where its time goes.
+
+Run by `python experiments/benchmark.py trials --part demo`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The part `encoder`: many small trials of a 22 M-parameter encoder."""
+"""Many small trials of a 22 M-parameter encoder.
+
+Run by `python experiments/benchmark.py trials --part encoder`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The part `instruct`: instruction tuning on two ranks, tokens a second, beside the transformers Trainer."""
+"""Instruction tuning on two ranks: tokens per second, beside the transformers Trainer.
+
+Run by `python experiments/benchmark.py trials --part instruct`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The part `share`: how much of the machine's matrix-product rate a training step reaches, and where the rest goes."""
+"""How much of the machine's matrix-product rate a training step reaches, and where the rest goes.
+
+Run by `python experiments/benchmark.py trials --part share`.
+"""
 
 from __future__ import annotations
 

@@ -27,10 +27,14 @@ def run_trial(config: dict[str, Any]) -> None:
     config = {**config, **config["cell"]}
     torch.set_num_threads(1)
     set_seed(config["seed"])
-    tokenizer = AutoTokenizer.from_pretrained(config["model"])
+    tokenizer = AutoTokenizer.from_pretrained(config["model"], trust_remote_code=False)
     dropout = config.get("dropout", 0.0)
     model = AutoModelForMaskedLM.from_pretrained(
-        config["model"], dtype=torch.float32, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
+        config["model"],
+        dtype=torch.float32,
+        trust_remote_code=False,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
     )
     train, evaluation = (_load(config[split], tokenizer, config["max_length"]) for split in ("train", "evaluation"))
     with tempfile.TemporaryDirectory() as folder:

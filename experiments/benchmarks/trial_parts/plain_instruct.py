@@ -52,8 +52,8 @@ def main(path: str) -> None:
     job = json.loads(Path(path).read_text())
     torch.set_num_threads(1)
     set_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(job["model"])
-    model = AutoModelForMaskedLM.from_pretrained(job["model"], dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(job["model"], trust_remote_code=False)
+    model = AutoModelForMaskedLM.from_pretrained(job["model"], dtype=torch.float32, trust_remote_code=False)
     rows = [json.loads(line) for line in Path(job["rows"]).read_text().splitlines()]
     texts = [f"User: {row['inputs']} Assistant: {row['targets']}" for row in rows]
     encoded = tokenizer(texts, truncation=True, max_length=job["max_length"])["input_ids"]

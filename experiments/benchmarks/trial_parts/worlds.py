@@ -72,7 +72,7 @@ def make_encoder(folder: Path, shape: Shape, texts: Iterable[str]) -> Path:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        AutoModelForMaskedLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+        AutoModelForMaskedLM.from_config(config, dtype=torch.float32, trust_remote_code=False).save_pretrained(folder)
     return folder
 
 

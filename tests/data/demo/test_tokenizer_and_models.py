@@ -16,8 +16,9 @@ from xlmr_sweep.data.demo import (
     pretraining_texts,
     task_rows,
 )
+from xlmr_sweep.study.task_check import label_token_ids
 from xlmr_sweep.study.tasks import TASKS
-from xlmr_sweep.study.template import ChatTemplate, label_token_ids
+from xlmr_sweep.study.template import ChatTemplate
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ from xlmr_sweep.cluster.tune import attempt_end, deadlines
 from xlmr_sweep.cluster.watchdog import NATIVE_MARK
 from xlmr_sweep.commands.live_table import LiveTable
 from xlmr_sweep.data.mixture import prepare_mixture
+from xlmr_sweep.scheduling.causes import JobFailedError
 from xlmr_sweep.scheduling.cost import CostModel
 from xlmr_sweep.storage import environment
 from xlmr_sweep.storage.files import Storage
@@ -37,6 +38,8 @@ from xlmr_sweep.study.plan import Trial, expand
 from xlmr_sweep.study.spec import Study
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+HOURS_S = 7200.0
 
 
 def study_of(limits: dict[str, Any], seeds: int = 2, **gpus: float | str) -> Study:
@@ -87,7 +90,6 @@ def starts(folder: Path) -> list[list[str]]:
 
 def scrape() -> str:
     """Returns this project's series from the nodes' own metrics."""
-    import ray
 
     lines = []
     for node in ray.nodes():
@@ -306,7 +308,6 @@ def test_on_a_storage_that_is_no_path_dead_and_hung_processes_leave_their_logs(
 
 
 def test_a_node_is_asked_for_so_long_at_most(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
 
     from xlmr_sweep.cluster.nodes import on_node
 
@@ -401,7 +402,8 @@ def test_a_driver_that_is_interrupted_or_killed_leaves_nothing_and_the_next_take
         wait_for(lambda: driver.poll() is not None or len(starts(tmp_path)) >= 2)
         assert driver.poll() is None, driver.communicate()[0]
 
-    driver = start(60)
+    # Trials far longer than the test, which ends their drivers: however slow the machine is, none is through before.
+    driver = start(HOURS_S)
     wait_for_ranks(driver)
     second = start(0)
     assert f"process {driver.pid} on " in second.communicate(timeout=PATIENCE_S)[0]
@@ -410,7 +412,7 @@ def test_a_driver_that_is_interrupted_or_killed_leaves_nothing_and_the_next_take
     assert driver.wait(PATIENCE_S) == -signal.SIGKILL
     nothing_is_left()
     assert len(list((storage / "driver").iterdir())) == 1, "the killed driver's claim"
-    third = start(60)
+    third = start(HOURS_S)
     wait_for_ranks(third)
     third.send_signal(signal.SIGINT)
     assert third.wait(PATIENCE_S) == 130
@@ -450,6 +452,6 @@ def test_an_instruction_job_whose_driver_or_controller_dies_leaves_nothing(
         (controller,) = processes_titled(cluster, "ray::TrainController")
         os.kill(controller, signal.SIGKILL)
 
-    with in_thread(kill_controller), pytest.raises(ray.exceptions.RayActorError):
+    with in_thread(kill_controller), pytest.raises(JobFailedError, match="^WorkerDiedError: .*class_name: TrainController"):
         instruct_job.run_instruct(study, "m", storage, num_ranks=2, use_gpu=False)
     nothing_is_left()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import wait_for
 from rich.console import Console
 from sleeping_work import Sleeping
 
@@ -112,9 +113,8 @@ def test_jobs_run_beside_trials_and_instructed_trials_follow_their_models_weight
         assert all(free[node]["GPU"] >= job.allocation.node_ids.count(node) for node in job.allocation.node_ids)
         if job.model == "broken":
             raise RuntimeError("no weights today")
-        # As long as it takes two other trials to finish beside it.
-        while len(list((tmp_path / "runs" / "records").glob("*.json"))) < 2 and time.time() < began + 120:
-            time.sleep(0.1)
+        # Until two trials have finished beside it.
+        wait_for(lambda: len(list((tmp_path / "runs" / "records").glob("*.json"))) >= 2)
         jobs[job.model] = (began, time.time())
 
     ended: list[tuple[Trial, Any]] = []

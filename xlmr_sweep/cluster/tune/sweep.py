@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.result import EXPR_RESULT_FILE
 
-from xlmr_sweep.cluster.jobs import InstructionJobs, RunJob
+from xlmr_sweep.cluster.jobs import InstructionJobs, RunJob, in_one_line
 from xlmr_sweep.cluster.nodes import NodeWatch
 from xlmr_sweep.cluster.object_store import forget_arrays
 from xlmr_sweep.cluster.storage_check import LateNodes
@@ -38,6 +38,7 @@ from xlmr_sweep.scheduling.retry_policy import RetryByCause
 from xlmr_sweep.storage import environment
 from xlmr_sweep.storage.artifacts import TUNE
 from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
 
 TUNE_ENVIRONMENT = {
@@ -105,7 +106,12 @@ def run_trials(
     # The policy sees the nodes that trials may use: a larger share that only a quarantined node could hold is none.
     policy = RetryByCause(study.cluster, storage, lambda: admission.free_resources.nodes)
     supervisor = Supervisor(storage, study.cluster, admission, policy, controller, watch, events)
-    jobs = InstructionJobs(admission, run_job or _no_job, lambda job, error, lost: supervisor.give_up(lost, error))
+
+    def give_up(job: Job, error: Exception, lost: Sequence[Trial]) -> None:
+        events.note(in_one_line(job, error))
+        supervisor.give_up(lost, error)
+
+    jobs = InstructionJobs(admission, run_job or _no_job, give_up)
     queue = TuneQueue(admission, jobs, supervisor.poll)
     tuner = _tuner(storage, queue, controller, [supervisor, Learning(study, storage, admission)])
     setup = ray.put(Setup(study, storage, work or FineTuning(), environment.git_commit()))

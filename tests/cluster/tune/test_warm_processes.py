@@ -1,0 +1,61 @@
+"""Processes between two trials: kept until the admission was asked what comes next, then taken or ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from xlmr_sweep.cluster.tune.warm_processes import CREDENTIALS, OneActorClass, WarmProcesses
+
+
+def test_a_process_is_kept_for_the_next_question_and_ended_if_nothing_takes_it() -> None:
+    warm = WarmProcesses()
+    assert warm.cache_object("wide", "a")
+    assert warm.cache_object("small", "b")
+    # Tune looks once before the admission was asked.
+    assert list(warm.flush_cached_objects()) == []
+    warm.asked()
+    assert warm.has_cached_object("wide")
+    assert warm.pop_cached_object("wide") == "a"
+    assert list(warm.flush_cached_objects()) == ["b"]
+    assert warm.num_cached_objects == 0
+    assert not warm.has_cached_object("small")
+    assert warm.pop_cached_object("small") is None
+
+
+def test_what_ended_after_the_question_waits_for_the_next_one() -> None:
+    warm = WarmProcesses()
+    warm.cache_object("small", "a")
+    warm.asked()
+    warm.cache_object("small", "b")
+    assert list(warm.flush_cached_objects()) == ["a"]
+    warm.asked()
+    assert warm.pop_cached_object("small") == "b"
+
+
+def test_at_the_end_all_are_ended() -> None:
+    warm = WarmProcesses()
+    warm.increase_max("small")
+    warm.cache_object("small", "a")
+    warm.cache_object("wide", "b")
+    assert warm.total_max_objects == 1
+    assert sorted(warm.flush_cached_objects(force_all=True)) == ["a", "b"]
+    warm.decrease_max("small")
+    assert warm.total_max_objects == 0
+
+
+@pytest.mark.parametrize("credentials", [{}, {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}])
+def test_processes_get_the_drivers_credentials_and_no_environment_of_their_own_without(
+    credentials: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.actor import ActorClass
+
+    for name in CREDENTIALS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in credentials.items():
+        monkeypatch.setenv(name, value)
+    actor_class: Any = OneActorClass().get(object)
+    assert isinstance(actor_class, ActorClass), "Tune's actor manager takes nothing else"
+    environment = actor_class._default_options.get("runtime_env")
+    assert environment == ({"env_vars": credentials} if credentials else None)

@@ -1,0 +1,104 @@
+"""Label words and prompts are checked against tokenizer and examples before anything starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import make_encoder
+from complaints import complaint
+from rich.console import Console
+
+from xlmr_sweep.commands import entry
+from xlmr_sweep.commands.request import Request
+from xlmr_sweep.data.examples import prepare_task
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.reading import load_study
+
+
+def cb_whose_third_word_is(word: str) -> dict[str, Any]:
+    return {
+        "name": "cb",
+        "labels": ["entailment", "contradiction", "neutral"],
+        "label_words": ["yes", "no", word],
+        "prompt": "{premise} {hypothesis}",
+        "baseline": ["{premise}", "{hypothesis}"],
+        "long_field": "premise",
+        "folder": "CB",
+    }
+
+
+def test_a_label_word_of_two_tokens_is_refused(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    said = complaint(study_file(tasks=[cb_whose_third_word_is("not sure")]), tmp_path / "runs")
+    assert "model tiny: task cb: label word 'not sure' is" in said
+
+
+def test_a_tokenizer_whose_settings_name_no_token_is_checked_all_the_same(
+    study_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Copies of hub models often name none: transformers knows them by the tokenizer's class."""
+    path = study_file()
+    for settings in tmp_path.rglob("tokenizer_config.json"):
+        settings.write_text('{"model_max_length": 512}')
+    said = StringIO()
+    request = Request(str(path), str(tmp_path / "runs"))
+    assert entry.dry_run(request, Console(file=said, width=200)) == 0
+    assert "not checked" not in said.getvalue()
+    path = study_file(tasks=[cb_whose_third_word_is("qqqq")])
+    for settings in tmp_path.rglob("tokenizer_config.json"):
+        settings.write_text('{"model_max_length": 512}')
+    with pytest.raises(StudyError, match="model tiny: task cb: label word 'qqqq' is"):
+        entry.dry_run(Request(str(path), str(tmp_path / "runs")), Console(quiet=True))
+
+
+def dry_run_complaint(path: Path, storage: Path) -> str:
+    with pytest.raises(StudyError) as error:
+        entry.dry_run(Request(str(path), str(storage)), Console(quiet=True))
+    return str(error.value)
+
+
+CB = cb_whose_third_word_is("maybe")
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "same token": ({"tasks": [CB | {"label_words": ["no", "No", "maybe"]}]}, "task cb: label words 'no' and 'No' are one"),
+    "mask in a prompt": ({"tasks": [CB | {"prompt": "{premise} {hypothesis} <mask>"}]}, "task cb: its prompt spells '<mask>'"),
+    "mask in a bare text": (
+        {"tasks": [CB | {"baseline": ["{premise} </s> {hypothesis}"]}], "paradigms": ["baseline"]},
+        "task cb: its baseline text spells '</s>'",
+    ),
+    "no room for the prompt": ({"tasks": ["copa"], "finetune": {"max_length": 16}}, "and max_length is 16"),
+    "no room for an example": ({"tasks": ["copa"], "finetune": {"max_length": 32}}, "needs more than max_length 32"),
+}
+
+
+@pytest.mark.parametrize(("changes", "said"), REFUSED.values(), ids=REFUSED)
+def test_a_task_that_cannot_be_asked_is_refused_by_run_and_dry_run(
+    study_file: Callable[..., Path], tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    path = study_file(**changes)
+    for found in (complaint(path, tmp_path / "runs"), dry_run_complaint(path, tmp_path / "runs")):
+        assert found.startswith("model tiny: task ")
+        assert said in found
+
+
+def test_examples_in_the_storage_are_looked_at_again_for_another_length(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    study = load_study(str(study_file(tasks=["copa"])))
+    prepare_task(study, study.task("copa"), Storage(tmp_path / "runs"))
+    path = study_file(tasks=["copa"], finetune={"max_length": 32})
+    assert "needs more than max_length 32" in complaint(path, tmp_path / "runs")
+
+
+def test_an_instruction_length_that_holds_no_row_is_refused(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    """Of a tokenizer of letters, for which the template alone takes 17 tokens."""
+    folder = make_encoder(tmp_path / "letters", words="abcdefghijklmnopqrstuvwxyz:")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    letters = {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": False}
+    content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, letters]}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    changes = {"models": [{"name": "letters", "folder": str(folder)}], "tasks": [CB | {"label_words": ["y", "n", "m"]}]}
+    path = study_file(**changes, finetune={"max_length": 128}, instruct={"max_length": 16}, paradigms=["instructed"])
+    assert "instruct.max_length 16 holds no row: the template takes 17 tokens" in dry_run_complaint(path, tmp_path / "runs")

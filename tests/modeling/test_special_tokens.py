@@ -1,0 +1,76 @@
+"""A tokenizer without a rule for special tokens gets its family's, and trains as one that has it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import make_encoder
+
+from xlmr_sweep.data.examples import prepare_task
+from xlmr_sweep.modeling.fsdp import World
+from xlmr_sweep.modeling.loading import load_tokenizer
+from xlmr_sweep.modeling.source import ModelSource
+from xlmr_sweep.modeling.special_tokens import adds_special_tokens
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.plan import expand
+from xlmr_sweep.study.reading import load_study
+from xlmr_sweep.training.finetune import finetune
+from xlmr_sweep.training.warm_state import WarmState
+
+
+def with_rule(folder: Path, rule: Any) -> Path:
+    """Puts a post-processor into a folder's tokenizer."""
+    content = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps({**content, "post_processor": rule}))
+    return folder
+
+
+def only(*tokens: str) -> dict[str, Any]:
+    """A rule that puts these special tokens before and behind a text, and nothing between two texts."""
+    single = [*({"SpecialToken": {"id": token, "type_id": 0}} for token in tokens), {"Sequence": {"id": "A", "type_id": 0}}]
+    known = {token: {"id": token, "ids": [{"<s>": 0, "</s>": 2}[token]], "tokens": [token]} for token in tokens}
+    pair = [*single, {"Sequence": {"id": "B", "type_id": 1}}]
+    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": known}
+
+
+RULES: dict[str, Any] = {"none": None, "nothing": only(), "only the first": only("<s>"), "only the last": only("</s>")}
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_special_tokens_are_put_where_there_is_no_rule(tmp_path: Path, rule: Any) -> None:
+    folders = {family: with_rule(make_encoder(tmp_path / family, family), rule) for family in ("bert", "xlm-roberta")}
+    bert, roberta = (load_tokenizer(ModelSource(family, str(folder))) for family, folder in folders.items())
+    assert bert.convert_ids_to_tokens(bert("cat")["input_ids"]) == ["<s>", "cat", "</s>"]
+    assert bert.convert_ids_to_tokens(bert("cat", "dog")["input_ids"]) == ["<s>", "cat", "</s>", "dog", "</s>"]
+    assert bert("cat", "dog")["token_type_ids"] == [0, 0, 0, 1, 1]
+    pair = ["<s>", "cat", "</s>", "</s>", "dog", "</s>"]
+    assert roberta.convert_ids_to_tokens(roberta("cat", "dog")["input_ids"]) == pair
+    assert adds_special_tokens(bert)
+
+
+def test_a_rule_of_its_own_is_left_as_it_is(encoder_folder: Path) -> None:
+    tokenizer = load_tokenizer(ModelSource("m", str(encoder_folder)))
+    assert tokenizer.convert_ids_to_tokens(tokenizer("cat", "dog")["input_ids"]) == ["<s>", "cat", "</s>", "dog", "</s>"]
+
+
+def test_a_baseline_trains_as_with_the_rule(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    whole = make_encoder(tmp_path / "whole", "bert")
+    bare = with_rule(Path(shutil.copytree(whole, tmp_path / "bare")), None)
+    models = [{"name": folder.name, "folder": str(folder)} for folder in (whole, bare)]
+    study = load_study(str(study_file(models=models, paradigms=["baseline"], sizes=[4], seeds=[0])))
+    storage = Storage(tmp_path / "runs")
+    for task in study.tasks:
+        prepare_task(study, task, storage)
+    warm = WarmState(study, storage, World())
+    trials = expand(study)
+    outcomes = {(trial.model, trial.task): finetune(trial, warm) for trial in trials}
+    for task in ("cb", "copa"):
+        assert outcomes["bare", task].columns["train_loss"] == outcomes["whole", task].columns["train_loss"]
+        assert outcomes["bare", task].predictions == outcomes["whole", task].predictions
+    first = warm.inputs(trials[-1]).train[0]
+    assert first.input_ids[0] == 0

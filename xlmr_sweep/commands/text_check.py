@@ -1,0 +1,140 @@
+"""Checks what a study asks of its tokenizers before anything starts. Imports neither torch nor
+transformers, unless a run needs them for a tokenizer.
+
+In: a study, its trials, tokenizers and examples where they are at hand. Out: one line that says what is wrong, or nothing.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from xlmr_sweep.data.examples import ReadTask, Row, load_task, read_task
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.modeling.bare_tokenizer import BareTokenizer
+from xlmr_sweep.modeling.source import ModelSource, base_source
+from xlmr_sweep.storage.artifacts import manifest_of, task_folder
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.model_spec import ModelSpec
+from xlmr_sweep.study.plan import Trial
+from xlmr_sweep.study.spec import Study
+from xlmr_sweep.study.task_check import check_bare_texts, check_instruction_length, check_prompt, check_rows
+from xlmr_sweep.study.tasks import TASKS, TaskSpec
+
+ReadTokenizer = Callable[[ModelSpec], Any]
+"""Returns a model's tokenizer; None where it is not at hand."""
+
+ReadRows = Callable[[TaskSpec], Sequence[Row] | None]
+"""Returns a task's examples; None where they are not at hand."""
+
+DEMO_PROMPT_TOKENS = 48
+"""Prompts of the demo's examples take fewer tokens without their long field (37 at most in three worlds)."""
+
+
+def check_texts(study: Study, trials: Sequence[Trial], read_tokenizer: ReadTokenizer, read_rows: ReadRows) -> list[str]:
+    """Checks for each model that every prompt can be asked: its label words, its own words, and room for every example.
+
+    Args:
+        study: the study.
+        trials: those that will run.
+        read_tokenizer: gives a model's tokenizer.
+        read_rows: gives a task's examples.
+
+    Returns:
+        The models that could not be checked, because their tokenizer is not at hand.
+
+    Raises:
+        StudyError: naming the model, the task and what is wrong.
+    """
+    rows = cache(lambda name: read_rows(study.task(name)))
+    unchecked = []
+    for model in (study.model(name) for name in dict.fromkeys(trial.model for trial in trials)):
+        tokenizer = read_tokenizer(model)
+        if tokenizer is None:
+            unchecked.append(model.name)
+            continue
+        paradigms = {trial.paradigm for trial in trials if trial.model == model.name}
+        asked = dict.fromkeys((trial.task, trial.paradigm == "baseline") for trial in trials if trial.model == model.name)
+        try:
+            for name, is_bare in asked:
+                if is_bare:
+                    check_bare_texts(tokenizer, study.task(name))
+                else:
+                    check_prompt(tokenizer, study.task(name), study.finetune.max_length)
+                    check_rows(tokenizer, study.task(name), rows(name) or (), study.finetune.max_length)
+            if "instructed" in paradigms and model.instructed_folder is None:
+                check_instruction_length(tokenizer, study.instruct.max_length)
+        except StudyError as error:
+            raise StudyError(f"model {model.name}: {error}") from None
+    return unchecked
+
+
+def check_run_texts(study: Study, storage: Storage, trials: Sequence[Trial], examples: Sequence[ReadTask]) -> None:
+    """As `check_texts`, for a run: every tokenizer is read, also of the hub and of the demo, which may load transformers.
+
+    Args:
+        study: the study.
+        storage: its folder, which may hold examples.
+        trials: those that will run.
+        examples: of their tasks, as they were read.
+    """
+    read = {found.manifest["task"]: found for found in examples}
+    names = {trial.task for trial in trials}
+    # The built-in tasks are asked in words of the demo's language.
+    fits_demo = study.data.source == "demo" and study.finetune.max_length >= DEMO_PROMPT_TOKENS
+    fits_demo &= all(study.task(name) == TASKS.get(name) for name in names)
+
+    def rows(task: TaskSpec) -> Sequence[Row] | None:
+        if task.name not in read:
+            return None
+        found = [row for split in read[task.name].rows.values() for row in split]
+        return found or examples_at_hand(study, storage, task)
+
+    @cache
+    def of_demo() -> Any:
+        from xlmr_sweep.data.demo import build_tokenizer
+        from xlmr_sweep.modeling.loading import load_tokenizer
+
+        with tempfile.TemporaryDirectory() as folder:
+            build_tokenizer(study.data.seed, Path(folder))
+            return load_tokenizer(ModelSource("demo", folder))
+
+    def tokenizer(model: ModelSpec) -> Any:
+        if model.demo is not None:
+            return None if fits_demo else of_demo()
+        found = tokenizer_of_folder(model)
+        if found is not None and found.has_template_tokens:
+            return found
+        from xlmr_sweep.modeling.loading import load_tokenizer
+
+        return load_tokenizer(base_source(storage, study, model))
+
+    check_texts(study, trials, tokenizer, rows)
+
+
+def tokenizer_of_folder(model: ModelSpec) -> BareTokenizer | None:
+    """Returns the tokenizer of a model's folder; None where its files are not there.
+
+    Raises:
+        StudyError: if the folder holds a damaged tokenizer.
+    """
+    files = [] if model.folder is None else [model.folder / "tokenizer.json", model.folder / "tokenizer_config.json"]
+    if not files or not all(file.is_file() for file in files):
+        return None
+    try:
+        return BareTokenizer(*(file.read_text(encoding="utf-8") for file in files))
+    except Exception as error:  # The library raises the bare class.
+        raise StudyError(f"model {model.name}: {model.folder} holds no tokenizer: {error}") from None
+
+
+def examples_at_hand(study: Study, storage: Storage, task: TaskSpec) -> list[Row] | None:
+    """Returns a task's examples of both splits from the storage or a folder; None where they are in neither."""
+    if storage.exists(manifest_of(task_folder(study, task))):
+        data = load_task(study, task, storage)
+        return [*data.train, *data.validation]
+    if study.data.source == "folder":
+        return [row for split in read_task(study, task, storage).rows.values() for row in split]
+    return None

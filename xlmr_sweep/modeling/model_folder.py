@@ -1,0 +1,162 @@
+"""What a model folder holds, read once and from its files alone. Imports torch only for `.bin` weights.
+
+In: a `ModelSource` with a folder. Out: a `ModelFolder`: configuration, files, names and shapes of the weights. Quick check, full
+check and loader all look here, so that they cannot answer differently.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.modeling.families import model_family
+from xlmr_sweep.modeling.source import ModelSource, damaged
+from xlmr_sweep.study.model_files import CONFIG, ModelFiles, find_model_files
+
+WRAPPERS = ("_orig_mod.", "module.")
+"""What torch.compile and DistributedDataParallel put before each name of a model's weights."""
+
+MOST_NAMES = 5
+"""Names that a message lists; of the others it says how many there are."""
+
+TOKENIZER_CONFIG = "tokenizer_config.json"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder with a model."""
+
+    source: ModelSource
+    config: Mapping[str, Any]
+    """`config.json`."""
+    files: ModelFiles
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of the weights, by the model's own names for them."""
+    foreign_code: tuple[str, ...]
+    """Files of settings that name code of the folder's own (`auto_map`)."""
+
+    def notes(self) -> list[str]:
+        """Returns what a user should know of the folder though it may be used, one line each."""
+        folder, found = self.files.folder, []
+        if self.files.not_read:
+            read = self.files.index or self.files.weights[0]
+            others = several(path.name for path in self.files.not_read)
+            found.append(f"{read} gives the weights; others in that folder are not read: {others}")
+        if self.foreign_code:
+            kind = self.config.get("model_type")
+            found.append(f"{folder} names code of its own (auto_map), which is never run; transformers' own {kind} is used")
+        return found
+
+
+def read_model_folder(source: ModelSource) -> ModelFolder | None:
+    """Returns what the source's folder holds; None for a hub id.
+
+    Raises:
+        StudyError: if configuration or weights are missing or damaged.
+    """
+    folder = Path(source.location)
+    if not folder.is_dir():
+        return None
+    config = _settings(source, folder / CONFIG)
+    if config is None:
+        raise StudyError(f"model {source.name}: no configuration loads from {folder}: {CONFIG} is missing")
+    files = find_model_files(folder)
+    if files.problem:
+        raise StudyError(f"model {source.name}: {files.problem}")
+    named = {CONFIG: config, TOKENIZER_CONFIG: _settings(source, folder / TOKENIZER_CONFIG) or {}}
+    code = tuple(name for name, settings in named.items() if settings.get("auto_map"))
+    return ModelFolder(source, config, files, weight_shapes(source, files.weights), code)
+
+
+def weight_shapes(source: ModelSource, files: Sequence[Path]) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of the weights in some files, by the model's own names, without reading the weights.
+
+    Raises:
+        StudyError: if a file is damaged.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in files:
+        try:
+            shapes |= _shapes_in(path)
+        except (SafetensorError, OSError, RuntimeError, UnpicklingError, EOFError, AttributeError) as error:
+            raise damaged(source, path, error) from None
+    return {own: shapes[name] for name, own in own_names(shapes).items()}
+
+
+def own_names(names: Iterable[str]) -> dict[str, str]:
+    """Returns each weight's name without what torch.compile or DistributedDataParallel put before the names of all weights."""
+    given = list(names)
+    prefix = ""
+    while given and (more := next((w for w in WRAPPERS if all(name.startswith(prefix + w) for name in given)), "")):
+        prefix += more
+    return {name: name.removeprefix(prefix) for name in given}
+
+
+def num_token_types(config: Any) -> int:
+    """Returns how many token types a model distinguishes, by its `config.json` or its transformers configuration."""
+    value = config.get("type_vocab_size") if isinstance(config, Mapping) else getattr(config, "type_vocab_size", None)
+    return value if isinstance(value, int) else 0
+
+
+def several(names: Iterable[str]) -> str:
+    """Returns at most five names, sorted, and how many more there are."""
+    listed = sorted(names)
+    more = f" and {len(listed) - MOST_NAMES} more" if len(listed) > MOST_NAMES else ""
+    return ", ".join(listed[:MOST_NAMES]) + more
+
+
+def unplaced_note(source: ModelSource, model_type: str, names: Iterable[str]) -> str:
+    """Returns the line that names weights for which a model has no place."""
+    listed = list(names)
+    are = "weight has" if len(listed) == 1 else "weights have"
+    return (
+        f"{len(listed)} {are} no place in transformers' masked-LM model of type {model_type}; "
+        f"{source.location} is loaded without: {several(listed)}"
+    )
+
+
+def check_padding(source: ModelSource, config: Mapping[str, Any]) -> None:
+    """Refuses a padding token that is no token of the model.
+
+    Raises:
+        StudyError: naming the value and what to set.
+    """
+    padding, family = config.get("pad_token_id"), model_family(config)
+    if padding is None and (not family.counts_positions_from_padding or family.fixed_padding is not None):
+        return
+    size = config["vocab_size"]
+    if not isinstance(padding, int) or not 0 <= padding < size:
+        why = f"; {family.model_type} counts positions from it" if family.counts_positions_from_padding else ""
+        raise StudyError(
+            f"model {source.name}: pad_token_id is {json.dumps(padding)} in {source.location}/{CONFIG}, which is no token of the "
+            f"model's {size}{why}; set it to the id of the tokenizer's padding token"
+        )
+
+
+def _settings(source: ModelSource, path: Path) -> Mapping[str, Any] | None:
+    """Returns a JSON object; None where there is no such file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StudyError(f"model {source.name}: {path} cannot be read: {error}") from None
+    if not isinstance(content, Mapping):
+        raise StudyError(f"model {source.name}: {path} is no JSON object")
+    return content
+
+
+def _shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="np") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping.
+    from xlmr_sweep.modeling.bin_weights import load_bin
+
+    return {name: tuple(tensor.shape) for name, tensor in load_bin(path, "meta").items()}

@@ -1,0 +1,45 @@
+"""Output that every terminal can show. In: text. Out: the same, with plain characters in place of those that cannot be encoded.
+
+A terminal or a pipe may have the encoding ASCII or Latin-1, and a path may hold bytes that are no text in any encoding. Without
+this a command would end with a traceback over one such character, after its work is done.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import sys
+import unicodedata
+
+PLAIN = {
+    "±": "+/-", "–": "-", "—": "-", "−": "-", "’": "'", "‘": "'", "“": '"', "”": '"', "×": "x", "…": "...", "→": "->",
+    "≤": "<=", "≥": ">=", "·": ".", "•": "*", "µ": "u", "ß": "ss", "█": "#", "━": "-", "╸": "-", "╺": "-", "─": "-", "│": "|",
+}  # fmt: skip
+"""What we and our libraries print, in plain characters."""
+
+HANDLER = "xlmr_sweep.plain"
+
+
+def plain(error: UnicodeError) -> tuple[str, int]:
+    """Returns plain characters in place of those that cannot be encoded: an error handler of `codecs`.
+
+    Letters lose their accents. What has no plain form becomes `?`.
+    """
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(_plain, error.object[error.start : error.end])), error.end
+
+
+def _plain(character: str) -> str:
+    if character in PLAIN:
+        return PLAIN[character]
+    return unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode() or "?"
+
+
+def use_plain_output() -> None:
+    """Makes what this process prints end in no error, whatever the encoding of stdout and stderr."""
+    codecs.register_error(HANDLER, plain)
+    for stream in (sys.stdout, sys.stderr):
+        # A stream may have been put there by others, or be none.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=HANDLER)

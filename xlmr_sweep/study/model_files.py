@@ -1,0 +1,119 @@
+"""Which files of a folder are its model: those that transformers itself would load. In: a folder. Out: `ModelFiles`.
+
+Everything that reads, checks or hashes a model folder takes its files from here. transformers looks for one file of weights, then
+for the index of several, in safetensors before `.bin`. No other file is read, whatever its name: weights of another save, parts
+of an older one, adapters.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+CONFIG = "config.json"
+
+ORDER = ((WEIGHTS, WEIGHTS_INDEX), (BIN, BIN_INDEX))
+"""One file of weights and the index of several, in the order in which transformers looks for them."""
+
+READ_ENDINGS = (".json", ".safetensors", ".bin", ".txt", ".model")
+"""Endings of the files that loading a model and its tokenizer reads. A README beside them changes no score."""
+
+WEIGHTS_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
+"""Names of files that hold weights of a model, or look as if they did."""
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of a model folder."""
+
+    folder: Path
+    weights: tuple[Path, ...] = ()
+    """The files of weights, all in safetensors or all `.bin`; several where an index names them."""
+    index: Path | None = None
+    """The index that names them."""
+    not_read: tuple[Path, ...] = ()
+    """Other files that hold weights, which nothing reads."""
+    problem: str = ""
+    """Why the weights cannot be read; then `weights` is empty."""
+
+    @property
+    def is_safetensors(self) -> bool:
+        """Whether the weights are in safetensors."""
+        return bool(self.weights) and self.weights[0].suffix == ".safetensors"
+
+    def read_by_loading(self) -> list[Path]:
+        """Returns every file that loading reads or may read: settings, tokenizer, and of the weights only the model's."""
+        beside = [path for path in _files(self.folder) if path.name.endswith(READ_ENDINGS)]
+        # Without a model's weights nothing loads, so no file can be told from another.
+        left_out = set(self.not_read) if self.weights else set()
+        return sorted({*beside, *self.weights} - left_out)
+
+
+def find_model_files(folder: Path) -> ModelFiles:
+    """Returns the files of a model folder. What is wrong with its weights stands in `problem`."""
+    candidates = {path for pattern in WEIGHTS_PATTERNS for path in folder.glob(pattern) if not path.name.startswith(".")}
+    weights, index, problem = _choose(folder)
+    if not weights and not problem:
+        found = f"; it holds {_several(sorted(path.name for path in candidates))}" if candidates else ""
+        problem = f"{folder} holds no weights ({', '.join(name for pair in ORDER for name in pair)}){found}"
+    return ModelFiles(folder, tuple(weights), index, tuple(sorted(candidates - set(weights))), problem)
+
+
+def _choose(folder: Path) -> tuple[list[Path], Path | None, str]:
+    """Returns the files of weights, their index, and what is wrong with it."""
+    explicit = _explicit(folder)
+    if explicit is not None:
+        named = folder / explicit
+        if not explicit.endswith((".safetensors", ".safetensors.index.json")) or not _is_inside(explicit) or not named.is_file():
+            return [], None, f"{folder / CONFIG}: transformers_weights: {explicit} is no file of weights in this folder"
+        return _named_in(folder, named) if explicit.endswith(".json") else ([named], None, "")
+    for single, index in ORDER:
+        if (folder / single).is_file():
+            return [folder / single], None, ""
+        if (folder / index).is_file():
+            return _named_in(folder, folder / index)
+    return [], None, ""
+
+
+def _explicit(folder: Path) -> str | None:
+    """Returns the file of weights that `config.json` names, which transformers then reads whatever else is there."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        named = config.get("transformers_weights")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return named if isinstance(named, str) else None
+
+
+def _named_in(folder: Path, index: Path) -> tuple[list[Path], Path | None, str]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if not names or not all(isinstance(name, str) for name in names):
+            raise ValueError("it names no file")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        return [], index, f"{index} is damaged: {error}; copy the weights again"
+    outside = [name for name in names if not _is_inside(name)]
+    if outside:
+        return [], index, f"{index} names {_several(outside)}, which is not in this folder"
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        return [], index, f"{folder} lacks {_several(missing)}, which {index.name} names"
+    return [folder / name for name in names], index, ""
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    return (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def _several(names: list[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,133 @@
+"""Whether a task can be asked of a tokenizer: label words, the prompt's own words, and room for them. Pure.
+
+In: a task, a tokenizer, the length of the longest input. Out: the ids of the label words, or one line that says what is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.study.tasks import TaskSpec, render
+from xlmr_sweep.study.template import ChatTemplate
+from xlmr_sweep.study.text_tokens import TextTokens, Tokenizer, special_ids
+
+USUAL_MASKS = ("<mask>", "[MASK]")
+"""How most tokenizers spell the mask. In a prompt they are refused for any tokenizer."""
+
+
+def label_token_ids(tokenizer: Tokenizer, task: TaskSpec) -> list[int]:
+    """Returns the token id of each label word, in the order of the task's labels.
+
+    Raises:
+        StudyError: if a word is not exactly one known token of the tokenizer, is a special token, or is another word's token.
+    """
+    words = [" " + word for word in task.label_words]
+    encoded = tokenizer(words, add_special_tokens=False)["input_ids"]
+    unknown, special = tokenizer.unk_token_id, special_ids(tokenizer)
+    word_of: dict[int, str] = {}
+    for word, ids in zip(task.label_words, encoded, strict=True):
+        if len(ids) != 1 or ids[0] == unknown:
+            what = "an unknown token" if unknown in ids else f"{len(ids)} tokens"
+            raise StudyError(f"task {task.name}: label word {word!r} is {what} of the tokenizer; choose a word of one token")
+        if ids[0] in special:
+            raise StudyError(f"task {task.name}: label word {word!r} is a special token of the tokenizer; choose a word")
+        if ids[0] in word_of:
+            raise StudyError(
+                f"task {task.name}: label words {word_of[ids[0]]!r} and {word!r} are one and the same token of the tokenizer; "
+                "choose words of different tokens"
+            )
+        word_of[ids[0]] = word
+    return list(word_of)
+
+
+def check_prompt(tokenizer: Tokenizer, task: TaskSpec, max_length: int) -> None:
+    """Checks that a task's prompt can be asked: its label words, its own words, and room for these.
+
+    Raises:
+        StudyError: as `label_token_ids`, or if the prompt spells a special token, or if its own words take more than `max_length`
+            tokens.
+    """
+    label_token_ids(tokenizer, task)
+    found = _spelt(tokenizer, task.prompt, USUAL_MASKS)
+    if found:
+        raise StudyError(
+            f"task {task.name}: its prompt spells {found!r}, a special token; leave it out: the mask goes by itself to where the "
+            "answer stands, behind the prompt"
+        )
+    template = ChatTemplate(tokenizer, max_length)
+    (num_words,) = template.num_tokens([render(task.prompt, dict.fromkeys(task.fields, ""))])
+    needed = num_words + template.num_frame_tokens + 1
+    if needed > max_length:
+        raise StudyError(
+            f"task {task.name}: its prompt takes {needed} tokens without any field ({num_words} of its own words, "
+            f"{template.num_frame_tokens} of the template, one mask), and max_length is {max_length}; "
+            f"set finetune.max_length above {needed} or shorten the prompt"
+        )
+
+
+def check_bare_texts(tokenizer: Tokenizer, task: TaskSpec) -> None:
+    """Checks that a task's bare texts, which `baseline` sees, spell no special token.
+
+    Raises:
+        StudyError: naming the task and the special token.
+    """
+    for text in task.baseline:
+        if found := _spelt(tokenizer, text):
+            raise StudyError(
+                f"task {task.name}: its baseline text spells {found!r}, a special token; leave it out: special tokens go by "
+                "themselves around the texts and between two of them"
+            )
+
+
+def check_rows(tokenizer: Tokenizer, task: TaskSpec, rows: Iterable[Mapping[str, Any]], max_length: int) -> None:
+    """Checks that the prompt of every row fits, its long field left out if need be.
+
+    Raises:
+        StudyError: naming the first row that does not, with the numbers.
+    """
+    template = ChatTemplate(tokenizer, max_length)
+    # A token has at least one byte, so most rows need no tokenizer. Some normalisers lengthen text, by a few characters at most.
+    long = [row for row in rows if 2 * len(_without_long_field(task, row).encode()) > template.prompt_room]
+    for row, num_tokens in zip(long, template.num_tokens([_without_long_field(task, row) for row in long]), strict=True):
+        if num_tokens > template.prompt_room and template.num_tokens([render(task.prompt, row)])[0] > template.prompt_room:
+            raise StudyError(template.too_long(task, num_tokens, f"the prompt of example {row['example_id']}"))
+
+
+def check_instruction_length(tokenizer: Tokenizer, max_length: int) -> None:
+    """Checks that an instruction row can fit: the template, one token of the user part and one of the target.
+
+    Raises:
+        StudyError: with the numbers.
+    """
+    num_frame = ChatTemplate(tokenizer, max_length).num_frame_tokens
+    if num_frame + 2 > max_length:
+        raise StudyError(
+            f"instruct.max_length {max_length} holds no row: the template takes {num_frame} tokens, a user part and a target at "
+            f"least one each; set instruct.max_length to at least {num_frame + 2}"
+        )
+
+
+def _without_long_field(task: TaskSpec, row: Mapping[str, Any]) -> str:
+    return render(task.prompt, {**row, task.long_field: ""})
+
+
+def _spelt(tokenizer: Tokenizer, text: str, more: Sequence[str] = ()) -> str:
+    """Returns the special token that the own words of a template spell, in whatever case or width; empty if there is none."""
+    words = [unicodedata.normalize("NFKC", literal) for literal, _, _, _ in string.Formatter().parse(text)]
+    # A special token that is a plain word may be meant as a word. Whether it is one, the ids tell.
+    spellings = [token for token in (*tokenizer.all_special_tokens, *more) if not token.isalnum()]
+    known = re.compile("|".join(map(re.escape, sorted(spellings, key=len, reverse=True))) or r"\Z.", re.IGNORECASE)
+    special = TextTokens(tokenizer).special
+    for word in words:
+        if found := known.search(word):
+            return found[0]
+        encoded = tokenizer([" " + word], add_special_tokens=False, return_offsets_mapping=True)
+        for token, (start, end) in zip(encoded["input_ids"][0], encoded["offset_mapping"][0], strict=True):
+            if token in special:
+                return f" {word}"[start:end].strip()
+    return ""
