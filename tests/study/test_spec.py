@@ -40,7 +40,7 @@ def test_paper_is_the_papers_study() -> None:
     assert (tuning.learning_rate, tuning.weight_decay, tuning.global_batch_size, tuning.epochs) == (2e-5, 0.01, 128, 1)
     assert tuning.mask_rate == 0.15
     assert study.instructions.max_target_tokens == 3
-    assert [model.gpus for model in study.models] == [0.25, 0.5, 2, 8]
+    assert [model.gpus for model in study.models] == [1, 1, 1, 4]
 
 
 def test_demo_is_360_trials_of_two_models() -> None:

@@ -78,6 +78,7 @@ def test_a_batch_that_does_not_fit_is_refused() -> None:
     for lengths in ([30], [24, 24, 1], [24, 24, 24]):
         with pytest.raises(ValueError, match="do not fit"):
             slot_lengths(lengths, shape)
+    assert slot_lengths([40, 24], RowShape(64, 2, 40, 0)).tolist() == [40, 24], "no filler where none is needed"
     with pytest.raises(ValueError, match="label words"):
         pack([examples([4])], shape, TABLE, range(EXTRA + 1), [0.1], [0])
 
