@@ -21,13 +21,13 @@ INTERRUPTED, INCOMPLETE = 130, 1
 KEPT = "Interrupted. What is done is kept; the same command goes on."
 
 PATIENCE_S = 30.0
-"""An interrupted command that has not ended after so many seconds is ended."""
+"""Seconds after which an interrupted command that has not ended is ended."""
 
 ACTS_S = 5.0
-"""What must be done in any case may take so many seconds."""
+"""Seconds for what must be done in any case."""
 
 GONE_S = 10.0
-"""A command that is ended from within, because what it works with is gone, has so many seconds to end in order."""
+"""A command that is ended from within, because what it works with is gone, has this many seconds to end in order."""
 
 _last_acts: list[Callable[[], None]] = []
 

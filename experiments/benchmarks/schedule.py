@@ -49,7 +49,7 @@ GOALS = {"s_a_trial": 0.1, "last_over_first": 1.2, "driver_peak_gib": 1.5, "stat
 """The largest value of each measurement that is good enough."""
 
 GOAL_BOUND_S = 1200.0
-"""The ratio of a run in real time has a goal only if its lower bound is at least so long. Starting processes costs the same at
+"""The ratio of a run in real time has a goal only if its lower bound is at least this long. Starting processes costs the same at
 any scale."""
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from xlmr_sweep.data.examples import check_sizes, few_shot, load_task, prepare_task
+from xlmr_sweep.data.examples import check_sizes, few_shot, load_task, prepare_task, read_task
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.reading import load_study
 from xlmr_sweep.study.spec import Study
-from xlmr_sweep.study.tasks import CB
+from xlmr_sweep.study.tasks import CB, TASKS, TaskSpec
 
 
 @pytest.fixture
@@ -89,6 +90,35 @@ def test_missing_and_empty_files_are_named(study: Study, storage: Storage) -> No
     path.unlink()
     with pytest.raises(StudyError, match=r"task cb: data file: .*val\.jsonl cannot be read"):
         prepare_task(study, CB, storage)
+
+
+def hub_rows(feature: Any) -> Any:
+    """A stand-in for a split of a data set of the hub."""
+
+    class Split(list[dict[str, Any]]):
+        features = {"label": feature}  # noqa: RUF012
+        info = type("Info", (), {"download_checksums": None})
+
+    return Split({"premise": "a", "hypothesis": "b", "label": label, "idx": label} for label in (0, 1, 2))
+
+
+def test_class_ids_of_the_hub_are_never_taken_for_names(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are positions by what the hub says; a column of plain numbers holds names."""
+    import datasets
+
+    numbers = TASKS["cb"].model_copy(update={"labels": ("2", "1", "0")})
+    study = Study.model_validate({"name": "s", "models": [{"name": "m", "hub": "x"}], "sizes": [1], "seeds": [0]})
+    class_ids, plain = datasets.ClassLabel(names=["2", "1", "0"]), datasets.Value("int64")
+
+    def read(task: TaskSpec, feature: Any) -> list[int]:
+        splits = {name: hub_rows(feature) for name in ("train", "validation")}
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: splits)
+        return [row["label"] for row in read_task(study, task, storage).rows["train"]]
+
+    assert read(CB, class_ids) == [0, 1, 2]
+    assert read(numbers, plain) == [2, 1, 0]
+    with pytest.raises(StudyError, match=r"its labels are class ids, and the labels of task cb .* \(2, 1, 0\)"):
+        read(numbers, class_ids)
 
 
 def test_larger_draws_hold_the_smaller_ones() -> None:

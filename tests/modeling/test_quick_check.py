@@ -1,4 +1,4 @@
-"""A look without torch: it agrees with the real one, and is never surer than that."""
+"""The check without torch agrees with the full check, and is never surer than it."""
 
 from __future__ import annotations
 

@@ -76,6 +76,13 @@ def test_a_special_token_that_is_a_word_is_told_by_its_id() -> None:
         check_prompt(named, task, 64)
 
 
+def test_a_mask_that_is_also_the_unknown_token_is_refused() -> None:
+    vocabulary = {word: i for i, word in enumerate(["<s>", "<pad>", "</s>", "<unk>", "yes", "no"])}
+    tokenizer = tokenizer_of(models.WordLevel(vocabulary, unk_token="<unk>"), normalizers.Lowercase(), [], mask="<unk>")
+    with pytest.raises(StudyError, match="one token for the mask and for unknown characters"):
+        check_prompt(tokenizer, RTE, 64)
+
+
 def test_words_that_only_look_like_a_special_token_are_taken(tokenizer: Any) -> None:
     for words in ("a mask < or >", "a {{mask}}", "[ mask ]"):
         check_prompt(tokenizer, RTE.model_copy(update={"prompt": "{premise} {hypothesis} " + words}), 64)

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from xlmr_sweep.data.encoding import encode_task
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.study.task_check import label_token_ids
-from xlmr_sweep.study.tasks import BOOLQ, CB, COPA, RTE, WIC, TaskSpec
+from xlmr_sweep.study.tasks import BOOLQ, CB, RTE
 from xlmr_sweep.study.template import ChatTemplate
 
 
@@ -79,18 +78,6 @@ def test_only_the_long_field_is_cut(tokenizer: Any, long: int) -> None:
     assert len(tokens) == 24
     assert tokens[-11:] == ["question", ":", "was", "the", "dog", "new", "?", "assistant", ":", "<mask>", "</s>"]
     assert set(tokens[3:-11]) == {"red"}
-
-
-@pytest.mark.parametrize(("task", "cut"), [(BOOLQ, "passage"), (COPA, "premise"), (WIC, "sentence1")])
-def test_the_baseline_too_loses_only_the_long_field(tokenizer: Any, task: TaskSpec, cut: str) -> None:
-    row = dict.fromkeys(task.fields, "the dog ran <mask>") | {cut: "red " * 40, "label": 0, "example_id": "0"}
-    (example,) = encode_task(tokenizer, task, [row], 32, prompted=False)
-    tokens = tokenizer.convert_ids_to_tokens(example.input_ids)
-    assert len(tokens) <= 32
-    assert tokenizer.mask_token not in tokens
-    named = sum(text.count(f"{{{field}}}") for text in task.baseline for field in task.fields if field != cut)
-    assert tokens.count("dog") == named
-    assert 0 < tokens.count("red") < 32
 
 
 def test_a_prompt_that_cannot_fit_says_so(tokenizer: Any) -> None:

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("xlmr_sweep", "analysis")
 OTHER_FOLDERS = ("experiments", "docker", "tests/support")
 """Folders of code beside the packages."""
-BASE = "errors, interrupt"
-"""The modules that lie in no room."""
+BASE = "base"
+"""Stands for the modules that lie in no room: `errors`, `interrupt`, `plain_output`."""
 
 
 @cache

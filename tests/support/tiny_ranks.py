@@ -13,6 +13,8 @@ import torch.distributed as dist
 from rank_processes import run_ranks
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from xlmr_sweep.modeling import fsdp
 from xlmr_sweep.modeling.export import config_text, empty_model
@@ -114,3 +116,24 @@ def train_on_ranks(
     run_ranks(_rank, size, folder, limits, options)
     counts = json.loads((folder / f"counts-{size}.json").read_text())
     return load_file(folder / f"whole-{size}.safetensors"), counts
+
+
+def run_of(model: Any, world: World | None = None, **changes: Any) -> Run:
+    """Returns a run of a model in one process, or as one rank of a world; keywords change the settings or give rows."""
+    rows = changes.pop("rows", None) or Rows()
+    return Run(MaskedLMLoss(model), rows, replace(SETTINGS, **changes), world or World())
+
+
+def longest_first(rows: list[Masked]) -> list[Masked]:
+    """Returns rows in the order in which a batch takes them."""
+    return sorted(rows, key=lambda row: -len(row.input_ids))
+
+
+def plain_loss(model: Any, rows: list[Masked], reduction: str = "sum") -> Tensor:
+    """As transformers has it: padding, attention mask, logits of every position."""
+    ids = pad_sequence([torch.tensor(row.input_ids) for row in rows], batch_first=True, padding_value=PAD)
+    labels = torch.full(ids.shape, -100)
+    for i, row in enumerate(rows):
+        labels[i, row.positions] = torch.tensor(row.labels)
+    logits = model(input_ids=ids, attention_mask=(ids != PAD).long()).logits
+    return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction=reduction)

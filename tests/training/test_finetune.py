@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,46 +10,20 @@ import numpy as np
 import pytest
 import torch
 from builders import FAMILIES, make_encoder
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
-from resident_pages import resident
-from safetensors.torch import load_file
-from sklearn.metrics import accuracy_score, f1_score
+from small_trials import ALONE, pick, prepared, settings
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, get_linear_schedule_with_warmup
 
 from xlmr_sweep.data.encoding import evaluation_batches, training_batches
-from xlmr_sweep.data.examples import few_shot, load_task, prepare_task
+from xlmr_sweep.data.examples import few_shot, load_task
 from xlmr_sweep.errors import DivergedError
-from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.study.plan import Trial, expand
 from xlmr_sweep.study.reading import load_study
-from xlmr_sweep.study.spec import Study
-from xlmr_sweep.study.tasks import CB, COPA
+from xlmr_sweep.study.tasks import COPA
 from xlmr_sweep.study.template import ChatTemplate
 from xlmr_sweep.training.finetune import finetune
-from xlmr_sweep.training.scoring import score
 from xlmr_sweep.training.seeds import derived_seed
 from xlmr_sweep.training.warm_state import WarmState
-
-ALONE = World()
-
-
-def prepared(study: Study, storage: Storage) -> WarmState:
-    for task in study.tasks:
-        prepare_task(study, task, storage)
-    return WarmState(study, storage, ALONE)
-
-
-def pick(study: Study, paradigm: str, task: str = "copa", size: int = 8, seed: int = 0) -> Trial:
-    wanted = (paradigm, task, size, seed)
-    return next(t for t in expand(study) if (t.paradigm, t.task, t.train_size, t.seed) == wanted)
-
-
-def settings(**changes: Any) -> dict[str, Any]:
-    return {"steps": 6, "batch_size": 4, "learning_rate": 1e-3, "max_length": 64, "precision": "fp32", **changes}
 
 
 class PlainHead(torch.nn.Module):
@@ -202,89 +174,6 @@ def test_an_encoder_without_a_fast_path_runs_all_the_same(
     assert budgets[0] < spec.eval_tokens
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_warm_process_gives_the_same_bits_as_a_cold_one(study_file: Callable[..., Path], tmp_path: Path, family: str) -> None:
-    folder = make_encoder(tmp_path / family, family)
-    study = load_study(str(study_file(models=[{"name": "m", "folder": str(folder)}], finetune=settings())))
-    storage = Storage(tmp_path / "runs")
-    warm = prepared(study, storage)
-    trials = [pick(study, p, t) for p in ("baseline", "prompted") for t in ("copa", "cb")]
-    first = [finetune(trial, warm) for trial in trials]
-    again = [finetune(trial, warm) for trial in reversed(trials)][::-1]
-    cold = [finetune(trial, WarmState(study, storage, ALONE)) for trial in trials]
-    for one, two, three in zip(first, again, cold, strict=True):
-        assert one.predictions == two.predictions == three.predictions
-        assert one.columns["score"] == two.columns["score"] == three.columns["score"]
-        assert one.columns["train_loss"] == two.columns["train_loss"] == three.columns["train_loss"]
-
-
-def test_a_module_too_large_to_keep_is_gone_before_the_next_is_made(
-    study_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from xlmr_sweep.training import warm_state
-
-    monkeypatch.setattr(warm_state, "MODULE_CACHE_BYTES", 1)
-    study = load_study(str(study_file(finetune=settings())))
-    warm = prepared(study, Storage(tmp_path / "runs"))
-    alive: list[int] = []
-    build = WarmState._build
-
-    def counted(self: WarmState, *arguments: Any) -> Any:
-        alive.append(sum(isinstance(thing, torch.nn.Linear) for thing in gc.get_objects()))
-        return build(self, *arguments)
-
-    monkeypatch.setattr(WarmState, "_build", counted)
-    gc.collect()
-    before = sum(isinstance(thing, torch.nn.Linear) for thing in gc.get_objects())
-    gc.disable()  # Which might come by chance.
-    try:
-        for task in ("copa", "cb", "copa"):
-            warm.model(pick(study, "prompted", task), torch.Generator())
-    finally:
-        gc.enable()
-    assert [number - before for number in alive] == [0, 0, 0]
-
-
-@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="mapped pages are told by Linux")
-@pytest.mark.parametrize("threshold", [0, 2**40])
-def test_large_starting_weights_leave_the_table_while_a_trial_trains(
-    threshold: int, study_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from xlmr_sweep.training import warm_state
-
-    monkeypatch.setattr(warm_state, "UNMAP_BYTES", threshold)
-    folder = make_encoder(tmp_path / "large")
-    config = json.loads((folder / "config.json").read_text()) | {"hidden_size": 128, "intermediate_size": 2048}
-    AutoModelForMaskedLM.from_config(AutoConfig.for_model(config.pop("model_type"), **config)).save_pretrained(folder)
-    file = folder / "model.safetensors"
-    study = load_study(str(study_file(models=[{"name": "m", "folder": str(folder)}], finetune=settings())))
-    warm = prepared(study, Storage(tmp_path / "runs"))
-    warm.model(pick(study, "prompted"), torch.Generator())
-    share = resident(str(file)) / file.stat().st_size
-    assert share < 0.3 if threshold == 0 else share > 0.7
-    # They are there again for the next one.
-    weights = warm.starting_weights(pick(study, "prompted")).tensors
-    assert all(torch.equal(weights[name], tensor) for name, tensor in load_file(file).items())
-
-
-def test_weights_with_a_configuration_of_their_own_keep_it_in_a_warm_process(
-    study_file: Callable[..., Path], tmp_path: Path
-) -> None:
-    tuned = make_encoder(tmp_path / "tuned", seed=1)
-    config = json.loads((tuned / "config.json").read_text())
-    (tuned / "config.json").write_text(json.dumps({**config, "hidden_dropout_prob": 0.7}))
-    base = make_encoder(tmp_path / "base")
-    models = [{"name": "m", "folder": str(base), "instructed_folder": str(tuned)}]
-    study = load_study(str(study_file(models=models, finetune=settings())))
-    storage = Storage(tmp_path / "runs")
-    cold = finetune(pick(study, "instructed"), prepared(study, storage))
-    warm = prepared(study, storage)
-    finetune(pick(study, "prompted"), warm)
-    again = finetune(pick(study, "instructed"), warm)
-    assert again.columns["train_loss"] == cold.columns["train_loss"]
-    assert again.predictions == cold.predictions
-
-
 def test_training_learns_its_examples(study_file: Callable[..., Path], tmp_path: Path) -> None:
     study = load_study(str(study_file(finetune=settings(steps=80, learning_rate=3e-3))))
     warm = prepared(study, Storage(tmp_path / "runs"))
@@ -313,47 +202,3 @@ def test_a_diverged_trial_is_an_error_and_no_score(study_file: Callable[..., Pat
     warm.study = healthy
     after = finetune(trial, warm)
     assert after.predictions == finetune(trial, WarmState(healthy, warm.storage, ALONE)).predictions
-
-
-def test_macro_f1_counts_classes_that_a_set_lacks() -> None:
-    labels, predictions = [0, 0, 1, 1], [0, 0, 1, 1]
-    assert score(CB, labels, predictions)["score"] == pytest.approx(2 / 3)
-    labels, predictions = [0, 1, 2, 0, 1], [0, 1, 0, 2, 1]
-    expected = (0.5 + 1.0 + 0.0) / 3
-    assert score(CB, labels, predictions)["macro_f1"] == pytest.approx(expected)
-    assert f1_score(labels, predictions, average="macro") == pytest.approx(expected)
-    assert score(COPA, [0, 1], [0, 0])["score"] == 0.5
-
-
-@hypothesis_settings(max_examples=25, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=40))
-def test_scores_are_those_of_scikit_learn(rows: list[tuple[int, int]]) -> None:
-    labels, predictions = [row[0] for row in rows], [row[1] for row in rows]
-    found = score(CB, labels, predictions)
-    assert found["accuracy"] == pytest.approx(accuracy_score(labels, predictions))
-    macro = f1_score(labels, predictions, labels=range(3), average="macro", zero_division=0.0)
-    assert found["macro_f1"] == found["score"] == pytest.approx(macro)
-
-
-def test_every_example_is_seen_equally_often_and_batches_are_full() -> None:
-    batches = list(training_batches(list(range(6)), 4, 9, torch.Generator().manual_seed(0)))  # type: ignore[arg-type]
-    assert [len(batch) for batch in batches] == [4] * 9
-    seen = [item for batch in batches for item in batch]
-    assert sorted(seen) == sorted(list(range(6)) * 6)
-    small = list(training_batches([0, 1], 4, 3, torch.Generator().manual_seed(0)))  # type: ignore[arg-type]
-    assert [sorted(batch) for batch in small] == [[0, 1]] * 3
-
-
-def test_evaluation_takes_every_example_once_within_the_token_budget() -> None:
-    class Example:
-        def __init__(self, length: int) -> None:
-            self.input_ids = torch.zeros(length)
-
-    examples = [Example(length) for length in (5, 3, 9, 3, 7, 20)]
-    batches = list(evaluation_batches(examples, 14))  # type: ignore[arg-type]
-    assert sorted(i for batch in batches for i in batch) == list(range(6))
-    assert batches == [[1, 3], [0, 4], [2], [5]]
-
-
-def test_streams_of_a_seed_differ() -> None:
-    assert len({derived_seed(seed, purpose) for seed in range(3) for purpose in ("head", "order", "dropout")}) == 9

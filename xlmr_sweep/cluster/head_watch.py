@@ -15,7 +15,7 @@ from contextlib import contextmanager
 ASK_INTERVAL_S = 1.0
 
 MAX_MISSES = 3
-"""The head counts as gone when nobody has answered so many times in a row. The kernel answers, so a busy machine misses none."""
+"""The head counts as gone when nobody has answered this many times in a row. The kernel answers, so a busy machine does too."""
 
 ANSWER_TIMEOUT_S = 5.0
 

@@ -24,7 +24,7 @@ from ray.util.placement_group import PlacementGroup, PlacementGroupID, remove_pl
 from xlmr_sweep.cluster.advice import advice_on
 from xlmr_sweep.cluster.ranks import instruction_rank
 from xlmr_sweep.cluster.train_failure import failure_of_job
-from xlmr_sweep.errors import DivergedError, StudyError
+from xlmr_sweep.errors import DivergedError, StorageError, StudyError
 from xlmr_sweep.scheduling.causes import Cause, JobFailedError, cause_of
 from xlmr_sweep.storage.artifacts import INSTRUCT, TRAIN, instruct_folder, job_folder, manifest_of, mixture_folder, temporary_file
 from xlmr_sweep.storage.files import Storage
@@ -32,6 +32,9 @@ from xlmr_sweep.storage.job_log import JobLog
 from xlmr_sweep.storage.progress_file import Step, follow_progress
 from xlmr_sweep.study.identity import recipe_folder_name
 from xlmr_sweep.study.spec import Study
+
+REFUSALS = {error.__name__: error for error in (StudyError, DivergedError, StorageError)}
+"""Errors of a rank that another try of the job would not cure."""
 
 MAX_FAILURES = 2
 """A job starts again this often after one of its workers failed or did not start."""
@@ -121,7 +124,7 @@ def _run_job(name: str, config: dict[str, Any], workers: ray.train.ScalingConfig
         _free_placement_group(storage, group_file)
     if refusal:
         log.write(f"{refusal['error_class']}: {refusal['message']}")
-        raise {"StudyError": StudyError, "DivergedError": DivergedError}[refusal["error_class"]](refusal["message"])
+        raise REFUSALS[refusal["error_class"]](refusal["message"])
 
 
 def _logged(failed: JobFailedError, log: JobLog) -> JobFailedError:

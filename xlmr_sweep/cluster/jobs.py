@@ -31,10 +31,10 @@ from xlmr_sweep.study.spec import Study
 POLL_S = 0.1
 
 RESOURCES_TIMEOUT_S = 600.0
-"""A job waits this long for resources that were allocated to it. No process takes so long to end."""
+"""A job waits this long for resources that were allocated to it. No process takes that long to end."""
 
 MAX_STARTS = 3
-"""A job whose nodes die starts again on others. It starts at most so many times in all."""
+"""A job whose nodes die starts again on others. It starts at most this many times."""
 
 
 ShowStep = Callable[[str], AbstractContextManager[Step]]

@@ -21,7 +21,7 @@ from xlmr_sweep.storage.files import Storage
 MARKER = temporary_file("seen-from-nodes")
 
 MAX_CHECKS = 3
-"""A node that joins is refused after so many failed checks. One is not enough: a shared folder may show a file a moment late."""
+"""A node that joins is refused after this many failed checks. One is too few: a shared folder may show a file a moment late."""
 
 CHECK_LIMIT_S = 300.0
 """A check that takes longer than this counts as failed. On a mount that hangs it would never answer."""

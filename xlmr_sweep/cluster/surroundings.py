@@ -31,14 +31,17 @@ MIN_OPEN_FILES, WANTED_OPEN_FILES = 128, 65536
 MIN_ADDRESS_SPACE = 16 * 2**30
 """Below this limit of address space (`ulimit -v`), Ray's processes may fail to start: their threads and arenas reserve much."""
 
+RAY_LOGS = "logs"
+"""The folder of a Ray session's logs, below Ray's own folder."""
+
 LOGS = ("gcs_server.err", "gcs_server.out", "raylet.err", "raylet.out", "dashboard_agent.err", "runtime_env_agent.err")
 """The logs of what has to be up before Ray has started."""
 
 MOST_LOG_BYTES = 200_000
-"""So much of the end of each log is read."""
+"""This much of the end of each log is read."""
 
 FATAL = re.compile("Too many open files|can't start new thread|No space left on device|Disk quota exceeded|Read-only file system")
-"""What no process of Ray's gets over. Each has a piece of advice."""
+"""Errors that end any process of Ray. `advice.py` knows what to do about each."""
 
 TIMED_OUT = re.compile(r"(?i)timed? ?out")
 
@@ -118,7 +121,7 @@ def _logs_of_this_process() -> Path:
     """Returns the folder of the logs of the Ray that this process started last, or tried to."""
     own = Path(_temporary_folder()[1]) / "ray"
     sessions = sorted(own.glob(f"session_*_{os.getpid()}"))
-    return (sessions[-1] if sessions else own) / "logs"
+    return (sessions[-1] if sessions else own) / RAY_LOGS
 
 
 def _known_problem(logs: Path) -> str:

@@ -64,7 +64,7 @@ class LiveTable:
         self._offered = 0.0
         """GPU-seconds (or CPU-seconds) that the cluster had so far."""
         self._accounted_at = self._began
-        # Never held while a line is printed: the console holds its own lock while it draws the table, and that takes this one.
+        # Never print a line while holding it: the console draws the table under its own lock, and drawing takes this one.
         self._lock = threading.Lock()
         self.step: Step | None = None
         """The bar that counts the trials that ended."""

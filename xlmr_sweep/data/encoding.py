@@ -35,7 +35,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples without padding. Their tokens lie longest first; what stands once an example keeps the examples' order."""
+    """Examples without padding. Tokens lie longest example first. Fields with one value an example keep the examples' order."""
 
     tokens: Sequences
     mask_at: Tensor

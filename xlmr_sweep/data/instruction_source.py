@@ -15,10 +15,10 @@ from xlmr_sweep.study.data_spec import InstructionSpec
 from xlmr_sweep.study.spec import Study
 
 ROW_BYTES = 32
-"""Of a row of JSON lines besides its two texts."""
+"""Bytes of a row of JSON lines beside its two texts."""
 
 ESTIMATE_ROWS = 4096
-"""After so many rows of the hub's the number of all rows is estimated again."""
+"""The number of all rows on the hub is estimated again each time this many were read."""
 
 Row = tuple[str, str]
 

@@ -27,7 +27,7 @@ from xlmr_sweep.study.user_cache import user_cache
 log = logging.getLogger("xlmr_sweep.trial")
 
 FILE_BYTES = 4 * 2**30
-"""Size of the files that a `.bin` is written to; so much is in memory at once where it is not in fp32."""
+"""Size of the files that a `.bin` is written to; this much is in memory at once where it is not in fp32."""
 
 
 def load_bin(path: Path, device: str = "cpu") -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """One row a model family says all that is known of it. Every other place of the project looks here. Imports no torch.
 
-In: a model type, as `config.json` names it. Out: its `ModelFamily`; for a type without a row one that promises nothing, whose
-models train the plain, padded way.
+In: a model type, as `config.json` names it. Out: its `ModelFamily`. A type without a row gets one with all
+defaults: its models train the plain, padded way.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 HeadTransform = Literal["dense, gelu, norm", "predictions.transform", "head"]
-"""How a masked-LM head makes the input of the output projection of a hidden state; `encoder.py` computes it."""
+"""How a masked-LM head turns a hidden state into the input of the output projection; `encoder.py` computes it."""
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ def load_masked_lm(source: ModelSource) -> Any:
         warnings.warn(f"model {source.name}: {new_head(source, info['missing_keys'])}", stacklevel=2)
     output = model.get_output_embeddings()
     if model.config.tie_word_embeddings and output is not None and output.weight is not model.get_input_embeddings().weight:
-        # transformers keeps both; whoever builds the model by its configuration has but one.
+        # transformers keeps both matrices here. A model that is built from the configuration has only one.
         raise StudyError(unlike_embeddings(source))
     return model.eval()
 

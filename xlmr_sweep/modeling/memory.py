@@ -64,7 +64,7 @@ class TrialMemory:
 
 
 def compacted(shape: Architecture, rows: int) -> Architecture:
-    """Returns the shape of the model that holds only so many embedding rows."""
+    """Returns the shape of the model that holds only this many embedding rows."""
     return replace(shape, vocabulary=min(rows, shape.vocabulary))
 
 
@@ -110,7 +110,7 @@ def trial_memory(
         return TrialMemory(16.0 * total / num_ranks, gathered, shape.num_layers * each)
     if precision == "fp32" and not shape.pre_norm:
         gathered += 12.0 * shape.num_layers * shape.hidden**2  # Query, key and value as one matrix.
-    # The peak is at the begin of the backward pass (all kept tensors, no gradients) or at its end (the reverse).
+    # The peak is at the start of the backward pass (all kept tensors, no gradients) or at its end (the reverse).
     computed = max((shape.num_layers + BACKWARD_LAYERS) * each, 4.0 * total / num_ranks - gathered)
     return TrialMemory(12.0 * total / num_ranks, gathered, computed)
 
@@ -128,7 +128,7 @@ def process_bytes(shape: Architecture, memory: TrialMemory, num_evaluation_token
 
 
 def evaluation_bytes(shape: Architecture, num_tokens: int) -> float:
-    """Returns what a CPU computes at once in an evaluation batch of so many tokens: a layer's tensors, in fp32, or all logits."""
+    """Returns the bytes that a CPU computes at once in an evaluation batch: a layer's tensors in fp32, or all logits."""
     return num_tokens * 4.0 * max(12 * shape.hidden + 2 * shape.ffn, 0 if shape.is_fast else shape.vocabulary)
 
 
@@ -148,11 +148,12 @@ def token_bytes(shape: Architecture, precision: str, length: int, *, on_gpu: boo
     # A pre-norm layer drops nothing after its feed-forward products.
     masks = (1 if shape.pre_norm else 2) * h + scores if dropout else 0
     if precision == "bf16":
-        # Input of query, key and value (cast for each) 6, the three 6, attended 2, two norms' inputs 8 (fp32), the cast before
-        # the feed-forward product 2; padded for a GPU's attention, attended once more 2. Before and after the activation 4 F.
+        # In bytes a number of H: three casts of the input of query, key and value 6; query, key and value 6; attended values 2;
+        # inputs of two norms in fp32 8; the cast before the feed-forward product 2. On a GPU the padded attended values add 2.
+        # In bytes a number of F: before and after the activation 4.
         return (26.0 if on_gpu else 24.0) * h + 4.0 * f + 2.0 * scores + masks
-    # Post-norm: input, attended, two sums, between the halves. Pre-norm: two norms' inputs and outputs, attended. 5; query, key
-    # and value in rows: 3.
+    # Eight times H numbers. Five are, post-norm: the input, the attended values, two sums, and the state between the halves;
+    # pre-norm: inputs and outputs of two norms, and the attended values. Query, key and value are the other three.
     return 4.0 * (8 * h + 2 * f + scores) + masks
 
 

@@ -1,4 +1,4 @@
-"""A check of a model's folder without torch and transformers, whose import costs a driver that only starts trials 7 s of CPU.
+"""Checks a model's folder without torch and transformers. Importing them costs a driver that only starts trials 7 s of CPU.
 
 In: a `ModelSource`, tasks. Out: what a user should know, where the folder surely serves them; None where only the full check
 (`model_check.py`) can tell. The full check also says what is wrong.

@@ -125,7 +125,7 @@ def tied_groups(state: Mapping[str, Tensor]) -> list[tuple[list[str], Tensor]]:
 
 
 def as_arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """Returns tensors as arrays of the same memory; one that has several names is one array, under all of them with blanks."""
+    """Returns tensors as arrays of the same memory. A tensor with several names is one array, keyed by its names with spaces."""
     by_place: dict[tuple[int, torch.Size], list[str]] = {}
     for name, tensor in tensors.items():
         by_place.setdefault((tensor.data_ptr(), tensor.shape), []).append(name)

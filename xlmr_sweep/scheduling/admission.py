@@ -58,7 +58,7 @@ class Admission:
         self._remaining = RemainingTime(self._backlog, self._live, self.free_resources, self._items, clock)
         self._sorted_by = cost.version
         self._nothing_fits_at = (-1, -1)
-        """What had changed how often when nothing fitted: the backlog and the free resources."""
+        """Versions of the backlog and of the free resources when nothing fitted."""
         self.left_s: float | None = None
         """Estimated seconds until the end, as of the last `estimate`. Safe to read from other threads."""
 

@@ -22,7 +22,7 @@ from xlmr_sweep.scheduling.resources import Width
 from xlmr_sweep.study.plan import Trial
 
 MAX_PROBES = 3
-"""After so many probes of a model have failed, its trials run without a measurement."""
+"""After this many probes of a model have failed, its trials run without a measurement."""
 
 
 def rounds(trials: Sequence[Trial]) -> dict[str, int]:

@@ -16,7 +16,7 @@ CRITICAL_SHARE = 0.95
 """A job is critical if its chain takes at least this share of the least time that everything that waits needs."""
 
 RECOUNT_CHANGES = 50
-"""The sums over all that waits are made again after so many changes: making them for each would cost more than scheduling."""
+"""Sums over all that waits are made again after this many changes. After each change it would cost more than scheduling."""
 
 
 class RemainingTime:

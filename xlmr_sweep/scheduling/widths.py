@@ -29,10 +29,10 @@ MEMORY_MARGIN = 1.2
 """Another task or a longer text may need more memory than the trial that measured, although that was the longest expected."""
 
 PROCESS_BYTES = 600 * 2**20
-"""GPU memory of a process outside its allocator, as in `modeling.device`."""
+"""GPU memory of a process outside its allocator, as `CONTEXT_BYTES` of `modeling.device`, which imports torch."""
 
 MAX_TRIALS = 16
-"""At most so many trials share a GPU."""
+"""Most trials that share a GPU."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def only_driver(
     """Makes this process the only driver of a storage within the block.
 
     A claim of this machine is void once its process is dead. A claim of another machine is void after `silent_s` without a
-    heartbeat. A driver that was stopped for so long that another took over is interrupted.
+    heartbeat. A driver that was stopped until another took over is interrupted.
 
     Args:
         storage: the study's folder.
@@ -188,8 +188,8 @@ def _machine() -> str:
 def _process_start(pid: int) -> str | None:
     """Returns a process's time of start in the kernel's ticks since boot; None where it does not run.
 
-    Ids of processes are used again, so the id alone says nothing. psutil's time of start is none of use here: it follows the
-    machine's clock, and a clock that is set would void the claim of a process that runs.
+    Ids of processes are used again, so the id alone says nothing. psutil's time of start does not help: it follows the machine's
+    clock, so setting the clock would void the claim of a process that runs.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
@@ -201,7 +201,7 @@ def _process_start(pid: int) -> str | None:
 
 
 def _probe_process(pid: int) -> str | None:
-    """Says for systems without /proc only whether some process of that id runs."""
+    """Says only whether some process has that id, for systems without /proc."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -27,7 +27,7 @@ from xlmr_sweep.storage.location import locate
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
-"""Pauses between two tries of what failed; each is twice the one before."""
+"""Seconds between two tries of what failed: the first pause, and the longest. Each is twice the one before."""
 
 T = TypeVar("T")
 
@@ -132,7 +132,7 @@ class Storage:
 
     @staticmethod
     def _opened(path: Path) -> BinaryIO:
-        """Opens a new file and makes its folder, twice if a command that is refused has just removed the empty folder."""
+        """Opens a new file and makes its folder, twice if a refused command has just removed the empty folder."""
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             return path.open("wb")
@@ -211,16 +211,22 @@ class Storage:
         with ThreadPoolExecutor(32) as pool:
             return list(pool.map(self.read, names))
 
-    def upload(self, folder: Path, name: str) -> None:
-        """Copies a local folder into the storage, in place of one that is there.
+    def upload(self, folder: Path, name: str, *, beside: bool = False) -> None:
+        """Copies a local folder into the storage.
 
         Copies have the modes that the umask gives, whatever the modes of the originals: those of a temporary folder let nobody
         else in. The caller marks the folder complete by a manifest written after it.
-        """
-        self._patiently(name, lambda: self._upload(folder, name))
 
-    def _upload(self, folder: Path, name: str) -> None:
-        self._delete(name)
+        Args:
+            folder: what to copy.
+            name: of the copy.
+            beside: keep the files of that name that are there, as where several processes each copy a part.
+        """
+        self._patiently(name, lambda: self._upload(folder, name, beside))
+
+    def _upload(self, folder: Path, name: str, beside: bool) -> None:
+        if not beside:
+            self._delete(name)
         if self.local is None:
             fs.copy_files(str(folder), self._at(name), destination_filesystem=self._fs)
             return
@@ -234,8 +240,9 @@ class Storage:
                     copy.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(path, copy)
         except OSError:
-            # A disk that is full needs the room.
-            shutil.rmtree(target, ignore_errors=True)
+            # If the disk is full, half a copy must not fill it.
+            if not beside:
+                shutil.rmtree(target, ignore_errors=True)
             raise
 
     def download(self, name: str, cache: Path) -> Path:

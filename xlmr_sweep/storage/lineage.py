@@ -19,9 +19,9 @@ from xlmr_sweep.study.spec import Study
 
 @dataclass(frozen=True)
 class Sources:
-    """Fingerprints of what a storage holds now, of which trials are made.
+    """Fingerprints of the data and weights that a storage holds now.
 
-    What the storage lacks has no key. Then there is nothing that a record could contradict.
+    What the storage lacks has no key. A record cannot contradict it.
     """
 
     examples: Mapping[str, str]
@@ -31,7 +31,7 @@ class Sources:
     """Of a demo model's pre-trained weights, or a hub model's commit; by model."""
 
     instructed: Mapping[str, str]
-    """Of the instruction-tuned weights that the study made, with what they were made from if that is another now; by model."""
+    """Of the instruction-tuned weights that the study made, by model. Where their sources have changed, the text says how."""
 
     outdated: Mapping[str, str]
     """Models whose instruction-tuned weights were made from other base weights or data, with what changed."""
@@ -45,7 +45,7 @@ class Sources:
         return {"data": self.examples.get(trial.task), "weights": weights.get(trial.model)}
 
     def changed(self, record: Mapping[str, Any], trial: Trial) -> str:
-        """Says what a trial's record was made from that is another now; empty if nothing changed."""
+        """Says which source of a trial's record has changed since then; empty if none has."""
         resolved = record.get("resolved", {})
         for name, now in self.of(trial).items():
             was = resolved.get(name)
@@ -106,7 +106,7 @@ def _instructed(storage: Storage, study: Study, model: ModelSpec) -> Mapping[str
 
 
 def _changed_source(made: Mapping[str, Any], base_weights: str | None, mixture: str | None) -> str:
-    """Says what instruction-tuned weights were made from that is another now; empty if nothing changed."""
+    """Says which source of instruction-tuned weights has changed since then; empty if none has."""
     for what, was, now in (
         ("base weights", made.get("base"), base_weights),
         ("instruction data", made.get("data"), mixture),

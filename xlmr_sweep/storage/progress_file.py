@@ -16,7 +16,7 @@ WRITE_INTERVAL_S = 1.0
 
 
 class Step(Protocol):
-    """One long step, told how far it is."""
+    """A long step that is told how far it is."""
 
     def update(self, done: float, total: float | None = None, note: str = "") -> None:
         """Sets how much is done, and the total where it became known; `note` is shown beside it."""
@@ -26,7 +26,8 @@ class ProgressFile:
     """Written by a job that runs on another process or node."""
 
     def __init__(self, storage: Storage, folder: str) -> None:
-        self._storage, self._name = storage, f"{folder}/progress.json"
+        # Without patience: the next update comes soon, and the job need not wait for this one.
+        self._storage, self._name = storage.patient(0), f"{folder}/progress.json"
         self._written = 0.0
 
     def update(self, done: float, total: float | None = None, note: str = "") -> None:

@@ -20,7 +20,7 @@ class ClusterSpec(Declared):
     """A trial that takes longer is killed. It runs again at most `max_hang_retries` times."""
 
     trial_stall_s: float = Field(default=1800, gt=0)
-    """A trial that finishes no step for so long is killed, and runs again likewise. Evaluation counts as a step. The first step
+    """A trial that finishes no step for this long is killed, and runs again likewise. Evaluation counts as a step. The first step
     has ten minutes at least, because imports, data and weights come before it."""
 
     max_hang_retries: int = Field(default=1, ge=0)
@@ -30,13 +30,13 @@ class ClusterSpec(Declared):
     """How often a trial starts again after its worker or node died. Preemption does not count."""
 
     max_node_failures: int = Field(default=3, ge=1)
-    """After so many trials in a row died on a node, nothing more starts there as long as there is another node."""
+    """After this many trials in a row died on a node, nothing more starts there, as long as there is another node."""
 
     node_patience_s: float = Field(default=600, ge=0)
     """How long trials that fit on no node any more wait for a node to come back. Then this run leaves them out."""
 
     max_same_failures: int = Field(default=5, ge=1)
-    """After so many trials in a row failed with the same traceback, their model or task is stopped. The rest goes on."""
+    """After this many trials in a row failed with the same traceback, their model or task is stopped. The rest goes on."""
 
     storage_patience_s: float = Field(default=600, ge=0)
     """How long writes that fail (storage full or read-only) are tried again before the trial fails."""

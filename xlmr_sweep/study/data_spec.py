@@ -57,7 +57,7 @@ class InstructionSpec(Declared):
     """Glob patterns of file names (or demo families) to leave out, to hold tasks out of the mixture."""
 
     max_rows: int | None = Field(default=None, ge=1)
-    """Reads only so many rows, the first ones, for trying things out. xP3 is sorted by input, so the first rows are no sample."""
+    """Reads only this many rows, the first ones, to try things out. xP3 is sorted by input, so the first rows are no sample."""
 
     @model_validator(mode="after")
     def _folder_given(self) -> Self:

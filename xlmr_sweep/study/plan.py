@@ -89,7 +89,7 @@ def superseded(study: Study, trials: Sequence[Trial]) -> dict[str, str]:
 def _base_identity(
     study: Study, weights: dict[str, Any], recipe: str | None, paradigm: Paradigm, task: TaskSpec, data: dict[str, Any]
 ) -> str:
-    """Hashes all of a trial's identity except size and seed. A grid so hashes the long part once."""
+    """Hashes all of a trial's identity except size and seed. So a grid hashes the long part only once."""
     # A baseline does not see the prompt, and a prompt does not see the baseline text: a change of one keeps results of the other.
     # Both are shortened at the long field.
     seen: set[str] = {"long_field"} | ({"baseline"} if paradigm == "baseline" else {"prompt", "label_words"})

@@ -53,6 +53,8 @@ def check_prompt(tokenizer: Tokenizer, task: TaskSpec, max_length: int) -> None:
             tokens.
     """
     label_token_ids(tokenizer, task)
+    if tokenizer.mask_token_id is not None and tokenizer.mask_token_id == tokenizer.unk_token_id:
+        raise StudyError("the tokenizer has one token for the mask and for unknown characters, so a text may hold a mask")
     found = _spelt(tokenizer, task.prompt, USUAL_MASKS)
     if found:
         raise StudyError(

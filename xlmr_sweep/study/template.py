@@ -90,7 +90,7 @@ class ChatTemplate:
         return [len(ids) for ids in self._ids(texts)]
 
     def too_long(self, task: TaskSpec, num_tokens: int, whose: str = "a prompt") -> str:
-        """Says that a prompt of so many tokens, its long field left out, does not fit."""
+        """Says that a prompt does not fit even without its long field."""
         return (
             f"task {task.name}: {whose} needs more than max_length {self.max_length} tokens even without its field "
             f"{task.long_field!r}: {num_tokens} and {self.num_frame_tokens + 1} of the template and the mask; "
@@ -124,7 +124,7 @@ class ChatTemplate:
 
 
 def without_last_tokens(tokenizer: Tokenizer, text: str, number: int) -> str:
-    """Returns a text without at least so many of its last tokens. The result is shorter, unless the text is empty."""
+    """Returns a text without its last tokens, at least `number` of them. The result is shorter, unless the text is empty."""
     encoded = tokenizer([text], add_special_tokens=False, return_offsets_mapping=True)
     ends = [end for _, end in encoded["offset_mapping"][0]]
     keep = len(ends) - number

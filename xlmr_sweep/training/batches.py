@@ -54,7 +54,7 @@ class RowOrder:
 
     @classmethod
     def of(cls, num_rows: int, batch_size: int, seed: int, *, epochs: float = 1.0, max_steps: int | None = None) -> RowOrder:
-        """Returns the order of a run of so many epochs, or at most `max_steps` steps."""
+        """Returns the order of a run of `epochs` epochs, or of at most `max_steps` steps."""
         total = max(1, round(epochs * num_rows))
         return cls(num_rows, batch_size, total if max_steps is None else min(total, max_steps * batch_size), seed)
 

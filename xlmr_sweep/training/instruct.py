@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from xlmr_sweep.data.mixture_rows import open_mixture
-from xlmr_sweep.errors import DivergedError, StudyError
+from xlmr_sweep.errors import DivergedError, StorageError, StudyError
 from xlmr_sweep.modeling.device import pick_device, resolve_precision
 from xlmr_sweep.modeling.export import config_text, empty_model, publish, write_weights
 from xlmr_sweep.modeling.fsdp import World, whole_weights
@@ -89,14 +89,14 @@ def train_rank(config: dict[str, Any], context: RankContext) -> dict[str, str] |
     """
     try:
         _train(config, context)
-    except (StudyError, DivergedError) as error:
+    except (StudyError, DivergedError, StorageError) as error:
         return {"error_class": type(error).__name__, "message": str(error)}
     return None
 
 
 def _train(config: dict[str, Any], context: RankContext) -> None:
     study = Study.model_validate(config["study"])
-    storage = Storage(config["storage"])
+    storage = Storage(config["storage"], study.cluster.storage_patience_s)
     spec = study.model(config["model"])
     device = pick_device() if config["use_gpu"] else torch.device("cpu")
     world = World(context.rank, context.world_size, device)

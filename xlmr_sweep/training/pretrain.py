@@ -88,7 +88,7 @@ def pretrain_demo_model(study: Study, model_name: str, storage: Storage) -> dict
     with tempfile.TemporaryDirectory() as scratch:
         run, tokenizer = _demo_run(spec, study.data.seed, Path(scratch))
         _train(run, storage, home, Path(scratch))
-        folder = Path(scratch) / "weights"
+        folder = Path(scratch) / "exported"
         model = cast(MaskedLMLoss, run.root).encoder.model
         weights = write_weights(config_text(model), whole_weights(model, World()), tokenizer, folder)
         manifest = {

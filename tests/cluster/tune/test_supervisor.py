@@ -267,7 +267,7 @@ def test_trials_that_are_given_up_while_the_storage_is_full_hold_nothing_up_and_
     assert "no weights today" in run.said
     for _ in range(3):
         run.poll(2)
-    # One a look, each in its turn: an object store's client may try for long.
+    # One a poll, each in its turn: an object store's client may try for long.
     assert tried == ["other0", "other1", "other2"]
     (tmp_path / "failures").unlink()
     run.poll(2)

@@ -52,7 +52,7 @@ def study_of(limits: dict[str, Any], seeds: int = 2, **gpus: float | str) -> Stu
 def run(
     study: Study, folder: Path, work: Faulty, storage: Any = None, stream: io.StringIO | None = None
 ) -> tuple[list[Trial], Path, str, LiveTable]:
-    """Runs a study's trials; returns them, the storage's folder, what was said (to the stream), and the live_table."""
+    """Runs a study's trials; returns them, the storage's folder, what was said (to the stream), and the live table."""
     from xlmr_sweep.cluster.nodes import nodes
     from xlmr_sweep.cluster.tune.sweep import run_trials
     from xlmr_sweep.scheduling.admission import Admission

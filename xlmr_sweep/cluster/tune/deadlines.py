@@ -11,14 +11,15 @@ from xlmr_sweep.scheduling.items import Attempt
 from xlmr_sweep.study.cluster_spec import ClusterSpec
 
 START_LIMIT_S = 600.0
-"""If no process has taken a trial so long after it was handed out, it is tried again."""
+"""If no process has taken a trial this long after it was handed out, it is tried again."""
 
 KILL_MARGIN_S = 120.0
-"""A trial's own watchdog ends it at its time limit. If that fails, the driver kills the process so much later, and later still by
-the time that the trial may wait for the storage."""
+"""A trial's own watchdog ends it at its time limit. If that fails, the driver kills the process this much
+later, plus the time that the trial may wait for the storage."""
 
 STALLED_S = 30.0
-"""A driver that has not polled for so long was held up itself. What has not started by then gets the whole start limit again."""
+"""A driver that has not polled for this long was held up itself. Trials that have not started by then get the whole start limit
+again."""
 
 
 class Deadlines:

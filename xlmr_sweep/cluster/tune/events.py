@@ -12,7 +12,7 @@ class Events(Protocol):
     """Is told what happens to trials. Called from the driver's main thread."""
 
     def started(self, trial: Trial, share: float) -> None:
-        """An attempt began on so many GPUs, or CPUs where there are no GPUs."""
+        """An attempt began. `share` is its GPUs, or its CPUs where there are no GPUs."""
 
     def again(self, trial: Trial, row: Mapping[str, Any], how: str) -> None:
         """An attempt ended without a record, and the trial runs again."""
@@ -27,4 +27,4 @@ class Events(Protocol):
         """Trials are not started by this run."""
 
     def note(self, text: str) -> None:
-        """Something happened that is no trial's end."""
+        """Something happened that is not the end of a trial."""

@@ -13,7 +13,7 @@ from xlmr_sweep.storage.records import write_failure
 from xlmr_sweep.study.plan import Trial
 
 WRITE_LIMIT_S = 1.0
-"""One call of `write` starts no further failure after so many seconds. The next call goes on."""
+"""Seconds after which a call of `write` begins no further failure. The next call goes on."""
 
 
 class FailureWriter:
@@ -45,7 +45,7 @@ class FailureWriter:
             try:
                 _write(self._storage, trial, failure)
             except BaseException as error:
-                # Kept, as the last one, so that the next call begins with another.
+                # Kept, and put last, so that the next call begins with another.
                 self._unwritten[trial_id] = (trial, failure)
                 if not isinstance(error, OSError | StudyError):
                     raise

@@ -83,7 +83,7 @@ class SweepLoop(TuneController):  # type: ignore[misc]
                 self._trials.remove(trial)
                 self._live_trials.discard(trial)
                 self._trials_to_cache.discard(trial)
-                # Still there if the process died while it took the trial. It would count as one that is not starting.
+                # The trial is still there if its process died while taking it. It would be counted as starting.
                 self._resetting_trials.discard(trial)
                 self._trial_metadata.pop(trial.trial_id, None)
         if not self._actor_manager.num_total_actors:

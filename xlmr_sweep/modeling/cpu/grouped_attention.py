@@ -19,7 +19,7 @@ from torch import Tensor
 from xlmr_sweep.modeling.cpu.dropout import keep_mask, keep_scale
 from xlmr_sweep.modeling.padding import Group, group_of, window_mask
 
-# Measured on an AVX2 core, forward and backward, heads of 24 to 64 numbers: a group's calls, and a score.
+# Time of a group's calls, and of one score. Measured on an AVX2 core, forward and backward, for heads of 24 to 64 numbers.
 GROUP_COST_NS = 170_000
 SCORE_COST_NS = 17
 

@@ -1,0 +1,29 @@
+"""Which rows a step takes, and how they are cut."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+
+from xlmr_sweep.training.batches import RowOrder, plan_micro_batches
+
+
+def test_micro_batches_cover_all_rows_within_the_budget() -> None:
+    for seed, budget in itertools.product(range(20), (10, 64, 1000)):
+        generator = torch.Generator().manual_seed(seed)
+        lengths = sorted(torch.randint(1, 40, (17,), generator=generator).tolist(), reverse=True)
+        slices = plan_micro_batches(lengths, budget)
+        assert [i for start, end in slices for i in range(start, end)] == list(range(17))
+        for start, end in slices:
+            assert end - start == 1 or (end - start) * lengths[start] <= budget
+
+
+def test_every_epoch_takes_every_row_once_in_another_order() -> None:
+    order = RowOrder.of(50, 8, seed=3, epochs=2.0)
+    taken = [order.at(step, index) for step in range(order.num_steps) for index in range(order.size(step))]
+    assert order.num_steps == 13
+    assert len(taken) == 100
+    assert sorted(taken[:50]) == sorted(taken[50:]) == list(range(50))
+    assert taken[:50] != taken[50:]
+    assert RowOrder.of(50, 8, seed=3, epochs=2.0, max_steps=4).num_steps == 4
