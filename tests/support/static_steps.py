@@ -15,7 +15,7 @@ from xlmr_sweep.modeling.encoder import ClassificationHead
 from xlmr_sweep.modeling.gpu.flash import Attention, LoopedAttention, Offsets
 from xlmr_sweep.modeling.gpu.packing import RowShape, pack
 from xlmr_sweep.modeling.gpu.static_step import Optimisation, Rows, StaticStep
-from xlmr_sweep.modeling.gpu.torch_kernels import TorchKernels
+from xlmr_sweep.modeling.gpu.torch_kernels import Kernels, TorchKernels
 
 STATIC_FAMILIES = ("bert", "roberta", "camembert", "xlm-roberta", "xlm-roberta-xl")
 VOCABULARY = 40
@@ -93,6 +93,7 @@ def tiny(
     dropout: float = 0.0,
     clip: float = 1.0,
     attention: Attention | None = None,
+    kernels: Kernels | None = None,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     **shape: Any,
@@ -110,6 +111,6 @@ def tiny(
     first = 0 if family == "bert" else config.pad_token_id + 1
     step = StaticStep(
         model, head, num_labels, first, dropout, Optimisation(clip, 0.01), dtype, attention or NaNBeyondTheEnd(),
-        TorchKernels(dtype),
+        kernels or TorchKernels(dtype),
     )  # fmt: skip
     return Tiny(model, head, step)
