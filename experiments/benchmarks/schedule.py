@@ -97,10 +97,15 @@ class Grid:
     job_s: dict[str, float]
 
 
+GPUS = {"xlmr-base": 0.25, "xlmr-large": 0.5, "xlmr-xl": 2.0, "xlmr-xxl": 8.0}
+"""GPUs of a trial: other than the study's own, because a mixture of narrow and wide is what makes an order hard."""
+
+
 def paper_grid(scale: float = 1.0, *, jobs: bool = True, sizes: Sequence[int] = (), seeds: Sequence[int] = ()) -> Grid:
     """Returns the paper's trials and jobs; `scale` multiplies all times."""
     study = load_study("paper")
-    study = study.replaced(sizes=list(sizes or study.sizes), seeds=list(seeds or study.seeds))
+    models = [model.model_copy(update={"gpus": GPUS[model.name]}) for model in study.models]
+    study = study.replaced(models=models, sizes=list(sizes or study.sizes), seeds=list(seeds or study.seeds))
     widths = {model.name: trial_width(model, has_gpus=True) for model in study.models}
     job_widths = {model.name: instruct_width(model, has_gpus=True) for model in study.models} if jobs else {}
     costs = {model.name: PAPER_COSTS[str(model.hub)] for model in study.models}

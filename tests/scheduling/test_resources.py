@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from paper_admission import PAPER
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.scheduling.free_resources import FreeResources
 from xlmr_sweep.scheduling.resources import Node, Width, check_fits, num_fitting, trial_width
-from xlmr_sweep.study.reading import load_study
 
 
 def test_a_cluster_that_is_too_small_is_refused_with_what_is_missing() -> None:
-    paper = load_study("paper")
+    paper = PAPER
     names = [model.name for model in paper.models]
     check_fits(paper, names, [Node(cpus=64, gpus=8)], instruct=names)
     with pytest.raises(StudyError, match=r"model xlmr-xxl: a fine-tuning trial needs 8 x \(1 CPUs and 1 GPUs\)"):
@@ -27,7 +27,7 @@ def test_a_cluster_that_is_too_small_is_refused_with_what_is_missing() -> None:
 
 
 def test_widths_follow_the_declared_share() -> None:
-    paper = load_study("paper")
+    paper = PAPER
     widths = {model.name: trial_width(model, has_gpus=True) for model in paper.models}
     assert widths["xlmr-base"] == Width(1, 0.25, 1)
     assert widths["xlmr-xxl"].bundles() == [{"CPU": 1, "GPU": 1}] * 8

@@ -11,7 +11,11 @@ from xlmr_sweep.scheduling.resources import Node, Width, instruct_width, trial_w
 from xlmr_sweep.study.plan import Trial, expand
 from xlmr_sweep.study.reading import load_study
 
-PAPER = load_study("paper")
+GPUS = {"xlmr-base": 0.25, "xlmr-large": 0.5, "xlmr-xl": 2.0, "xlmr-xxl": 8.0}
+"""Of a trial: other than the study's own, because a mixture of narrow and wide is what makes an order hard."""
+
+_DECLARED = load_study("paper")
+PAPER = _DECLARED.replaced(models=[model.model_copy(update={"gpus": GPUS[model.name]}) for model in _DECLARED.models])
 TRIALS = expand(PAPER)
 WIDTHS = {model.name: trial_width(model, has_gpus=True) for model in PAPER.models}
 JOBS = {model.name: instruct_width(model, has_gpus=True) for model in PAPER.models}
