@@ -6,18 +6,25 @@ import gzip
 import json
 import sys
 from collections.abc import Iterable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from builders import make_encoder
 from pyarrow import parquet
+from rich.console import Console
 
+from xlmr_sweep.commands.preparation import prepare_instructions
+from xlmr_sweep.commands.progress import ProgressDisplay
 from xlmr_sweep.data import instruction_source, mixture, mixture_writer
 from xlmr_sweep.data.mixture import prepare_mixture
 from xlmr_sweep.data.mixture_rows import open_mixture
 from xlmr_sweep.errors import StudyError
+from xlmr_sweep.storage.artifacts import instruct_folder, manifest_of, mixture_folder
 from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.storage.lineage import read_sources
+from xlmr_sweep.study.identity import mixture_name
 from xlmr_sweep.study.spec import Study
 
 WORDS = ["User", ":", "Assistant", "is", "the", "sky", "blue", "?", "yes", "no", "it", "very", "dark", "green", "today"]
@@ -271,3 +278,41 @@ def test_importing_loads_neither_torch_nor_ray() -> None:
     imports = "import sys, xlmr_sweep.data.mixture, xlmr_sweep.data.mixture_rows"
     code = f"{imports}; assert not {{'torch', 'ray', 'transformers'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_hidden_files_are_neither_read_nor_part_of_the_identity(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    jsonl(folder / "x.jsonl", ROWS[:2])
+    study = study_of(model, folder)
+    before = mixture_name(study)
+    jsonl(folder / ".more.jsonl", [("is it very green ?", "no")])
+    # As a Mac leaves it beside a file on a foreign disk.
+    (folder / "._x.jsonl").write_bytes(b"\x00\x05\x16\x07")
+    assert mixture_name(study) == before
+    manifest = prepare_mixture(study, Storage(tmp_path / "runs"))
+    assert manifest["counts"]["read"] == 2
+    assert manifest["hidden"] == ["._x.jsonl", ".more.jsonl"]
+
+
+def test_instruction_data_of_earlier_versions_are_not_trusted_beside_hidden_files(model: Path, tmp_path: Path) -> None:
+    folder, said = tmp_path / "rows", StringIO()
+    folder.mkdir()
+    jsonl(folder / "x.jsonl", ROWS[:2])
+    study, storage, display = study_of(model, folder), Storage(tmp_path / "runs"), ProgressDisplay(Console(file=said, width=300))
+    name, weights = manifest_of(mixture_folder(study)), manifest_of(instruct_folder(study, study.models[0]))
+    old = {key: value for key, value in prepare_mixture(study, storage).items() if key != "hidden"}
+    storage.write_json(name, {**old, "fingerprint": "with the hidden rows"})
+    storage.write_json(weights, {"weights": "w", "data": "with the hidden rows"})
+    # Without hidden files there is nothing that they could have held.
+    assert read_sources(storage, study).outdated == {}
+    prepare_instructions(study, storage, display)
+    assert said.getvalue() == ""
+    jsonl(folder / ".more.jsonl", [("is it very green ?", "no")])
+    reason = "an earlier version may have read the hidden file .more.jsonl"
+    assert read_sources(storage, study).outdated == {"m": reason}
+    prepare_instructions(study, storage, display)
+    assert f"Making {mixture_folder(study)} anew: {reason}" in said.getvalue()
+    assert f"instructions.folder: {folder}: 1 hidden file is left out: .more.jsonl" in said.getvalue()
+    assert storage.read_json(name)["counts"]["read"] == 2
+    assert "with the hidden rows" in read_sources(storage, study).outdated["m"]

@@ -45,13 +45,13 @@ def change(name: str, **values: object) -> Callable[[Path], None]:
         change("tokenizer_config.json", mask_token="<nowhere>"),
     ],
 )
-def test_whatever_is_not_sure_goes_to_the_real_look(spoil: Callable[[Path], None], tmp_path: Path) -> None:
+def test_whatever_is_not_sure_goes_to_the_full_check(spoil: Callable[[Path], None], tmp_path: Path) -> None:
     folder = make_encoder(tmp_path)
     spoil(folder)
     assert quick_check(ModelSource("tiny", str(folder)), [CB]) is None
 
 
-def test_a_missing_head_a_hub_id_and_a_word_of_two_tokens_go_to_the_real_look(tmp_path: Path) -> None:
+def test_a_missing_head_a_hub_id_and_a_word_of_two_tokens_go_to_the_full_check(tmp_path: Path) -> None:
     assert quick_check(ModelSource("tiny", str(make_encoder(tmp_path / "headless", "bert", head=False))), [CB]) is None
     assert quick_check(ModelSource("tiny", "FacebookAI/xlm-roberta-base"), [CB]) is None
     whole = ModelSource("tiny", str(make_encoder(tmp_path / "whole")))
@@ -60,7 +60,7 @@ def test_a_missing_head_a_hub_id_and_a_word_of_two_tokens_go_to_the_real_look(tm
     assert quick_check(whole, [RTE]) == []
 
 
-def test_the_look_imports_neither_torch_nor_transformers() -> None:
+def test_the_check_imports_neither_torch_nor_transformers() -> None:
     code = "import sys, xlmr_sweep.modeling.quick_check; print({'torch', 'transformers', 'ray'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

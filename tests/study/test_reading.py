@@ -1,4 +1,4 @@
-"""Where the studies that ship with the project are found."""
+"""Reading a study file: numbers are what they look like, and the studies that ship with the project are found."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.study import reading
+from xlmr_sweep.study.reading import load_study
 
 
 def test_without_a_checkout_the_installed_studies_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,3 +39,40 @@ def test_where_no_studies_are_found_a_path_still_serves(tmp_path: Path, monkeypa
     with pytest.raises(StudyError, match="--study paper: no such study"):
         reading.load_study("paper")
     assert reading.load_study(paper).name == "paper"
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "read"),
+    [
+        ("sizes", "[010]", 8),
+        ("seeds", "[0, 1:30]", 90),
+        ("sizes", "[0x10]", 16),
+        ("sizes", "[1_0]", 10),
+        ("seeds", "[0b11]", 3),
+        ("finetune", "{learning_rate: 1:30.5}", 90.5),
+        ("name", "007", 7),
+    ],
+)
+def test_a_number_that_yaml_reads_as_another_is_refused(key: str, written: str, read: float, tmp_path: Path) -> None:
+    keys = {"name": "s", "models": "[{name: m, demo: tiny}]", "sizes": "[8]", "seeds": "[0]", key: written}
+    (tmp_path / "own.yaml").write_text("".join(f"{name}: {value}\n" for name, value in keys.items()))
+    number = written.strip("[]{}").split(", ")[-1].removeprefix("learning_rate: ")
+    said = rf"own\.yaml: not a YAML file: line \d, column \d+: {number} would be read as {read}; write"
+    with pytest.raises(StudyError, match=said):
+        load_study(str(tmp_path / "own.yaml"))
+
+
+def test_decimal_numbers_are_read_as_they_are_written(tmp_path: Path) -> None:
+    text = """
+name: s
+models: [{name: "007", demo: tiny}]
+sizes: [8, 10, +100]
+seeds: [0]
+finetune: {learning_rate: 1.5e-05, weight_decay: 0.010, warmup: .5, steps: 320}
+instruct: {learning_rate: 1e-4}
+"""
+    (tmp_path / "own.yml").write_text(text)
+    study = load_study(str(tmp_path / "own.yml"))
+    assert (study.models[0].name, study.sizes) == ("007", (8, 10, 100))
+    assert (study.finetune.learning_rate, study.finetune.weight_decay, study.finetune.warmup) == (1.5e-5, 0.01, 0.5)
+    assert study.instruct.learning_rate == 1e-4

@@ -71,8 +71,9 @@ def make_encoder(
     head: bool = True,
     seed: int = 0,
     std: float = 0.02,
+    **settings: Any,
 ) -> Path:
-    """Writes a two-layer encoder with a word-level tokenizer; `std` is the starting weights'."""
+    """Writes a two-layer encoder with a word-level tokenizer; `std` is the starting weights', `settings` the configuration's."""
     import torch
     from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
@@ -85,7 +86,7 @@ def make_encoder(
         options |= {"cls_token_id": 0, "sep_token_id": 2, "max_position_embeddings": 128, "local_attention": 8}
     else:
         options |= {"max_position_embeddings": 130, "type_vocab_size": 2 if family == "bert" else 1}
-    config = AutoConfig.for_model(family, **shape, **options)
+    config = AutoConfig.for_model(family, **shape, **(options | settings))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = (AutoModelForMaskedLM if head else AutoModel).from_config(config)

@@ -20,7 +20,8 @@ from xlmr_sweep.modeling.families import model_family
 from xlmr_sweep.modeling.source import ModelSource, base_source
 from xlmr_sweep.storage.artifacts import manifest_of, mixture_folder, pretrained_folder
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.lineage import read_sources
+from xlmr_sweep.storage.lineage import mixture_doubt, read_sources
+from xlmr_sweep.study.input_files import instruction_files
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
@@ -58,8 +59,15 @@ def prepare_instructions(study: Study, storage: Storage, display: ProgressDispla
     """
     from xlmr_sweep.data.mixture import prepare_mixture
 
-    if storage.exists(manifest_of(mixture_folder(study))):
-        return
+    folder = mixture_folder(study)
+    if storage.exists(manifest_of(folder)):
+        doubt = mixture_doubt(storage, study)
+        if not doubt:
+            return
+        display.console.print(f"Making {folder} anew: {doubt}", highlight=False, markup=False, soft_wrap=True)
+        storage.delete(folder)
+    if study.instructions.source == "folder" and (left_out := instruction_files(study.instructions).left_out):
+        display.console.print(f"instructions.folder: {left_out}", highlight=False, markup=False, soft_wrap=True)
     with display.step("Instruction data") as step:
         prepare_mixture(study, storage, step)
 

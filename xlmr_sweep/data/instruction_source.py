@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from typing import Any
 
-from xlmr_sweep.data.jsonl import count_lines, jsonl_files, read_jsonl
+from xlmr_sweep.data.jsonl import count_lines, read_jsonl
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.study.data_spec import InstructionSpec
+from xlmr_sweep.study.input_files import instruction_files
 from xlmr_sweep.study.spec import Study
 
 ROW_BYTES = 32
@@ -30,6 +31,8 @@ class InstructionSource:
         self._study, self._spec = study, study.instructions
         self.excluded: list[str] = []
         """Files or families that a pattern left out."""
+        self.hidden: list[str] = []
+        """Hidden files, which are never read."""
         self.num_excluded = 0
         self.total: float | None = None
         """Rows to read, where known before."""
@@ -40,8 +43,9 @@ class InstructionSource:
         return {"hub": self._hub, "folder": self._folder, "demo": self._demo}[self._spec.source]()
 
     def _folder(self) -> Iterator[Row]:
-        assert self._spec.folder is not None
-        paths = self._not_excluded({path.name: path for path in jsonl_files(self._spec.folder, "instructions.folder")})
+        files = instruction_files(self._spec)
+        self.hidden = [path.name for path in files.hidden]
+        paths = self._not_excluded({path.name: path for path in files.read})
         self.num_excluded = sum(count_lines(path) for path in self._left_out)
         # A study that reads a few rows of a large file does not count its lines.
         self.total = self._spec.max_rows or sum(count_lines(path) for path in paths)

@@ -12,26 +12,7 @@ from typing import IO, Any
 
 from xlmr_sweep.errors import StudyError
 
-SUFFIXES = (".jsonl", ".jsonl.gz")
 FIELDS = ("inputs", "targets")
-
-
-def jsonl_files(path: Path, what: str) -> list[Path]:
-    """Returns the `*.jsonl` and `*.jsonl.gz` files of a folder (not of its subfolders), sorted, or the file itself.
-
-    Raises:
-        StudyError: if there is none; `what` names the field.
-    """
-    if path.is_file():
-        if not path.name.endswith(SUFFIXES):
-            raise StudyError(f"{what}: {path} is neither a .jsonl nor a .jsonl.gz file")
-        return [path]
-    if not path.is_dir():
-        raise StudyError(f"{what}: {path} does not exist; give a folder of *.jsonl or *.jsonl.gz, or one such file")
-    files = sorted(entry for entry in path.iterdir() if entry.is_file() and entry.name.endswith(SUFFIXES))
-    if not files:
-        raise StudyError(f"{what}: {path} holds no *.jsonl or *.jsonl.gz file")
-    return files
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, str]]:

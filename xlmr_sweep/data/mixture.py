@@ -63,6 +63,7 @@ def prepare_mixture(study: Study, storage: Storage, step: Step | None = None) ->
         "identity": mixture_identity(study),
         "counts": counts,
         "excluded": source.excluded,
+        "hidden": source.hidden,
         "tokenizer": {"model": counted_by.name, "identity": tokenizer_identity(study, counted_by), "size": len(tokenizer)},
         "resolved": source.resolved,
         "versions": package_versions("datasets", "pyarrow", "tokenizers", "transformers", "xlmr_sweep"),

@@ -110,19 +110,18 @@ def load_masked_lm(source: ModelSource) -> Any:
             weights that differ.
     """
     held = held_weights(source)
+    options = {"config": copy.deepcopy(load_config(source)), "dtype": torch.float32, "output_loading_info": True}
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(NEW_HEAD_SEED)
         try:
             if held is None:
-                loads, where = AutoModelForMaskedLM, {"revision": source.revision or "main", "trust_remote_code": False}
-                given = source.location
+                model, info = AutoModelForMaskedLM.from_pretrained(
+                    source.location, revision=source.revision or "main", trust_remote_code=False, **options
+                )
             else:
                 # The class itself, which looks for no adapter in the folder, and the tensors, so that no other file is read.
-                loads, where = type(empty_masked_lm(source)), {"state_dict": {name: held.tensor(name) for name in held.where}}
-                given = None
-            model, info = loads.from_pretrained(
-                given, config=copy.deepcopy(load_config(source)), dtype=torch.float32, output_loading_info=True, **where
-            )
+                tensors = {name: held.tensor(name) for name in held.where}
+                model, info = type(empty_masked_lm(source)).from_pretrained(None, state_dict=tensors, **options)
         except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
             raise StudyError(cannot_load(source, "masked-LM model", error)) from None
     if head_is_new(source, model.base_model_prefix, info["missing_keys"]):
@@ -195,8 +194,10 @@ def cannot_load(source: ModelSource, what: str, error: Exception) -> str:
             f"model {source.name}: {source.location} comes with code of its own (auto_map in {CONFIG} or {TOKENIZER_CONFIG}), "
             f"which is never run, and without it no {what} loads; give a model of a type that transformers knows"
         )
-    first = " ".join(text.splitlines()[0].split()) if text else type(error).__name__
-    return f"model {source.name}: no {what} loads from {source.location}: {first}"
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    # A line that ends so is the title of the next.
+    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return f"model {source.name}: no {what} loads from {source.location}: {said}"
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from xlmr_sweep.storage.artifacts import commit_file, instruct_folder, manifest_
 from xlmr_sweep.storage.doubts import Cell, doubts
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.identity import READING_VERSION
+from xlmr_sweep.study.input_files import instruction_files
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
@@ -71,13 +72,29 @@ def read_sources(storage: Storage, study: Study) -> Sources:
             weights[model.name] = _value(storage, commit_file(model), "commit")
     made = {model.name: found for model in study.models if (found := _instructed(storage, study, model)) is not None}
     mixture = (storage.read_json(manifest_of(mixture_folder(study))) or {}) if made else {}
+    doubt = mixture_doubt(storage, study)
     instructed, outdated = {}, {}
     for name, found in made.items():
         instructed[name] = found["weights"]
-        if changed := _changed_source(found, weights.get(name), mixture.get("fingerprint")):
+        if changed := _changed_source(found, weights.get(name), mixture.get("fingerprint")) or doubt:
             outdated[name] = changed
             instructed[name] += f" ({changed})"
     return Sources(_known(examples), _known(weights), instructed, outdated, doubts(study))
+
+
+def mixture_doubt(storage: Storage, study: Study) -> str:
+    """Says why the prepared instruction data may be others than the study's; empty if they are trusted or not there.
+
+    Earlier versions read hidden files, which are not part of the identity. Manifests say now which ones were left out.
+    """
+    spec = study.instructions
+    if "instructed" not in study.paradigms or spec.source != "folder":
+        return ""
+    hidden = instruction_files(spec).hidden
+    manifest = storage.read_json(manifest_of(mixture_folder(study))) if hidden else None
+    if manifest is None or "hidden" in manifest:
+        return ""
+    return f"an earlier version may have read the hidden file{'s' * (len(hidden) > 1)} {', '.join(path.name for path in hidden)}"
 
 
 def _known(values: Mapping[str, str | None]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from xlmr_sweep.errors import MissingFolderError, StudyError
 from xlmr_sweep.study.canonical import fingerprint
+from xlmr_sweep.study.input_files import ROW_FILES, input_files
 from xlmr_sweep.study.model_files import READ_ENDINGS, find_model_files
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.spec import Study
@@ -27,9 +28,6 @@ reading are trusted where the change does not concern them (`storage/doubts.py`)
 
 IDENTITY_VERSION = 1
 """Raised when the meaning of a setting changes, so that older results are never taken for new ones."""
-
-
-ROW_FILES = (".jsonl", ".jsonl.gz")
 
 
 def model_identity(study: Study, model: ModelSpec, *, as_in_0_1: bool = False) -> dict[str, Any]:
@@ -189,12 +187,7 @@ def folder_hash(folder: Path, what: str, endings: tuple[str, ...]) -> str:
     """
     if folder.is_file():
         return file_hash(folder, what)
-    found = folder.iterdir() if folder.is_dir() else ()
-    files = sorted(path for path in found if path.is_file() and path.name.endswith(endings) and not path.name.startswith("."))
-    if not files:
-        problem = f"holds no {' or '.join(f'*{ending}' for ending in endings)} file" if folder.is_dir() else "does not exist"
-        raise MissingFolderError(f"{what}: {folder} {problem}")
-    listing = {path.name: file_hash(path, what) for path in files}
+    listing = {path.name: file_hash(path, what) for path in input_files(folder, what, endings).read}
     return fingerprint(listing, 32)
 
 

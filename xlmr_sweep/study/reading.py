@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from xlmr_sweep.errors import StudyError
 from xlmr_sweep.study.spec import Study, validated
 
 CHECKOUT = Path(__file__).parents[2]
+
+DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]*|[0-9]*\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+"""A number as YAML, Python and readers read it alike."""
 
 
 def studies_folder() -> Path:
@@ -26,8 +30,20 @@ def studies_folder() -> Path:
     return Path(str(installed[0].locate())).resolve().parent if installed else of_checkout
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a mapping with the same key twice, of which the last would silently win. A merge (`<<`) may be overridden."""
+class _AsWritten(yaml.SafeLoader):
+    """Refuses what YAML would read as something else than a reader does.
+
+    That is a mapping with the same key twice, of which the last would win (a merge, `<<`, may be overridden), and numbers that
+    are not decimal: 010 would be 8, and 1:30 would be 90.
+    """
+
+    def construct_decimal(self, node: yaml.ScalarNode) -> Any:
+        """Returns the number of a scalar that is written in decimal digits."""
+        read = self.construct_yaml_float(node) if node.tag.endswith("float") else self.construct_yaml_int(node)
+        if not DECIMAL.fullmatch(node.value):
+            problem = f"{node.value} would be read as {read}; write a decimal number, or quotes around a text"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return read
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
@@ -37,6 +53,10 @@ class _UniqueKeys(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} is there twice", key.start_mark)
             seen.add(str(key.value))
         return node
+
+
+for kind in ("int", "float"):
+    _AsWritten.add_constructor(f"tag:yaml.org,2002:{kind}", _AsWritten.construct_decimal)
 
 
 def _yaml_problem(error: Exception) -> str:
@@ -54,14 +74,14 @@ def load_study(name_or_path: str) -> Study:
         StudyError: if there is no such study or file, if it is not YAML, or if a key or value is wrong (named).
     """
     path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix.lower() not in (".yaml", ".yml"):
         studies = studies_folder()
         path = studies / f"{name_or_path}.yaml"
         if not path.is_file():
             known = ", ".join(sorted(p.stem for p in studies.glob("*.yaml")))
             raise StudyError(f"--study {name_or_path}: no such study; known are {known}, or give the path of a .yaml file")
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506 - it is a SafeLoader.
+        raw = yaml.load(path.read_text(encoding="utf-8"), _AsWritten)  # noqa: S506 - it is a SafeLoader.
     except OSError as error:
         raise StudyError(f"--study {path}: cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
