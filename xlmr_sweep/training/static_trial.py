@@ -111,7 +111,8 @@ class StaticTrainer:
         )  # fmt: skip
         self._runner = StepRunner(self._step, use_graphs=spec.gpu_graphs == "auto", cuda=cuda)
         self._spec = spec
-        self._label_ids: list[int] = []
+        # Filler has positions too.
+        self._longest = min(spec.max_length, self._step.table.positions - first)
         self._start: tuple[Any, Tensor] | None = None
         self.fill: Callable[[], None] = lambda: None
         """Puts the trial's starting weights in; set by the warm state."""
@@ -144,7 +145,7 @@ class StaticTrainer:
         draw = torch.Generator().manual_seed(derived_seed(seed, "dropout of steps"))
         draws = torch.randint(0, 2**31 - 1, (spec.steps,), generator=draw).tolist()
         rates = [finetune_rate(spec.learning_rate, step, spec.steps, spec.warmup) for step in range(spec.steps)]
-        shape = shape_for(batches, spec.batch_size, spec.max_length)
+        shape = shape_for(batches, spec.batch_size, self._longest)
         numbers = pack(batches, shape, self._step.table, inputs.label_ids.tolist(), rates, draws)
         losses = self._runner.train(numbers, shape, self.fill, derived_seed(seed, "dropout of rank 0"), on_step)
         if self._runner.refusal is not None:
@@ -155,7 +156,7 @@ class StaticTrainer:
         """Returns the logits of the evaluation set, (num_eval, num_labels)."""
         positions = list(evaluation_batches(inputs.validation, self._spec.eval_tokens))
         batches = [[inputs.validation[i] for i in batch] for batch in positions]
-        shape = shape_for(batches, max(map(len, batches)), self._spec.max_length)
+        shape = shape_for(batches, max(map(len, batches)), self._longest)
         nothing = [0] * len(batches)
         numbers = pack(batches, shape, self._step.table, inputs.label_ids.tolist(), nothing, nothing)
         found = self._runner.evaluate(numbers, shape)
