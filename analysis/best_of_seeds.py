@@ -1,7 +1,7 @@
-"""Scao and Rush's own advantage: of the best run a size, with runs left out in turn. In: a table. Out: one row a cell.
+"""Scao and Rush's own advantage: of the best run of each size, with runs left out in turn. In: a table. Out: one row a cell.
 
-Leaving a run out changes the curve of best runs only where that run was the best. So of n runs at most as many as there
-are sizes give a curve of their own, all others give the whole one again: a few weighted curves stand for all n.
+Leaving a run out changes the curve of best runs only where that run was the best. So at most one run of each size gives a
+new curve, and every other run gives the full curve again. A few weighted curves stand for all n runs.
 """
 
 from __future__ import annotations

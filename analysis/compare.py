@@ -47,8 +47,8 @@ def compare_runs(
     Args:
         a: path or URI of the first run, as `analysis.tables.load` takes.
         b: the second.
-        columns: this project's column names to those of tables from elsewhere; of both, where both are.
-        paradigms: this project's paradigm names to those of tables from elsewhere.
+        columns: maps this project's column names to those of tables from elsewhere, in both sources.
+        paradigms: maps this project's paradigm names to those of tables from elsewhere, in both sources.
 
     Raises:
         TableError: where one cannot be used, or they have no cell in common.

@@ -50,7 +50,7 @@ def only_in_one(a: Table, b: Table) -> pd.DataFrame:
 
 
 def moved_groups(cells: Table) -> pd.DataFrame:
-    """Returns what moved a model, paradigm and task, and pooled over tasks, with a paired permutation test.
+    """Returns the change by model, paradigm and task, and pooled over tasks, with a paired permutation test.
 
     Sizes of one seed are nested draws and not independent, so the test pairs the mean difference of each task and seed. The
     verdict is `identical`, `moved` (p after Holm's correction below 0.05), `noise` (tested, and not below), or `too few to

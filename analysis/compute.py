@@ -112,7 +112,7 @@ def device_hours(rows: Table, instructed: Mapping[str, Mapping[str, Any]] | None
         timed=hours.notna(),
     )
     groups = both.groupby(["model", "stage"], sort=False)
-    # min_count: a model none of whose jobs was timed has unknown hours, not zero.
+    # min_count: if none of a model's jobs was timed, its hours are unknown, not zero.
     table = groups[["gpu_hours", "process_hours"]].sum(min_count=1)
     return table.assign(num_jobs=groups.size(), num_timed=groups["timed"].sum()).reset_index()
 

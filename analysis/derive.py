@@ -110,7 +110,7 @@ _HUB = dict(zip(paper.MODELS, KNOWN, strict=True))
 
 
 def _paper_models(results: Results) -> list[str]:
-    """Models that are the paper's: of its name, and where a study says where weights come from, of its hub id."""
+    """Models that are the paper's. They have its name and, where a study says where weights come from, its hub id."""
     if results.study is not None:
         return [model.name for model in results.study.models if _HUB.get(model.name, "") == model.hub]
     return [model for model in paper.MODELS if model in set(results.rows["model"])]

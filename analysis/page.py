@@ -34,7 +34,7 @@ class Block:
     name: str = ""
     """Name of the figure's image files, unique on the page."""
     scope: dict[str, str] = field(default_factory=dict)
-    """What the whole block shows one of, for the filters: such as {"task": "cb"}; `paradigms` holds two, by a space."""
+    """What the whole block belongs to, for the filters, such as {"task": "cb"}. `paradigms` holds two names with a space."""
     shown: pd.DataFrame | None = None
     """A table of text as it is displayed. Columns `model`, `task`, `paradigm` and `comparison` make its rows filterable, and
     columns named like a task or model follow that filter."""

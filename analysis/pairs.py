@@ -32,7 +32,7 @@ class PairedCurves:
     sizes: np.ndarray
     """Training sizes in examples, ascending, (num_sizes,)."""
     first: np.ndarray
-    """Scores of the first paradigm; NaN at sizes that not both have."""
+    """Scores of the first paradigm; NaN at sizes that the two do not share."""
     second: np.ndarray
     """Scores of the second paradigm; NaN where `first` is."""
     ranges: pd.DataFrame

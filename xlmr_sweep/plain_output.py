@@ -37,7 +37,7 @@ def _plain(character: str) -> str:
 
 
 def use_plain_output() -> None:
-    """Makes what this process prints end in no error, whatever the encoding of stdout and stderr."""
+    """Makes printing raise no error, whatever the encoding of stdout and stderr is."""
     codecs.register_error(HANDLER, plain)
     for stream in (sys.stdout, sys.stderr):
         # A stream may have been put there by others, or be none.

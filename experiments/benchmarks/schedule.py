@@ -31,7 +31,7 @@ from xlmr_sweep.scheduling.admission import Admission
 from xlmr_sweep.scheduling.cost import PAPER_COSTS, CostModel
 from xlmr_sweep.scheduling.forecast import lower_bound_s, simulate
 from xlmr_sweep.scheduling.items import Job
-from xlmr_sweep.scheduling.resources import NODE_LABEL, Node, Width, instruct_width, trial_width
+from xlmr_sweep.scheduling.resources import NODE_LABEL, Node, Width, instruct_width
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import Trial, expand
 from xlmr_sweep.study.reading import load_study
@@ -83,6 +83,10 @@ class _SleepRunner:
         return
 
 
+WIDTHS = (Width(1, 1 / 4), Width(1, 1 / 2), Width(1, 1, 2), Width(1, 1, 8))
+"""Of base to XXL: shares of a GPU and gangs, so that order matters. The study itself gives most trials one GPU."""
+
+
 @dataclass(frozen=True)
 class Grid:
     """The paper's grid at a scale."""
@@ -97,16 +101,11 @@ class Grid:
     job_s: dict[str, float]
 
 
-GPUS = {"xlmr-base": 0.25, "xlmr-large": 0.5, "xlmr-xl": 2.0, "xlmr-xxl": 8.0}
-"""GPUs of a trial: other than the study's own, because a mixture of narrow and wide is what makes an order hard."""
-
-
 def paper_grid(scale: float = 1.0, *, jobs: bool = True, sizes: Sequence[int] = (), seeds: Sequence[int] = ()) -> Grid:
     """Returns the paper's trials and jobs; `scale` multiplies all times."""
     study = load_study("paper")
-    models = [model.model_copy(update={"gpus": GPUS[model.name]}) for model in study.models]
-    study = study.replaced(models=models, sizes=list(sizes or study.sizes), seeds=list(seeds or study.seeds))
-    widths = {model.name: trial_width(model, has_gpus=True) for model in study.models}
+    study = study.replaced(sizes=list(sizes or study.sizes), seeds=list(seeds or study.seeds))
+    widths = dict(zip((model.name for model in study.models), WIDTHS, strict=True))
     job_widths = {model.name: instruct_width(model, has_gpus=True) for model in study.models} if jobs else {}
     costs = {model.name: PAPER_COSTS[str(model.hub)] for model in study.models}
     trial_s = {name: scale * costs[name][0] / width.total_gpus for name, width in widths.items()}

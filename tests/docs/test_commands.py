@@ -28,6 +28,9 @@ from rich.console import Console
 
 from xlmr_sweep.commands import entry
 from xlmr_sweep.commands.entry import Request
+from xlmr_sweep.modeling.architecture import KNOWN
+from xlmr_sweep.modeling.memory import ASSUMED_ROWS, compacted
+from xlmr_sweep.scheduling.speeds import CARD, INSTRUCTION_ROWS, PROMPT_TOKENS
 from xlmr_sweep.study.plan import expand
 from xlmr_sweep.study.reading import load_study
 
@@ -273,16 +276,48 @@ def test_the_dry_run_says_what_the_page_of_the_paper_says() -> None:
     page = (ROOT / "docs" / "reproducing-the-paper.md").read_text(encoding="utf-8")
     assert "python experiments/run_grid.py --dry-run" in page
     output = _run("experiments/run_grid.py", "--dry-run", "--storage", "runs/of-no-run")
-    hours = re.search(r"(\d+) of fine-tuning, (\d+) of instruction tuning. On 8 GPUs \(1 node\): (\d+) h", output)
+    hours = re.search(r"([\d.]+) of fine-tuning, ([\d.]+) of instruction tuning. On 8 GPUs \(1 node\): ([\d.]+) h", output)
     assert hours is not None
     finetuning, instruct, makespan = hours.groups()
-    assert f"| all | | {finetuning} | {instruct} GPU-hours | |" in page
+    assert f"| all | | {finetuning} | {instruct} GPU-hours | 470 and 548 | |" in page
+    assert "for the same (table 1): 470 of fine-tuning, 548 of instruction tuning" in output
     assert f"{makespan} hours from start to end" in page
-    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if " about " in line]
-    rows = {row[0]: row for row in cells if len(row) == 7}
-    assert len(rows) == 4
-    for model, row in rows.items():
-        assert re.search(rf"^\| {model} \|.*\| {re.escape(row[5])} \|$", page, flags=re.MULTILINE), row
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if line.startswith("│ xlmr-")]
+    trials, jobs, memory = ({row[0]: row for row in cells if wanted(row)} for wanted in (_of_trials, _of_jobs, _of_memory))
+    assert len(trials) == len(jobs) == len(memory) == 4
+    for model, row in trials.items():
+        job = f"{jobs[model][4]} on {jobs[model][2]}"
+        line = rf"^\| {model} \| {row[4]} \| {re.escape(row[6])} \| {re.escape(job)} \|.*\| {re.escape(memory[model][5])} \|$"
+        assert re.search(line, page, flags=re.MULTILINE), line
+
+
+def _of_trials(row: Sequence[str]) -> bool:
+    return len(row) == 8
+
+
+def _of_jobs(row: Sequence[str]) -> bool:
+    return len(row) == 6
+
+
+def _of_memory(row: Sequence[str]) -> bool:
+    return len(row) == 7
+
+
+def test_the_arithmetic_of_the_paper_page_is_that_of_the_code() -> None:
+    page = (ROOT / "docs" / "reproducing-the-paper.md").read_text(encoding="utf-8")
+    study = load_study("paper")
+    for measured, name in zip(CARD.steps, ("22 M encoder", "base", "large", "XL"), strict=True):
+        cells = f"{name}, {measured.shape.vocabulary:,} | {measured.num_tokens:,} | {1e3 * measured.step_s:.2f}"
+        assert f"| {cells} | {CARD.share_of_peak(measured.shape):.0%} |" in page
+    mean = sum(min(size, study.finetune.batch_size) for size in study.sizes) / len(study.sizes)
+    for model in study.models:
+        full = KNOWN[str(model.hub)]
+        shape, gpus = compacted(full, ASSUMED_ROWS), int(model.gpus)
+        step_s = CARD.step_s(shape, mean * PROMPT_TOKENS, PROMPT_TOKENS, gpus)
+        rows = [task.num_validation or 0 for task in study.tasks]
+        trials = [CARD.trial_s(full, study.finetune, size, number, gpus) for size in study.sizes for number in rows]
+        assert f"| {1e3 * step_s:.1f} | {sum(trials) / len(trials):.1f} |" in page
+        assert f"| {CARD.job_s(full, study.instruct, INSTRUCTION_ROWS, 1) / 3600:.3g} |" in page
 
 
 def test_status_and_comparison_of_a_storage_run_as_the_pages_say(tmp_path: Path) -> None:

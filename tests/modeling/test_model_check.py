@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM
 
 from xlmr_sweep.errors import StudyError
+from xlmr_sweep.modeling import loading, model_check
+from xlmr_sweep.modeling import weights as weights_of
 from xlmr_sweep.modeling.families import FAMILIES as ROWS
 from xlmr_sweep.modeling.loading import load_config, load_masked_lm, load_tokenizer, starting_weights
 from xlmr_sweep.modeling.model_check import check_model
@@ -208,6 +210,30 @@ def test_positions_before_the_first_are_no_room_for_tokens(family: str, tmp_path
     assert not any("max_length" in note for note in check_model(source, [], 128))
     with pytest.raises(StudyError, match="max_length 129 is above the 128 positions"):
         check_model(source, [], 129)
+
+
+def test_a_hubs_weights_are_checked_where_the_cache_holds_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for the hub: configuration and tokenizer come from a folder, weights from the cache of files."""
+    folder = make_encoder(tmp_path)
+    local = rewrite(folder, lambda weights: weights | {"extra.weight": torch.ones(2)})
+    source = ModelSource("m", "someone/model", "abc")
+    config, tokenizer = load_config(local), load_tokenizer(local)
+    for module in (loading, model_check):
+        monkeypatch.setattr(module, "load_config", lambda source: config)
+    monkeypatch.setattr(model_check, "load_tokenizer", lambda source: tokenizer)
+    asked: list[bool] = []
+
+    def cached_file(repository: str, name: str, *, local_files_only: bool, **options: Any) -> str | None:
+        asked.append(local_files_only)
+        return str(folder / name) if is_cached and (folder / name).is_file() else None
+
+    monkeypatch.setattr(weights_of, "cached_file", cached_file)
+    is_cached = False
+    assert check_model(source, [CB]) == []
+    is_cached = True
+    (note,) = check_model(source, [CB])
+    assert note.endswith("someone/model is loaded without: extra.weight")
+    assert all(asked), "the check downloads nothing"
 
 
 def test_code_of_a_folder_is_never_asked_for_and_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Expected times: measured first, then by operations, then by the paper's hours; and what a dry run makes of them."""
+"""Expected times: measured first, then by operations, then by a known card's speeds; and the paper's hours beside them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from xlmr_sweep.modeling.architecture import KNOWN
 from xlmr_sweep.scheduling.cost import PAPER_COSTS, CostModel
+from xlmr_sweep.scheduling.speeds import CARD
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import Trial, expand
 from xlmr_sweep.study.reading import load_study
@@ -25,16 +26,39 @@ def paper_cost(**options: Any) -> CostModel:
     return CostModel.of(PAPER, Storage("/nowhere/at/all"), **options)
 
 
-def test_unmeasured_models_of_the_paper_cost_its_gpu_hours_whatever_their_share() -> None:
+def test_unmeasured_models_take_what_a_known_card_takes_whatever_their_share() -> None:
     cost = paper_cost()
     for model in PAPER.models:
         mine = [t for t in TRIALS.values() if t.model == model.name]
-        assert {cost.trial(t, 2).source for t in mine} == {"paper"}
+        assert {cost.trial(t, 1).source for t in mine} == {"card"}
+        assert {cost.trial(t, 4).source for t in mine} == {"gang"}
+        work = [sum(amount * cost.trial_s(t, amount) for t in mine) for amount in (0.25, 1.0)]
+        assert work[0] == pytest.approx(work[1])
+    expected = CARD.trial_s(KNOWN["facebook/xlm-roberta-xxl"], PAPER.finetune, 16, 56, 4)
+    assert cost.trial_s(trial("xlmr-xxl"), 4) == pytest.approx(expected)
+    job = cost.job("xlmr-xxl", 8)
+    assert job.source == "share"
+    assert cost.job("xlmr-xxl", 16).seconds == pytest.approx(job.seconds / 2)
+
+
+def test_the_papers_hours_are_told_beside_and_used_where_the_card_says_nothing() -> None:
+    fp32 = PAPER.replaced(
+        finetune=PAPER.finetune.model_copy(update={"precision": "fp32"}),
+        instruct=PAPER.instruct.model_copy(update={"precision": "fp32"}),
+    )
+    slow = CostModel.of(fp32, Storage("/nowhere/at/all"))
+    for model in PAPER.models:
+        mine = [t for t in TRIALS.values() if t.model == model.name]
+        seconds, hours = PAPER_COSTS[str(model.hub)]
+        assert sum(paper_cost().paper_s(t) or 0 for t in mine) == pytest.approx(315 * seconds)
+        assert paper_cost().paper_job_s(model.name) == hours * 3600
+        assert {slow.trial(t, 2).source for t in mine} == {"paper"}
         for amount in (0.25, 2.0):
-            total = sum(amount * cost.trial_s(t, amount) for t in mine)
-            assert total == pytest.approx(315 * PAPER_COSTS[str(model.hub)][0])
-    assert cost.job("xlmr-xxl", 8).seconds == 48 * 3600
-    assert cost.job("xlmr-xxl", 16).seconds == 24 * 3600
+            assert sum(amount * slow.trial_s(t, amount) for t in mine) == pytest.approx(315 * seconds)
+    assert slow.job("xlmr-xxl", 8).seconds == 48 * 3600
+    assert slow.job("xlmr-xxl", 16).seconds == 24 * 3600
+    on_cpus = paper_cost(has_gpus=False)
+    assert {on_cpus.trial(trial(), 1).source, on_cpus.trial(trial("xlmr-xl"), 1).source} == {"operations"}
 
 
 def test_a_measured_cell_is_told_as_it_was_measured_at_any_share() -> None:
@@ -61,13 +85,13 @@ def test_what_was_not_measured_follows_from_operations() -> None:
     assert cost.trial_s(trial(size=64), 1) == pytest.approx(100), "no more than a batch a step"
     # Another task: its own number of rows.
     assert cost.trial_s(trial(task="boolq"), 1) == pytest.approx(100 * (3 * 320 * 16 + 3270) / (3 * 320 * 16 + rows))
-    # Another model of the paper keeps the paper's figure; one that it does not know is scaled by its shape.
-    assert cost.trial(trial("xlmr-xl"), 2).source == "paper"
+    # Another model keeps the card's figure; without a card it is scaled by its shape.
+    assert cost.trial(trial("xlmr-xl"), 1).source == "card"
     shape = KNOWN["FacebookAI/xlm-roberta-large"]
     study = Study.model_validate(
         {"name": "s", "models": [{"name": n, "hub": f"x/{n}"} for n in ("a", "b")], "sizes": [16], "seeds": [0]}
     )
-    other = CostModel(study, {"a": KNOWN["FacebookAI/xlm-roberta-base"], "b": shape})
+    other = CostModel(study, {"a": KNOWN["FacebookAI/xlm-roberta-base"], "b": shape}, has_gpus=False)
     a, b = (next(t for t in expand(study) if t.model == name and t.task == "cb") for name in "ab")
     assert other.trial(a, 1).source == "operations"
     other.observe(a, 1, 50)
@@ -107,4 +131,4 @@ def test_rows_without_a_time_or_of_models_that_are_gone_say_nothing() -> None:
         ]
     )
     assert cost.trial_s(trial(), 0.25) == pytest.approx(40)
-    assert cost.trial(trial("xlmr-xl"), 2).source == "paper"
+    assert cost.trial(trial("xlmr-xl"), 1).source == "card"

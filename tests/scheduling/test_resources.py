@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from paper_admission import PAPER
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.scheduling.free_resources import FreeResources
 from xlmr_sweep.scheduling.resources import Node, Width, check_fits, num_fitting, trial_width
+from xlmr_sweep.study.reading import load_study
 
 
 def test_a_cluster_that_is_too_small_is_refused_with_what_is_missing() -> None:
-    paper = PAPER
+    paper = load_study("paper")
     names = [model.name for model in paper.models]
     check_fits(paper, names, [Node(cpus=64, gpus=8)], instruct=names)
-    with pytest.raises(StudyError, match=r"model xlmr-xxl: a fine-tuning trial needs 8 x \(1 CPUs and 1 GPUs\)"):
-        check_fits(paper, names, [Node(cpus=64, gpus=4)])
+    with pytest.raises(StudyError, match=r"model xlmr-xxl: a fine-tuning trial needs 4 x \(1 CPUs and 1 GPUs\)"):
+        check_fits(paper, names, [Node(cpus=64, gpus=2)])
     with pytest.raises(StudyError, match="expects 8 GPUs and the cluster has none"):
         check_fits(paper, names, [Node(cpus=64, gpus=0)])
     with pytest.raises(StudyError, match=r"model xlmr-xl: instruction tuning needs 8 x"):
@@ -27,13 +27,13 @@ def test_a_cluster_that_is_too_small_is_refused_with_what_is_missing() -> None:
 
 
 def test_widths_follow_the_declared_share() -> None:
-    paper = PAPER
-    widths = {model.name: trial_width(model, has_gpus=True) for model in paper.models}
-    assert widths["xlmr-base"] == Width(1, 0.25, 1)
-    assert widths["xlmr-xxl"].bundles() == [{"CPU": 1, "GPU": 1}] * 8
-    assert num_fitting(widths["xlmr-base"], [Node(64, 8)]) == 32
-    assert num_fitting(widths["xlmr-base"], [Node(8, 8)]) == 8
-    assert trial_width(paper.models[3], has_gpus=False) == Width(1, 0, 1)
+    quarter, gang = (load_study("paper").models[0].model_copy(update={"gpus": gpus}) for gpus in (0.25, 8))
+    width = trial_width(quarter, has_gpus=True)
+    assert width == Width(1, 0.25, 1)
+    assert trial_width(gang, has_gpus=True).bundles() == [{"CPU": 1, "GPU": 1}] * 8
+    assert num_fitting(width, [Node(64, 8)]) == 32
+    assert num_fitting(width, [Node(8, 8)]) == 8
+    assert trial_width(gang, has_gpus=False) == Width(1, 0, 1)
 
 
 @given(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -184,16 +183,15 @@ def test_a_users_own_task_is_a_mapping(study_file: Callable[..., Path]) -> None:
         load_study(str(study_file(tasks=[{**task, "label_words": ["yes"]}])))
 
 
-def test_the_readmes_own_study_is_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("page", "num_trials"), [("README.md", 24), ("docs/own-study.md", 36)])
+def test_the_own_study_of_a_page_is_one(page: str, num_trials: int, tmp_path: Path) -> None:
     """As printed, beside folders of the names that it gives."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    block = readme[readme.index("    name: own\n") :].split("\n\n")[0]
+    text = (Path(__file__).parents[2] / page).read_text()
     make_encoder(tmp_path / "minilm", "bert", head=False)
     make_superglue(tmp_path / "superglue", ("cb", "copa", "rte"), num_train=64)
     (tmp_path / "instructions.jsonl").write_text('{"inputs": "is it ?", "targets": "yes"}\n')
     path = tmp_path / "own.yaml"
-    path.write_text(textwrap.dedent(block))
+    path.write_text(text[text.index("name: own\n") :].split("```")[0])
     study = load_study(str(path))
     assert study.models[0].new_head
-    assert len(expand(study)) == 36
-    assert len(block.splitlines()) <= 45
+    assert len(expand(study)) == num_trials

@@ -7,17 +7,14 @@ from typing import Any
 from fixed_cost import Fixed
 
 from xlmr_sweep.scheduling.admission import Admission
-from xlmr_sweep.scheduling.resources import Node, Width, instruct_width, trial_width
+from xlmr_sweep.scheduling.resources import Node, Width, instruct_width
 from xlmr_sweep.study.plan import Trial, expand
 from xlmr_sweep.study.reading import load_study
 
-GPUS = {"xlmr-base": 0.25, "xlmr-large": 0.5, "xlmr-xl": 2.0, "xlmr-xxl": 8.0}
-"""Of a trial: other than the study's own, because a mixture of narrow and wide is what makes an order hard."""
-
-_DECLARED = load_study("paper")
-PAPER = _DECLARED.replaced(models=[model.model_copy(update={"gpus": GPUS[model.name]}) for model in _DECLARED.models])
+PAPER = load_study("paper")
 TRIALS = expand(PAPER)
-WIDTHS = {model.name: trial_width(model, has_gpus=True) for model in PAPER.models}
+WIDTHS = {"xlmr-base": Width(1, 1 / 4), "xlmr-large": Width(1, 1 / 2), "xlmr-xl": Width(1, 1, 2), "xlmr-xxl": Width(1, 1, 8)}
+"""Two that share a GPU and two gangs, so that every kind of width meets the others."""
 JOBS = {model.name: instruct_width(model, has_gpus=True) for model in PAPER.models}
 EIGHT = [Node(cpus=64, gpus=8, node_id="a")]
 

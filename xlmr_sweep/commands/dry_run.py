@@ -85,6 +85,8 @@ class Forecast:
     """Instruction jobs to run, by model."""
     instruction: Sequence[InstructionForecast]
     """Of all models with an instructed trial."""
+    paper_hours: tuple[float, float] | None = None
+    """GPU-hours of the same trials and jobs by the paper's table 1; None if one of the models is not the paper's."""
 
     @property
     def unit(self) -> str:
@@ -130,7 +132,9 @@ def make_forecast(study: Study, storage: Storage, trials: Sequence[Trial], found
         by_task[name] = group.forecast(mine, {job: jobs[job] for job in jobs if job in needed}, with_weights=False)
     estimates = {name: (width, cost.job(name, _amount(width, has_gpus))) for name, width in jobs.items()}
     instruction = [_instruction(study, storage, name, estimates) for name in _instructed(trials)]
-    return Forecast(study, nodes, widths, probing, group.forecast(trials, jobs), by_model, by_task, estimates, instruction)
+    whole = group.forecast(trials, jobs)
+    paper = _paper_hours(cost, group.left(trials), list(jobs)) if has_gpus else None
+    return Forecast(study, nodes, widths, probing, whole, by_model, by_task, estimates, instruction, paper)
 
 
 def assumed_nodes(study: Study) -> list[Node]:
@@ -178,6 +182,15 @@ class _Grouping:
             lower_bound_s=lower_bound_s(left, self.widths, self.nodes, self.cost, jobs),
             disk=_disk(self.study, self.storage, left, list(jobs) if with_weights else []),
         )
+
+
+def _paper_hours(cost: CostModel, left: Sequence[Trial], jobs: Sequence[str]) -> tuple[float, float] | None:
+    """Returns the paper's GPU-hours of trials and of jobs."""
+    tuning = [cost.paper_s(trial) for trial in left]
+    instruction = [cost.paper_job_s(name) for name in jobs]
+    if None in tuning or None in instruction:
+        return None
+    return sum(filter(None, tuning)) / 3600, sum(filter(None, instruction)) / 3600
 
 
 def _amount(width: Width, has_gpus: bool) -> float:

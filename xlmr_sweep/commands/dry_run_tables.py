@@ -5,12 +5,16 @@ from __future__ import annotations
 from rich.table import Table
 
 from xlmr_sweep.commands.dry_run import Forecast, GroupForecast
+from xlmr_sweep.scheduling.speeds import CARD, INSTRUCTION_SHARE, PROMPT_TOKENS
 from xlmr_sweep.storage.artifacts import mixture_folder
 from xlmr_sweep.storage.files import Storage
 
 IN_WORDS = {
     "measured": "from measured trials",
     "scaled": "from other measured trials, by operations",
+    "card": "by speeds measured on an H100, by operations",
+    "gang": "by an H100's speeds, exchange between GPUs assumed",
+    "share": "at an assumed share of an H100's peak",
     "paper": "by the paper's GPU-hours",
     "operations": "by operations at an assumed speed",
     "unknown": "not known",
@@ -27,6 +31,8 @@ def forecast_parts(forecast: Forecast, storage: Storage) -> list[Table | str]:
         instruction_table(forecast) if forecast.instruction else None,
         f"{whole.total} trials: {whole.total - whole.left} done, {whole.left} to run; storage {storage}",
         times_line(forecast),
+        speeds_line(forecast),
+        paper_line(forecast),
         alone_table(forecast),
         disk_line(forecast),
     ]
@@ -88,6 +94,30 @@ def times_line(forecast: Forecast) -> str:
         f"({nodes}): {forecast.whole.makespan_s / 3600:.3g} h from start to end; no order takes less than "
         f"{forecast.whole.lower_bound_s / 3600:.3g} h"
     )
+
+
+def speeds_line(forecast: Forecast) -> str:
+    """Returns which card's speeds are assumed, and where they come from; empty where no estimate rests on them."""
+    sources = forecast.whole.sources | {cost.source for _, cost in forecast.jobs.values()}
+    said = []
+    if sources & {"card", "gang"}:
+        gang = f", GPUs of a gang exchange {CARD.link_bytes_s / 1e9:.0f} GB/s, which is assumed" if "gang" in sources else ""
+        said.append(
+            f"fine-tuning by those of one {CARD.name} ({CARD.source}), by operations at the share of peak of the nearest "
+            f"measured shape, texts of {PROMPT_TOKENS} tokens{gang}"
+        )
+    if "share" in sources:
+        peak = f"{CARD.peak_flops / 1e12:.0f} TFLOP/s"
+        said.append(f"instruction tuning at {INSTRUCTION_SHARE:.0%} of {peak}, which is assumed and was not measured")
+    return f"Speeds: {'; '.join(said)}" if said else ""
+
+
+def paper_line(forecast: Forecast) -> str:
+    """Returns the paper's GPU-hours for the same; empty where it has none, or nothing is to run."""
+    if not forecast.paper_hours or not sum(forecast.paper_hours):
+        return ""
+    tuning, instruction = forecast.paper_hours
+    return f"The paper's GPU-hours for the same (table 1): {tuning:.3g} of fine-tuning, {instruction:.3g} of instruction tuning"
 
 
 def alone_table(forecast: Forecast) -> Table | None:

@@ -78,7 +78,7 @@ def shard_model(root: nn.Module, world: World, precision: str, by_rows: Sequence
         precision: `bf16` gathers the layers in bf16, so that what autograd saves of them is freed with them. Embeddings and head,
             and all of a small model, are gathered in fp32 and left to autocast. Sums along the layers stay in fp32, as in one
             process; only a layer's biases and normalisations are coarser. Weights and sums of gradients are in fp32.
-        by_rows: parameters of which the module itself uses this rank's rows. They are cut alike and never gathered.
+        by_rows: parameters whose rows of this rank the module uses itself. They are cut alike and never gathered.
     """
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard

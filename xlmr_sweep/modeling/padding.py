@@ -1,4 +1,4 @@
-"""Where the tokens of unlike sequences go in padded rows, and which of them see each other.
+"""Where the tokens of sequences of different lengths go in padded rows, and which of them see each other.
 
 In: the sequences' lengths. Out: index tensors and masks on the CPU, which products of padded rows need.
 """

@@ -1,4 +1,4 @@
-"""A vocabulary of which every rank holds some rows, so that its matrix is never gathered and its gradient never summed.
+"""A vocabulary whose rows are split over the ranks, so that its matrix is never gathered and its gradient never summed.
 
 In: a masked-LM model whose vocabulary matrices `shard_model` cut into rows. Out: the same model. It looks a token up on the rank
 that holds its row, and computes a masked token's loss over the rows of all ranks. The result is that of one process, up to the

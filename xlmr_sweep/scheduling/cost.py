@@ -1,8 +1,9 @@
 """How long trials and instruction jobs are expected to take. Pure: neither torch nor ray.
 
 In: what was measured (records, manifests), shapes of models, sizes of data. Out: expected seconds, and what they rest on. The
-best source is trials of the same model, task and size. Next come other sizes, tasks and models, scaled by their floating-point
-operations, and then the paper's GPU-hours. Every trial that ends while a study runs improves the estimates of the rest.
+best source is trials of the same model, task and size. Next come the model's other sizes and tasks, scaled by their operations,
+then the speeds of a known card (`speeds`), and where those say nothing the paper's GPU-hours. Every trial that ends while a study
+runs improves the estimates of the rest.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from xlmr_sweep.modeling.architecture import KNOWN, Architecture, shape_of
 from xlmr_sweep.scheduling.operations import Operations
+from xlmr_sweep.scheduling.speeds import CARD, INSTRUCTION_ROWS
 from xlmr_sweep.storage.artifacts import instruct_folder, manifest_of, mixture_folder, task_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import Trial
@@ -32,7 +34,7 @@ CPU_FLOPS = 1.4e11
 """Operations a second of a training step on one CPU core, if nothing was measured (bf16 on a core with matrix units)."""
 
 UNKNOWN_S = 60.0
-"""Expected time of a trial of which nothing is known. Only ratios matter then."""
+"""Expected time of a trial about which nothing is known. Only ratios matter then."""
 
 UPDATE_SHARE = 0.1
 """If the estimates of a model and task changed by less than this share, the queues are not sorted again."""
@@ -44,8 +46,13 @@ class Estimate:
 
     seconds: float
     source: str
-    """`measured` (same model and task), `scaled` (other sizes, tasks or models, by operations), `paper`, `operations` (by an
-    assumed speed, because nothing was measured), or `unknown`."""
+    """What they rest on:
+
+    * `measured`: trials of the same model and task; `scaled`: other sizes, tasks or models, by operations.
+    * `card`: speeds measured on a known card; `gang`: these, and an assumed speed between GPUs; `share`: an assumed share of that
+      card's peak.
+    * `paper`: its GPU-hours; `operations`: an assumed speed; `unknown`: nothing.
+    """
 
 
 class _Mean:
@@ -90,7 +97,7 @@ class CostModel:
         num_rows: Mapping[str, int] | None = None,
         mixture_rows: int | None = None,
     ) -> None:
-        self._study, self._has_gpus = study, has_gpus
+        self._study, self._has_gpus, self._shapes = study, has_gpus, dict(shapes)
         self._operations = Operations(study, shapes, num_rows or {}, mixture_rows)
         self._tasks = {task.name for task in study.tasks}
         self._models = {model.name: model for model in study.models}
@@ -147,6 +154,9 @@ class CostModel:
             done = self._operations.job(other)
             if flops and done:
                 return Estimate(seconds * flops / done / amount, "scaled")
+        seconds = self._job_on_card_s(model)
+        if seconds:
+            return Estimate(seconds / amount, "share")
         if self._has_gpus and hub in PAPER_COSTS and self._study.instructions.source == "hub":
             return Estimate(PAPER_COSTS[hub][1] * 3600 / amount, "paper")
         if flops and self._of_all.flops:
@@ -158,6 +168,18 @@ class CostModel:
     def job_s(self, model: str, amount: float) -> float:
         """Returns the expected seconds of a model's instruction job on that amount of the cluster."""
         return self.job(model, amount).seconds
+
+    def paper_s(self, trial: Trial) -> float | None:
+        """Returns the GPU-seconds of a trial by the paper's hours; None if the paper has no such model."""
+        hub = self._models[trial.model].hub
+        if hub not in PAPER_COSTS:
+            return None
+        return PAPER_COSTS[hub][0] * self._operations.relative(trial.model, trial.task, trial.train_size)
+
+    def paper_job_s(self, model: str) -> float | None:
+        """Returns the GPU-seconds of a model's instruction job by the paper's hours; None if the paper has no such model."""
+        hub = self._models[model].hub
+        return PAPER_COSTS[hub][1] * 3600 if hub in PAPER_COSTS else None
 
     def observe(self, trial: Trial, amount: float, seconds: float) -> None:
         """Learns from the time of a finished trial."""
@@ -203,6 +225,9 @@ class CostModel:
         if of_model is not None:
             ratio = flops / (of_model.flops / of_model.count) if flops else 1.0
             return Estimate(of_model.mean * ratio / amount, "scaled")
+        seconds = self._trial_on_card_s(model, task, size, amount)
+        if seconds:
+            return Estimate(seconds, "card" if amount <= 1 else "gang")
         hub = self._models[model].hub
         if self._has_gpus and hub in PAPER_COSTS:
             return Estimate(PAPER_COSTS[hub][0] * self._operations.relative(model, task, size) / amount, "paper")
@@ -211,6 +236,27 @@ class CostModel:
         if flops:
             return Estimate(flops / self._assumed_flops() / amount, "operations")
         return Estimate(UNKNOWN_S, "unknown")
+
+    def _shape_on_card(self, model: str, precision: str) -> Architecture | None:
+        """Returns the model's shape if the card's table speaks of such trials: in bf16, of a family with a fast path."""
+        shape = self._shapes.get(model)
+        return shape if self._has_gpus and precision != "fp32" and shape is not None and shape.is_fast else None
+
+    def _trial_on_card_s(self, model: str, task: str, size: int, amount: float) -> float:
+        """Returns the seconds of a trial by the known card's speeds; 0 if they say nothing of it."""
+        spec = self._study.finetune
+        shape = self._shape_on_card(model, spec.precision)
+        if shape is None:
+            return 0.0
+        num_gpus = max(1, round(amount))
+        return CARD.trial_s(shape, spec, size, self._operations.num_rows(task), num_gpus) * num_gpus / amount
+
+    def _job_on_card_s(self, model: str) -> float:
+        """Returns the GPU-seconds of an instruction job at an assumed share of the card's peak; 0 if that says nothing of it."""
+        recipe = self._study.instruct
+        shape = self._shape_on_card(model, recipe.precision)
+        rows = self._operations.job_rows(INSTRUCTION_ROWS if self._study.instructions.source == "hub" else None)
+        return 0.0 if shape is None or math.isinf(rows) else CARD.job_s(shape, recipe, rows, 1)
 
     def _assumed_flops(self) -> float:
         """Returns the assumed operations a second of one GPU or CPU, if nothing was measured."""

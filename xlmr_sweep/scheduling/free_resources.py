@@ -1,8 +1,8 @@
 """What is free on each node of a cluster, down to the single GPU. Pure.
 
 Ray gives a fraction of one GPU, and whole GPUs only if nobody shares them. Two halves of two GPUs are therefore no whole one, and
-sums over a node would promise more than there is. These books agree with Ray's: a trial is bound to the node chosen here, and of
-its GPUs Ray takes the fullest that fits, or the first of several such. So do these books, and they never choose another.
+sums over a node would promise more than there is. These books agree with Ray's. A trial is bound to the node that is chosen
+here. Of the node's GPUs Ray takes the fullest that fits, or the first of several such, and these books do the same.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class FreeResources:
 
 
 def _shares(free: list[float], gpus: float) -> tuple[tuple[int, float], ...] | None:
-    """Returns which GPUs of a node give how much. A fraction comes from the fullest GPU on which it fits, as in Ray."""
+    """Returns the GPUs of a node to take, and how much of each. A fraction comes from the fullest GPU on which it fits."""
     if gpus <= 0:
         return ()
     if gpus < 1:

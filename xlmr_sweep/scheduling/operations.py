@@ -50,11 +50,23 @@ class Operations:
 
     def job(self, model: str) -> float:
         """Returns the operations of an instruction job at full length; 0 if the shape or the number of rows is not known."""
-        shape, recipe = self._shapes.get(model), self._study.instruct
-        rows = math.inf if self._mixture_rows is None else self._mixture_rows * recipe.epochs
-        if recipe.max_steps is not None:
-            rows = min(rows, recipe.max_steps * recipe.global_batch_size)
+        shape, recipe, rows = self._shapes.get(model), self._study.instruct, self.job_rows()
         if shape is None or math.isinf(rows):
             return 0.0
         length = min(recipe.max_length, shape.positions - 2)
         return 3.0 * rows * length * shape.encoder_flops_per_token(length)
+
+    def job_rows(self, assumed: int | None = None) -> float:
+        """Returns the rows that an instruction job trains on; infinity if that is not known.
+
+        Args:
+            assumed: rows of the instruction data, if they are not prepared.
+        """
+        recipe = self._study.instruct
+        prepared = assumed if self._mixture_rows is None else self._mixture_rows
+        rows = math.inf if prepared is None else prepared * recipe.epochs
+        return rows if recipe.max_steps is None else min(rows, recipe.max_steps * recipe.global_batch_size)
+
+    def num_rows(self, task: str) -> int:
+        """Returns the rows of a task's evaluation set; 0 if that is not known."""
+        return self._num_rows[task]

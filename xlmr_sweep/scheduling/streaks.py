@@ -37,7 +37,7 @@ class Streaks:
     """The failures in a row of each scope.
 
     Args:
-        limit: length at which a streak speaks against its scope.
+        limit: from this length on a streak is held against its scope.
     """
 
     def __init__(self, limit: int) -> None:

@@ -23,7 +23,7 @@ MEASURED = "measured"
 """Key of `learned/<model>.json`: what the first trial measured."""
 
 MIN_WIDTH = "min_width"
-"""Key of `learned/<model>.json`: the smallest width (cpus, gpus, num_bundles) that was not found too small."""
+"""Key of `learned/<model>.json`: the smallest width (cpus, gpus, num_bundles) that may be enough: smaller ones were not."""
 
 MEMORY_MARGIN = 1.2
 """Another task or a longer text may need more memory than the trial that measured, although that was the longest expected."""

@@ -89,7 +89,7 @@ class MicroBatch:
     """(n,) int64, which of the N tokens are masked."""
 
     labels: Tensor
-    """(n,) int64 tokens to tell."""
+    """(n,) int64 tokens to predict."""
 
     counts: tuple[int, ...]
     """(B,) masked tokens of each sequence; their sum is n."""

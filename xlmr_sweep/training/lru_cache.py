@@ -1,4 +1,4 @@
-"""A small cache by bytes: what was used last stays. Knows neither torch nor what it holds."""
+"""A small cache with a limit in bytes: what was used last stays. Knows neither torch nor what it holds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tokens are hidden from the model and have to be told by it. Pure functions of token spans and seeds.
+"""Which tokens are masked, for the model to predict. Pure functions of token spans and seeds.
 
 In: filled templates or plain token ids, and the place of each row in the run. Out: masked sequences. The draw belongs to
 the row's place (seed, step, index in the global batch), so it is the same for any number of ranks and micro-batches.
@@ -20,7 +20,7 @@ Draw = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Masked:
-    """One sequence as the model sees it, and what it has to tell."""
+    """One sequence as the model sees it, and what it has to predict."""
 
     input_ids: list[int]
     """(T,) tokens with masks put in."""
