@@ -49,9 +49,9 @@ def test_a_module_too_large_to_keep_is_gone_before_the_next_is_made(
     alive: list[int] = []
     build = warm_state.build_trial_model
 
-    def counted(*arguments: Any) -> Any:
+    def counted(*arguments: Any, **options: Any) -> Any:
         alive.append(sum(isinstance(thing, torch.nn.Linear) for thing in gc.get_objects()))
-        return build(*arguments)
+        return build(*arguments, **options)
 
     monkeypatch.setattr(warm_state, "build_trial_model", counted)
     gc.collect()

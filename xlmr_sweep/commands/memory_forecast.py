@@ -11,7 +11,15 @@ from typing import Literal
 
 from xlmr_sweep.commands.vocabulary import count_rows
 from xlmr_sweep.modeling.architecture import Architecture, shape_of
-from xlmr_sweep.modeling.memory import ASSUMED_ROWS, compacted, cpu_has_bf16, gpus_needed, process_bytes, trial_memory
+from xlmr_sweep.modeling.memory import (
+    ASSUMED_ROWS,
+    compacted,
+    cpu_has_bf16,
+    gpu_bytes_needed,
+    gpus_needed,
+    process_bytes,
+    trial_memory,
+)
 from xlmr_sweep.storage.artifacts import record_file
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.model_spec import AUTO
@@ -111,7 +119,7 @@ def _of_model(study: Study, name: str, full: Architecture, measured: int | None,
     precision = _precision(study)
     small = compacted(full, measured or counted or ASSUMED_ROWS) if full.is_fast else full
     if study.cluster.gpus > 0:
-        taken = trial_memory(small, study.finetune, precision=precision, num_ranks=model.num_ranks).total
+        taken = gpu_bytes_needed(small, study.finetune, precision, model.num_ranks)
     else:
         memory = trial_memory(small, study.finetune, precision=precision, on_gpu=False)
         taken = process_bytes(small, memory, _evaluation_tokens(study, full))

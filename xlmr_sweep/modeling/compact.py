@@ -62,10 +62,25 @@ def vocabulary_sized(weights: Mapping[str, Tensor], vocab_size: int) -> set[str]
     return {name for name, tensor in weights.items() if name.endswith(names) and tensor.shape[0] == vocab_size}
 
 
-def compact_weights(weights: Mapping[str, Tensor], vocab_size: int, kept: CompactVocabulary) -> dict[str, Tensor]:
-    """Returns the state dict with only the kept rows of vocabulary-sized weights; other tensors are shared, not copied."""
-    rows = vocabulary_sized(weights, vocab_size)
-    return {name: tensor[kept.token_ids] if name in rows else tensor for name, tensor in weights.items()}
+def compact_weights(
+    weights: Mapping[str, Tensor], vocab_size: int, kept: CompactVocabulary, rows: int | None = None
+) -> dict[str, Tensor]:
+    """Returns the state dict with only the kept rows of vocabulary-sized weights; other tensors are shared, not copied.
+
+    Args:
+        weights: the full state dict.
+        vocab_size: rows of the full vocabulary.
+        kept: the vocabulary.
+        rows: fills up with rows of zeros, which no token uses.
+    """
+    sized = vocabulary_sized(weights, vocab_size)
+    missing = 0 if rows is None else rows - len(kept)
+
+    def compact(tensor: Tensor) -> Tensor:
+        small = tensor[kept.token_ids]
+        return torch.cat([small, small.new_zeros((missing, *small.shape[1:]))]) if missing else small
+
+    return {name: compact(tensor) if name in sized else tensor for name, tensor in weights.items()}
 
 
 def restore_weights(trained: Mapping[str, Tensor], full: Mapping[str, Tensor], kept: CompactVocabulary) -> dict[str, Tensor]:
@@ -76,7 +91,7 @@ def restore_weights(trained: Mapping[str, Tensor], full: Mapping[str, Tensor], k
             whole[id(tensor)] = tensor
         elif id(tensor) not in whole:
             whole[id(tensor)] = full[name].clone()
-            whole[id(tensor)][kept.token_ids] = tensor.to(full[name].dtype)
+            whole[id(tensor)][kept.token_ids] = tensor[: len(kept)].to(full[name].dtype)
     return {name: whole[id(tensor)] for name, tensor in trained.items()}
 
 
@@ -97,18 +112,19 @@ def always_kept(config: Any, tokenizer: Any) -> set[int]:
     return kept
 
 
-def build_compact(config: Any, kept: CompactVocabulary) -> nn.Module:
+def build_compact(config: Any, kept: CompactVocabulary, rows: int | None = None) -> nn.Module:
     """Builds a masked-LM model for the kept tokens. Its weights are undefined until some are copied in.
 
     Args:
         config: the full model's transformers configuration.
         kept: the vocabulary, with what `always_kept` says.
+        rows: of the embeddings, if more than the vocabulary has.
 
     Raises:
         ValueError: if the padding token would move in a model that counts positions from it.
     """
     small = copy.deepcopy(config)
-    small.vocab_size = len(kept)
+    small.vocab_size = rows or len(kept)
     if config.pad_token_id is not None:
         pad = int(kept.compact(torch.tensor([config.pad_token_id], device="cpu"))[0])
         if pad != config.pad_token_id and model_family(config).counts_positions_from_padding:

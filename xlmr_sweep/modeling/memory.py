@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xlmr_sweep.modeling.architecture import Architecture
+from xlmr_sweep.modeling.gpu.footprint import footprint
 from xlmr_sweep.study.recipes import FinetuneSpec
 
 ASSUMED_ROWS = 32_768
@@ -159,9 +160,17 @@ def token_bytes(shape: Architecture, precision: str, length: int, *, on_gpu: boo
 def gpus_needed(shape: Architecture, finetune: FinetuneSpec, precision: str, gpu_bytes: float = GPU_BYTES) -> int | None:
     """Returns the fewest GPUs on which a trial of a (compacted) shape fits; None where 16 are too few."""
     for number in (1, 2, 4, 8, 16):
-        if trial_memory(shape, finetune, precision=precision, num_ranks=number).total <= gpu_bytes - GPU_RESERVE:
+        if gpu_bytes_needed(shape, finetune, precision, number) <= gpu_bytes - GPU_RESERVE:
             return number
     return None
+
+
+def gpu_bytes_needed(shape: Architecture, finetune: FinetuneSpec, precision: str, num_ranks: int) -> float:
+    """Returns what a trial of a (compacted) shape takes of each of its GPUs, for inputs of `finetune.max_length` tokens."""
+    if num_ranks == 1 and precision == "bf16" and shape.exact:
+        # One GPU trains by the static step (modeling/gpu).
+        return footprint(shape, finetune.batch_size * finetune.max_length, finetune.eval_tokens).total
+    return trial_memory(shape, finetune, precision=precision, num_ranks=num_ranks).total
 
 
 def cpu_has_bf16() -> bool:

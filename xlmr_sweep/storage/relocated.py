@@ -19,6 +19,7 @@ from xlmr_sweep.storage.collect import Collected
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.records import CELL_COLUMNS, COLUMNS, read_failure_files, read_records
 from xlmr_sweep.storage.study_file import read_study
+from xlmr_sweep.study.recipes import FINETUNE_RUNTIME
 from xlmr_sweep.study.spec import Study
 
 MODEL_KEYS = ("hub", "revision", "demo", "new_head")
@@ -103,7 +104,7 @@ def _as_declared(record: Mapping[str, Any], study: Study) -> bool:
     declared = {
         "model_spec": {key: model[key] for key in MODEL_KEYS},
         "data": study.data.model_dump(mode="json", exclude={"folder"}),
-        "finetune": study.finetune.model_dump(mode="json", exclude={"save_weights"}),
+        "finetune": study.finetune.model_dump(mode="json", exclude=FINETUNE_RUNTIME),
     }
     if record["paradigm"] == "instructed":
         declared["instruct"] = study.instruct.model_dump(mode="json", exclude={"checkpoint_every"})

@@ -12,6 +12,7 @@ from typing import Any
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.study.canonical import fingerprint
 from xlmr_sweep.study.identity import IDENTITY_VERSION, data_identity, holds_several_weights, model_identity, recipe_id
+from xlmr_sweep.study.recipes import FINETUNE_RUNTIME
 from xlmr_sweep.study.spec import Paradigm, Study
 from xlmr_sweep.study.tasks import TaskSpec
 from xlmr_sweep.study.template import TEMPLATE_VERSION
@@ -101,7 +102,7 @@ def _base_identity(
             "task": task.model_dump(mode="json", include={"labels", "metric"} | seen),
             "data": data,
             "template": None if paradigm == "baseline" else TEMPLATE_VERSION,
-            "finetune": study.finetune.model_dump(mode="json", exclude={"save_weights"}),
+            "finetune": study.finetune.model_dump(mode="json", exclude=FINETUNE_RUNTIME),
         },
         32,
     )

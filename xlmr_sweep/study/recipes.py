@@ -58,6 +58,10 @@ class InstructSpec(Declared):
     """Runtime. Steps between checkpoints."""
 
 
+FINETUNE_RUNTIME = {"gpu_graphs", "save_weights"}
+"""Fields of `FinetuneSpec` that are no part of a trial's identity."""
+
+
 class FinetuneSpec(Declared):
     """How a trial is fine-tuned (paper, sections 3.2 and 4.3; facts the paper leaves open carry their source)."""
 
@@ -93,6 +97,9 @@ class FinetuneSpec(Declared):
 
     eval_tokens: int = Field(default=16384, ge=1)
     """Padded tokens of one evaluation batch; part of the identity because it changes rounding."""
+
+    gpu_graphs: Literal["auto", "off"] = "auto"
+    """Runtime. Captures the step of a trial on one GPU as a CUDA graph, in a model and precision that can (`auto`), or never."""
 
     save_weights: bool = False
     """Runtime. Keeps each trial's trained weights, with the whole vocabulary, under `weights/<trial_id>/` as a folder that

@@ -126,6 +126,8 @@ def _train(
     on_step: Callable[[int], None] | None,
 ) -> list[float]:
     spec, world = warm.study.finetune, warm.world
+    if model.static is not None:
+        return _checked(trial, model.static.train(warm.few_shot(trial), inputs, trial.seed, on_step or (lambda step: None)))
     model.train()
     parameters = local_parameters(model)
     optimizer = make_optimizer(model, parameters, spec.learning_rate, spec.weight_decay)
@@ -167,6 +169,8 @@ def _checked(trial: Trial, losses: Tensor) -> list[float]:
 
 def _evaluate(model: TrialModel, inputs: TaskInputs, spec: FinetuneSpec, precision: str, world: World) -> Tensor:
     """Returns the logits (num_eval, num_labels) of the evaluation set, fp32 on the host, the same on every rank."""
+    if model.static is not None:
+        return _finite(model.static.evaluate(inputs))
     model.eval()
     # Without a fast path the whole vocabulary's logits of a batch lie in memory, so a batch is no larger than in training.
     tokens = spec.eval_tokens if model.encoder.is_split else min(spec.eval_tokens, spec.batch_size * spec.max_length)
@@ -188,6 +192,10 @@ def _evaluate(model: TrialModel, inputs: TaskInputs, spec: FinetuneSpec, precisi
         torch.distributed.all_reduce(logits)
         torch.distributed.all_reduce(times)
         logits /= times
+    return _finite(logits)
+
+
+def _finite(logits: Tensor) -> Tensor:
     if not bool(torch.isfinite(logits).all()):
         raise DivergedError("a logit of the evaluation set is not finite")
     return logits

@@ -35,7 +35,8 @@ def peak_memory(device: torch.device) -> int:
     Own memory is what no other process shares. Libraries, and weights that a node holds once, are left out at their present size.
     """
     if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
+        # Reserved, not allocated: a CUDA graph's activations lie in a pool that counts as unused after its capture.
+        return int(torch.cuda.max_memory_reserved(device))
     try:
         lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
         sizes = {words[0]: int(words[1]) * 1024 for words in lines if len(words) == 3 and words[2] == "kB"}

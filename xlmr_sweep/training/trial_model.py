@@ -18,7 +18,9 @@ from xlmr_sweep.modeling.compact import build_compact
 from xlmr_sweep.modeling.device import resolve_precision
 from xlmr_sweep.modeling.encoder import ClassificationHead, MaskedLMEncoder
 from xlmr_sweep.modeling.fsdp import World, shard_model
+from xlmr_sweep.modeling.gpu.packing import vocabulary_rung
 from xlmr_sweep.study.recipes import FinetuneSpec
+from xlmr_sweep.training.static_trial import StaticTrainer, say_once, static_refusal
 
 
 class TrialModel(nn.Module):
@@ -29,6 +31,8 @@ class TrialModel(nn.Module):
         self.encoder = encoder
         self.head = head
         self.register_buffer("label_ids", label_ids, persistent=False)
+        self.static: StaticTrainer | None = None
+        """Trains and evaluates in place of `forward`, where it can."""
 
     def forward(self, batch: Batch) -> Tensor:
         """Returns the logits (B, num_labels) of a batch."""
@@ -37,13 +41,30 @@ class TrialModel(nn.Module):
         return self.encoder.logits_at(batch.tokens, batch.mask_at, batch.counts, cast(Tensor, self.label_ids))
 
 
-def build_trial_model(config: Any, inputs: TaskInputs, num_labels: int | None, spec: FinetuneSpec, world: World) -> TrialModel:
+def static_rows(config: Any, inputs: TaskInputs, num_labels: int, spec: FinetuneSpec, world: World) -> int | None:
+    """Returns the embedding rows of a module that trains by the static step, so that tasks share modules; None for the plain way.
+
+    On a GPU the plain way is said once, with the reason.
+    """
+    refusal = static_refusal(config, num_labels, resolve_precision(spec.precision, world.device), world)
+    if refusal is None:
+        return vocabulary_rung(len(inputs.kept))
+    if world.device.type == "cuda" and world.size == 1:
+        say_once(f"{config.model_type}: trials take the plain way, ten times slower than the static step ({refusal})")
+    return None
+
+
+def build_trial_model(
+    config: Any, inputs: TaskInputs, num_labels: int, spec: FinetuneSpec, world: World, *, has_head: bool, rows: int | None = None
+) -> TrialModel:
     """Returns a trial's module on the device, or spread over the ranks by FSDP2. Its weights mean nothing yet.
 
     Args:
         config: the starting weights' configuration; left as it is.
         inputs: tell the vocabulary and the label words.
-        num_labels: classes of the classification head of `baseline`; None for prompts.
+        num_labels: of the task.
+        has_head: whether it has a classification head (`baseline`).
+        rows: of the embeddings, for the static step; None for the plain way, with as many as the vocabulary has.
         spec: dropout and precision.
         world: the ranks.
     """
@@ -52,12 +73,17 @@ def build_trial_model(config: Any, inputs: TaskInputs, num_labels: int | None, s
         set_dropout(config, spec.dropout)
     # Rank 0 sends the others their slices, so that a host never holds a whole model for each rank.
     with torch.device("meta" if world.rank else "cpu"):
-        encoder = MaskedLMEncoder(build_compact(config, inputs.kept))
+        encoder = MaskedLMEncoder(build_compact(config, inputs.kept, rows))
         head = None
-        if num_labels is not None:
+        if has_head:
             std = getattr(config, "initializer_range", 0.02)
             head = ClassificationHead(encoder.hidden_size, num_labels, dropout_of(config), std)
     module = TrialModel(encoder, head, inputs.label_ids)
+    if rows is not None:
+        module.to(world.device)
+        precision = resolve_precision(spec.precision, world.device)
+        module.static = StaticTrainer(module.encoder.model, module.head, num_labels, spec, precision)
+        return module
     if world.size == 1:
         return module.to(world.device)
     shard_model(module, world, resolve_precision(spec.precision, world.device))

@@ -34,7 +34,7 @@ from xlmr_sweep.study.task_check import label_token_ids
 from xlmr_sweep.study.tasks import TaskSpec
 from xlmr_sweep.training.lru_cache import LruCache
 from xlmr_sweep.training.shared_arrays import LocalArrays, SharedArrays, num_bytes
-from xlmr_sweep.training.trial_model import TrialModel, build_trial_model
+from xlmr_sweep.training.trial_model import TrialModel, build_trial_model, static_rows
 
 NO_SHAPE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 """Entries of a configuration that say nothing about the module."""
@@ -126,26 +126,50 @@ class WarmState:
             head_generator: draws the classification head of `baseline`.
         """
         inputs = self.inputs(trial)
+        num_labels = len(self.study.task(trial.task).labels)
         # Weights that were instruction-tuned elsewhere may come with a configuration (dropout) of their own.
-        config = load_config(self.source(trial)).to_dict()
+        source_config = load_config(self.source(trial))
+        config = source_config.to_dict()
         shape = json.dumps({name: value for name, value in config.items() if name not in NO_SHAPE}, default=str)
-        key = (trial.model, trial.task, trial.paradigm != "baseline", shape)
+        rows = static_rows(source_config, inputs, num_labels, self.study.finetune, self.world)
+        # Modules of the static step are no task's own.
+        of_task = trial.task if rows is None else (rows, num_labels)
+        key = (trial.model, of_task, trial.paradigm != "baseline", shape)
 
         def size(module: TrialModel) -> int:
             return sum(p.nbytes for p in module.parameters())
 
-        module = self._modules.get(key, lambda: self._build(trial, inputs), size)
+        module = self._modules.get(key, lambda: self._build(trial, inputs, rows), size)
         head = {} if module.head is None else module.head.draw(head_generator)
+        self._fill(module, trial, head, rows)
+        if module.static is not None:
+            module.static.fill = lambda: self._fill(module, trial, head, rows)
+        return module
+
+    def _build(self, trial: Trial, inputs: TaskInputs, rows: int | None) -> TrialModel:
+        settings = (load_config(self.source(trial)), inputs, len(self.study.task(trial.task).labels))
+        has_head = trial.paradigm == "baseline"
+        return build_trial_model(*settings, self.study.finetune, self.world, has_head=has_head, rows=rows)
+
+    def _fill(self, module: TrialModel, trial: Trial, head: dict[str, Tensor], rows: int | None) -> None:
+        """Copies a trial's starting weights into its module."""
+        source = self.source(trial)
+        key = (source.name, stamp(source), trial.task, module.head is None)
+        if module.static is not None and module.static.restore_start(key):
+            if module.head is not None:
+                module.head.load_state_dict(head)
+            return
         weights = None if self.world.rank else self.starting_weights(trial)
-        start = {} if weights is None else _compact(weights, inputs)
+        start = {} if weights is None else _compact(weights, self.inputs(trial), rows)
         start |= {f"head.{name}": tensor for name, tensor in head.items()}
         if self.world.size == 1:
             module.load_state_dict(start)
         else:
             fill_sharded(module, start, self.world)
+        if module.static is not None:
+            module.static.keep_start(key)
         if weights is not None:
             _unmap_if_large(weights)
-        return module
 
     def resolved(self, trial: Trial) -> dict[str, Any]:
         """Returns what the trial was made from, for its record: fingerprints of data and weights, hub commit, row counts."""
@@ -193,13 +217,9 @@ class WarmState:
         always = always_kept(config, tokenizer)
         return compact_inputs(task, pools, labels, always, config.vocab_size, data.fingerprint, tokenizer)
 
-    def _build(self, trial: Trial, inputs: TaskInputs) -> TrialModel:
-        num_labels = len(self.study.task(trial.task).labels) if trial.paradigm == "baseline" else None
-        return build_trial_model(load_config(self.source(trial)), inputs, num_labels, self.study.finetune, self.world)
 
-
-def _compact(weights: StartingWeights, inputs: TaskInputs) -> dict[str, Tensor]:
-    compact = compact_weights(weights.tensors, weights.config.vocab_size, inputs.kept)
+def _compact(weights: StartingWeights, inputs: TaskInputs, rows: int | None) -> dict[str, Tensor]:
+    compact = compact_weights(weights.tensors, weights.config.vocab_size, inputs.kept, rows)
     return {f"encoder.model.{name}": tensor for name, tensor in compact.items()}
 
 

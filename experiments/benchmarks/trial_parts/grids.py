@@ -112,7 +112,7 @@ def run_plain(grid: Grid, encoder: Path, data: Path, scratch: Path, console: Con
     """Runs the grid by the plain script."""
     study = declare(grid, encoder, data, scratch / "plain.yaml", "fp32")
     prepared = scratch / "prepared"
-    declaration, labels, lengths = _plain_declaration(grid, study, Storage(prepared), scratch / "cells")
+    declaration, labels, lengths = plain_declaration(grid, study, Storage(prepared), scratch / "cells")
     console.print(f"Prompts: {sum(lengths) / len(lengths):.0f} tokens on average, {max(lengths)} at most", highlight=False)
     path = scratch / "grid.json"
     path.write_text(json.dumps(declaration))
@@ -129,7 +129,7 @@ def run_plain(grid: Grid, encoder: Path, data: Path, scratch: Path, console: Con
     return Side("plain Tune grid, Trainer, fp32", last, watched.total_s, cells, watched.peak_uss_bytes)
 
 
-def _plain_declaration(
+def plain_declaration(
     grid: Grid, study: Study, storage: Storage, folder: Path
 ) -> tuple[dict[str, Any], dict[str, list[int]], list[int]]:
     """Returns the plain script's declaration, the evaluation labels of each task, and the tokens of each prompt."""

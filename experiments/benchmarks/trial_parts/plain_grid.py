@@ -2,7 +2,7 @@
 
 GRID.json names the model's folder, the settings and the cells. A cell names its training and evaluation prompts (files of texts
 and labels), and the order in which training takes the examples. So both sides train on the same batches. Every trial loads the
-model and tokenizer, tokenises its prompts, trains in fp32 with dynamic padding, and predicts the evaluation set.
+model and tokenizer, tokenises its prompts, trains with dynamic padding (fp32; bf16 on a GPU), and predicts the evaluation set.
 """
 
 from __future__ import annotations
@@ -28,7 +28,14 @@ def run_trial(config: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     set_seed(config["seed"])
     tokenizer = AutoTokenizer.from_pretrained(config["model"], trust_remote_code=False)
-    model = AutoModelForMaskedLM.from_pretrained(config["model"], dtype=torch.float32, trust_remote_code=False)
+    dropout = config.get("dropout", 0.0)
+    model = AutoModelForMaskedLM.from_pretrained(
+        config["model"],
+        dtype=torch.float32,
+        trust_remote_code=False,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
     train, evaluation = (_load(config[split], tokenizer, config["max_length"]) for split in ("train", "evaluation"))
     with tempfile.TemporaryDirectory() as folder:
         trainer = _prompt_trainer(config, model, tokenizer, train, folder)
@@ -89,7 +96,8 @@ def _prompt_trainer(config: dict[str, Any], model: Any, tokenizer: Any, train: A
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        use_cpu=True,
+        use_cpu="gpu_share" not in config,
+        bf16="gpu_share" in config,
     )
     return PromptTrainer(model=model, args=arguments, train_dataset=train, data_collator=DataCollatorWithPadding(tokenizer))
 
@@ -98,9 +106,10 @@ def main(path: str) -> None:
     """Runs the grid and writes `plain.json` beside its declaration."""
     grid = json.loads(Path(path).read_text())
     folder = Path(path).parent
-    ray.init(address="local", num_cpus=grid["num_cpus"], log_to_driver=False)
+    share = grid["settings"].get("gpu_share", 0)
+    ray.init(address="local", num_cpus=grid["num_cpus"], num_gpus=1 if share else 0, log_to_driver=False)
     tuner = tune.Tuner(
-        tune.with_resources(run_trial, {"cpu": 1}),
+        tune.with_resources(run_trial, {"cpu": 1, "gpu": share}),
         param_space={**grid["settings"], "cell": tune.grid_search(grid["cells"])},
         run_config=tune.RunConfig(name="plain", storage_path=str(folder / "plain"), verbose=0),
     )

@@ -1,0 +1,44 @@
+"""The part `memory`: what a trial takes by arithmetic, against what the allocator reserved for the shapes of the part `step`."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu_parts.part_step import time_static
+from benchmarks.gpu_parts.shapes import SHAPES, cb_lengths
+from benchmarks.trial_parts.measures import Target
+from rich.console import Console
+from rich.table import Table
+
+from xlmr_sweep.modeling.architecture import Architecture
+from xlmr_sweep.modeling.gpu.footprint import footprint
+from xlmr_sweep.modeling.gpu.packing import rung
+
+
+def run(options: Namespace, scratch: Path, console: Console) -> dict[str, Any]:
+    """Runs each shape, unless the part `step` just did."""
+    measured = {row["shape"]: row for row in getattr(options, "measured", [])}
+    table = Table("shape", "by arithmetic, GiB", "reserved, GiB", "apart", title="Memory of a trial")
+    rows, targets = [], []
+    for name in options.shape or SHAPES:
+        lengths = [128] * 16 if name == "XL" else cb_lengths()
+        row = measured.get(name) or time_static(name, lengths)
+        predicted = predict(name, sum(lengths))
+        apart = predicted / row["peak_reserved_bytes"] - 1
+        rows.append({"shape": name, "predicted_bytes": predicted, "peak_reserved_bytes": row["peak_reserved_bytes"]})
+        targets.append(Target(f"{name}, prediction apart from the reserved", abs(apart), 0.1, at_most=True))
+        table.add_row(name, f"{predicted / 2**30:.2f}", f"{row['peak_reserved_bytes'] / 2**30:.2f}", f"{apart:+.1%}")
+    console.print(table)
+    return {"rows": rows, "targets": [target.as_dict() for target in targets]}
+
+
+def predict(name: str, num_tokens: int) -> float:
+    """Returns the bytes of a trial of a shape, evaluated on three times its training batch."""
+    shape = SHAPES[name]
+    is_bert = shape.family == "bert"
+    architecture = Architecture(
+        shape.num_layers, shape.hidden, shape.ffn, shape.rows, 512 if is_bert else 514, 2 if is_bert else 1, heads=shape.heads
+    )
+    return footprint(architecture, rung(num_tokens), rung(3 * num_tokens)).total

@@ -1,0 +1,109 @@
+"""The whole step on the meta device: the same operations for any two batches of a shape, no value read, few launches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from static_steps import examples, tiny
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from xlmr_sweep.modeling.gpu.flash import FlashAttention
+from xlmr_sweep.modeling.gpu.packing import RowShape
+from xlmr_sweep.modeling.gpu.static_step import strict_determinism
+
+BASE = {
+    "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
+    "max_position_embeddings": 514,
+}  # fmt: skip
+NO_LAUNCH = (
+    "view", "aten.t.", "slice", "select.int", "unsqueeze", "unbind", "expand", "detach", "empty", "split", "alias", "transpose",
+)  # fmt: skip
+"""Operations that make views or take memory."""
+
+MOST_LAUNCHES = 650
+
+
+class Recorded(TorchDispatchMode):
+    """Operations with every argument that is no tensor; tensors count with shape and type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, Any]] = []
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self.calls.append((str(func), (_plain(args), _plain(kwargs))))
+        return func(*args, **kwargs)
+
+    def launches(self) -> list[str]:
+        return [name for name, _ in self.calls if not any(word in name for word in NO_LAUNCH)]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return ("tensor", tuple(value.shape), value.stride(), value.dtype)
+    if isinstance(value, list | tuple):
+        return tuple(_plain(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _meta_adamw() -> Iterator[None]:
+    """torch has no meta kernel of it."""
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("_fused_adamw_.tensor_lr", lambda *args, **options: None, "Meta")
+    yield
+    library._destroy()
+
+
+def record(lengths: list[int], rate: float, family: str = "xlm-roberta", **changes: Any) -> Recorded:
+    made = tiny(family, device="meta", attention=FlashAttention(), dtype=torch.bfloat16, dropout=0.1, **{**BASE, **changes})
+    shape = RowShape(1664, 16, 256, 7)
+    # Packed for real: nothing of it may reach the operations.
+    rows = made.rows([examples(lengths)], shape, [rate])
+    recorded = Recorded()
+    with strict_determinism(), recorded:
+        made.step.train(rows)
+    return recorded
+
+
+def test_two_batches_of_one_shape_run_the_same_operations_with_the_same_arguments() -> None:
+    """So no length, count or learning rate is baked into a graph. On the meta device a value that is read raises."""
+    one, other = record([96] * 16, 1e-5), record([207, 30, 55], 3e-4)
+    assert len(one.calls) > 500
+    assert one.calls == other.calls
+
+
+@pytest.mark.parametrize("classification", [False, True])
+def test_a_step_of_base_s_shape_launches_little(classification: bool) -> None:
+    launches = record([96] * 16, 1e-5, classification=classification).launches()
+    assert 300 < len(launches) <= MOST_LAUNCHES
+
+
+def test_a_layer_adds_a_fixed_number_of_launches() -> None:
+    counts = [len(record([96] * 16, 1e-5, num_hidden_layers=n).launches()) for n in (2, 3, 4)]
+    assert counts[2] - counts[1] == counts[1] - counts[0] <= 42
+
+
+def test_pre_norm_layers_run_the_same_operations_too() -> None:
+    one, other = (record(lengths, rate, "xlm-roberta-xl") for lengths, rate in (([128] * 12, 1e-5), ([64] * 16, 1e-4)))
+    assert one.calls == other.calls
+
+
+def test_reading_a_value_inside_the_step_would_be_seen() -> None:
+    class Reads(FlashAttention):
+        def forward(self, query: Any, key: Any, value: Any, offsets: Any, p: float, scale: float) -> Any:
+            offsets.keys[-1].item()
+            return super().forward(query, key, value, offsets, p, scale)
+
+    made = tiny("xlm-roberta", device="meta", attention=Reads(), dtype=torch.bfloat16)
+    rows = made.rows([examples([5])], RowShape(64, 4, 24, 3), [1e-3])
+    with strict_determinism(), pytest.raises(RuntimeError, match="meta"):
+        made.step.train(rows)

@@ -1,0 +1,71 @@
+"""Triton's kernels against torch's operators. Needs Triton, and a GPU or TRITON_INTERPRET=1 (minutes on a CPU)."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+import torch
+from static_steps import examples, tiny
+
+from xlmr_sweep.modeling.gpu.packing import RowShape
+from xlmr_sweep.modeling.gpu.static_step import strict_determinism
+from xlmr_sweep.modeling.gpu.torch_kernels import Kernels, TorchKernels
+
+pytest.importorskip("triton")
+if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("no GPU, and Triton's interpreter is off", allow_module_level=True)
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+SHAPE = RowShape(64, 4, 24, 3)
+
+
+def triton_kernels() -> Any:
+    from xlmr_sweep.modeling.gpu.triton_kernels import TritonKernels
+
+    return TritonKernels(torch.float32, 2)
+
+
+def two_steps(kernels: Kernels, family: str, *, classification: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns losses and weights after two steps on a CPU's plain attention, with no clipping."""
+    made = tiny(family, classification=classification, num_labels=2, clip=1e9, kernels=kernels)
+    rows = made.rows([examples([9, 17, 4, 6], 0, 2), examples([24, 23], 1, 2)], SHAPE, [1e-3, 1e-3])
+    made.step.begin()
+    with strict_determinism():
+        made.step.train(rows)
+        made.step.train(rows)
+    return rows.results, made.step.state.grads
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="fp32 on a GPU takes the plain way")
+@pytest.mark.parametrize("classification", [False, True])
+@pytest.mark.parametrize("family", ["xlm-roberta", "xlm-roberta-xl"])
+def test_two_steps_equal_torch_s_operators(family: str, classification: bool) -> None:
+    # Two labels leave gaps between the head's entries: what a sum over rows leaves unwritten there counts in the norm.
+    ours = two_steps(triton_kernels(), family, classification=classification)
+    plain = two_steps(TorchKernels(torch.float32), family, classification=classification)
+    for one, other in zip(ours, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_keeps_its_share_scales_it_and_draws_anew_each_time() -> None:
+    kernels = triton_kernels()
+    ones, zeros, norm = (torch.ones(400, 32, device=DEVICE), torch.zeros(400, 32, device=DEVICE), torch.ones(64, device=DEVICE))
+    chain = torch.zeros(96, device=DEVICE)
+    totals = []
+    for draw in (7, 8, 7):
+        kernels.begin(torch.tensor([draw], dtype=torch.int32, device=DEVICE), chain, is_training=True)
+        normed = [kernels.add_norm(ones, zeros, norm, 1e-5, 0.1, wants_out=True) for _ in range(2)]
+        totals += [one.total for one in normed]
+    assert abs(float((totals[0] > 0).float().mean()) - 0.9) < 0.01
+    assert sorted({round(value, 4) for value in totals[0].unique().tolist()}) == [0.0, 1.1111]
+    assert torch.equal(totals[0], totals[4]), "a draw gives the same mask again"
+    assert not torch.equal(totals[0], totals[1]), "but not in the next place"
+    assert not torch.equal(totals[0], totals[2]), "nor in the next step"
+    gradient = torch.randn(400, 32, device=DEVICE)
+    of_x, of_total = kernels.add_norm_backward(gradient, None, normed[1], norm, 0.1, (chain[:64], chain[64:]), rest_is_sum=False)
+    torch.testing.assert_close(of_x, of_total * (normed[1].total > 0) / 0.9)
+    kernels.end_backward()
+    torch.testing.assert_close(chain[64:], of_x.sum(0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(chain[32:64], gradient.sum(0), rtol=1e-4, atol=1e-4)

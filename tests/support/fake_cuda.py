@@ -1,0 +1,133 @@
+"""A stand-in for `torch.cuda` on a machine without one: logs the order of calls and is as late as a real card.
+
+What is "captured" really runs, as it does at a real warm-up, so a capture spoils weights here too. A replay runs the captured
+function again. An event is done only when somebody waited for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+class FakeCuda:
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.generator = torch.Generator().manual_seed(99)
+        self.queued = self.finished = 0
+        self.capturing: FakeGraph | None = None
+        self.pools: list[Any] = []
+        self.breaks_capture = self.spoils_replay = False
+
+    def note(self, name: str, function: Callable[[], None]) -> None:
+        """Called by a step that runs: a capture remembers which."""
+        self.log.append(f"captured {name}" if self.capturing else name)
+        if self.capturing:
+            self.capturing.function = function
+
+    def manual_seed(self, seed: int) -> None:
+        self.log.append("seed")
+        self.generator.manual_seed(seed)
+        torch.manual_seed(seed)
+
+    def MemPool(self) -> FakePool:
+        self.log.append("pool")
+        return FakePool()
+
+    @contextmanager
+    def use_mem_pool(self, pool: FakePool) -> Iterator[None]:
+        self.pools.append(pool.id)
+        yield
+
+    def synchronize(self) -> None:
+        self.log.append("synchronize")
+        self.finished = self.queued
+
+    def current_stream(self) -> FakeStream:
+        return FakeStream()
+
+    def Stream(self) -> FakeStream:
+        return FakeStream()
+
+    @contextmanager
+    def stream(self, stream: FakeStream) -> Iterator[None]:
+        yield
+
+    def CUDAGraph(self) -> FakeGraph:
+        return FakeGraph(self)
+
+    @contextmanager
+    def graph(self, graph: FakeGraph, *, pool: object, stream: FakeStream, capture_error_mode: str) -> Iterator[None]:
+        assert capture_error_mode == "thread_local"
+        self.pools.append(pool)
+        if self.breaks_capture:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        self.capturing = graph
+        yield
+        self.capturing = None
+
+    def Event(self, *, blocking: bool) -> FakeEvent:
+        return FakeEvent(self)
+
+
+class FakePool:
+    def __init__(self) -> None:
+        self.id = object()
+
+
+class FakeStream:
+    def wait_stream(self, other: FakeStream) -> None:
+        pass
+
+
+class FakeGraph:
+    def __init__(self, cuda: FakeCuda) -> None:
+        self._cuda = cuda
+        self.function: Callable[[], None] | None = None
+
+    def replay(self) -> None:
+        assert self.function is not None, "nothing was captured"
+        self._cuda.log.append("replay")
+        self.function()
+        if self._cuda.spoils_replay:
+            self.function()
+
+
+class FakeEvent:
+    def __init__(self, cuda: FakeCuda) -> None:
+        self._cuda = cuda
+
+    def record(self) -> None:
+        self._cuda.queued += 1
+        self._at = self._cuda.queued
+
+    def query(self) -> bool:
+        return self._cuda.finished >= self._at
+
+    def synchronize(self) -> None:
+        self._cuda.finished = max(self._cuda.finished, self._at)
+
+
+class NotedStep:
+    """A step that tells the stand-in what runs."""
+
+    def __init__(self, step: Any, cuda: FakeCuda) -> None:
+        self._step, self._cuda = step, cuda
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._step, name)
+
+    def begin(self) -> None:
+        self._cuda.log.append("begin")
+        self._step.begin()
+
+    def train(self, rows: Any) -> None:
+        self._cuda.note("train", lambda: self._step.train(rows))
+        self._step.train(rows)
+
+    def evaluate(self, rows: Any) -> None:
+        self._cuda.note("evaluate", lambda: self._step.evaluate(rows))
+        self._step.evaluate(rows)

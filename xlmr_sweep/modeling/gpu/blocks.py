@@ -1,0 +1,274 @@
+"""An encoder's forward and backward pass written out, without autograd: embeddings, layers, and the last layer for some tokens.
+
+In: a row of `packing`, weights as views of flat buffers. Out: the hidden states of the asked tokens, and later all gradients,
+written in place. The same code serves layers with the normalisation after each sum (BERT, RoBERTa, CamemBERT, XLM-R) and before
+each product (XLM-R XL): either is a chain of "add, then normalise", of which the one passes on the normalised sum and the other
+the sum itself.
+
+Shapes: N tokens in S slots, hidden H, h heads of d numbers, C rows of the embeddings (words, positions, types).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from xlmr_sweep.modeling.gpu.flash import Attention, Offsets
+from xlmr_sweep.modeling.gpu.packing import EXTRA
+from xlmr_sweep.modeling.gpu.torch_kernels import Kernels, Normed, gelu
+
+
+@dataclass(frozen=True)
+class Form:
+    """What of a model's configuration a step depends on."""
+
+    num_layers: int
+    heads: int
+    head_size: int
+    is_pre_norm: bool
+    eps: float
+    hidden_dropout: float
+    attention_dropout: float
+
+    @property
+    def hidden(self) -> int:
+        """H."""
+        return self.heads * self.head_size
+
+
+@dataclass(frozen=True)
+class Views:
+    """The same entries of three buffers, by key (`layout`)."""
+
+    master: dict[str, Tensor]
+    """fp32."""
+    low: dict[str, Tensor]
+    """In the type of the products."""
+    grads: dict[str, Tensor]
+    """fp32."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One step's numbers, views of a row on the device."""
+
+    rows_at: Tensor
+    """(3, N + EXTRA) rows of the embeddings; the last ones are label words."""
+    offsets: Tensor
+    """(S + 1,)"""
+    asked: Tensor
+    """(S,) the token of each slot that the head reads."""
+    slot_at: Tensor
+    """(N,) the slot that asks for a token, S for none."""
+    longest: int
+
+    @property
+    def num_tokens(self) -> int:
+        """N."""
+        return len(self.slot_at)
+
+
+@dataclass
+class Layer:
+    """What one layer keeps for the backward pass."""
+
+    low: Tensor
+    asked: Tensor | None
+    """Rows of `low` that ask, in the last layer."""
+    three: tuple[Tensor, Tensor, Tensor]
+    attention: tuple[Any, ...]
+    attended: Tensor
+    normed_1: Normed
+    inner: Tensor
+    active: Tensor
+    normed_2: Normed
+
+
+@dataclass
+class Embedded:
+    """What the embeddings keep."""
+
+    normed: Normed
+    mask: Tensor | None
+
+
+class Blocks:
+    """Forward and backward pass of an encoder.
+
+    Args:
+        form: of the model.
+        views: of its weights and their gradients.
+        attention: the way it is computed.
+        kernels: the way the rest is.
+        device: of the weights.
+    """
+
+    def __init__(self, form: Form, views: Views, attention: Attention, kernels: Kernels, device: torch.device) -> None:
+        self.form, self.views, self.kernels = form, views, kernels
+        self._attention = attention
+        self._places = torch.arange(len(views.master["embeddings"]), dtype=torch.int32, device=device)
+        self._ones = torch.arange(2**16, dtype=torch.int32, device=device)
+        self._dtype = views.low["0.qkv"].dtype
+
+    def forward(self, row: Row, *, is_training: bool) -> tuple[Tensor, Embedded, list[Layer]]:
+        """Returns the last hidden states of the asked tokens, (S, H) in the products' type, and what the backward pass needs."""
+        residual, low, embedded = self._embed(row, is_training)
+        layers = []
+        for i in range(self.form.num_layers):
+            residual, low, layer = self._layer(i, residual, low, row, is_training)
+            if is_training:
+                layers.append(layer)
+        return low, embedded, layers
+
+    def backward(self, of_low: Tensor, of_labels: Tensor | None, row: Row, embedded: Embedded, layers: list[Layer]) -> None:
+        """Writes the gradients of embeddings and layers.
+
+        Args:
+            of_low: gradient of the asked tokens' states, (S, H).
+            of_labels: gradient of the label words' rows, (k, H); None for a classification head.
+            row: of the forward pass.
+            embedded: likewise.
+            layers: likewise; emptied on the way, so that memory is free as soon as it can be.
+        """
+        of_rest: Tensor | None = None
+        for i in range(self.form.num_layers - 1, -1, -1):
+            of_low, of_rest = self._layer_backward(i, of_low, of_rest, row, layers.pop())
+        self._embed_backward(of_low, of_rest, of_labels, row, embedded)
+
+    def _dropout(self, is_training: bool) -> float:
+        return self.form.hidden_dropout if is_training else 0.0
+
+    def _embed(self, row: Row, is_training: bool) -> tuple[Tensor, Tensor, Embedded]:
+        rows_at = row.rows_at[:, : row.num_tokens].reshape(-1)
+        table = self.views.master["embeddings"]
+        states = table.index_select(0, rows_at).view(3, row.num_tokens, -1).sum(0)
+        p, mask = self._dropout(is_training), None
+        if self.form.is_pre_norm and p:
+            states, mask = torch.native_dropout(states, p, True)
+        norm = self.views.master["norm"]
+        normed = self.kernels.add_norm(None, states, norm, self.form.eps, 0.0, wants_out=not self.form.is_pre_norm)
+        if self.form.is_pre_norm:
+            return normed.total, normed.low, Embedded(normed, mask)
+        if not p:
+            return normed.out, normed.low, Embedded(normed, mask)
+        dropped, mask = torch.native_dropout(normed.out, p, True)
+        return dropped, dropped.to(self._dtype), Embedded(normed, mask)
+
+    def _embed_backward(
+        self, of_low: Tensor, of_rest: Tensor | None, of_labels: Tensor | None, row: Row, embedded: Embedded
+    ) -> None:
+        is_pre, mask = self.form.is_pre_norm, embedded.mask
+        if not is_pre and mask is not None:
+            of_low = self._undropped(of_low if of_rest is None else of_rest + of_low, mask)
+            of_rest = None
+        norm, into = self.views.master["norm"], (self.views.grads["norm"], None)
+        _, of_states = self.kernels.add_norm_backward(of_low, of_rest, embedded.normed, norm, 0.0, into, rest_is_sum=is_pre)
+        if is_pre and mask is not None:
+            of_states = self._undropped(of_states, mask)
+        rows = functional.pad(of_states.to(self._dtype), (0, 0, 0, EXTRA))
+        if of_labels is not None:
+            rows[row.num_tokens : row.num_tokens + len(of_labels)] = of_labels
+        # A product with ones where a token uses a row: exact, deterministic and one launch, where index_add would sort or lock.
+        self.multiply(self.kernels.uses(row.rows_at, self._places), rows, self.views.grads["embeddings"])
+
+    def _undropped(self, gradient: Tensor, mask: Tensor) -> Tensor:
+        undropped: Tensor = torch.ops.aten.native_dropout_backward(gradient, mask, 1 / (1 - self.form.hidden_dropout))
+        return undropped
+
+    def _layer(self, i: int, residual: Tensor, low: Tensor, row: Row, is_training: bool) -> tuple[Tensor, Tensor, Layer]:
+        low_of, master, form = self.views.low, self.views.master, self.form
+        is_last, p = i == form.num_layers - 1, self._dropout(is_training)
+        asked = low.index_select(0, row.asked) if is_last else None
+        three = self._query_key_value(i, low, asked)
+        attention_p = form.attention_dropout if is_training else 0.0
+        attended, kept = self._attention.forward(*three, self._offsets(row, is_last), attention_p, form.head_size**-0.5)
+        attended = attended.view(-1, form.hidden)
+        if is_last:
+            residual = residual.index_select(0, row.asked)
+        out = torch.addmm(low_of[f"{i}.out_bias"], attended, low_of[f"{i}.out"].t())
+        wants_out = not form.is_pre_norm
+        normed_1 = self.kernels.add_norm(out, residual, master[f"{i}.norm_1"], form.eps, p, wants_out=wants_out)
+        inner = torch.addmm(low_of[f"{i}.inner_bias"], normed_1.low, low_of[f"{i}.inner"].t())
+        active = gelu(inner)
+        outer = torch.addmm(low_of[f"{i}.outer_bias"], active, low_of[f"{i}.outer"].t())
+        between = normed_1.total if form.is_pre_norm else normed_1.out
+        normed_2 = self.kernels.add_norm(
+            outer, between, master[f"{i}.norm_2"], form.eps, self._last_dropout(p), wants_out=wants_out and not is_last
+        )
+        after = normed_2.total if form.is_pre_norm else normed_2.out
+        # The backward pass needs the sums, not what became of them.
+        normed_1, normed_2 = (replace(normed, out=normed.total) for normed in (normed_1, normed_2))
+        return after, normed_2.low, Layer(low, asked, three, kept, attended, normed_1, inner, active, normed_2)
+
+    def _last_dropout(self, p: float) -> float:
+        """XL drops nothing after its feed-forward products."""
+        return 0.0 if self.form.is_pre_norm else p
+
+    def _query_key_value(self, i: int, low: Tensor, asked: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        weight, bias, hidden = self.views.low[f"{i}.qkv"], self.views.low[f"{i}.qkv_bias"], self.form.hidden
+        shape = (self.form.heads, self.form.head_size)
+        if asked is None:
+            query, key, value = torch.addmm(bias, low, weight.t()).view(-1, 3, *shape).unbind(1)
+            return query, key, value
+        query = torch.addmm(bias[:hidden], asked, weight[:hidden].t()).view(-1, *shape)
+        key, value = torch.addmm(bias[hidden:], low, weight[hidden:].t()).view(-1, 2, *shape).unbind(1)
+        return query, key, value
+
+    def _offsets(self, row: Row, is_last: bool) -> Offsets:
+        queries, most = (self._ones[: len(row.offsets)], 1) if is_last else (row.offsets, row.longest)
+        return Offsets(queries, row.offsets, most, row.longest)
+
+    def _layer_backward(self, i: int, of_low: Tensor, of_rest: Tensor | None, row: Row, layer: Layer) -> tuple[Tensor, Tensor]:
+        """Returns the gradients of the layer's input in the products' type and of its residual stream, both (N, H)."""
+        low_of, master, grads, form = self.views.low, self.views.master, self.views.grads, self.form
+        p, is_pre = form.hidden_dropout, form.is_pre_norm
+        into = (grads[f"{i}.norm_2"], grads[f"{i}.outer_bias"])
+        of_outer, of_between = self.kernels.add_norm_backward(
+            of_low, of_rest, layer.normed_2, master[f"{i}.norm_2"], self._last_dropout(p), into, rest_is_sum=is_pre
+        )
+        self.multiply(of_outer, layer.active, grads[f"{i}.outer"])
+        of_inner = self.kernels.gelu_backward(of_outer @ low_of[f"{i}.outer"], layer.inner, grads[f"{i}.inner_bias"])
+        self.multiply(of_inner, layer.normed_1.low, grads[f"{i}.inner"])
+        into = (grads[f"{i}.norm_1"], grads[f"{i}.out_bias"])
+        of_out, of_residual = self.kernels.add_norm_backward(
+            of_inner @ low_of[f"{i}.inner"], of_between, layer.normed_1, master[f"{i}.norm_1"], p, into, rest_is_sum=is_pre
+        )
+        self.multiply(of_out, layer.attended, grads[f"{i}.out"])
+        of_attended = (of_out @ low_of[f"{i}.out"]).view(layer.three[0].shape)
+        offsets, scale = self._offsets(row, layer.asked is not None), form.head_size**-0.5
+        of_three = self._attention.backward(of_attended, layer.three, layer.attention, offsets, form.attention_dropout, scale)
+        if layer.asked is None:
+            of_qkv = torch.stack(of_three, 1).view(row.num_tokens, -1)
+            self._linear_backward(of_qkv, layer.low, f"{i}.qkv", slice(None))
+            return of_qkv @ low_of[f"{i}.qkv"], of_residual
+        return self._asked_backward(i, of_three, layer, row), self._spread(of_residual, row)
+
+    def _asked_backward(self, i: int, of_three: tuple[Tensor, Tensor, Tensor], layer: Layer, row: Row) -> Tensor:
+        hidden, weight = self.form.hidden, self.views.low[f"{i}.qkv"]
+        of_query, of_pair = of_three[0].reshape(-1, hidden), torch.stack(of_three[1:], 1).view(row.num_tokens, -1)
+        assert layer.asked is not None
+        self._linear_backward(of_query, layer.asked, f"{i}.qkv", slice(0, hidden))
+        self._linear_backward(of_pair, layer.low, f"{i}.qkv", slice(hidden, None))
+        return of_pair @ weight[hidden:] + self._spread(of_query @ weight[:hidden], row)
+
+    def _linear_backward(self, gradient: Tensor, inputs: Tensor, key: str, rows: slice) -> None:
+        self.multiply(gradient, inputs, self.views.grads[key][rows])
+        self.kernels.sum_rows(gradient, self.views.grads[f"{key}_bias"][rows])
+
+    def _spread(self, rows: Tensor, row: Row) -> Tensor:
+        """Returns rows of the slots, (S, H), at their tokens, (N, H), with zeros elsewhere: gathered, which needs no order."""
+        return functional.pad(rows, (0, 0, 0, 1)).index_select(0, row.slot_at)
+
+    def multiply(self, left: Tensor, right: Tensor, out: Tensor) -> None:
+        """Writes left^T right into an fp32 gradient, summed in fp32 whatever the factors' type."""
+        if left.dtype == torch.float32:
+            torch.mm(left.t(), right, out=out)
+        elif left.device.type == "cpu":
+            # Has no product of another type than its factors.
+            out.copy_(left.t() @ right)
+        else:
+            torch.ops.aten.mm.dtype_out(left.t(), right, torch.float32, out=out)

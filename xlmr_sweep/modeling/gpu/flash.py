@@ -1,0 +1,141 @@
+"""Attention over sequences that lie end to end, told by offsets on the device: no length is read, so a CUDA graph can hold it.
+
+In: query, key and value of N tokens, offsets of S sequences. Out: the attended values, and later the three gradients. On a GPU
+by torch's flash kernels, dropout included; on a CPU sequence by sequence with plain products, which computes the same.
+
+Rows beyond the last offset are neither read nor written: they hold whatever was in memory. The caller's offsets end at N.
+
+Shapes: h heads of d numbers, (N, h, d).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from xlmr_sweep.modeling.cpu.dropout import keep_mask, keep_scale
+
+Kept = tuple[Any, ...]
+"""What a forward pass keeps for the backward pass."""
+
+MAX_HEAD = 256
+"""Flash kernels take heads of at most so many numbers, in multiples of 8, in 16 bits."""
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """Where sequences begin and end among the queries and among keys and values."""
+
+    queries: Tensor
+    """(S + 1,) int32."""
+    keys: Tensor
+    """(S + 1,) int32."""
+    most_queries: int
+    most_keys: int
+
+
+class Attention(Protocol):
+    """One way to compute it."""
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, offsets: Offsets, p: float, scale: float) -> tuple[Tensor, Kept]:
+        """Returns the attended values and what the backward pass needs beside the inputs."""
+
+    def backward(
+        self,
+        gradient: Tensor,
+        inputs: tuple[Tensor, Tensor, Tensor],
+        kept: Kept,
+        offsets: Offsets,
+        p: float,
+        scale: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the gradients of query, key and value."""
+
+
+def flash_refuses(head_size: int, dtype: torch.dtype, capability: tuple[int, int]) -> str | None:
+    """Returns why the flash kernels are not to be had, or None."""
+    if dtype not in (torch.bfloat16, torch.float16):
+        return f"its kernels compute in 16 bits, not in {str(dtype).removeprefix('torch.')}"
+    if capability[0] < 8:
+        return f"its kernels need compute capability 8.0, this GPU has {capability[0]}.{capability[1]}"
+    if head_size % 8 or head_size > MAX_HEAD:
+        return f"its kernels take heads of a multiple of 8 up to {MAX_HEAD} numbers, not {head_size}"
+    return None
+
+
+class FlashAttention:
+    """torch's own kernels. Strict determinism makes their backward pass deterministic; it is the caller's to switch on."""
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, offsets: Offsets, p: float, scale: float) -> tuple[Tensor, Kept]:
+        """As `Attention` says."""
+        attended, logsumexp, state, unused, _ = torch.ops.aten._flash_attention_forward(
+            query, key, value, offsets.queries, offsets.keys, offsets.most_queries, offsets.most_keys, p, False, False,
+            scale=scale,
+        )  # fmt: skip
+        return attended, (attended, logsumexp, state, unused)
+
+    def backward(
+        self,
+        gradient: Tensor,
+        inputs: tuple[Tensor, Tensor, Tensor],
+        kept: Kept,
+        offsets: Offsets,
+        p: float,
+        scale: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `Attention` says."""
+        attended, logsumexp, state, unused = kept
+        of_three: tuple[Tensor, Tensor, Tensor] = torch.ops.aten._flash_attention_backward(
+            gradient, *inputs, attended, logsumexp, offsets.queries, offsets.keys, offsets.most_queries, offsets.most_keys,
+            p, False, state, unused, scale=scale,
+        )  # fmt: skip
+        return of_three
+
+
+class LoopedAttention:
+    """Sequence by sequence on a CPU, where offsets can be read."""
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, offsets: Offsets, p: float, scale: float) -> tuple[Tensor, Kept]:
+        """As `Attention` says."""
+        attended = torch.empty(query.shape, dtype=query.dtype)
+        kept = []
+        for at, of in _ranges(offsets):
+            q, k, v = query[at].transpose(0, 1), key[of].transpose(0, 1), value[of].transpose(0, 1)
+            weights = torch.softmax((q @ k.transpose(1, 2)).float() * scale, -1).to(q.dtype)
+            factor = keep_mask(weights.shape, p).to(q.dtype) * keep_scale(p) if p else None
+            kept.append((weights, factor))
+            attended[at] = ((weights if factor is None else weights * factor) @ v).transpose(0, 1)
+        return attended, tuple(kept)
+
+    def backward(
+        self,
+        gradient: Tensor,
+        inputs: tuple[Tensor, Tensor, Tensor],
+        kept: Kept,
+        offsets: Offsets,
+        p: float,
+        scale: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `Attention` says."""
+        query, key, value = inputs
+        of_query, of_key, of_value = (torch.empty(part.shape, dtype=part.dtype) for part in inputs)
+        for (at, of), (weights, factor) in zip(_ranges(offsets), kept, strict=True):
+            q, k, v = query[at].transpose(0, 1), key[of].transpose(0, 1), value[of].transpose(0, 1)
+            given = gradient[at].transpose(0, 1)
+            of_weights = given @ v.transpose(1, 2)
+            dropped = weights if factor is None else weights * factor
+            of_weights = of_weights if factor is None else of_weights * factor
+            of_scores = (weights * (of_weights - (of_weights * weights).sum(-1, keepdim=True))) * scale
+            of_query[at] = (of_scores @ k).transpose(0, 1)
+            of_key[of] = (of_scores.transpose(1, 2) @ q).transpose(0, 1)
+            of_value[of] = (dropped.transpose(1, 2) @ given).transpose(0, 1)
+        return of_query, of_key, of_value
+
+
+def _ranges(offsets: Offsets) -> list[tuple[slice, slice]]:
+    queries, keys = offsets.queries.tolist(), offsets.keys.tolist()
+    return [(slice(*pair), slice(*other)) for pair, other in zip(pairwise(queries), pairwise(keys), strict=True)]

@@ -1,0 +1,106 @@
+"""What reads the hidden states of the asked tokens: label words of the masked-LM head, or a classification head. Written out.
+
+Shapes: S slots, hidden H, L labels.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from xlmr_sweep.modeling.gpu.blocks import Blocks, Row
+from xlmr_sweep.modeling.gpu.torch_kernels import gelu
+
+
+class Head(Protocol):
+    """One of the two."""
+
+    def forward(self, states: Tensor, row: Row, *, is_training: bool) -> tuple[Tensor, tuple[Any, ...]]:
+        """Returns the logits (S, L) in fp32 and what the backward pass needs."""
+
+    def backward(self, of_logits: Tensor, kept: tuple[Any, ...], row: Row) -> tuple[Tensor, Tensor | None]:
+        """Writes the head's gradients; returns those of the states (S, H) and of the label words' rows (L, H), None without."""
+
+
+class LabelWords:
+    """Logits of a few rows of the output projection, which is tied to the word embeddings."""
+
+    def __init__(self, blocks: Blocks, num_labels: int) -> None:
+        self._blocks, self._num_labels = blocks, num_labels
+        rows = blocks.views.master["head.rows_bias"]
+        self._places = torch.arange(len(rows), dtype=torch.int32, device=rows.device)[:, None]
+
+    def _label_ids(self, row: Row) -> Tensor:
+        return row.rows_at[0, row.num_tokens : row.num_tokens + self._num_labels]
+
+    def forward(self, states: Tensor, row: Row, *, is_training: bool) -> tuple[Tensor, tuple[Any, ...]]:
+        """As `Head` says."""
+        views, form = self._blocks.views, self._blocks.form
+        dense = torch.addmm(views.low["head.dense_bias"], states, views.low["head.dense"].t())
+        active = gelu(dense).float()
+        normed = self._blocks.kernels.add_norm(None, active, views.master["head.norm"], form.eps, 0.0, wants_out=False)
+        label_ids = self._label_ids(row)
+        words = views.master["embeddings"].index_select(0, label_ids).to(states.dtype)
+        logits = (normed.low @ words.t()).float() + views.master["head.rows_bias"].index_select(0, label_ids)
+        return logits, (states, dense, normed, words)
+
+    def backward(self, of_logits: Tensor, kept: tuple[Any, ...], row: Row) -> tuple[Tensor, Tensor | None]:
+        """As `Head` says."""
+        states, dense, normed, words = kept
+        views = self._blocks.views
+        is_label = (self._places == self._label_ids(row)).float()
+        torch.mv(is_label, of_logits.sum(0), out=views.grads["head.rows_bias"])
+        of_low = of_logits.to(states.dtype)
+        into = (views.grads["head.norm"], None)
+        _, of_active = self._blocks.kernels.add_norm_backward(
+            of_low @ words, None, normed, views.master["head.norm"], 0.0, into, rest_is_sum=False
+        )
+        of_dense = torch.ops.aten.gelu_backward(of_active.to(states.dtype), dense)
+        return _dense_backward(self._blocks, of_dense, states), of_low.t() @ normed.low
+
+
+class Classification:
+    """Dropout, dense, tanh, dropout, projection."""
+
+    def __init__(self, blocks: Blocks, dropout: float) -> None:
+        self._blocks, self._dropout = blocks, dropout
+
+    def _dropped(self, states: Tensor, p: float) -> tuple[Tensor, Tensor | None]:
+        if not p:
+            return states, None
+        dropped, mask = torch.native_dropout(states, p, True)
+        return dropped, mask
+
+    def _undropped(self, gradient: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is None:
+            return gradient
+        undropped: Tensor = torch.ops.aten.native_dropout_backward(gradient, mask, 1 / (1 - self._dropout))
+        return undropped
+
+    def forward(self, states: Tensor, row: Row, *, is_training: bool) -> tuple[Tensor, tuple[Any, ...]]:
+        """As `Head` says."""
+        low, p = self._blocks.views.low, self._dropout if is_training else 0.0
+        first, mask_1 = self._dropped(states, p)
+        active = torch.tanh(torch.addmm(low["head.dense_bias"], first, low["head.dense"].t()))
+        second, mask_2 = self._dropped(active, p)
+        logits = torch.addmm(low["head.out_bias"], second, low["head.out"].t()).float()
+        return logits, (first, mask_1, active, second, mask_2)
+
+    def backward(self, of_logits: Tensor, kept: tuple[Any, ...], row: Row) -> tuple[Tensor, Tensor | None]:
+        """As `Head` says."""
+        first, mask_1, active, second, mask_2 = kept
+        views, kernels = self._blocks.views, self._blocks.kernels
+        of_out = of_logits.to(first.dtype)
+        self._blocks.multiply(of_out, second, views.grads["head.out"])
+        kernels.sum_rows(of_out, views.grads["head.out_bias"])
+        of_active = self._undropped(of_out @ views.low["head.out"], mask_2)
+        of_dense = torch.ops.aten.tanh_backward(of_active, active)
+        return self._undropped(_dense_backward(self._blocks, of_dense, first), mask_1), None
+
+
+def _dense_backward(blocks: Blocks, of_dense: Tensor, states: Tensor) -> Tensor:
+    blocks.multiply(of_dense, states, blocks.views.grads["head.dense"])
+    blocks.kernels.sum_rows(of_dense, blocks.views.grads["head.dense_bias"])
+    return of_dense @ blocks.views.low["head.dense"]

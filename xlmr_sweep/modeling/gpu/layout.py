@@ -1,0 +1,179 @@
+"""Where every weight of a trial's model lies in one flat buffer. In: a `TrialModel`'s parts. Out: offsets, and views by name.
+
+One buffer each for weights, gradients and AdamW's two moments makes a step's bookkeeping a handful of launches: one for the norm,
+two for AdamW, one for the bf16 copies. Query, key and value of a layer lie together, so one product computes all three; the
+parameters keep their old names as views.
+
+Order: embeddings (words, positions, types), matrices of the layers, matrices of the head; then, without weight decay, biases and
+norms in the order in which a forward pass meets them, and those of the head.
+
+Shapes: hidden H, feed-forward F, embedding rows V, positions P, token types T.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+POST_NORM = ("bert", "roberta", "camembert", "xlm-roberta")
+"""Families with a normalisation after each sum."""
+
+PRE_NORM = ("xlm-roberta-xl",)
+"""Families with a normalisation before each product, and one after the last layer."""
+
+ALIGNED = 8
+"""Every entry begins at a multiple of so many numbers: 16 bytes in bf16, which fast products want. `triton_sources` knows it."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of the step: parameters that lie one behind the other, stacked along their first dimension."""
+
+    key: str
+    parameters: tuple[nn.Parameter, ...]
+    rows: int = 1
+    """The stack's first dimension is filled up with zeros to a multiple of this."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the stack."""
+        first = self.parameters[0]
+        rows = sum(p.shape[0] for p in self.parameters)
+        return (-(-rows // self.rows) * self.rows, *first.shape[1:])
+
+    @property
+    def numel(self) -> int:
+        """Numbers of the stack."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Offsets of all entries, in numbers."""
+
+    entries: dict[str, tuple[int, Entry]]
+    num_embedded: int
+    """Numbers of the embeddings, which come first and need no bf16 copy."""
+    num_decayed: int
+    """Numbers with weight decay; the others follow."""
+    chain: tuple[int, int]
+    """Half-open range of the biases and norms, whose gradients are sums over rows."""
+    total: int
+
+    def views(self, flat: Tensor, start: int = 0) -> dict[str, Tensor]:
+        """Returns the entries that lie in a buffer whose first number is number `start` of the layout, by key."""
+        return {
+            key: flat[offset - start : offset - start + entry.numel].view(entry.shape)
+            for key, (offset, entry) in self.entries.items()
+            if offset >= start
+        }
+
+
+def make_layout(matrices: Sequence[Entry], chain: Sequence[Entry], head: Sequence[Entry]) -> Layout:
+    """Lays entries out.
+
+    Args:
+        matrices: with weight decay, the embeddings first.
+        chain: biases and norms in the order of a forward pass, whose gradients are sums over rows.
+        head: what else does not decay.
+    """
+    entries: dict[str, tuple[int, Entry]] = {}
+    place = 0
+    marks = []
+    for group in (matrices[:1], matrices[1:], chain, head):
+        for entry in group:
+            entries[entry.key] = (place, entry)
+            place += -(-entry.numel // ALIGNED) * ALIGNED
+        marks.append(place)
+    return Layout(entries, marks[0], marks[1], (marks[1], marks[2]), place)
+
+
+def family_layout(model: nn.Module, head: nn.Module | None) -> Layout:
+    """Returns the layout of a masked-LM model of transformers and, for `baseline`, its classification head.
+
+    Parameters that a trial does not train (the masked-LM head of `baseline`) are left out.
+    """
+    config: Any = model.config
+    body: Any = model.base_model
+    layers = list(body.encoder.layer)
+    embeddings = body.embeddings
+    words, positions = embeddings.word_embeddings.weight, embeddings.position_embeddings.weight
+    # Their gradient is a product with a column a row; an odd number of columns takes a kernel five times as slow.
+    matrices = [Entry("embeddings", (words, positions, embeddings.token_type_embeddings.weight), rows=64)]
+    norms = _norms(config.model_type, body)
+    chain = [_norm("norm", norms[0])]
+    for i, layer in enumerate(layers):
+        inner = layer.attention.self
+        three = (inner.query, inner.key, inner.value)
+        matrices += [
+            Entry(f"{i}.qkv", tuple(part.weight for part in three)),
+            Entry(f"{i}.out", (layer.attention.output.dense.weight,)),
+            Entry(f"{i}.inner", (layer.intermediate.dense.weight,)),
+            Entry(f"{i}.outer", (layer.output.dense.weight,)),
+        ]
+        # A dense layer's bias before the norm that follows it: their gradients are sums over the same rows.
+        chain += [
+            Entry(f"{i}.qkv_bias", tuple(part.bias for part in three)),
+            Entry(f"{i}.out_bias", (layer.attention.output.dense.bias,)),
+            _norm(f"{i}.norm_1", norms[2 * i + 1]),
+            Entry(f"{i}.inner_bias", (layer.intermediate.dense.bias,)),
+            Entry(f"{i}.outer_bias", (layer.output.dense.bias,)),
+            _norm(f"{i}.norm_2", norms[2 * i + 2]),
+        ]
+    of_head, in_chain, rest = _classification(head) if head is not None else _label_words(model)
+    return make_layout([*matrices, *of_head], [*chain, *in_chain], rest)
+
+
+def _norm(key: str, norm: Any) -> Entry:
+    return Entry(key, (norm.weight, norm.bias))
+
+
+def _norms(family: str, body: Any) -> list[nn.Module]:
+    """Returns the normalisations in the order of a forward pass: one, then two a layer."""
+    layers = body.encoder.layer
+    if family in PRE_NORM:
+        pairs = [(layer.attention.self_attn_layer_norm, layer.LayerNorm) for layer in layers]
+        return [*(norm for pair in pairs for norm in pair), body.encoder.LayerNorm]
+    pairs = [(layer.attention.output.LayerNorm, layer.output.LayerNorm) for layer in layers]
+    return [body.embeddings.LayerNorm, *(norm for pair in pairs for norm in pair)]
+
+
+_OfHead = tuple[list[Entry], list[Entry], list[Entry]]
+
+
+def _classification(head: Any) -> _OfHead:
+    matrices = [Entry("head.dense", (head.dense.weight,)), Entry("head.out", (head.out_proj.weight,))]
+    return matrices, [Entry("head.dense_bias", (head.dense.bias,)), Entry("head.out_bias", (head.out_proj.bias,))], []
+
+
+def _label_words(model: Any) -> _OfHead:
+    dense, norm = label_head(model)
+    weight = cast(nn.Parameter, dense.weight)
+    bias = cast(nn.Parameter, model.get_output_embeddings().bias)
+    chain = [Entry("head.dense_bias", (dense.bias,)), _norm("head.norm", norm)]
+    return [Entry("head.dense", (weight,))], chain, [Entry("head.rows_bias", (bias,))]
+
+
+def label_head(model: Any) -> tuple[nn.Linear, nn.LayerNorm]:
+    """Returns the product and the normalisation that a masked-LM head has before its output projection."""
+    if model.config.model_type == "bert":
+        transform = model.cls.predictions.transform
+        return transform.dense, transform.LayerNorm
+    return model.lm_head.dense, model.lm_head.layer_norm
+
+
+def move_into(layout: Layout, flat: Tensor) -> None:
+    """Makes every parameter of the layout a view of the flat buffer, with the values it has."""
+    with torch.no_grad():
+        for offset, entry in layout.entries.values():
+            place = offset
+            for parameter in entry.parameters:
+                view = flat[place : place + parameter.numel()].view(parameter.shape)
+                view.copy_(parameter.data)
+                parameter.data = view
+                place += parameter.numel()

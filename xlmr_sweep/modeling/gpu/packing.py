@@ -1,0 +1,208 @@
+"""Batches of fixed size: everything that a static step reads, as one row of int32 a step. On the host.
+
+In: the examples of each step. Out: `RowShape`, which tells what lies where in a row, and the rows of a whole trial. All are
+uploaded at once (about 5 MB for 320 steps), so that no buffer is overwritten while copies queue and nothing waits for the host.
+
+A row holds N tokens in S slots: first one slot an example, then filler sequences of at most `longest` tokens, so that every one
+of the N rows is computed. Attention leaves rows beyond the last offset uninitialised, and NaN times 0 is NaN. An example that is
+absent is filler with weight 0. No slot is empty.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+EXTRA = 8
+"""Rows beside the tokens in the embeddings' gradient: those of the label words, at most so many."""
+
+BETA_1, BETA_2 = 0.9, 0.999
+"""AdamW's decay of its two moments: a row holds the corrections of their bias, which only the number of the step decides."""
+
+ABSENT = -1
+"""In `rows_at`: no row of the table."""
+
+
+class Example(Protocol):
+    """What a static step needs of a tokenised example (`data.encoding.Encoded` has it)."""
+
+    @property
+    def input_ids(self) -> Tensor:
+        """(T,) int64."""
+
+    @property
+    def label(self) -> int:
+        """Its number."""
+
+    @property
+    def mask_at(self) -> int:
+        """The token whose state the head reads."""
+
+    @property
+    def token_type_ids(self) -> Tensor | None:
+        """(T,) int64, or None."""
+
+
+def rung(need: int) -> int:
+    """Returns the smallest size of the ladder that holds so many tokens: every 64 up to 2048, then 16 rungs an octave."""
+    step = max(64, (1 << (need - 1).bit_length()) // 32)
+    return -(-need // step) * step
+
+
+def vocabulary_rung(rows: int) -> int:
+    """Returns the smallest number of embedding rows of the ladder (2^k and 1.5 x 2^k from 256 on) that holds these rows."""
+    power = max(256, 1 << (rows - 1).bit_length())
+    return power // 4 * 3 if rows <= power // 4 * 3 and power > 256 else power
+
+
+@dataclass(frozen=True)
+class RowShape:
+    """What lies where in a row. Two rows of one shape differ in numbers alone, so that one graph serves both."""
+
+    tokens: int
+    """N."""
+    examples: int
+    """Slots for examples; the first ones."""
+    longest: int
+    """Most tokens of a sequence."""
+    fillers: int
+    """Slots for filler beside those of absent examples."""
+
+    @property
+    def slots(self) -> int:
+        """S."""
+        return self.examples + self.fillers
+
+    @cached_property
+    def fields(self) -> dict[str, slice]:
+        """Places of the fields in a row."""
+        sizes = {
+            "rows_at": 3 * (self.tokens + EXTRA),
+            "offsets": self.slots + 1,
+            "asked": self.slots,
+            "slot_at": self.tokens,
+            "labels": self.slots,
+            "weights": self.slots,
+            "learning_rate": 1,
+            "corrections": 2,
+            "draw": 1,
+        }
+        found, place = {}, 0
+        for name, size in sizes.items():
+            found[name] = slice(place, place + size)
+            # Each begins at a multiple of 16 bytes, as kernels that read several numbers at once want.
+            place += -(-size // 4) * 4
+        return found
+
+    @property
+    def width(self) -> int:
+        """Numbers of a row."""
+        last: int = self.fields["draw"].stop
+        return -(-last // 4) * 4
+
+
+def shape_for(batches: Sequence[Sequence[Example]], examples: int, longest: int) -> RowShape:
+    """Returns the shape that holds every one of a trial's batches; it depends on these alone.
+
+    Args:
+        batches: of the trial.
+        examples: most examples of a batch, by the study's settings.
+        longest: most tokens of a sequence, by the study's settings.
+    """
+    tokens = rung(max(sum(len(example.input_ids) for example in batch) for batch in batches))
+    while True:
+        free = [(tokens - sum(len(example.input_ids) for example in batch), examples - len(batch)) for batch in batches]
+        fillers = max(0, *(-(-left // longest) - absent for left, absent in free))
+        # A slot without an example takes one token at least.
+        if all(left >= absent + fillers for left, absent in free):
+            return RowShape(tokens, examples, longest, fillers)
+        tokens = rung(tokens + 1)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Where words, positions and token types begin in the embeddings, which lie one behind the other."""
+
+    words: int
+    positions: int
+    first_position: int
+    """The position of a sequence's first token."""
+
+
+def pack(
+    batches: Sequence[Sequence[Example]],
+    shape: RowShape,
+    table: Table,
+    label_ids: Sequence[int],
+    rates: Sequence[float],
+    draws: Sequence[int],
+) -> np.ndarray:
+    """Returns the rows of a trial's steps, (steps, width) int32.
+
+    Args:
+        batches: the examples of each step.
+        shape: that holds them.
+        table: of the embeddings.
+        label_ids: rows of the label words; none for a classification head.
+        rates: the learning rate of each step; kept as the bits of an fp32.
+        draws: a number a step from the trial's stream, for kernels that draw by themselves; 31 bits.
+
+    Raises:
+        ValueError: if a batch does not fit the shape, or there are too many label words.
+    """
+    if len(label_ids) > EXTRA:
+        raise ValueError(f"{len(label_ids)} label words; a static step takes {EXTRA} at most")
+    rows = np.zeros((len(batches), shape.width), dtype=np.int32)
+    for step, (row, batch, rate, draw) in enumerate(zip(rows, batches, rates, draws, strict=True), 1):
+        _fill(row, batch, shape, table, label_ids)
+        row[shape.fields["learning_rate"]] = np.float32(rate).view(np.int32)
+        row[shape.fields["corrections"]] = np.array([1 - BETA_1**step, math.sqrt(1 - BETA_2**step)], np.float32).view(np.int32)
+        row[shape.fields["draw"]] = draw
+    return rows
+
+
+def _fill(row: np.ndarray, batch: Sequence[Example], shape: RowShape, table: Table, label_ids: Sequence[int]) -> None:
+    lengths = slot_lengths([len(example.input_ids) for example in batch], shape)
+    field = shape.fields
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    row[field["offsets"]] = offsets
+    words, positions, types = row[field["rows_at"]].reshape(3, shape.tokens + EXTRA)
+    # A filler's tokens are row 0 of the table; nothing reads what comes of them.
+    used = sum(len(example.input_ids) for example in batch)
+    words[:used] = np.concatenate([example.input_ids.numpy() for example in batch])
+    places = np.arange(shape.tokens, dtype=np.int32) - np.repeat(offsets[:-1], lengths)
+    positions[: shape.tokens] = table.words + table.first_position + places
+    types[: shape.tokens] = table.words + table.positions
+    if batch[0].token_type_ids is not None:
+        types[:used] += np.concatenate(
+            [example.token_type_ids.numpy() for example in batch if example.token_type_ids is not None]
+        ).astype(np.int32)
+    words[shape.tokens :], positions[shape.tokens :], types[shape.tokens :] = ABSENT, ABSENT, ABSENT
+    words[shape.tokens : shape.tokens + len(label_ids)] = label_ids
+    asked = offsets[:-1].copy()
+    asked[: len(batch)] += np.array([example.mask_at for example in batch], dtype=np.int32)
+    row[field["asked"]] = asked
+    row[field["slot_at"]] = shape.slots
+    row[field["slot_at"]][asked] = np.arange(shape.slots)
+    row[field["labels"]][: len(batch)] = [example.label for example in batch]
+    row[field["weights"]].view(np.float32)[: len(batch)] = 1 / len(batch)
+
+
+def slot_lengths(lengths: Sequence[int], shape: RowShape) -> np.ndarray:
+    """Returns the tokens of each slot, (S,): of the examples, then as even filler as can be.
+
+    Raises:
+        ValueError: if the examples do not fit.
+    """
+    left, slots = shape.tokens - sum(lengths), shape.slots - len(lengths)
+    if len(lengths) > shape.examples or max(lengths, default=0) > shape.longest or not slots <= left <= slots * shape.longest:
+        raise ValueError(f"{len(lengths)} examples of {sum(lengths)} tokens do not fit {shape}")
+    filler = np.full(slots, left // max(slots, 1), dtype=np.int64)
+    filler[: left % max(slots, 1)] += 1
+    return np.concatenate([np.array(lengths, dtype=np.int64), filler])

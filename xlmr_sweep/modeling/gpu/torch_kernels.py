@@ -1,0 +1,180 @@
+"""What a static step computes beside its products and attention, by torch's own operators: on any GPU, a CPU, the meta device.
+
+Each method is one place where launches can be saved; `triton_kernels` has the same methods with fewer.
+
+Shapes: n rows of H numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from xlmr_sweep.modeling.gpu.packing import BETA_1, BETA_2
+
+EPS = 1e-8
+"""AdamW's."""
+
+
+@dataclass(frozen=True)
+class Normed:
+    """The outcome of a sum and its normalisation."""
+
+    total: Tensor
+    """The sum, (n, H) fp32."""
+    out: Tensor
+    """The normalised sum, (n, H) fp32; not there where `low` alone was asked for."""
+    low: Tensor
+    """The same in the type of the products."""
+    kept: tuple[Any, ...]
+    """For the backward pass."""
+
+
+@dataclass(frozen=True)
+class AdamWState:
+    """All that AdamW reads and writes, flat; the first `num_decayed` weights decay."""
+
+    weights: Tensor
+    grads: Tensor
+    firsts: Tensor
+    seconds: Tensor
+    low: Tensor
+    """The weights behind the embeddings in the type of the products, refreshed by the step; the same tensor for fp32."""
+    num_embedded: int
+    num_decayed: int
+    count: Tensor
+    """Scalar fp32: finished steps."""
+
+
+class Kernels(Protocol):
+    """One set of them."""
+
+    def begin(self, draw: Tensor, grads_of_chain: Tensor, *, is_training: bool) -> None:
+        """Starts a step. `draw` is a number of the trial's stream, (1,) int32; the chain holds biases and norms."""
+
+    def add_norm(self, x: Tensor | None, residual: Tensor, norm: Tensor, eps: float, p: float, *, wants_out: bool) -> Normed:
+        """Returns norm(residual + dropout(x)). `norm` holds weights, then biases, (2 H,)."""
+
+    def add_norm_backward(
+        self, of_low: Tensor, of_rest: Tensor | None, normed: Normed, norm: Tensor, p: float, into: tuple[Tensor, Tensor | None],
+        *, rest_is_sum: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Returns the gradients of `x`, in the products' type, and of `residual`, in fp32.
+
+        Args:
+            of_low: gradient of `low`.
+            of_rest: gradient of `out`, or of `total` where `rest_is_sum`.
+            normed: the outcome.
+            norm: weights and biases.
+            p: as given before.
+            into: gradient of the norm, (2 H,), and of the bias that was added to `x`; written by the end of the step.
+            rest_is_sum: which the rest is.
+        """
+
+    def gelu_backward(self, gradient: Tensor, inputs: Tensor, of_bias: Tensor) -> Tensor:
+        """Returns the gradient of gelu's inputs, and writes its sum over the rows."""
+
+    def sum_rows(self, rows: Tensor, out: Tensor) -> None:
+        """Writes the sum over the rows, in fp32."""
+
+    def uses(self, rows_at: Tensor, places: Tensor) -> Tensor:
+        """Returns ones where a token uses a row of a table of C, (n, C) in the products' type; `rows_at` is (3, n) int32."""
+
+    def end_backward(self) -> None:
+        """Writes what gradients of biases and norms are not written yet."""
+
+    def adamw(self, state: AdamWState, rate: Tensor, corrections: Tensor, divisor: Tensor, decay: float) -> None:
+        """Steps on the gradients divided by a scalar, and refreshes `low`.
+
+        Args:
+            state: changed in place.
+            rate: of learning, (1,).
+            corrections: of the moments' bias in this step, (2,): 1 - beta_1^step and sqrt(1 - beta_2^step).
+            divisor: of the gradients, a scalar.
+            decay: of the weights.
+        """
+
+
+class TorchKernels:
+    """torch's operators. Dropout draws from torch's generator of the device."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._later: list[tuple[Tensor, Tensor]] = []
+
+    def begin(self, draw: Tensor, grads_of_chain: Tensor, *, is_training: bool) -> None:
+        """As `Kernels` says."""
+        self._later = []
+
+    def add_norm(self, x: Tensor | None, residual: Tensor, norm: Tensor, eps: float, p: float, *, wants_out: bool) -> Normed:
+        """As `Kernels` says."""
+        total, mask = residual, None
+        if x is not None:
+            if p:
+                x, mask = torch.native_dropout(x, p, True)
+            total = residual + x
+        weight, bias = norm.chunk(2)
+        out, mean, rstd = torch.native_layer_norm(total, residual.shape[1:], weight, bias, eps)
+        return Normed(total, out, out.to(self._dtype), (mean, rstd, mask))
+
+    def add_norm_backward(
+        self, of_low: Tensor, of_rest: Tensor | None, normed: Normed, norm: Tensor, p: float, into: tuple[Tensor, Tensor | None],
+        *, rest_is_sum: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """As `Kernels` says."""
+        mean, rstd, mask = normed.kept
+        weight, bias = norm.chunk(2)
+        gradient = of_low.float() if of_rest is None or rest_is_sum else of_rest + of_low
+        of_total, *of_norm = torch.ops.aten.native_layer_norm_backward(
+            gradient, normed.total, normed.total.shape[1:], mean, rstd, weight, bias, [True, True, True]
+        )
+        self._later += zip(into[0].chunk(2), of_norm, strict=True)
+        if of_rest is not None and rest_is_sum:
+            of_total = of_total + of_rest
+        of_x = of_total if mask is None else torch.ops.aten.native_dropout_backward(of_total, mask, 1 / (1 - p))
+        of_x = of_x.to(self._dtype)
+        if into[1] is not None:
+            self.sum_rows(of_x, into[1])
+        return of_x, of_total
+
+    def gelu_backward(self, gradient: Tensor, inputs: Tensor, of_bias: Tensor) -> Tensor:
+        """As `Kernels` says."""
+        of_inputs: Tensor = torch.ops.aten.gelu_backward(gradient, inputs)
+        self.sum_rows(of_inputs, of_bias)
+        return of_inputs
+
+    def sum_rows(self, rows: Tensor, out: Tensor) -> None:
+        """As `Kernels` says."""
+        torch.sum(rows, 0, dtype=torch.float32, out=out)
+
+    def uses(self, rows_at: Tensor, places: Tensor) -> Tensor:
+        """As `Kernels` says."""
+        words, positions, types = (one[:, None] == places for one in rows_at)
+        uses: Tensor = words.logical_or_(positions).logical_or_(types).to(self._dtype)
+        return uses
+
+    def end_backward(self) -> None:
+        """As `Kernels` says."""
+        torch._foreach_copy_([into for into, _ in self._later], [made for _, made in self._later])
+        self._later = []
+
+    def adamw(self, state: AdamWState, rate: Tensor, corrections: Tensor, divisor: Tensor, decay: float) -> None:
+        """As `Kernels` says."""
+        state.count.add_(1)
+        for part, weight_decay in ((slice(0, state.num_decayed), decay), (slice(state.num_decayed, None), 0.0)):
+            torch.ops.aten._fused_adamw_.tensor_lr(
+                [state.weights[part]], [state.grads[part]], [state.firsts[part]], [state.seconds[part]], [], [state.count],
+                lr=rate, beta1=BETA_1, beta2=BETA_2, weight_decay=weight_decay, eps=EPS, amsgrad=False, maximize=False,
+                grad_scale=divisor,
+            )  # fmt: skip
+        if state.low is not state.weights:
+            state.low.copy_(state.weights[state.num_embedded :])
+
+
+def gelu(inputs: Tensor) -> Tensor:
+    """Returns the exact gelu."""
+    return functional.gelu(inputs)

@@ -1,0 +1,147 @@
+"""The methods of `torch_kernels` with fewer launches, by Triton. Not for fp32 products, which take the plain way.
+
+Dropout is drawn from a number that each row of a trial holds, so its draws follow the trial's seed alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xlmr_sweep.modeling.gpu import triton_sources as sources
+from xlmr_sweep.modeling.gpu.footprint import WIDE_CHAIN
+from xlmr_sweep.modeling.gpu.packing import BETA_1, BETA_2
+from xlmr_sweep.modeling.gpu.torch_kernels import EPS, AdamWState, Normed
+
+WIDE = 1024
+"""Rows longer than this take more warps and fewer programs."""
+
+ADAMW_BLOCK = 1024
+USES_BLOCK = 2048
+
+
+class TritonKernels:
+    """Triton's kernels.
+
+    Args:
+        dtype: of the products.
+        processors: multiprocessors of the GPU.
+    """
+
+    def __init__(self, dtype: torch.dtype, processors: int) -> None:
+        self._dtype, self._processors = dtype, processors
+        self._salt = 0
+        self._partials: Tensor | None = None
+
+    def begin(self, draw: Tensor, grads_of_chain: Tensor, *, is_training: bool) -> None:
+        """As `Kernels` says."""
+        self._salt, self._draw, self._chain = 0, draw, grads_of_chain
+        # Lives as long as the step. Two waves of programs hide each other's waiting; for long rows lines cost more than that.
+        self._partials = None
+        if is_training:
+            lines = self._processors * (2 if len(grads_of_chain) < WIDE_CHAIN else 1)
+            self._partials = torch.empty((lines, len(grads_of_chain)), device=grads_of_chain.device)
+
+    def add_norm(self, x: Tensor | None, residual: Tensor, norm: Tensor, eps: float, p: float, *, wants_out: bool) -> Normed:
+        """As `Kernels` says."""
+        n, hidden = residual.shape
+        total = residual if x is None else torch.empty_like(residual)
+        low = torch.empty(residual.shape, dtype=self._dtype, device=residual.device)
+        out = torch.empty_like(residual) if wants_out else residual
+        mean, rstd = torch.empty((2, n), device=residual.device).unbind()
+        mask = torch.empty(residual.shape, dtype=torch.int8, device=residual.device) if p else low
+        self._salt += 1
+        _launch(
+            sources.add_norm_kernel, (n,), residual if x is None else x, residual, norm, total, out, low, mean, rstd, mask,
+            self._draw, self._salt, _threshold(p), 1 / (1 - p), eps,
+            H=hidden, BLOCK=_block(hidden), HAS_X=x is not None, DROPS=p > 0, WANTS_OUT=wants_out, num_warps=_warps(hidden),
+        )  # fmt: skip
+        return Normed(total, out, low, (mean, rstd, mask))
+
+    def add_norm_backward(
+        self, of_low: Tensor, of_rest: Tensor | None, normed: Normed, norm: Tensor, p: float, into: tuple[Tensor, Tensor | None],
+        *, rest_is_sum: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """As `Kernels` says."""
+        assert self._partials is not None
+        n, hidden = normed.total.shape
+        mean, rstd, mask = normed.kept
+        of_total = torch.empty_like(normed.total)
+        of_x = torch.empty(of_total.shape, dtype=self._dtype, device=of_total.device)
+        _launch(
+            sources.add_norm_backward_kernel, (len(self._partials),), of_low, of_total if of_rest is None else of_rest,
+            normed.total, norm, mean, rstd, mask, of_x, of_total, self._partials, 1 / (1 - p), n,
+            self._partials.shape[1], self._place(into[0]), 0 if into[1] is None else self._place(into[1]),
+            H=hidden, BLOCK=_block(hidden), DROPS=p > 0, HAS_REST=of_rest is not None, REST_IS_SUM=rest_is_sum,
+            HAS_BIAS=into[1] is not None, num_warps=_warps(hidden),
+        )  # fmt: skip
+        return of_x, of_total
+
+    def gelu_backward(self, gradient: Tensor, inputs: Tensor, of_bias: Tensor) -> Tensor:
+        """As `Kernels` says."""
+        out = torch.empty_like(inputs)
+        self._sum(gradient, inputs, out, of_bias)
+        return out
+
+    def sum_rows(self, rows: Tensor, out: Tensor) -> None:
+        """As `Kernels` says."""
+        self._sum(rows, None, None, out)
+
+    def uses(self, rows_at: Tensor, places: Tensor) -> Tensor:
+        """As `Kernels` says."""
+        n, columns = rows_at.shape[1], len(places)
+        out = torch.empty((n, columns), dtype=self._dtype, device=rows_at.device)
+        grid = (n, -(-columns // USES_BLOCK))
+        _launch(sources.uses_kernel, grid, rows_at, out, n, columns, BLOCK=USES_BLOCK, num_warps=4)
+        return out
+
+    def end_backward(self) -> None:
+        """As `Kernels` says."""
+        assert self._partials is not None
+        torch.sum(self._partials, 0, out=self._chain)
+        self._partials = None
+
+    def adamw(self, state: AdamWState, rate: Tensor, corrections: Tensor, divisor: Tensor, decay: float) -> None:
+        """As `Kernels` says."""
+        total = len(state.weights)
+        _launch(
+            sources.adamw_kernel, (-(-total // ADAMW_BLOCK),), state.weights, state.grads, state.firsts, state.seconds, state.low,
+            rate, corrections, divisor, decay, total, state.num_embedded, state.num_decayed,
+            BETA_1=BETA_1, BETA_2=BETA_2, EPS=EPS, HAS_LOW=state.low is not state.weights, BLOCK=ADAMW_BLOCK, num_warps=4,
+        )  # fmt: skip
+
+    def _sum(self, rows: Tensor, inputs: Tensor | None, out: Tensor | None, of_bias: Tensor) -> None:
+        assert self._partials is not None
+        n, columns = rows.shape
+        block = min(1024, max(8, _block(columns)))
+        _launch(
+            sources.sum_rows_kernel, (len(self._partials), -(-columns // block)), rows, rows if inputs is None else inputs,
+            rows if out is None else out, self._partials, n, columns, rows.stride(0), self._partials.shape[1],
+            self._place(of_bias), BLOCK=block, GELU=out is not None, num_warps=4,
+        )  # fmt: skip
+
+    def _place(self, gradient: Tensor) -> int:
+        """Returns where a gradient lies in the chain."""
+        place = int(gradient.storage_offset()) - int(self._chain.storage_offset())
+        assert 0 <= place <= len(self._chain) - gradient.numel(), "no gradient of the chain"
+        return place
+
+
+def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
+    launch: Callable[..., Any] = kernel[grid]
+    launch(*arguments, **options)
+
+
+def _threshold(p: float) -> int:
+    return round(p * 2**32)
+
+
+def _block(size: int) -> int:
+    return 1 << max(2, (size - 1).bit_length())
+
+
+def _warps(hidden: int) -> int:
+    return 4 if hidden <= WIDE else 8
