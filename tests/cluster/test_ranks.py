@@ -53,3 +53,5 @@ def test_a_checkpoint_waits_for_room_and_then_says_one_line(tmp_path: Path, monk
     with pytest.raises(StorageError, match=r"train/m-1/checkpoint_2: .*No space left on device.*; tried for 0.1 s") as caught:
         upload_checkpoint(Storage(tmp_path / "runs", 0.1), "m-1", checkpoint, "checkpoint_2")
     assert "\n" not in str(caught.value)
+    # The half that was written gives its room back.
+    assert Storage(tmp_path / "runs").names("train/m-1/checkpoint_2") == []

@@ -230,17 +230,20 @@ class Storage:
         if self.local is None:
             fs.copy_files(str(folder), self._at(name), destination_filesystem=self._fs)
             return
-        target = self.local / name
+        target, copies = self.local / name, []
+        target.mkdir(parents=True, exist_ok=True)
         try:
-            for path in (folder, *folder.rglob("*")):
+            for path in sorted(folder.rglob("*")):
                 copy = target / path.relative_to(folder)
                 if path.is_dir():
-                    copy.mkdir(parents=True, exist_ok=True)
+                    copy.mkdir(exist_ok=True)
                 else:
-                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    copies.append(copy)
                     shutil.copyfile(path, copy)
         except OSError:
             # If the disk is full, half a copy must not fill it.
+            for copy in copies:
+                copy.unlink(missing_ok=True)
             if not beside:
                 shutil.rmtree(target, ignore_errors=True)
             raise
