@@ -212,6 +212,12 @@ def test_positions_before_the_first_are_no_room_for_tokens(family: str, tmp_path
         check_model(source, [], 129)
 
 
+def test_a_model_that_takes_no_plain_text_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    source = ModelSource("m", str(make_encoder(tmp_path, "xmod", languages=["en"])))
+    with pytest.raises(StudyError, match="model m: .* takes no plain text: Input language unknown"):
+        check_model(source, [CB])
+
+
 def test_a_hubs_weights_are_checked_where_the_cache_holds_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a stand-in for the hub: configuration and tokenizer come from a folder, weights from the cache of files."""
     folder = make_encoder(tmp_path)

@@ -68,10 +68,23 @@ def check_model(source: ModelSource, tasks: Iterable[TaskSpec], max_length: int 
             f"model {source.name}: the tokenizer of {source.location} has {len(tokenizer)} tokens and the model "
             f"{config.vocab_size}; they do not belong together"
         )
+    _check_input(source, model)
     folder = read_model_folder(source)
     shapes = weight_shapes(source, cached_files(source)) if folder is None else folder.shapes
     notes = [] if folder is None else folder.notes()
     return notes + _check_weights(source, model, shapes) if shapes else notes
+
+
+def _check_input(source: ModelSource, model: Any) -> None:
+    """Refuses a model that takes no plain text, such as XMOD without a default language, by what transformers says of it."""
+    ids = torch.zeros((1, 8), dtype=torch.int64, device="meta")
+    try:
+        model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    except ValueError as error:
+        raise StudyError(f"model {source.name}: {source.location} takes no plain text: {' '.join(str(error).split())}") from None
+    except (RuntimeError, NotImplementedError, TypeError):
+        # Without memory some models cannot go on, because they read a value.
+        return
 
 
 def _check_weights(source: ModelSource, model: Any, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
