@@ -26,10 +26,11 @@ def config(family: ModelFamily, **more: Any) -> Any:
 
 
 @each_fast_family
-def test_heads_are_named_as_transformers_names_them(family: ModelFamily) -> None:
+def test_heads_and_encoders_are_named_as_transformers_names_them(family: ModelFamily) -> None:
     model = AutoModelForMaskedLM.from_config(config(family))
     names = {f"{name}." for name, _ in model.named_children() if name != model.base_model_prefix}
     assert names == set(family.head_prefixes)
+    assert model.base_model_prefix == family.encoder_prefix
 
 
 @each_fast_family

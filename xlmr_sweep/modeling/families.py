@@ -32,6 +32,9 @@ class ModelFamily:
     head_prefixes: tuple[str, ...] = ()
     """How the names of the masked-LM head's weights begin."""
 
+    encoder_prefix: str = ""
+    """How the names of the encoder's weights begin, without the dot."""
+
     embedding: str = "word_embeddings.weight"
     """How the name of the word embeddings ends."""
 
@@ -83,6 +86,7 @@ def _like_roberta(model_type: str, **more: Any) -> ModelFamily:
     known: dict[str, Any] = {
         "head_transform": "dense, gelu, norm",
         "head_prefixes": ("lm_head.",),
+        "encoder_prefix": "roberta",
         "output_weights": ("decoder.weight", "lm_head.bias", "decoder.bias"),
         "counts_positions_from_padding": True,
         "has_exact_count": True,
@@ -98,6 +102,7 @@ _ROWS = (
         "bert",
         head_transform="predictions.transform",
         head_prefixes=("cls.",),
+        encoder_prefix="bert",
         output_weights=("decoder.weight", "predictions.bias", "decoder.bias"),
         has_exact_count=True,
         narrows_last_layer=True,
@@ -107,6 +112,7 @@ _ROWS = (
         "modernbert",
         head_transform="head",
         head_prefixes=("head.", "decoder."),
+        encoder_prefix="model",
         embedding="tok_embeddings.weight",
         output_weights=("decoder.weight", "decoder.bias"),
         is_pre_norm=True,

@@ -60,7 +60,7 @@ def weight_names(config: Mapping[str, Any]) -> WeightNames | None:
         return _modernbert(config)
     if family.head_transform is None or config.get("add_cross_attention") or config.get("is_decoder"):
         return None
-    return _bert_like(config, _HEAD_PARTS[family.head_transform], "bert" if family.model_type == "bert" else "roberta")
+    return _bert_like(config, _HEAD_PARTS[family.head_transform], family.encoder_prefix)
 
 
 def _bert_like(config: Mapping[str, Any], head: tuple[str, ...], prefix: str) -> WeightNames | None:
