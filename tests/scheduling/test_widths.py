@@ -1,7 +1,8 @@
-"""Widths that are measured: 1/n of a GPU by memory with a margin and by work, kept in the storage; and the next larger width."""
+"""Widths that are measured: 1/n of a GPU, bounded by memory with a margin, kept in the storage; and the next larger width."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.scheduling.resources import Node, Width
-from xlmr_sweep.scheduling.widths import Measured, keep_measured, next_larger, width_for, widths_of
+from xlmr_sweep.scheduling.shares import ShareSearch
+from xlmr_sweep.scheduling.widths import Measured, keep_measured, keep_share, most_on_gpu, next_larger, width_for, widths_of
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.learned import learn
 from xlmr_sweep.study.reading import load_study
@@ -27,30 +29,31 @@ def study_of(gpus: Any = "auto", **fields: Any) -> Study:
 
 
 def share(measured: Measured, nodes: list[Node] = GPUS, **fields: Any) -> Width:
-    return width_for(measured, study_of(**fields).model("m"), nodes)
+    return width_for(measured, study_of(**fields).model("m"), nodes, 16)
 
 
 @pytest.mark.parametrize(
-    ("peak_gib", "busy", "n"),
+    ("peak_gib", "n"),
     [
-        (4, None, 14),  # 80 GiB over 4 x 1.2 + 0.59
-        (4, 0.3, 4),  # Four keep a GPU busy that one keeps busy for 30% of the time.
-        (4, 0.95, 2),
-        (4, 1.0, 1),
-        (30, 0.1, 2),  # Memory bounds.
-        (60, 0.1, 1),
-        (90, 0.1, 1),  # Does not fit even once by the margin, but it ran.
-        (0.1, 0.01, 16),
+        (4, 14),  # 80 GiB over 4 x 1.2 + 0.59
+        (30, 2),
+        (60, 1),
+        (90, 1),  # Does not fit even once by the margin, but it ran.
+        (0.1, 16),
     ],
 )
-def test_n_is_what_fits_by_memory_and_what_keeps_a_gpu_busy(peak_gib: float, busy: float | None, n: int) -> None:
+def test_as_many_trials_share_a_gpu_as_fit_and_one_until_more_were_found_to_pay(peak_gib: float, n: int) -> None:
     nodes = [Node(256, 8, "a")]
-    width = share(Measured(True, int(peak_gib * GIB), 80 * GIB, busy), nodes)
-    assert width == Width(1, 1 / n)
+    model = study_of().model("m")
+    for busy in (None, 0.1, 1.0):
+        measured = Measured(True, int(peak_gib * GIB), 80 * GIB, busy)
+        assert most_on_gpu(measured, model, nodes) == n
+        assert width_for(measured, model, nodes) == Width(1, 1)
+        assert width_for(measured, model, nodes, 2) == Width(1, 1 / min(n, 2))
 
 
 def test_n_is_bounded_by_the_cpus_of_the_poorest_node() -> None:
-    tiny = Measured(True, GIB, 80 * GIB, 0.05)
+    tiny = Measured(True, GIB, 80 * GIB, None)
     assert share(tiny, [Node(64, 8, "a")]) == Width(1, 1 / 8)
     assert share(tiny, [Node(64, 8, "a"), Node(16, 8, "b")]) == Width(1, 1 / 2)
     assert share(tiny, [Node(64, 8, "a")], cpus=4) == Width(4, 1 / 2)
@@ -70,7 +73,12 @@ def test_a_model_is_measured_once_for_each_kind_of_device(tmp_path: Path) -> Non
     assert widths_of(study, storage, ["m"], CPUS) == ({"m": Width(8, 0)}, ["m"]), "alone on the smallest node"
     keep_measured(storage, "m", Measured(True, 4 * GIB, 80 * GIB, 0.3))
     learn(storage, "m", other=1)
+    assert widths_of(study, storage, ["m"], GPUS) == ({"m": Width(1, 1)}, []), "whether more pay is not known"
+    keep_share(storage, "m", ShareSearch(4, is_over=True, rates={1: 900.0, 2: 1000.0, 4: 1400.0}))
     assert widths_of(study, storage, ["m"], GPUS) == ({"m": Width(1, 1 / 4)}, [])
+    kept = json.loads((tmp_path / "learned" / "m.json").read_text())
+    assert kept["share"]["trials_an_hour"] == {"1": 900.0, "2": 1000.0, "4": 1400.0}
+    assert kept["other"] == 1
     assert widths_of(study, storage, ["m"], CPUS)[1] == ["m"]
     (tmp_path / "learned" / "m.json").write_text('{"measured": {"peak": 3}}')
     assert widths_of(study, storage, ["m"], GPUS)[1] == ["m"], "what cannot be read is measured again"
@@ -82,17 +90,6 @@ def test_a_model_that_a_whole_gpu_was_too_small_for_measures_no_fraction(tmp_pat
     storage = Storage(tmp_path)
     learn(storage, "m", min_width=Width(1, 1, 4).as_dict())
     assert widths_of(study_of(), storage, ["m"], GPUS) == ({"m": Width(1, 1, 4)}, [])
-
-
-def test_a_device_is_busy_while_a_trial_works_not_while_it_gets_ready() -> None:
-    row = {"num_gpus": 1, "peak_memory_bytes": GIB, "device_memory_bytes": 80 * GIB, "device_busy": 0.3}
-    ready_after_60_s = row | {"train_time_s": 50.0, "eval_time_s": 10.0, "total_time_s": 120.0}
-    measured = [Measured.of_row(columns) for columns in (row, ready_after_60_s)]
-    assert [found and found.busy for found in measured] == [0.3, pytest.approx(0.6)]
-    # Cores that worked did so in getting ready too.
-    on_cpus = Measured.of_row(ready_after_60_s | {"num_gpus": 0})
-    assert on_cpus is not None
-    assert on_cpus.busy == 0.3
 
 
 @pytest.mark.parametrize("gpus", ["many", "0", -1, "2/3", 1.5, True, "1/0"])

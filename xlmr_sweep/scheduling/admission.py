@@ -77,6 +77,10 @@ class Admission:
         """Number of trials that wait, retries included."""
         return sum(1 for _ in self._backlog)
 
+    def num_waiting_of(self, model: str) -> int:
+        """Returns the number of a model's trials that wait, without retries."""
+        return sum(1 for attempt in self._backlog if attempt.model == model and attempt.number == 1)
+
     @property
     def live(self) -> Mapping[str, Attempt]:
         """The attempts that have started and not ended, by Tune's id."""

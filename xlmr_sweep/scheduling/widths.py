@@ -2,8 +2,8 @@
 keeps what it learns in the storage.
 
 A model of unknown width runs one trial alone on a whole GPU, or on all CPUs of a node where there are no GPUs. The trial's peak
-memory and how busy it kept the GPU are kept in `learned/<model>.json`. The model's trials then get 1/n of a GPU. n is the number
-of trials that keep a GPU busy, or the number that fit into its memory with a margin if that is smaller.
+memory is kept in `learned/<model>.json`, and on CPUs how many cores it kept busy. On GPUs memory bounds the number of trials that
+share one. Which number finishes the most trials an hour is found while the study's trials run (`shares`), and kept there too.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from xlmr_sweep.scheduling.resources import Node, Width, num_fitting, trial_width
+from xlmr_sweep.scheduling.shares import ShareSearch
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.learned import learn, read_learned
 from xlmr_sweep.study.model_spec import AUTO, ModelSpec
@@ -21,6 +22,9 @@ from xlmr_sweep.study.spec import Study
 
 MEASURED = "measured"
 """Key of `learned/<model>.json`: what the first trial measured."""
+
+SHARE = "share"
+"""Key of `learned/<model>.json`: how many trials share a GPU, and the trials an hour by which that was chosen."""
 
 MIN_WIDTH = "min_width"
 """Key of `learned/<model>.json`: the smallest width (cpus, gpus, num_bundles) that may be enough: smaller ones were not."""
@@ -45,19 +49,15 @@ class Measured:
     total_bytes: int
     """Memory of the GPU, or of the machine."""
     busy: float | None
-    """Share of the time in which the GPU worked, or the number of CPU cores that worked; None if it is not known."""
+    """Number of CPU cores that worked, or the share of the time in which the GPU did, which decides nothing; None if not known."""
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> Measured | None:
         """Returns what a finished trial's row measured; None if it lacks that."""
         if not row.get("peak_memory_bytes") or not row.get("device_memory_bytes"):
             return None
-        busy = row.get("device_busy")
-        work_s = (row.get("train_time_s") or 0.0) + (row.get("eval_time_s") or 0.0)
-        if busy and work_s and row.get("num_gpus"):
-            # The device idles while a process gets ready. Warm processes mostly skip that.
-            busy *= max(1.0, (row.get("total_time_s") or work_s) / work_s)
-        return cls(bool(row.get("num_gpus")), int(row["peak_memory_bytes"]), int(row["device_memory_bytes"]), busy)
+        peak, total = int(row["peak_memory_bytes"]), int(row["device_memory_bytes"])
+        return cls(bool(row.get("num_gpus")), peak, total, row.get("device_busy"))
 
 
 def widths_of(study: Study, storage: Storage, names: Sequence[str], nodes: Sequence[Node]) -> tuple[dict[str, Width], list[str]]:
@@ -76,7 +76,8 @@ def widths_of(study: Study, storage: Storage, names: Sequence[str], nodes: Seque
             # A model whose trials ran out of memory on a whole GPU needs no fraction to be measured.
             probing += [name] if widths[name] == probe else []
         else:
-            widths[name] = at_least(width_for(measured, model, nodes), storage, name, nodes)
+            width = width_for(measured, model, nodes, read_share(storage, name) or 1)
+            widths[name] = at_least(width, storage, name, nodes)
     return widths, probing
 
 
@@ -87,18 +88,21 @@ def probe_width(model: ModelSpec, nodes: Sequence[Node]) -> Width:
     return Width(max(model.cpus, min(node.cpus for node in nodes)), 0)
 
 
-def width_for(measured: Measured, model: ModelSpec, nodes: Sequence[Node]) -> Width:
-    """Returns the width that follows from a measurement."""
-    need = measured.peak_bytes * MEMORY_MARGIN
+def width_for(measured: Measured, model: ModelSpec, nodes: Sequence[Node], share: int = 1) -> Width:
+    """Returns the width that follows from a measurement, for so many trials on a GPU if as many fit there."""
     if not measured.on_gpu:
-        by_memory = max(1, int(measured.total_bytes / need))
+        by_memory = max(1, int(measured.total_bytes / (measured.peak_bytes * MEMORY_MARGIN)))
         cores = math.ceil(measured.busy - 0.25) if measured.busy else 1
         cpus = min(node.cpus for node in nodes)
         return Width(min(cpus, max(model.cpus, cores, cpus / by_memory)), 0)
-    by_memory = max(1, int(measured.total_bytes / (need + PROCESS_BYTES)))
-    by_work = math.ceil(1 / max(measured.busy, 1 / MAX_TRIALS)) if measured.busy is not None else MAX_TRIALS
+    return Width(model.cpus, 1 / min(share, most_on_gpu(measured, model, nodes)))
+
+
+def most_on_gpu(measured: Measured, model: ModelSpec, nodes: Sequence[Node]) -> int:
+    """Returns how many trials fit on one GPU by its memory with a margin, and by the CPUs of the node with the fewest a GPU."""
+    by_memory = max(1, int(measured.total_bytes / (measured.peak_bytes * MEMORY_MARGIN + PROCESS_BYTES)))
     by_cpus = max(1, min(int(node.cpus / (node.gpus * model.cpus)) for node in nodes if node.gpus))
-    return Width(model.cpus, 1 / min(by_memory, by_work, by_cpus, MAX_TRIALS))
+    return min(by_memory, by_cpus, MAX_TRIALS)
 
 
 def read_measured(storage: Storage, model: str) -> Measured | None:
@@ -112,6 +116,19 @@ def read_measured(storage: Storage, model: str) -> Measured | None:
 def keep_measured(storage: Storage, model: str, measured: Measured) -> None:
     """Keeps what was measured of a model."""
     learn(storage, model, **{MEASURED: asdict(measured)})
+
+
+def read_share(storage: Storage, model: str) -> int | None:
+    """Returns how many trials of a model share a GPU by what was measured; None if that was not found yet."""
+    try:
+        return max(1, int(read_learned(storage, model)[SHARE]["trials_a_gpu"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def keep_share(storage: Storage, model: str, found: ShareSearch) -> None:
+    """Keeps how many trials of a model share a GPU, and why."""
+    learn(storage, model, **{SHARE: {"trials_a_gpu": found.share, "trials_an_hour": found.rates, "why": found.why}})
 
 
 def at_least(width: Width, storage: Storage, model: str, cluster: Collection[Node]) -> Width:

@@ -138,6 +138,6 @@ def test_jobs_run_beside_trials_and_instructed_trials_follow_their_models_weight
     assert all(row["began"] >= done for row in instructed)
     assert sum(began < row["began"] < done for row in rows.values()) >= 2, "trials ran beside the job"
     shares = sorted(rows[trial]["num_gpus"] for trial in rows if trial.model == "tuned")
-    assert shares == [0.5] * 7 + [1.0], "one measured, the others take what it found"
+    assert shares == [1.0] * 8, "too few trials to find out whether two on a GPU pay"
     assert all(row["gpu_share"] == row["num_gpus"] for row in rows.values())
     assert read_measured(storage, "tuned") == Measured(True, 3 * gib, 10 * gib, None)

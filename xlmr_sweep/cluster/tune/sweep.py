@@ -113,7 +113,7 @@ def run_trials(
 
     jobs = InstructionJobs(admission, run_job or _no_job, give_up)
     queue = TuneQueue(admission, jobs, supervisor.poll)
-    tuner = _tuner(storage, queue, controller, [supervisor, Learning(study, storage, admission)])
+    tuner = _tuner(storage, queue, controller, [supervisor, Learning(study, storage, admission, events.note)])
     setup = ray.put(Setup(study, storage, work or FineTuning(), environment.git_commit()))
     try:
         with _quiet(), own_loop(setup):
