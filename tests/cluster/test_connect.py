@@ -32,6 +32,8 @@ def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("ray.init", init)
     # A machine that has more to do than it can.
     monkeypatch.setattr("os.getloadavg", lambda: (1000.0, 0.0, 0.0))
-    with pytest.raises(StudyError, match="^--address local: Ray did not start on this machine: .* startup. More.; try again") as said:
+    with pytest.raises(
+        StudyError, match="^--address local: Ray did not start on this machine: .* startup. More.; try again"
+    ) as said:
         connected("local", 2, 0).__enter__()
     assert "\n" not in str(said.value)
