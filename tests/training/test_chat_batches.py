@@ -14,7 +14,7 @@ from builders import make_encoder
 from xlmr_sweep.data import chat_rows
 from xlmr_sweep.data.chat_rows import open_chat_rows, write_chat_rows
 from xlmr_sweep.data.mixture import prepare_mixture
-from xlmr_sweep.errors import StudyError
+from xlmr_sweep.errors import StorageError, StudyError
 from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.modeling.loading import load_tokenizer
 from xlmr_sweep.modeling.source import base_source
@@ -134,10 +134,10 @@ class Ranks(World):
         return str(self.text)  # type: ignore[attr-defined]
 
 
-def rank_1(told: list[int], error: str) -> World:
+def rank_1(told: list[int], error: str, *, is_storage: bool = False) -> World:
     world = Ranks(1, 2)
     object.__setattr__(world, "told", told)
-    object.__setattr__(world, "text", json.dumps(error))
+    object.__setattr__(world, "text", json.dumps([is_storage, error]))
     return world
 
 
@@ -152,6 +152,21 @@ def test_other_ranks_wait_chunk_by_chunk_and_read_what_rank_0_wrote(
     rows = tokenised_once(study, study.models[0], storage, order, template, rank_1(told, ""))
     assert (told, calls) == ([], [])
     assert np.array_equal(rows.input_ids, first.input_ids)
+
+
+def test_every_rank_hears_of_a_storage_that_fails(
+    made: tuple[Study, Storage, ChatTemplate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, storage, template = made
+    order = RowOrder.of(len(ROWS), 8, seed=1)
+
+    def full(*arguments: Any) -> None:
+        raise StorageError("no space left")
+
+    monkeypatch.setattr(Storage, "upload", full)
+    for world in (World(), rank_1([1], "no space left", is_storage=True)):
+        with pytest.raises(StorageError, match="no space left"):
+            tokenised_once(study, study.models[0], storage, order, template, world)
 
 
 def test_every_rank_refuses_a_target_that_does_not_fit(made: tuple[Study, Storage, ChatTemplate]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from xlmr_sweep.data.chat_rows import ChatRows, open_chat_rows, write_chat_rows
 from xlmr_sweep.data.mixture_rows import open_mixture
-from xlmr_sweep.errors import StudyError
+from xlmr_sweep.errors import StorageError, StudyError
 from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.modeling.source import cache_folder
 from xlmr_sweep.storage.artifacts import chat_rows_folder, manifest_of, mixture_folder
@@ -72,22 +72,24 @@ def tokenised_once(
 
     Raises:
         StudyError: if the mixture is not prepared, or a target does not fit the template; on every rank.
+        StorageError: if the storage fails; on every rank.
     """
     folder = _folder(study, model, storage, order, template)
-    error = ""
+    error: StudyError | StorageError | None = None
     if world.rank == 0:
         try:
             if storage.read_json(manifest_of(folder)) is None:
                 _write(study, storage, order, template, folder, lambda: world.gather([0]))
-        except StudyError as problem:
-            error = str(problem)
+        except (StudyError, StorageError) as problem:
+            # Said to the others below. They would wait for a rank that returns.
+            error = problem
         world.gather([1])
     else:
         while not world.gather([0])[0][0]:
             continue
-    error = json.loads(world.send_text(json.dumps(error)))
-    if error:
-        raise StudyError(error)
+    told = json.loads(world.send_text(json.dumps([isinstance(error, StorageError), "" if error is None else str(error)])))
+    if told[1]:
+        raise error or (StorageError if told[0] else StudyError)(told[1])
     return open_chat_rows(storage.download(folder, cache_folder(storage)))
 
 
