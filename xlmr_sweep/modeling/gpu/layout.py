@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from xlmr_sweep.modeling.families import model_family
 
 ALIGNED = 8
-"""Every entry begins at a multiple of this many numbers: 16 bytes in bf16, which fast products want. `triton_sources` knows it."""
+"""Every entry begins at a multiple of this many numbers: 16 bytes in bf16, as fast products want. `triton_sources` knows it."""
 
 
 @dataclass(frozen=True)
