@@ -12,12 +12,13 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 
 from xlmr_sweep.data.encoding import Encoded
 from xlmr_sweep.modeling.encoder import ClassificationHead
+from xlmr_sweep.modeling.families import FAMILIES
 from xlmr_sweep.modeling.gpu.flash import Attention, LoopedAttention, Offsets
 from xlmr_sweep.modeling.gpu.packing import RowShape, pack
 from xlmr_sweep.modeling.gpu.static_step import Optimisation, Rows, StaticStep
 from xlmr_sweep.modeling.gpu.torch_kernels import Kernels, TorchKernels
 
-STATIC_FAMILIES = ("bert", "roberta", "camembert", "xlm-roberta", "xlm-roberta-xl")
+STATIC_FAMILIES = tuple(family.model_type for family in FAMILIES.values() if family.has_static_step)
 VOCABULARY = 40
 LABEL_IDS = [7, 30, 12]
 

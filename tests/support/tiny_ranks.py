@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -71,11 +71,11 @@ class Rows:
         draws = step_draws(0, step, self.batch_size, 40)
         return [self._row(step, index, draws) for index in indices]
 
-    def _row(self, step: int, index: int, draws: Callable[[int], Any]) -> Masked:
+    def _row(self, step: int, index: int, draws: Any) -> Masked:
         generator = torch.Generator().manual_seed(step * 1000 + index)
         length = 4 + int(torch.randint(28, (1,), generator=generator))
         ids = torch.randint(5, VOCABULARY, (length,), generator=generator).tolist()
-        return mask_text([0, *ids, 2], 0.15, MASK, draws(index))
+        return mask_text([0, *ids, 2], 0.15, MASK, draws[index])
 
 
 def _rank(rank: int, size: int, folder: Path, limits: tuple[int, int], options: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +40,19 @@ class MixtureRows(Sequence[Row]):
         return inputs[place].as_py(), targets[place].as_py()
 
 
+def mixture_manifest(study: Study, storage: Storage) -> dict[str, Any]:
+    """Returns the manifest of the study's prepared mixture.
+
+    Raises:
+        StudyError: if it was not prepared.
+    """
+    folder = mixture_folder(study)
+    manifest: dict[str, Any] | None = storage.read_json(manifest_of(folder))
+    if manifest is None:
+        raise StudyError(f"{storage.path(folder)}: the mixture is not prepared; run prepare_data.py")
+    return manifest
+
+
 def open_mixture(study: Study, storage: Storage) -> MixtureRows:
     """Opens the study's prepared mixture.
 
@@ -50,10 +64,7 @@ def open_mixture(study: Study, storage: Storage) -> MixtureRows:
     """
     from xlmr_sweep.modeling.source import cache_folder
 
-    folder = mixture_folder(study)
-    manifest = storage.read_json(manifest_of(folder))
-    if manifest is None:
-        raise StudyError(f"{storage.path(folder)}: the mixture is not prepared; run prepare_data.py")
+    folder, manifest = mixture_folder(study), mixture_manifest(study, storage)
     names = [f"{folder}/{name}" for name in manifest["shards"]]
     if len(names) == 1:
         return MixtureRows([parquet.read_table(pa.BufferReader(storage.read(names[0])))])

@@ -61,6 +61,10 @@ class ModelFamily:
     has_cpu_layer: bool = False
     """Whether all layers are BERT's, so that a CPU runs them as one step of autograd each (`cpu/layer.py`)."""
 
+    has_static_step: bool = False
+    """Whether the layers are of BERT's or XLM-R-XL's kind, so that a GPU runs a whole training step of them as one recorded
+    graph (`gpu/`)."""
+
     first_layer_lacks: tuple[str, ...] = ()
     """Weights that all layers but the first have."""
 
@@ -92,6 +96,7 @@ def _like_roberta(model_type: str, **more: Any) -> ModelFamily:
         "has_exact_count": True,
         "narrows_last_layer": True,
         "has_cpu_layer": True,
+        "has_static_step": True,
         "has_our_classification_head": True,
     }
     return ModelFamily(model_type, **(known | more))
@@ -107,6 +112,7 @@ _ROWS = (
         has_exact_count=True,
         narrows_last_layer=True,
         has_cpu_layer=True,
+        has_static_step=True,
     ),
     ModelFamily(
         "modernbert",

@@ -78,6 +78,11 @@ def mixture_folder(study: Study) -> str:
     return f"{DATA}/{mixture_name(study)}"
 
 
+def chat_rows_folder(study: Study, model: ModelSpec, key: str) -> str:
+    """Returns the folder of the instruction data in a model's tokens; the key names all that decides them."""
+    return f"{mixture_folder(study)}/tokens/{model.name}-{key}"
+
+
 def pretrained_folder(study: Study, model: ModelSpec) -> str:
     """Returns the folder of a demo model's pre-trained weights."""
     return f"{MODELS}/{model_folder_name(study, model)}"

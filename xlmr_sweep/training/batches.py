@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from xlmr_sweep.modeling.sequences import Sequences, to_device
@@ -69,14 +71,29 @@ class RowOrder:
 
     def at(self, step: int, index: int) -> int:
         """Returns which row of the data is the `index`-th of that step's batch."""
-        epoch, place = divmod(step * self.batch_size + index, self.num_rows)
-        return int(_permutation(self.num_rows, self.seed, epoch)[place])
+        return int(self.numbers(step, [index])[0])
+
+    def numbers(self, step: int, indices: Sequence[int]) -> NDArray[np.int64]:
+        """Returns which rows of the data the given ones of that step's batch are."""
+        epochs, places = np.divmod(step * self.batch_size + np.asarray(indices, dtype=np.int64), self.num_rows)
+        found = np.zeros(len(places), dtype=np.int64)
+        for epoch in np.unique(epochs):
+            of_epoch = epochs == epoch
+            found[of_epoch] = _permutation(self.num_rows, self.seed, int(epoch))[places[of_epoch]]
+        return found
+
+    def taken(self) -> NDArray[np.int64]:
+        """Returns the numbers of all rows that the run takes, ascending."""
+        if self.total_rows >= self.num_rows:
+            return np.arange(self.num_rows)
+        return np.sort(_permutation(self.num_rows, self.seed, 0)[: self.total_rows])
 
 
 @lru_cache(maxsize=2)
-def _permutation(num_rows: int, seed: int, epoch: int) -> Tensor:
+def _permutation(num_rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
     # xP3 is sorted by input, so the order must be over all rows: 12.2 M of them take a second and 98 MB.
-    return torch.randperm(num_rows, generator=torch.Generator().manual_seed(mixed_seed(seed, epoch)))
+    order: NDArray[np.int64] = torch.randperm(num_rows, generator=torch.Generator().manual_seed(mixed_seed(seed, epoch))).numpy()
+    return order
 
 
 @dataclass(frozen=True)
@@ -124,7 +141,10 @@ def collate(rows: Sequence[Masked]) -> MicroBatch:
         return MicroBatch(Sequences(torch.zeros(2, dtype=torch.int64), (2,)), *(torch.zeros(0, dtype=torch.int64),) * 2, (0,))
     lengths = tuple(len(row.input_ids) for row in rows)
     starts = itertools.accumulate(lengths, initial=0)
-    positions = [start + position for start, row in zip(starts, rows, strict=False) for position in row.positions]
-    tokens = Sequences(torch.tensor([token for row in rows for token in row.input_ids]), lengths)
-    labels = torch.tensor([label for row in rows for label in row.labels], dtype=torch.int64)
-    return MicroBatch(tokens, torch.tensor(positions, dtype=torch.int64), labels, tuple(len(row.positions) for row in rows))
+    positions = _joined([start + np.asarray(row.positions, dtype=np.int64) for start, row in zip(starts, rows, strict=False)])
+    tokens = Sequences(_joined([row.input_ids for row in rows]), lengths)
+    return MicroBatch(tokens, positions, _joined([row.labels for row in rows]), tuple(len(row.positions) for row in rows))
+
+
+def _joined(parts: Sequence[Sequence[int] | NDArray[np.int64]]) -> Tensor:
+    return torch.from_numpy(np.concatenate([np.asarray(part, dtype=np.int64) for part in parts]))

@@ -21,14 +21,14 @@ from typing import Any
 
 import torch
 
-from xlmr_sweep.data.mixture_rows import open_mixture
+from xlmr_sweep.data.mixture_rows import mixture_manifest
 from xlmr_sweep.errors import DivergedError, StorageError, StudyError
 from xlmr_sweep.modeling.device import pick_device, resolve_precision
 from xlmr_sweep.modeling.export import config_text, empty_model, publish, write_weights
 from xlmr_sweep.modeling.fsdp import World, whole_weights
 from xlmr_sweep.modeling.loading import load_masked_lm, load_tokenizer
 from xlmr_sweep.modeling.source import ModelSource, base_source
-from xlmr_sweep.storage.artifacts import instruct_folder, manifest_of, mixture_folder
+from xlmr_sweep.storage.artifacts import instruct_folder
 from xlmr_sweep.storage.environment import TRAINED_WITH, package_versions
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.job_log import JobLog
@@ -40,7 +40,7 @@ from xlmr_sweep.study.recipes import InstructSpec
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.template import ChatTemplate
 from xlmr_sweep.training.batches import RowOrder
-from xlmr_sweep.training.chat_batches import ChatBatches
+from xlmr_sweep.training.chat_batches import ChatBatches, tokenised_once
 from xlmr_sweep.training.checkpoint import load_checkpoint, save_checkpoint
 from xlmr_sweep.training.mlm import Run, TrainSettings
 from xlmr_sweep.training.mlm_loss import MaskedLMLoss
@@ -128,15 +128,11 @@ class InstructionRun:
         source = base_source(storage, study, spec)
         self.config, self.model = self._load(source)
         self.tokenizer = load_tokenizer(source)
-        mixture = open_mixture(study, storage)
-        order = RowOrder.of(len(mixture), recipe.global_batch_size, recipe.seed, epochs=recipe.epochs, max_steps=recipe.max_steps)
-        batches = ChatBatches(
-            mixture,
-            order,
-            ChatTemplate(self.tokenizer, recipe.max_length),
-            recipe.mask_rate,
-            self.tokenizer.mask_token_id,
-        )
+        num_rows = mixture_manifest(study, storage)["num_rows"]
+        order = RowOrder.of(num_rows, recipe.global_batch_size, recipe.seed, epochs=recipe.epochs, max_steps=recipe.max_steps)
+        template = ChatTemplate(self.tokenizer, recipe.max_length)
+        chats = tokenised_once(study, spec, storage, order, template, world)
+        batches = ChatBatches(chats, order, template, recipe.mask_rate, self.tokenizer.mask_token_id)
         root = MaskedLMLoss(self.model)
         if world.size > 1:
             root.spread(world, self.precision)
@@ -190,7 +186,7 @@ class InstructionRun:
 
     def _manifest(self, weights: str) -> dict[str, Any]:
         progress, world = self.run.progress, self.world
-        mixture = self.storage.read_json(manifest_of(mixture_folder(self.study)))
+        mixture = mixture_manifest(self.study, self.storage)
         return {
             "model": self.spec.name,
             "recipe_id": recipe_id(self.study, self.spec),

@@ -60,7 +60,7 @@ class TextBatches:
     def rows(self, step: int, indices: Sequence[int]) -> list[Masked]:
         """Returns rows of that step's global batch, masked."""
         draws = step_draws(self.order.seed, step, self.num_rows(step), self.max_length)
-        return [mask_text(self.texts[self.order.at(step, index)], self.rate, self.mask_id, draws(index)) for index in indices]
+        return [mask_text(self.texts[self.order.at(step, index)], self.rate, self.mask_id, draws[index]) for index in indices]
 
 
 def pretrain_demo_model(study: Study, model_name: str, storage: Storage) -> dict[str, Any]:

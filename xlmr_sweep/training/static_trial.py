@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from xlmr_sweep.data.encoding import Encoded, evaluation_batches, training_batches
 from xlmr_sweep.data.tokenised import TaskInputs
+from xlmr_sweep.modeling.families import model_family
 from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.modeling.gpu.flash import Attention, FlashAttention, LoopedAttention, flash_refuses
 from xlmr_sweep.modeling.gpu.footprint import COPY_BYTES
 from xlmr_sweep.modeling.gpu.graphs import StepRunner
-from xlmr_sweep.modeling.gpu.layout import POST_NORM, PRE_NORM
 from xlmr_sweep.modeling.gpu.packing import EXTRA, pack, shape_for
 from xlmr_sweep.modeling.gpu.static_step import Optimisation, StaticStep
 from xlmr_sweep.modeling.gpu.torch_kernels import Kernels, TorchKernels
@@ -45,7 +45,7 @@ def static_refusal(config: Any, num_labels: int, precision: str, world: World) -
         return "a trial spread over several GPUs"
     if world.device.type != "cuda":
         return "no GPU"
-    if config.model_type not in (*POST_NORM, *PRE_NORM):
+    if not model_family(config).has_static_step:
         return f"the family {config.model_type}"
     if config.is_decoder or config.chunk_size_feed_forward or config.hidden_act != "gelu":
         return "a form of layer that it does not know"

@@ -20,14 +20,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-POST_NORM = ("bert", "roberta", "camembert", "xlm-roberta")
-"""Families with a normalisation after each sum."""
-
-PRE_NORM = ("xlm-roberta-xl",)
-"""Families with a normalisation before each product, and one after the last layer."""
+from xlmr_sweep.modeling.families import model_family
 
 ALIGNED = 8
-"""Every entry begins at a multiple of so many numbers: 16 bytes in bf16, which fast products want. `triton_sources` knows it."""
+"""Every entry begins at a multiple of this many numbers: 16 bytes in bf16, as fast products want. `triton_sources` knows it."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,7 @@ def family_layout(model: nn.Module, head: nn.Module | None) -> Layout:
     words, positions = embeddings.word_embeddings.weight, embeddings.position_embeddings.weight
     # Their gradient is a product with a column a row; an odd number of columns takes a kernel five times as slow.
     matrices = [Entry("embeddings", (words, positions, embeddings.token_type_embeddings.weight), rows=64)]
-    norms = _norms(config.model_type, body)
+    norms = _norms(body, is_pre_norm=model_family(config).is_pre_norm)
     chain = [_norm("norm", norms[0])]
     for i, layer in enumerate(layers):
         inner = layer.attention.self
@@ -133,10 +129,10 @@ def _norm(key: str, norm: Any) -> Entry:
     return Entry(key, (norm.weight, norm.bias))
 
 
-def _norms(family: str, body: Any) -> list[nn.Module]:
+def _norms(body: Any, *, is_pre_norm: bool) -> list[nn.Module]:
     """Returns the normalisations in the order of a forward pass: one, then two a layer."""
     layers = body.encoder.layer
-    if family in PRE_NORM:
+    if is_pre_norm:
         pairs = [(layer.attention.self_attn_layer_norm, layer.LayerNorm) for layer in layers]
         return [*(norm for pair in pairs for norm in pair), body.encoder.LayerNorm]
     pairs = [(layer.attention.output.LayerNorm, layer.output.LayerNorm) for layer in layers]
@@ -161,7 +157,7 @@ def _label_words(model: Any) -> _OfHead:
 
 def label_head(model: Any) -> tuple[nn.Linear, nn.LayerNorm]:
     """Returns the product and the normalisation that a masked-LM head has before its output projection."""
-    if model.config.model_type == "bert":
+    if model_family(model.config).head_transform == "predictions.transform":
         transform = model.cls.predictions.transform
         return transform.dense, transform.LayerNorm
     return model.lm_head.dense, model.lm_head.layer_norm

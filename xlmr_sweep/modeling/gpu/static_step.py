@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xlmr_sweep.modeling.families import model_family
 from xlmr_sweep.modeling.gpu.blocks import Blocks, Form, Row, Views
 from xlmr_sweep.modeling.gpu.flash import Attention
 from xlmr_sweep.modeling.gpu.heads import Classification, Head, LabelWords
-from xlmr_sweep.modeling.gpu.layout import PRE_NORM, Layout, family_layout, move_into
+from xlmr_sweep.modeling.gpu.layout import Layout, family_layout, move_into
 from xlmr_sweep.modeling.gpu.packing import EXTRA, RowShape, Table
 from xlmr_sweep.modeling.gpu.torch_kernels import AdamWState, Kernels
 
@@ -173,7 +174,7 @@ def form_of(config: Any) -> Form:
     """Returns what of a transformers configuration a step depends on."""
     heads = config.num_attention_heads
     return Form(
-        config.num_hidden_layers, heads, config.hidden_size // heads, config.model_type in PRE_NORM, config.layer_norm_eps,
+        config.num_hidden_layers, heads, config.hidden_size // heads, model_family(config).is_pre_norm, config.layer_norm_eps,
         config.hidden_dropout_prob, config.attention_probs_dropout_prob,
     )  # fmt: skip
 
