@@ -49,7 +49,7 @@ class Measured:
     total_bytes: int
     """Memory of the GPU, or of the machine."""
     busy: float | None
-    """CPU cores that worked on average. Of a GPU the share of the time in which it worked, which decides nothing. None if not known."""
+    """CPU cores that worked on average. Of a GPU the share of the time it worked, which decides nothing. None if not known."""
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> Measured | None:
