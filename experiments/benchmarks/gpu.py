@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"), help="folder of the JSON file")
     parser.add_argument("--commit", help="of the code, where this is no checkout")
     options = parser.parse_args(arguments)
-    if problem := missing() or _no_gpu():
+    if problem := _no_gpu() or missing():
         print(f"Error: {problem}", file=sys.stderr)
         return 2
     console = Console() if sys.stdout.isatty() else Console(width=150)

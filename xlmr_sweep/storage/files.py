@@ -228,6 +228,8 @@ class Storage:
         if not beside:
             self._delete(name)
         if self.local is None:
+            # The folder may have gone a moment ago, and a copy of files does not make it.
+            self._fs.create_dir(self._at(name), recursive=True)
             fs.copy_files(str(folder), self._at(name), destination_filesystem=self._fs)
             return
         target, copies = self.local / name, []

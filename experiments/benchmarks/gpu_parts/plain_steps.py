@@ -28,7 +28,9 @@ class _Marks(TrainerCallback):  # type: ignore[misc]
 
 def plain_step_ms(shape: GpuShape, examples: list[Encoded]) -> float:
     """Returns the milliseconds of a step: the whole vocabulary, dynamic padding, cross-entropy over the label words."""
-    model = AutoModelForMaskedLM.from_config(config_of(shape, VOCABULARY[shape.family]), dtype=torch.float32)
+    model = AutoModelForMaskedLM.from_config(
+        config_of(shape, VOCABULARY[shape.family]), dtype=torch.float32, trust_remote_code=False
+    )
     data = [{"input_ids": e.input_ids, "at": e.mask_at, "labels": e.label} for e in examples]
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

@@ -77,7 +77,7 @@ def random_examples(lengths: list[int], rows: int, seed: int = 0) -> list[Encode
 def make_trainer(shape: GpuShape, spec: FinetuneSpec, device: torch.device) -> StaticTrainer:
     """Returns the static step of a model with random weights, which `fill` draws again."""
     with no_init_weights(), device:
-        model: Any = AutoModelForMaskedLM.from_config(config_of(shape), dtype=torch.float32)
+        model: Any = AutoModelForMaskedLM.from_config(config_of(shape), dtype=torch.float32, trust_remote_code=False)
         model.tie_weights()
     trainer = StaticTrainer(model, None, len(LABEL_IDS), spec, "bf16")
 
