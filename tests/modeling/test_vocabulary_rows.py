@@ -57,7 +57,7 @@ def first_step(root: MaskedLMLoss, world: World, precision: str, masked: str) ->
     mine = run._rows(0)
     slices, _, num_masked = run._plan(mine)
     assert len(slices) > 1
-    return world.add([run._backward(mine, slices, num_masked)])[0], run
+    return world.add([float(run._backward(mine, slices, num_masked))])[0], run
 
 
 def _rank(rank: int, size: int, folder: Path, options: dict[str, Any], precision: str, masked: str, logit_bytes: int) -> None:

@@ -45,12 +45,13 @@ def fill_sharded(root: nn.Module, weights: Mapping[str, Tensor], world: World) -
 
 
 def step_sharded(root: nn.Module, parameters: Mapping[str, nn.Parameter], optimizer: AdamW, clip: float, world: World) -> None:
-    """Clips the gradient by its norm over all ranks and takes one optimiser step on this rank's slices."""
+    """Clips the gradient by its norm over all ranks and takes one optimiser step on this rank's slices. Reads no value."""
     gradients = []
     for name, gradient in local_gradients(root):
         parameters[name].grad = gradient
         if gradient is not None and gradient.numel() > 0:
             gradients.append(gradient)
-    square = world.add([float(square_norm(gradients)) if gradients else 0.0])[0]
-    optimizer.step_divided(clip_divisor(torch.tensor(square, dtype=torch.float64, device=world.device), clip))
+    nothing = torch.zeros((), dtype=torch.float64, device=world.device)
+    square = world.sum_on_device(square_norm(gradients) if gradients else nothing)
+    optimizer.step_divided(clip_divisor(square, clip))
     root.zero_grad(set_to_none=True)

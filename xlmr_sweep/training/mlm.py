@@ -127,18 +127,17 @@ class Run:
         slices, num_tokens, num_masked = self._plan(mine)
         torch.manual_seed(mixed_seed(settings.seed, step, self.world.rank))
         self.root.zero_grad()
-        local_loss = self._backward(mine, slices, num_masked)
+        local_loss = self._backward(mine, slices, num_masked).double()
         gradients = self._gradients()
-        square = float(square_norm(gradients)) if gradients else 0.0
-        loss, square = self.world.add([local_loss, square])
+        local_square = square_norm(gradients) if gradients else torch.zeros_like(local_loss)
+        totals = self.world.sum_on_device(torch.stack([local_loss, local_square]))
+        loss, square = map(float, totals.tolist())
         norm = math.sqrt(square) if square >= 0 else math.nan
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise DivergedError(f"step {step + 1}: loss {loss}, gradient norm {norm}")
         for group in self.optimizer.param_groups:
             group["lr"] = settings.rate(step, self.source.num_steps)
-        self.optimizer.step_divided(
-            clip_divisor(torch.tensor(square, dtype=torch.float64, device=self.world.device), settings.clip)
-        )
+        self.optimizer.step_divided(clip_divisor(totals[1], settings.clip))
         self.progress.tokens += num_tokens
         self.progress.masked_tokens += num_masked
         return loss
@@ -156,7 +155,7 @@ class Run:
         slices = plan_micro_batches(bounds, self.settings.max_tokens)
         return slices, sum(sum(numbers[1:]) for numbers in told), sum(numbers[0] for numbers in told)
 
-    def _backward(self, mine: list[Masked], slices: list[tuple[int, int]], num_masked: int) -> float:
+    def _backward(self, mine: list[Masked], slices: list[tuple[int, int]], num_masked: int) -> Tensor:
         device = self.world.device
         total = torch.zeros((), device=device)
         for index, (start, end) in enumerate(slices):
@@ -167,7 +166,7 @@ class Run:
             # FSDP averages gradients over the ranks; the loss is a sum over them.
             (loss * self.world.size).backward()
             total += loss.detach()
-        return float(total)
+        return total
 
     def _gradients(self) -> list[Tensor]:
         gradients = []
