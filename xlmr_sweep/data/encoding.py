@@ -27,7 +27,7 @@ class Encoded:
     """(T,) int64."""
     label: int
     mask_at: int
-    """Position of the mask in a prompt; 0, the first token, for `baseline`."""
+    """Position of the mask in a prompt. For `baseline` 0, the first token."""
     token_type_ids: Tensor | None = None
     """(T,) int64 for models that tell the first text from the second."""
     example_id: str = ""
@@ -39,17 +39,17 @@ class Batch:
 
     tokens: Sequences
     mask_at: Tensor
-    """(B,) int64, places in the N tokens: of the mask, or of the first token for `baseline`."""
+    """(B,) int64, where the mask stands in the N tokens, or the first token for `baseline`."""
     labels: Tensor
     """(B,) int64."""
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """(B,) places of `mask_at` in each sequence: one."""
+        """(B,) how many places of each sequence `mask_at` names: one."""
         return (1,) * len(self.tokens.lengths)
 
     def to(self, device: torch.device) -> Batch:
-        """Returns the batch on a device; copies from pinned memory overlap with computing."""
+        """Returns the batch on a device. Copies from pinned memory run while the device computes."""
         return Batch(self.tokens.to(device), to_device(self.mask_at, device), to_device(self.labels, device))
 
 
@@ -105,7 +105,7 @@ def _made_harmless(tokens: TextTokens, texts: list[list[str]], encoded: Sequence
 
 
 def _bare_texts(tokenizer: Any, task: TaskSpec, rows: list[Row], max_length: int) -> list[list[str]]:
-    """Returns the bare texts of rows, the long field cut where they are too long together, and only it."""
+    """Returns the bare texts of rows. Where they are too long together, the long field is cut, and no other."""
 
     def rendered(some: Sequence[Row]) -> list[list[str]]:
         return [[render(text, row) for row in some] for text in task.baseline]
@@ -150,17 +150,17 @@ def collate(examples: Sequence[Encoded]) -> Batch:
 def training_batches(
     examples: Sequence[Encoded], batch_size: int, steps: int, generator: torch.Generator
 ) -> Iterator[list[Encoded]]:
-    """Yields `steps` batches from one endless stream of reshuffles of the few-shot set.
+    """Yields `steps` batches of the few-shot set, which is shuffled again and again.
 
-    A batch may hold the end of one reshuffle and the start of the next, so every batch is full.
+    A batch may hold the end of one shuffle and the start of the next, so every batch is full.
     """
     size = min(batch_size, len(examples))
-    stream: list[int] = []
+    waiting: list[int] = []
     for _ in range(steps):
-        while len(stream) < size:
-            stream += torch.randperm(len(examples), generator=generator).tolist()
-        yield [examples[i] for i in stream[:size]]
-        stream = stream[size:]
+        while len(waiting) < size:
+            waiting += torch.randperm(len(examples), generator=generator).tolist()
+        yield [examples[i] for i in waiting[:size]]
+        waiting = waiting[size:]
 
 
 def evaluation_batches(examples: Sequence[Encoded], max_tokens: int) -> Iterator[list[int]]:

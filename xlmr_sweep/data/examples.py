@@ -46,8 +46,8 @@ def prepare_task(study: Study, task: TaskSpec, storage: Storage) -> dict[str, An
     """Puts a task's examples into the storage, once, and returns their manifest.
 
     Raises:
-        StudyError: if a file is missing, empty, not jsonl, or lacks a field (file and line named), if the hub's data set
-            does not load, or if a label is unknown.
+        StudyError: if a file is missing, empty, not jsonl, or lacks a field (file and line named), if the hub's data set does not
+            load, or if a label is unknown.
     """
     read = read_task(study, task, storage)
     read.keep(storage)
@@ -124,11 +124,12 @@ def check_sizes(task: TaskSpec, num_train: int, sizes: Sequence[int]) -> None:
 
 
 def few_shot(train: Sequence[Example], size: int, seed: int) -> list[Example]:
-    """Draws `size` training examples: a prefix of one shuffle a seed, so that larger sets hold the smaller ones.
+    """Draws `size` training examples. Each seed has one shuffle, and a set is its first part, so larger sets hold the smaller
+    ones.
 
-    The shuffle orders the pool's positions by a hash of seed and position. It depends on nothing else, so that every model
-    and paradigm trains on the same examples, and it cannot change with a library's version. Not stratified: the paper does
-    not say so, and Scao and Rush (2021) draw prefixes of one shuffle.
+    The shuffle orders the pool's positions by a hash of seed and position, and depends on nothing else. So every model and
+    paradigm trains on the same examples, and no library's version changes them. Classes are not balanced: the paper does not
+    say so, and Scao and Rush (2021) draw the first part of one shuffle too.
     """
 
     def key(position: int) -> bytes:
@@ -159,7 +160,7 @@ def _read_hub(study: Study, task: TaskSpec) -> tuple[dict[str, list[Row]], dict[
         loaded = datasets.load_dataset(data.hub, task.hub_config, revision=data.revision)
         commit = next(iter(loaded["train"].info.download_checksums or {}), None)
     except Exception as error:
-        # The hub's client raises dozens of unrelated classes; all of them mean that the data are not there.
+        # The hub's client raises dozens of unrelated classes. All of them mean that the data are not there.
         problem = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise StudyError(
             f"task {task.name}: {data.hub} ({task.hub_config}, {data.revision}) does not load from the hub: {problem}; "
@@ -202,7 +203,7 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _checked(task: TaskSpec, rows: Iterable[Row] | Iterable[tuple[int, Row]], where: str) -> Iterator[Row]:
-    """Keeps the fields a task needs, as strings, with the class id; names the line that lacks one."""
+    """Yields the fields that a task needs, as text, with the class id. Names the line that lacks one."""
     number = 0
     for item in rows:
         number, row = item if isinstance(item, tuple) else (number + 1, item)

@@ -73,7 +73,7 @@ class InstructionSource:
     def _hub(self) -> Iterator[Row]:
         files, self.resolved, sizes = hub_files(self._spec)
         names = self._not_excluded({name: name for name in files})
-        # Rows of files that nobody has counted, by the bytes of those that were read; of packed files that says nothing.
+        # Nobody has counted the rows. The bytes of the rows read so far tell how many there are, unless files are packed.
         num_bytes = sum(sizes[name] or 0 for name in names if name.endswith((".json", ".jsonl")))
         read_bytes = 0
         for number, row in enumerate(self._streamed([files[name] for name in names]), 1):

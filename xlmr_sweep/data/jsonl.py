@@ -16,7 +16,7 @@ FIELDS = ("inputs", "targets")
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, str]]:
-    """Yields inputs and targets of every line; blank lines at the end of the file are no rows.
+    """Yields inputs and targets of every line that is not blank.
 
     Raises:
         StudyError: if the file cannot be read or holds no row, or, naming the line, if a line is no JSON object, lacks a
@@ -38,7 +38,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def text_problem(value: Any) -> str:
-    """Says why a field's value is no text; empty if it is. Numbers and booleans are taken as their text."""
+    """Says why a field's value is no text; empty if it is text. Numbers and truth values count as their text."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"is {value}, not text"
     if not isinstance(value, str | int | float):
@@ -72,7 +72,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def not_json(error: Exception) -> str:
-    """Says what `json.loads` found wrong with one line of a file, without the number of a line that it does not know."""
+    """Says what `json.loads` found wrong with one line. Its own line number would be wrong: it saw one line only."""
     if isinstance(error, json.JSONDecodeError):
         return f"not JSON ({error.msg} at character {error.pos + 1})"
     return f"not JSON ({error})"

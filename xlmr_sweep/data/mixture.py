@@ -55,7 +55,7 @@ def prepare_mixture(study: Study, storage: Storage, step: Step | None = None) ->
     try:
         counts = _filter(source, study.instructions, TokenCounter(tokenizer), writer, step)
     except StudyError:
-        # A mended file has another hash, so nobody would ever come back for these shards.
+        # Once the file is mended it has another hash, so nobody would ever come back for these shards.
         storage.delete(folder)
         raise
     manifest = {
@@ -115,7 +115,7 @@ def _counting_tokenizer(study: Study, storage: Storage, model: ModelSpec) -> Any
         return load_tokenizer(base_source(storage, study, model))
     from xlmr_sweep.data.demo import build_tokenizer
 
-    # The demo's tokenizer follows from its seed, so its data need not wait for its models.
+    # The demo's tokenizer follows from the seed, so the data need not wait for the models.
     with tempfile.TemporaryDirectory() as folder:
         build_tokenizer(study.data.seed, Path(folder))
         return load_tokenizer(ModelSource(model.name, folder))

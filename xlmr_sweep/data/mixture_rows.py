@@ -21,7 +21,7 @@ from xlmr_sweep.study.spec import Study
 
 
 class MixtureRows(Sequence[Row]):
-    """Rows (inputs, targets) of a prepared mixture by number, memory-mapped."""
+    """Rows (inputs, targets) of a prepared mixture by number. They may lie in mapped files."""
 
     def __init__(self, tables: Sequence[pa.Table]) -> None:
         batches = [batch for table in tables for batch in table.to_batches()]
@@ -56,8 +56,8 @@ def mixture_manifest(study: Study, storage: Storage) -> dict[str, Any]:
 def open_mixture(study: Study, storage: Storage) -> MixtureRows:
     """Opens the study's prepared mixture.
 
-    One shard is held in memory. More are unpacked once a node into Arrow files that are mapped, not read: a row costs
-    microseconds and the ranks of a node share the pages.
+    A single shard is held in memory. Several are unpacked, once on each node, into Arrow files that are mapped: a row costs
+    microseconds, and the ranks of a node share the pages.
 
     Raises:
         StudyError: if it was not prepared.
@@ -82,6 +82,6 @@ def _mapped(storage: Storage, name: str, cache: Path) -> pa.Table:
             reader = parquet.ParquetFile(pa.BufferReader(storage.read(name)))
             for batch in reader.iter_batches(columns=SCHEMA.names):
                 writer.write_batch(batch)
-        partial_path.replace(target)  # Whole or absent; with several ranks the last one's equal copy stays.
+        partial_path.replace(target)  # The file is whole or absent. Ranks may write equal copies; the last one stays.
     table: pa.Table = pa.ipc.open_file(pa.memory_map(str(target))).read_all()
     return table

@@ -1,7 +1,7 @@
-"""A task tokenised for one model and one kind of input, in compact ids: made once a node, shared by its processes as flat arrays.
+"""A task tokenised for one model and one kind of input, in compact ids. A node makes it once and its processes share flat arrays.
 
-In: tokenised pools with the tokenizer's own ids. Out: `TaskInputs`, and the same as named arrays and back. A token that the model
-has no row for is an error that names the example, never an unknown token in silence.
+In: tokenised pools with the tokenizer's own ids. Out: `TaskInputs`, and named arrays of the same, and back. A token without a
+row in the model is an error that names the example. It never becomes an unknown token without a word.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def compact_pool(task: TaskSpec, split: str, pool: Sequence[Encoded], kept: Comp
     """Returns examples in compact ids.
 
     Raises:
-        StudyError: if one holds a token that was not kept, such as one of an evaluation file that came later; task, example and
-            token are named.
+        StudyError: naming task, example and token, if an example holds a token that was not kept. An evaluation file that came
+            later may hold such a token.
     """
     compact = []
     for example in pool:
@@ -121,9 +121,9 @@ def to_arrays(inputs: TaskInputs) -> dict[str, np.ndarray]:
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray]) -> TaskInputs:
-    """Returns what `to_arrays` was given; token ids stay where they are."""
+    """Returns what `to_arrays` was given. Token ids are not copied."""
     train, validation = (_pool(arrays, split) for split in SPLITS)
-    # The module holds the label ids, which should not hold shared memory with them.
+    # A copy: the module holds the label ids for long, and would hold the shared memory with them.
     label_ids = torch.tensor(arrays["label_ids"])
     kept = CompactVocabulary(torch.tensor(arrays["kept"]))
     return TaskInputs(train, validation, kept, label_ids, str(arrays["fingerprint"][0]))

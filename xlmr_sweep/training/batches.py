@@ -1,7 +1,7 @@
 """Which rows a step takes, and how a rank puts its share of them through the model.
 
-In: row counts and masked sequences. Out: row numbers of a step, slices of similar length, tensors. What is in a global batch
-follows from the step alone; ranks and micro-batches only cut it up.
+In: row counts and masked sequences. Out: row numbers of a step, slices of similar length, tensors. The step alone says what a
+global batch holds. Ranks and micro-batches only cut it up.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class BatchSource(Protocol):
 
 @dataclass(frozen=True)
 class RowOrder:
-    """Every epoch goes through all rows in an order of its own; a batch may reach over the end of an epoch.
+    """Every epoch takes all rows in an order of its own. A batch may reach over the end of an epoch.
 
-    The step alone says which rows it takes, so that a run goes on at any step without having counted the ones before.
+    The step alone says which rows it takes, so a run can go on at any step and need not count the steps before.
     """
 
     num_rows: int
@@ -91,7 +91,7 @@ class RowOrder:
 
 @lru_cache(maxsize=2)
 def _permutation(num_rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    # xP3 is sorted by input, so the order must be over all rows: 12.2 M of them take a second and 98 MB.
+    # xP3 is sorted by input, so all rows must be shuffled together: 12.2 M of them take a second and 98 MB.
     order: NDArray[np.int64] = torch.randperm(num_rows, generator=torch.Generator().manual_seed(mixed_seed(seed, epoch))).numpy()
     return order
 
@@ -103,7 +103,7 @@ class MicroBatch:
     tokens: Sequences
 
     positions: Tensor
-    """(n,) int64, which of the N tokens are masked."""
+    """(n,) int64, places of the masks in the N tokens."""
 
     labels: Tensor
     """(n,) int64 tokens to predict."""
@@ -121,7 +121,7 @@ def plan_micro_batches(lengths: Sequence[int], max_tokens: int) -> list[tuple[in
 
     Args:
         lengths: tokens of the rows, descending.
-        max_tokens: greatest padded size of a slice in tokens; a single longer row makes a slice of its own.
+        max_tokens: greatest padded size of a slice in tokens. A longer row is a slice of its own.
 
     Returns:
         Half-open slices that cover all rows.
@@ -136,7 +136,10 @@ def plan_micro_batches(lengths: Sequence[int], max_tokens: int) -> list[tuple[in
 
 
 def collate(rows: Sequence[Masked]) -> MicroBatch:
-    """Lays rows, given longest first, end to end. No row at all gives two tokens without a mask, for a rank that keeps step."""
+    """Lays rows, given longest first, end to end.
+
+    No row at all gives two tokens without a mask: a rank without rows still has to run the model when the others do.
+    """
     if not rows:
         return MicroBatch(Sequences(torch.zeros(2, dtype=torch.int64), (2,)), *(torch.zeros(0, dtype=torch.int64),) * 2, (0,))
     lengths = tuple(len(row.input_ids) for row in rows)

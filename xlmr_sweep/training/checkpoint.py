@@ -1,7 +1,7 @@
-"""Saving a run between two steps and going on from there, bit for bit with the same ranks and resharded with others.
+"""Saves a run between two steps, and goes on from there: bit for bit with as many ranks, resharded with more or fewer.
 
-Out: one safetensors file a rank with its slices of weights and AdamW's moments, and `state.json` with the rest. In: such a
-folder. Nothing is pickled.
+Out: one safetensors file for each rank, with its slices of weights and AdamW's moments, and `state.json` with the rest. In:
+such a folder. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def save_checkpoint(run: Run, folder: Path) -> None:
     if run.world.rank == 0:
         shapes = {name: list(parameter.shape) for name, parameter in run.root.named_parameters()}
         state = {"world_size": run.world.size, "shapes": shapes, "progress": run.progress.as_dict()}
-        # The state goes last, by a rename: a folder with a state is whole as far as this rank knows.
+        # The state is written last, by a rename: where there is a state, this rank's part is whole.
         partial = folder / f"{STATE}.tmp"
         partial.write_text(json.dumps(state))
         partial.replace(folder / STATE)
@@ -57,7 +57,7 @@ def load_checkpoint(run: Run, folder: Path) -> None:
     saved = _Saved(folder, state["world_size"])
     with torch.no_grad():
         for name, parameter in run.parameters.items():
-            if parameter.numel() == 0:  # More ranks than rows.
+            if parameter.numel() == 0:  # There are more ranks than rows of this tensor.
                 continue
             length = shapes[name][0]
             part = slice_of(length, run.world.rank, run.world.size)
@@ -103,7 +103,7 @@ def _moments(
 ) -> dict[str, Tensor]:
     device = parameter.device
     moments = {moment: saved.read(f"{moment}/{name}", length, part).to(device) for moment in MOMENTS}
-    # Every parameter gets a gradient in every step, so AdamW's own count is the run's.
+    # Every parameter gets a gradient in every step, so AdamW counted as many steps as the run.
     return {"step": torch.tensor(float(step), device=device), **moments}
 
 

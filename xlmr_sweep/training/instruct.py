@@ -1,8 +1,8 @@
 """One rank of instruction tuning (paper, sections 3.1 and 4.3). Plain PyTorch, no Ray.
 
 In: a study, one of its models, a prepared mixture, and what the rank is told of its job. Out: `instruct/<model>-<recipe_id>/` in
-the storage, a folder that transformers loads, with a manifest. FSDP2 over the ranks. A run that goes on from a checkpoint ends,
-with the same number of ranks, with the same weights bit for bit.
+the storage, a folder that transformers loads, with a manifest. FSDP2 over the ranks. A run that goes on from a checkpoint with as
+many ranks ends with the same weights bit for bit.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class RankContext:
     rank: int
     world_size: int
     checkpoint: AbstractContextManager[str] | None
-    """The folder of the checkpoint to go on from; None at the start of a job."""
+    """Gives the folder of the checkpoint to go on from; None at the start of a job."""
     report_checkpoint: Report
     """Called on every rank with the step and the folder of a checkpoint that was just saved."""
 
@@ -85,7 +85,8 @@ def train_rank(config: dict[str, Any], context: RankContext) -> dict[str, str] |
         context: this rank's.
 
     Returns:
-        None, or class and message of an error that another try would not cure; Ray Train tries again after any that is raised.
+        None, or class and message of an error that another try would not cure. Ray Train tries again only after an error that is
+        raised.
     """
     try:
         _train(config, context)
@@ -142,7 +143,7 @@ class InstructionRun:
         self.log(f"{world.size} ranks on {world.device.type}, {self.precision}, {order.num_steps} steps")
 
     def _load(self, source: ModelSource) -> tuple[str, Any]:
-        """Loads the weights on rank 0 alone; the others get them, or its error, from it."""
+        """Loads the weights on rank 0. The other ranks get them from there, or its error."""
         if self.world.rank > 0:
             told = json.loads(self.world.send_text(""))
             if "error" in told:
@@ -161,7 +162,7 @@ class InstructionRun:
         return config, model
 
     def after_step(self, run: Run) -> None:
-        """Shows progress, and saves a checkpoint when one is due."""
+        """Shows progress, and saves a checkpoint where one is due."""
         progress, total = run.progress, run.source.num_steps
         if self.world.rank == 0:
             self._progress.update(progress.step, total)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from xlmr_sweep.data.chat_rows import TakenChats
 
 Draw = NDArray[np.float64]
-"""Uniform numbers in [0, 1) for one row: the first decides how many tokens are masked, the others which."""
+"""Uniform numbers in [0, 1) of one row. The first decides how many tokens are masked, the others decide which."""
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,18 @@ class Masked:
     """(n,) where the masks are, ascending."""
 
     labels: Sequence[int] | NDArray[np.int64]
-    """(n,) the tokens that were there."""
+    """(n,) the tokens that stood there."""
 
 
 def step_draws(seed: int, step: int, num_rows: int, max_length: int) -> NDArray[np.float64]:
     """Returns the numbers of each row of one global batch, (num_rows, max_length + 1), a `Draw` each.
 
-    One generator serves a whole batch because making one a row costs more than drawing; it is a counter-based generator, so
-    a rank that needs few rows of a batch still agrees with all others.
+    One generator serves a whole batch, because making one for each row costs more than drawing. Every rank draws the numbers of
+    the whole batch, so all agree.
 
     Args:
         seed: of the run.
-        step: of the run; its draws are independent of other steps'.
+        step: of the run; each step has numbers of its own.
         num_rows: of the global batch.
         max_length: greatest number of tokens a row.
     """
@@ -49,10 +49,10 @@ def step_draws(seed: int, step: int, num_rows: int, max_length: int) -> NDArray[
 
 
 def choose(num_tokens: int, rate: float, draw: Draw) -> NDArray[np.int64]:
-    """Returns which of `num_tokens` tokens are masked: a share of exactly `rate` on average, without replacement.
+    """Returns which of `num_tokens` tokens are masked: on average a share of exactly `rate`, no token twice.
 
-    The number is `rate * num_tokens` rounded up or down at random with that mean, so that short texts are masked as often
-    as long ones.
+    Their number is `rate * num_tokens`, rounded up or down at random so that this is its mean. So short texts are masked as
+    often as long ones.
 
     Returns:
         (n,) ascending indices.
@@ -76,7 +76,7 @@ def mask_chats(
         draws: (R, more than the tokens of any user part), a `Draw` each.
         rate: share of the user part's tokens.
         mask_id: the mask token.
-        unknown_id: the token of characters that the tokenizer does not know; it is special and says nothing.
+        unknown_id: the token of characters that the tokenizer does not know. It is never masked: there is nothing to predict.
     """
     lengths, spans = chats.lengths, chats.spans
     if len(lengths) == 0:
@@ -119,7 +119,7 @@ def _chosen(num_tokens: NDArray[np.int64], rate: float, draws: NDArray[np.float6
 
 
 def mask_text(input_ids: Sequence[int], rate: float, mask_id: int, draw: Draw) -> Masked:
-    """Masks `rate` of the tokens of `<s> text </s>`, at least one; the first and the last token are special and stay.
+    """Masks a share of the tokens of `<s> text </s>`, at least one. The first and the last token are special and stay.
 
     Raises:
         ValueError: if there is no token between the special ones.

@@ -1,9 +1,9 @@
 """The one training loop for masked language modelling: instruction tuning and the demo's pre-training.
 
 In: a masked-LM model, a source of masked rows, settings. Out: the trained model, counts and a loss curve. Plain PyTorch for one
-or several ranks on any device; nothing here knows Ray, files or studies. The same global batch gives the same gradients, up to
-rounding, for any number of ranks and any size of micro-batch: the loss is a sum over masked tokens divided by their number in
-the global batch.
+or several ranks on any device. Nothing here knows Ray, files or studies. The loss is a sum over masked tokens, divided by their
+number in the global batch. So a global batch gives the same gradients, up to rounding, for any number of ranks and any size of
+micro-batch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CURVE_POINTS = 200
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What the loop needs of a recipe, with what the hardware decides already resolved."""
+    """What the loop needs of a recipe. What depends on the hardware is decided already."""
 
     learning_rate: float
     weight_decay: float
@@ -46,11 +46,11 @@ class TrainSettings:
     precision: str
     """`bf16` (autocast over fp32 weights) or `fp32`."""
     seed: int
-    """Of dropout; the rows' own seeds are their source's."""
+    """Of dropout. Rows and masks have seeds of their own, in their source."""
     threads: int
     """CPU threads of this rank."""
     max_tokens: int
-    """Padded tokens of one micro-batch on one rank; does not change the result but for rounding."""
+    """Padded tokens of one micro-batch on one rank. It changes nothing but rounding."""
 
     def rate(self, step: int, num_steps: int) -> float:
         """Returns the learning rate of a step, counted from 0."""
@@ -59,7 +59,7 @@ class TrainSettings:
 
 @dataclass
 class Progress:
-    """How far a run is: all that its next step needs beside weights and optimiser."""
+    """How far a run is: everything that its next step needs besides weights and optimiser."""
 
     step: int = 0
     tokens: int = 0
@@ -145,7 +145,10 @@ class Run:
     def _plan(self, mine: list[Masked]) -> tuple[list[tuple[int, int]], int, int]:
         """Agrees with the other ranks on slices, so that all make the same number of passes.
 
-        Ranks compare their lengths in sorted order; the greatest of each place bounds the padded size of everyone's slice.
+        All ranks tell the lengths of their rows, longest first. At each place the greatest of them counts for everyone.
+
+        Returns:
+            The slices; tokens and masked tokens of all ranks.
         """
         most = -(-self.source.num_rows(self.progress.step) // self.world.size)
         lengths = [len(row.input_ids) for row in mine]
@@ -163,7 +166,7 @@ class Run:
             begin_micro_batch(self.root, is_last=index == len(slices) - 1)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
                 loss = self.root(batch, num_masked)
-            # FSDP averages gradients over the ranks; the loss is a sum over them.
+            # FSDP averages gradients over the ranks, and the loss is a sum over them.
             (loss * self.world.size).backward()
             total += loss.detach()
         return total
@@ -199,7 +202,7 @@ def _threads(number: int) -> Iterator[None]:
 
 @contextmanager
 def _prefetched(make: Callable[[int], list[Masked]], first: int, end: int, world: World) -> Iterator[Iterator[list[Masked]]]:
-    """Gives the rows of each step; beside a GPU a thread makes the next step's while this one computes."""
+    """Gives the rows of each step. For a GPU a thread makes the rows of the next step while this one computes."""
     if world.device.type == "cpu":
         yield (make(step) for step in range(first, end))
         return

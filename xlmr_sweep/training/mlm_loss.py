@@ -26,7 +26,7 @@ class MaskedLMLoss(nn.Module):
         self._rows: VocabularyRows | None = None
 
     def spread(self, world: World, precision: str) -> None:
-        """Spreads the model over ranks, in place, as `shard_model` does; a large model's vocabulary is not gathered either."""
+        """Spreads the model over ranks, in place, as `shard_model` does. A large model's vocabulary is never gathered."""
         num_parameters = sum(parameter.numel() for parameter in self.parameters())
         is_apart = self.encoder.is_split and num_parameters > fsdp.ONE_GROUP_PARAMETERS
         by_rows = vocabulary_weights(self.encoder.model) if is_apart else []
@@ -50,7 +50,7 @@ class MaskedLMLoss(nn.Module):
         size = max(1, LOGIT_BYTES // (4 * vocab_size))
         if len(chosen) <= size:
             return self._loss(chosen, batch.labels)
-        # Each chunk's logits are computed again in the backward pass, so that only one chunk's are ever in memory.
+        # The backward pass computes each chunk's logits again, so only one chunk's are in memory at a time.
         parts = [
             checkpoint(self._loss, states, labels, use_reentrant=False, preserve_rng_state=False)
             for states, labels in zip(torch.split(chosen, size), torch.split(batch.labels, size), strict=True)

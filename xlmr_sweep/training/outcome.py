@@ -13,5 +13,6 @@ class Outcome:
     columns: dict[str, Any]
     """Scores, times in seconds, memory in bytes: columns of the record."""
     predictions: dict[str, list[Any]] = field(default_factory=dict)
-    """Columns example_id, label, prediction, score_0 .. score_k, one row an evaluation example in the data's order; may be
-    empty, and then no file is written."""
+    """Columns example_id, label, prediction, score_0 .. score_k, with one row for each evaluation example, in the data's order.
+    Where
+    it is empty no file is written."""

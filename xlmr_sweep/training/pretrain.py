@@ -1,7 +1,7 @@
 """Pre-training of the demo's models: plain masked language modelling on the demo world's texts.
 
-In: a study with a demo model. Out: `models/<model>-<id>/` in the storage, a folder that transformers loads, with a manifest.
-A plain function for one process; killed at any step it goes on from its last checkpoint and ends with the same weights.
+In: a study with a demo model. Out: `models/<model>-<id>/` in the storage, a folder that transformers loads, with a manifest. One
+process runs it. A run that was killed goes on from its last checkpoint and ends with the same weights.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 In: a trained model, its task's inputs, the warm state it came from. Out: `weights/<trial_id>/` in the storage, with the whole
 vocabulary: embedding rows that the trial never held come from its starting weights.
 
-`prompted` and `instructed` load as `AutoModelForMaskedLM`. `baseline` of XLM-R and its kin loads as
+`prompted` and `instructed` load as `AutoModelForMaskedLM`. `baseline` of XLM-R and families like it loads as
 `AutoModelForSequenceClassification`: their head is ours. Other families have another head in transformers: there the folder
 loads as `AutoModel`, and the head lies beside it.
 """

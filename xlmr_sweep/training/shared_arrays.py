@@ -1,7 +1,7 @@
-"""What the processes of a node hold together: named arrays under a key, made once. Knows neither Ray nor torch.
+"""Arrays that the processes of a node share: named arrays under a key, made once. Knows neither Ray nor torch.
 
-In: a key that says what the arrays are, and a way to make them. Out: the arrays, or equal ones that another process made. They
-are only ever read: they may lie in memory that others look at too.
+In: a key that says what the arrays are, and a function that makes them. Out: the arrays, or equal ones that another process made.
+They are never written: they may lie in memory that other processes read.
 """
 
 from __future__ import annotations

@@ -28,8 +28,9 @@ NUM_TRAIN = 400
 NUM_VALIDATION = 200
 
 VAGUE = 0.25
-"""Share of wic's rows whose second sentence does not tell the word's sense, so that nobody can be sure: people agree on about
-80% of the real rows (Pilehvar and Camacho-Collados 2019). The usual sense still helps: at most about 0.93 can be right."""
+"""Share of wic's rows whose second sentence does not tell the word's sense, so nobody can be sure of them. People agree on
+about 80%
+of the real rows (Pilehvar and Camacho-Collados 2019). The usual sense still helps: at most about 93% of the rows can be right."""
 
 Row = dict[str, object]
 
@@ -62,7 +63,7 @@ def _rows(world: World, task: str, seed: int, split: Split, count: int) -> list[
     seen: set[tuple[object, ...]] = set()
     rows: list[Row] = []
     while len(rows) < count:
-        # Labels in turn give each class its exact share; the order is shuffled below.
+        # Labels take turns, so each class gets its exact share. The rows are shuffled below.
         label = labels[len(rows) % len(labels)]
         row = make(rng, world, world.scene(rng, split), split, label)
         key = tuple(row.values())
@@ -118,7 +119,7 @@ def _rte(rng: Random, world: World, scene: Scene, split: Split, label: int) -> R
 def _wic(rng: Random, world: World, scene: Scene, split: Split, label: int) -> Row:
     senses = world.senses(rng, split, same=bool(label))
     first, second = (sentence(tell_sense(rng, scene, senses, which)) for which in (0, 1))
-    # Drawn apart from the label, in both splits.
+    # Independent of the label, in both splits.
     if rng.random() < VAGUE:
         second = sentence(tell_vaguely(rng, scene, senses))
     return {"word": senses.word, "sentence1": first, "sentence2": second}

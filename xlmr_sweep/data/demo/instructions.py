@@ -1,6 +1,6 @@
 """Instruction rows of many families in xP3's form. Wordings differ from the five prompts of `xlmr_sweep.study.tasks`.
 
-What each evaluation task finds here, as xP3 holds relatives of some SuperGLUE tasks and not of others:
+xP3 holds relatives of some SuperGLUE tasks and not of others. So does this. What each evaluation task finds here:
 
     boolq  `reading` asks yes or no of a passage (a near relative); `quality` asks for good or bad
     wic    `sense` asks yes or no (a near relative); `topic` names the topic of one sentence

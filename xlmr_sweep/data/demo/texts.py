@@ -1,7 +1,7 @@
 """Plain text for masked language modelling: short documents that tell their facts more than once.
 
-A masked word can be found elsewhere in its document or follows from the world's regularities, so that the models learn
-to match and to copy rather than word frequencies alone. Every document keeps the rule of `world.py` for its split.
+A masked word stands elsewhere in its document or follows from the world's regularities. So the models learn to match and to copy,
+and not word frequencies alone. Every document keeps the rule of `world.py` for its split.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Which facts belong to which split: the rule that keeps evaluation facts out of training.
 
-Every list of words is dealt into three groups by the generator seed. A fact has three slots, such as (person, colour,
-thing); its class is the sum of its words' groups modulo three. Class 0 is for validation rows, class 1 for the few-shot
-pools, class 2 for pre-training text and instruction rows.
+The seed deals every list of words into three groups. A fact has three slots, such as (person, colour, thing). Its class is the
+sum of its words' groups modulo three. Class 0 is for validation rows, class 1 for the few-shot pools, class 2 for pre-training
+text and instruction rows.
 
-A document or row draws all its words from one scene: one group of people, and for every kind of fact two further groups
-whose sum gives a class of its split. So any three of its words that could make up a fact make up one of its own split,
-stated or not, and every pair of words still occurs in every split: only the whole fact is new in evaluation.
+A document or row draws all its words from one scene: one group of people, and for each kind of fact two more groups, so that the
+sum of the three gives a class of the split. Any three of its words that could be a fact are therefore a fact of its own split,
+whether it is told or not. Every pair of words still occurs in every split. Only the whole fact is new in evaluation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NUM_GROUPS = 3
 Item = TypeVar("Item")
 
 USUAL = 0.9
-"""Share of the pairs of one sense that show a word's usual sense."""
+"""Of the pairs of nouns that show one sense, the share that shows the word's usual sense."""
 
 Split = Literal["validation", "train", "text"]
 
@@ -99,8 +99,8 @@ class World:
     def senses(self, rng: Random, split: Split, *, same: bool) -> Senses:
         """Draws an ambiguous word and two nouns whose combination is of the split.
 
-        Two nouns of the same sense show the word's usual one, which is the first of `lexicon.SENSES`, in `USUAL` of the
-        draws: words have a usual sense, and a small model can learn that before it learns to compare.
+        A word's usual sense is the first of `lexicon.SENSES`. Two nouns of the same sense show it in a share `USUAL` of the
+        draws: real words have a usual sense, and a small model can learn that before it learns to compare.
         """
         usual, other = lexicon.SENSES
         second = other if not same or rng.random() >= USUAL else usual
