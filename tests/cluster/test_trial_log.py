@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from xlmr_sweep.cluster.failures import attempt_line
-from xlmr_sweep.cluster.trial_log import keep_log, log_name, move_left_log, next_attempt, trial_log
+from xlmr_sweep.cluster.log_copy import keep_log, move_left_logs
+from xlmr_sweep.cluster.trial_log import log_name, next_attempt, trial_log
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import Trial
 
@@ -44,24 +50,87 @@ def test_a_storage_that_cannot_be_written_costs_the_log_not_the_trial(tmp_path: 
     assert (tmp_path / log_name(TRIAL)).read_text() == "words\n"
 
 
-def test_an_attempt_is_in_a_storage_on_no_local_disk_before_it_ends_and_once(tmp_path: Path) -> None:
-    storage = Storage(f"local://{tmp_path}")
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import test_trial_log
+from xlmr_sweep.cluster.log_copy import keep_log
+from xlmr_sweep.cluster.trial_log import trial_log
+from xlmr_sweep.storage.files import Storage
+
+storage, trial = Storage(sys.argv[2]), test_trial_log.TRIAL
+with trial_log(storage, trial) as path:
+    test_trial_log.log_start(int(sys.argv[3]))
+    if sys.argv[4] == "kept":
+        keep_log(storage, trial, path)
+    os.write(2, b"words of %d\\n" % int(sys.argv[3]))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def killed_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs an attempt in a process that is killed within it, in a temporary folder of the test's own."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    paths = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2])]
+    monkeypatch.setenv("PYTHONPATH", ":".join([*paths, os.environ.get("PYTHONPATH", "")]))
+
+    def run(storage: Storage, attempt: int, start: str = "kept") -> None:
+        command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), storage.uri, str(attempt), start]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+
+    return run
+
+
+def left(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "tmp").glob("*.log"))
+
+
+@pytest.mark.parametrize("start", ["kept", "not yet kept"])
+def test_what_a_killed_process_left_comes_into_the_storage_once(
+    tmp_path: Path, killed_attempt: Callable[..., None], start: str
+) -> None:
+    storage = Storage(f"local://{tmp_path}/runs")
+    for attempt in (1, 2):
+        killed_attempt(storage, attempt, start)
+        move_left_logs(storage, TRIAL)
+        move_left_logs(storage, TRIAL)
     with trial_log(storage, TRIAL):
-        log_start(1)
-        os.write(2, b"first\n")
-    with trial_log(storage, TRIAL) as path:
+        log_start(3)
+    text = (tmp_path / "runs" / log_name(TRIAL)).read_text()
+    words = ("attempt 1: ", "words of 1\n", "attempt 2: ", "words of 2\n", "attempt 3: ")
+    assert [text.count(word) for word in words] == [1] * 5
+    assert sorted(words, key=text.index) == list(words)
+    assert next_attempt(storage, TRIAL) == 4
+    assert left(tmp_path) == []
+
+
+def test_a_late_copy_of_an_earlier_attempt_costs_no_later_one(tmp_path: Path, killed_attempt: Callable[..., None]) -> None:
+    """As when the driver was not heard in time, or was killed itself, and the trial ran on meanwhile."""
+    storage = Storage(f"local://{tmp_path}/runs")
+    killed_attempt(storage, 1)
+    with trial_log(storage, TRIAL):
         log_start(2)
-        assert keep_log(storage, TRIAL, path)
-        assert next_attempt(storage, TRIAL) == 3
-        os.write(2, b"second\n")
-        # As of a process that is killed now.
-        move_left_log(storage, TRIAL, os.getpid())
-        assert not path.exists()
-    text = (tmp_path / log_name(TRIAL)).read_text()
-    assert [text.count(word) for word in ("attempt 1: ", "first", "attempt 2: ", "second")] == [1, 1, 1, 1]
-    assert text.index("first") < text.index("attempt 2: ")
-    move_left_log(storage, TRIAL, os.getpid())
-    assert (tmp_path / log_name(TRIAL)).read_text() == text
+        os.write(2, b"words of 2\n")
+    move_left_logs(storage, TRIAL)
+    text = (tmp_path / "runs" / log_name(TRIAL)).read_text()
+    words = ("attempt 1: ", "words of 1\n", "attempt 2: ", "words of 2\n")
+    assert sorted(words, key=text.index) == list(words)
+    assert [text.count(word) for word in words] == [1] * 4
+
+
+def test_the_log_of_a_process_that_lives_is_left_alone(tmp_path: Path, killed_attempt: Callable[..., None]) -> None:
+    storage = Storage(f"local://{tmp_path}/runs")
+    with trial_log(storage, TRIAL) as path:
+        log_start(1)
+        move_left_logs(storage, TRIAL)
+        assert left(tmp_path) == [path]
+        os.write(2, b"last words\n")
+    assert "last words" in (tmp_path / "runs" / log_name(TRIAL)).read_text()
+    assert left(tmp_path) == []
 
 
 def test_a_log_whose_earlier_attempts_cannot_be_read_is_not_written_over_them(

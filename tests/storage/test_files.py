@@ -6,6 +6,7 @@ import copy
 import errno
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -52,6 +53,40 @@ def test_a_write_that_fails_half_way_leaves_what_was_there_and_no_rest(tmp_path:
     assert done.stdout == "File too large\n"
     assert [path.name for path in (tmp_path / "records").iterdir()] == ["a.json"]
     assert (tmp_path / "records" / "a.json").read_bytes() == b"old"
+
+
+KILLED = """
+import os, signal, sys
+import fsspec
+from fsspec.implementations.local import LocalFileSystem, LocalFileOpener
+from xlmr_sweep.storage.files import Storage
+
+class Opener(LocalFileOpener):
+    def write(self, data):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+class KilledInTheMiddle(LocalFileSystem):
+    protocol = "killing"
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return "/" + path.partition("://")[2].strip("/") if "://" in path else path.rstrip("/")
+
+    def _open(self, path, mode="rb", block_size=None, **options):
+        return (Opener if "w" in mode else LocalFileOpener)(path, mode, fs=self, **options)
+
+fsspec.register_implementation("killing", KilledInTheMiddle)
+Storage(f"killing://{sys.argv[1]}").write("logs/a.log", b"attempt 1, attempt 2")
+"""
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_what_was_there_on_a_storage_that_is_no_path(tmp_path: Path) -> None:
+    storage = Storage(f"local://{tmp_path}/runs")
+    storage.write("logs/a.log", b"attempt 1")
+    done = subprocess.run([sys.executable, "-c", KILLED, f"{tmp_path}/runs"], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert storage.read("logs/a.log") == b"attempt 1"
+    assert storage.names("logs") == ["a.log"]
 
 
 def test_what_fails_for_a_while_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 from ray.exceptions import RayActorError, RayTaskError
 
 from xlmr_sweep.cluster.advice import with_advice
+from xlmr_sweep.cluster.log_copy import ATTEMPT, move_left_logs
 from xlmr_sweep.cluster.nodes import on_node
-from xlmr_sweep.cluster.trial_log import ATTEMPT, failure_kept, move_left_log, next_attempt, read_log
+from xlmr_sweep.cluster.trial_log import failure_kept, next_attempt, read_log
 from xlmr_sweep.cluster.watchdog import NATIVE_MARK
 from xlmr_sweep.scheduling.causes import (
     OUT_OF_MEMORY_MESSAGES,
@@ -46,13 +47,10 @@ def oom_kills_at_start(log: str) -> int | None:
     return int(told[1]) if told else None
 
 
-def fetch_log(storage: Storage, trial: Trial, token: str, node_id: str) -> None:
-    """Has the node of a process that died copy the rest of the attempt's log into the storage, if that is on no local disk."""
-    if storage.local is not None:
-        return
-    told = re.search(r", process (\d+), ", log_of_attempt(storage, trial, token).partition("\n")[0])
-    if told:
-        on_node(node_id, move_left_log, storage, trial, int(told[1]), timeout_s=FETCH_TIMEOUT_S)
+def fetch_log(storage: Storage, trial: Trial, node_id: str) -> None:
+    """Has the node of a process that died copy what it left of the trial's log into the storage, if that is on no local disk."""
+    if storage.local is None:
+        on_node(node_id, move_left_logs, storage, trial, timeout_s=FETCH_TIMEOUT_S)
 
 
 def failure_of(error: BaseException, attempt: int = 0) -> dict[str, Any]:

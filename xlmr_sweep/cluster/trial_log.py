@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import re
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from xlmr_sweep.cluster.log_copy import ATTEMPT, is_inside, move_log, outside
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.artifacts import log_file
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.records import read_failure
 from xlmr_sweep.study.plan import Trial
-
-ATTEMPT = "attempt"
-"""The word that begins each attempt in a trial's log."""
 
 
 def log_name(trial: Trial) -> str:
@@ -59,6 +57,11 @@ def trial_log(storage: Storage, trial: Trial) -> Iterator[Path]:
     when the block ends. If the storage cannot be written, the log is lost and the trial goes on.
     """
     path = _open_path(storage, trial)
+    written = path.open("ab")
+    if not is_inside(storage, path):
+        # Held as long as this process lives: see `move_left_logs`.
+        with suppress(OSError):
+            fcntl.flock(written, fcntl.LOCK_EX | fcntl.LOCK_NB)
     handler = logging.FileHandler(path, mode="a", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     root = logging.getLogger("xlmr_sweep")
@@ -74,42 +77,10 @@ def trial_log(storage: Storage, trial: Trial) -> Iterator[Path]:
         root.removeHandler(handler)
         logging.getLogger("py.warnings").removeHandler(handler)
         handler.close()
-        move_log(storage, trial, path)
-
-
-def keep_log(storage: Storage, trial: Trial, path: Path) -> bool:
-    """Copies an attempt's log that lies outside the storage into it, after the logs of earlier attempts.
-
-    Replaces what an earlier call copied of the same attempt. Returns whether the log is in the storage now.
-    """
-    if _is_inside(storage, path):
-        return True
-    with suppress(OSError, StudyError):
-        said = path.read_bytes()
         try:
-            kept = storage.read(log_name(trial))
-        except FileNotFoundError:
-            kept = b""
-        start = re.match(rf".*? {ATTEMPT} \d+: [^\n]*\n".encode(), said, re.DOTALL)
-        if start is not None and start[0] in kept:
-            kept = kept.rpartition(start[0])[0]
-        storage.write(log_name(trial), kept + said)
-        return True
-    return False
-
-
-def move_log(storage: Storage, trial: Trial, path: Path) -> None:
-    """Copies a log that nobody writes to any more into the storage, as `keep_log` does, and removes the file outside it."""
-    if keep_log(storage, trial, path) and not _is_inside(storage, path):
-        with suppress(OSError):
-            path.unlink()
-
-
-def move_left_log(storage: Storage, trial: Trial, pid: int) -> None:
-    """Moves the log that a dead process of this machine left into the storage."""
-    path = _outside(trial, pid)
-    if path.exists():
-        move_log(storage, trial, path)
+            move_log(storage, trial, path)
+        finally:
+            written.close()
 
 
 def _open_path(storage: Storage, trial: Trial) -> Path:
@@ -121,15 +92,7 @@ def _open_path(storage: Storage, trial: Trial) -> Path:
             return path
         except OSError:
             pass  # The disk may be full or read-only for a while. The log is kept on this machine until the trial ends.
-    return _outside(trial, os.getpid())
-
-
-def _outside(trial: Trial, pid: int) -> Path:
-    return Path(tempfile.gettempdir()) / f"xlmr_sweep-{trial.trial_id}-{pid}.log"
-
-
-def _is_inside(storage: Storage, path: Path) -> bool:
-    return storage.local is not None and storage.local in path.parents
+    return outside(trial)
 
 
 @contextmanager

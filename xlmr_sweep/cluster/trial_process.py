@@ -23,9 +23,10 @@ import ray
 
 from xlmr_sweep.cluster.failures import attempt_line, failure_of
 from xlmr_sweep.cluster.gang import Gang
+from xlmr_sweep.cluster.log_copy import keep_log, move_left_logs, move_log
 from xlmr_sweep.cluster.nodes import oom_kills
 from xlmr_sweep.cluster.process_titles import process_title
-from xlmr_sweep.cluster.trial_log import keep_log, move_log, next_attempt, trial_log
+from xlmr_sweep.cluster.trial_log import next_attempt, trial_log
 from xlmr_sweep.cluster.watchdog import Watchdog
 from xlmr_sweep.cluster.work import COLLECTIVE_TIMEOUT_S, TrialRunner, Work
 from xlmr_sweep.errors import StudyError
@@ -118,6 +119,8 @@ class TrialProcess:
         if kept is not None:
             # An earlier attempt wrote its record and died before Tune heard of it.
             return {column: kept[column] for column in COLUMNS if column in kept}
+        # Of an attempt that died here with its driver, which could not fetch them.
+        move_left_logs(storage.patient(0), trial)
         self._attempt = next_attempt(storage, trial)
         with process_title(trial, 0, self._width.num_bundles), trial_log(storage, trial) as self._log:
             log.info(attempt_line(self._attempt, trial, oom_kills(), self._token))

@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 """Seconds between two tries of what failed: the first pause, and the longest. Each is twice the one before."""
 
+OBJECT_STORES = frozenset("s3 s3a gs gcs az abfs abfss adl oss obs tos r2 b2 oci swift".split())  # noqa: SIM905
+"""Schemes of URIs at which a file appears only when it is closed, whole. A move there would be a copy."""
+
 T = TypeVar("T")
 
 
@@ -115,9 +118,7 @@ class Storage:
 
     def _write(self, name: str, data: bytes) -> None:
         if self.local is None:
-            self._fs.create_dir(self._at(name).rpartition("/")[0], recursive=True)
-            with self._fs.open_output_stream(self._at(name)) as stream:
-                stream.write(data)
+            self._write_far(name, data)
             return
         target = self.local / name
         partial = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}.tmp")
@@ -129,6 +130,24 @@ class Storage:
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
+
+    def _write_far(self, name: str, data: bytes) -> None:
+        """Writes a file on another machine. Object stores show it once it is closed; others would show half of it."""
+        folder, _, base = self._at(name).rpartition("/")
+        target = partial = self._at(name)
+        if self.uri.partition("://")[0].lower() not in OBJECT_STORES:
+            partial = f"{folder}/.{base}.{socket.gethostname()}.{os.getpid()}.tmp"
+        self._fs.create_dir(folder, recursive=True)
+        try:
+            with self._fs.open_output_stream(partial) as stream:
+                stream.write(data)
+            if partial != target:
+                self._fs.move(partial, target)
+        except BaseException:
+            if partial != target:
+                with suppress(OSError):
+                    self._fs.delete_file(partial)
+            raise
 
     @staticmethod
     def _opened(path: Path) -> BinaryIO:

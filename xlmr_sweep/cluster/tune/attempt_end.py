@@ -45,7 +45,7 @@ def failure_left_by(
     node_ids = attempt.allocation.node_ids
     # A process that may still be there may still write its log.
     if isinstance(error, RayActorError) and not isinstance(error, ActorUnavailableError) and node_ids:
-        fetch_log(storage, attempt.trial, trial.config["token"], node_ids[0])
+        fetch_log(storage, attempt.trial, node_ids[0])
     failure: dict[str, Any] = failure_of_attempt(error, storage, attempt.trial, trial.config["token"])
     if not failure.get("node_id"):
         failure["node_id"] = node_ids[0] if node_ids else ""
