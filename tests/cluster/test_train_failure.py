@@ -32,8 +32,10 @@ def test_an_interface_that_no_node_has_is_named_with_what_to_do(monkeypatch: pyt
 
 def test_the_rank_that_broke_the_job_comes_before_those_that_lost_it() -> None:
     lost = UserExceptionWithTraceback(RuntimeError("Connection closed by peer [10.0.0.2]"), TRACEBACK)
-    broke = UserExceptionWithTraceback(ValueError("shapes\ndiffer"), TRACEBACK)
-    assert str(failure_of_job(WorkerGroupError("...", {0: lost, 1: broke, 2: DEAD}))) == "ValueError: rank 1: shapes differ"
+    broke = UserExceptionWithTraceback(ValueError("shapes\ndiffer"), "Traceback ...\n in the middle\nValueError")
+    failed = failure_of_job(WorkerGroupError("... (Output truncated) ...", {0: lost, 1: broke, 2: DEAD}))
+    assert str(failed) == "ValueError: rank 1: shapes differ"
+    assert "in the middle" in failed.row["traceback"], "Train's own text is cut"
     died = failure_of_job(WorkerGroupError("...", {0: lost, 2: DEAD}))
     assert str(died) == "WorkerDiedError: rank 2: The actor died unexpectedly."
 

@@ -235,3 +235,10 @@ def test_a_copied_folder_replaces_the_one_that_is_there(location: str, tmp_path:
     storage.write("instruct/m/model_old.safetensors", b"x")
     storage.upload(private_folder(tmp_path / "scratch"), "instruct/m")
     assert storage.names("instruct/m") == ["config.json"]
+
+
+@pytest.mark.parametrize("location", ["path", "fsspec"])
+def test_a_folder_is_copied_below_folders_that_are_not_there(location: str, tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "runs" if location == "path" else f"local://{tmp_path}/runs")
+    storage.upload(private_folder(tmp_path / "scratch"), "data/mixture/tokens/m")
+    assert storage.names("data/mixture/tokens/m") == ["config.json"]

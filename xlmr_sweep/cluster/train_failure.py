@@ -28,8 +28,9 @@ def failure_of_job(error: BaseException) -> JobFailedError:
     found = [_row(failure, f"rank {rank}: ") for rank, failure in failures.items()] or [_row(error, "")]
     # A rank that broke the job comes before those that only lost it, and of the latter one that died comes first.
     first = max(found, key=lambda row: (cause_of(row) is not Cause.LOST, row["error_class"] == "WorkerDiedError"))
-    whole = "".join(traceback.format_exception(error))
-    return JobFailedError({**first, "traceback": COLOURS.sub("", whole)})
+    # Train's own text has only the beginnings and ends of the ranks' tracebacks.
+    tracebacks = ["".join(traceback.format_exception(error)), *(_remote_traceback(failure) for failure in failures.values())]
+    return JobFailedError({**first, "traceback": COLOURS.sub("", "\n".join(dict.fromkeys(filter(None, tracebacks))))})
 
 
 def _row(error: BaseException, where: str) -> dict[str, Any]:
@@ -37,6 +38,10 @@ def _row(error: BaseException, where: str) -> dict[str, Any]:
     row = row_of_death(cause) if isinstance(cause, RayActorError) else failure_of(cause)
     said = " ".join(COLOURS.sub("", row["message"]).split())
     return {**row, "message": where + (said if len(said) <= LONGEST else f"{said[:LONGEST]} ...")}
+
+
+def _remote_traceback(failure: BaseException) -> str:
+    return str(failure) if isinstance(failure, UserExceptionWithTraceback) else ""
 
 
 def _innermost(error: BaseException) -> BaseException:
