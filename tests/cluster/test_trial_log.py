@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import logging
 import os
 import signal
@@ -105,6 +107,24 @@ def test_what_a_killed_process_left_comes_into_the_storage_once(
     assert [text.count(word) for word in words] == [1] * 5
     assert sorted(words, key=text.index) == list(words)
     assert next_attempt(storage, TRIAL) == 4
+    assert left(tmp_path) == []
+
+
+def test_a_left_log_is_copied_where_the_temporary_folder_knows_no_locks(
+    tmp_path: Path, killed_attempt: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    storage = Storage(f"local://{tmp_path}/runs")
+    killed_attempt(storage, 1, "not yet kept")
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with trial_log(storage, TRIAL) as path:
+        log_start(2)
+        move_left_logs(storage, TRIAL)
+        assert left(tmp_path) == [path], "the log of a process that lives is left alone"
+    text = (tmp_path / "runs" / log_name(TRIAL)).read_text()
+    assert text.index("words of 1\n") < text.index("attempt 2: ")
     assert left(tmp_path) == []
 
 

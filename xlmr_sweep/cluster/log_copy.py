@@ -13,8 +13,9 @@ import re
 import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.artifacts import log_file
@@ -64,9 +65,20 @@ def move_left_logs(storage: Storage, trial: Trial) -> None:
     """Moves the logs that dead processes of this machine left of a trial into the storage, the oldest first."""
     for path in sorted(Path(tempfile.gettempdir()).glob(f"xlmr_sweep-{trial.trial_id}-*.log"), key=_changed_at):
         with suppress(OSError), path.open("rb") as file:
-            # A process that lives holds the lock, also one of another container. The kernel opens the lock of one that died.
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            move_log(storage, trial, path)
+            if _is_left(file, path):
+                move_log(storage, trial, path)
+
+
+def _is_left(file: BinaryIO, path: Path) -> bool:
+    """Tells whether the process that wrote a log is dead. Keeps the log locked until the file is closed."""
+    try:
+        # A process that lives holds the lock, also one of another container. The kernel opens the lock of one that died.
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # Some file systems have no locks, such as Lustre where it is mounted without them.
+        return not Path(f"/proc/{path.stem.rpartition('-')[2]}").exists()
+    return True
 
 
 def merged(kept: bytes, said: bytes) -> bytes:
@@ -106,6 +118,8 @@ def _one_writer(trial: Trial) -> Iterator[None]:
     """Lets one process of this machine at a time add to a trial's log: it is read, changed and written whole."""
     # One of 64 files, so that they do not become as many as there are trials.
     number = zlib.crc32(trial.trial_id.encode()) % 64
-    with (Path(tempfile.gettempdir()) / f"xlmr_sweep-{os.getuid()}-{number}.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with ExitStack() as held:
+        with suppress(OSError):  # Without locks a log is still better copied than not.
+            file = held.enter_context((Path(tempfile.gettempdir()) / f"xlmr_sweep-{os.getuid()}-{number}.lock").open("a"))
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
