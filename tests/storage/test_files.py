@@ -22,6 +22,7 @@ from xlmr_sweep.errors import StorageError
 from xlmr_sweep.storage import files as storage_module
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.progress_file import ProgressFile
+from xlmr_sweep.study.cluster_spec import ClusterSpec
 
 FULL = """
 import resource, sys
@@ -102,6 +103,20 @@ def test_what_fails_for_a_while_is_tried_again(tmp_path: Path, monkeypatch: pyte
     Storage(tmp_path).patient(1000).write("records/a.json", b"kept")
     assert pauses == [0.05, 0.1, 0.2]
     assert Storage(tmp_path).read("records/a.json") == b"kept"
+
+
+def test_a_storage_that_is_gone_for_minutes_is_waited_for_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked, now = block(tmp_path / "records"), [0.0]
+
+    def pause(seconds: float) -> None:
+        now[0] += seconds
+        if now[0] > 180 and blocked.exists():
+            blocked.unlink()
+
+    monkeypatch.setattr(storage_module, "time", SimpleNamespace(sleep=pause, monotonic=lambda: now[0]))
+    monkeypatch.setattr(storage_module, "FIRST_PAUSE_S", 0.5)
+    Storage(tmp_path, ClusterSpec().storage_patience_s).write("records/a.json", b"kept")
+    assert 180 < now[0] < 240, "and found soon after it came back"
 
 
 def test_what_fails_for_longer_than_the_patience_says_so(tmp_path: Path) -> None:

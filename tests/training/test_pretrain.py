@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from builders import write_tokenizer
 
 from xlmr_sweep.data import demo
-from xlmr_sweep.errors import StudyError
+from xlmr_sweep.errors import StorageError, StudyError
 from xlmr_sweep.modeling.export import weights_hash
+from xlmr_sweep.storage import files as storage_module
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.identity import model_folder_name
 from xlmr_sweep.study.spec import Study
@@ -94,6 +97,55 @@ def test_only_demo_models_are_pre_trained(tmp_path: Path) -> None:
     study = STUDY.replaced(models=[{"name": "m", "hub": "FacebookAI/xlm-roberta-base"}])
     with pytest.raises(StudyError, match="only models with `demo`"):
         pretrain.pretrain_demo_model(study, "m", Storage(tmp_path))
+
+
+@pytest.mark.parametrize("location", ["path", "fsspec"])
+def test_a_full_disk_is_waited_for_at_every_write_and_changes_no_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str
+) -> None:
+    straight, pauses = train(Storage(tmp_path / "straight")), []
+    patch_demo(interval_s=0.0)
+    storage = FullNowAndThen(tmp_path / "runs" if location == "path" else f"local://{tmp_path}/runs", 1000)
+    monkeypatch.setattr(storage_module, "time", SimpleNamespace(sleep=pauses.append, monotonic=time.monotonic))
+    assert train(storage)["weights"] == straight["weights"]
+    assert len(pauses) == len(storage.refused)
+    kinds = {name.partition(".partial/")[2].partition("-")[0] or "whole" for name in storage.refused}
+    assert {"step", "latest.json", "whole"} <= kinds, "checkpoints, what names them, and the model itself"
+    assert storage.folders("models") == [model_folder_name(STUDY, STUDY.model("m"))]
+
+
+def test_a_disk_that_stays_full_ends_pre_training_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    patch_demo(interval_s=0.0)
+    storage = FullNowAndThen(tmp_path / "runs", 0.1)
+    monkeypatch.setattr(storage, "_must_refuse", lambda name: True)
+    with pytest.raises(StorageError, match=r"step-1: .*No space left on device.*; tried for 0\.1 s") as caught:
+        train(storage)
+    assert "\n" not in str(caught.value)
+
+
+class FullNowAndThen(Storage):
+    """Has no room the first time that a file or folder is written."""
+
+    def __init__(self, location: Path | str, patience_s: float) -> None:
+        super().__init__(location, patience_s)
+        self.refused: list[str] = []
+
+    def _must_refuse(self, name: str) -> bool:
+        return name not in self.refused
+
+    def _check_room(self, name: str) -> None:
+        # The progress file tells how far a run is. It is written without patience.
+        if self._must_refuse(name) and not name.endswith("progress.json"):
+            self.refused.append(name)
+            raise OSError(errno.ENOSPC, "No space left on device", name)
+
+    def _write(self, name: str, data: bytes) -> None:
+        self._check_room(name)
+        super()._write(name, data)
+
+    def _upload(self, folder: Path, name: str, beside: bool) -> None:
+        self._check_room(name)
+        super()._upload(folder, name, beside)
 
 
 SCRIPT = """
