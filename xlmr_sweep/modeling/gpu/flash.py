@@ -1,9 +1,9 @@
-"""Attention over sequences that lie end to end, told by offsets on the device: no length is read, so a CUDA graph can hold it.
+"""Attention over sequences that lie end to end. Their offsets stay on the device, so a CUDA graph can hold it.
 
-In: query, key and value of N tokens, offsets of S sequences. Out: the attended values, and later the three gradients. On a GPU
-by torch's flash kernels, dropout included; on a CPU sequence by sequence with plain products, which computes the same.
+In: query, key and value of N tokens, offsets of S sequences. Out: the attended values, and later the three gradients. A GPU
+uses torch's flash kernels, dropout included. A CPU goes through the sequences with plain products and computes the same.
 
-Rows beyond the last offset are neither read nor written: they hold whatever was in memory. The caller's offsets end at N.
+Rows beyond the last offset are not read and not written. They hold whatever was in memory, so the caller's offsets end at N.
 
 Shapes: h heads of d numbers, (N, h, d).
 """
@@ -19,36 +19,40 @@ from torch import Tensor
 
 from xlmr_sweep.modeling.cpu.dropout import keep_mask, keep_scale
 
-Kept = tuple[Any, ...]
-"""What a forward pass keeps for the backward pass."""
+SavedTensors = tuple[Any, ...]
+"""What a forward pass saves for the backward pass, as `save_for_backward` does in autograd."""
 
 MAX_HEAD = 256
-"""Flash kernels take heads of at most so many numbers, in multiples of 8, in 16 bits."""
+"""The largest head of flash kernels. A head's size is a multiple of 8, and its numbers have 16 bits."""
 
 
 @dataclass(frozen=True)
 class Offsets:
-    """Where sequences begin and end among the queries and among keys and values."""
+    """Where each sequence begins and ends, among the queries and among keys and values."""
 
     queries: Tensor
     """(S + 1,) int32."""
     keys: Tensor
     """(S + 1,) int32."""
     most_queries: int
+    """The most queries of a sequence."""
     most_keys: int
+    """The most keys of a sequence."""
 
 
 class Attention(Protocol):
-    """One way to compute it."""
+    """One way to compute attention."""
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, offsets: Offsets, p: float, scale: float) -> tuple[Tensor, Kept]:
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, offsets: Offsets, p: float, scale: float
+    ) -> tuple[Tensor, SavedTensors]:
         """Returns the attended values and what the backward pass needs beside the inputs."""
 
     def backward(
         self,
         gradient: Tensor,
         inputs: tuple[Tensor, Tensor, Tensor],
-        kept: Kept,
+        saved: SavedTensors,
         offsets: Offsets,
         p: float,
         scale: float,
@@ -57,7 +61,7 @@ class Attention(Protocol):
 
 
 def flash_refuses(head_size: int, dtype: torch.dtype, capability: tuple[int, int]) -> str | None:
-    """Returns why the flash kernels are not to be had, or None."""
+    """Returns why the flash kernels cannot be used, or None if they can."""
     if dtype not in (torch.bfloat16, torch.float16):
         return f"its kernels compute in 16 bits, not in {str(dtype).removeprefix('torch.')}"
     if capability[0] < 8:
@@ -68,9 +72,11 @@ def flash_refuses(head_size: int, dtype: torch.dtype, capability: tuple[int, int
 
 
 class FlashAttention:
-    """torch's own kernels. Strict determinism makes their backward pass deterministic; it is the caller's to switch on."""
+    """torch's flash kernels. Their backward pass is deterministic only if the caller switches on `strict_determinism`."""
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, offsets: Offsets, p: float, scale: float) -> tuple[Tensor, Kept]:
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, offsets: Offsets, p: float, scale: float
+    ) -> tuple[Tensor, SavedTensors]:
         """As `Attention` says."""
         attended, logsumexp, state, unused, _ = torch.ops.aten._flash_attention_forward(
             query, key, value, offsets.queries, offsets.keys, offsets.most_queries, offsets.most_keys, p, False, False,
@@ -82,13 +88,13 @@ class FlashAttention:
         self,
         gradient: Tensor,
         inputs: tuple[Tensor, Tensor, Tensor],
-        kept: Kept,
+        saved: SavedTensors,
         offsets: Offsets,
         p: float,
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `Attention` says."""
-        attended, logsumexp, state, unused = kept
+        attended, logsumexp, state, unused = saved
         of_three: tuple[Tensor, Tensor, Tensor] = torch.ops.aten._flash_attention_backward(
             gradient, *inputs, attended, logsumexp, offsets.queries, offsets.keys, offsets.most_queries, offsets.most_keys,
             p, False, state, unused, scale=scale,
@@ -97,25 +103,27 @@ class FlashAttention:
 
 
 class LoopedAttention:
-    """Sequence by sequence on a CPU, where offsets can be read."""
+    """One sequence after another, on a CPU, where reading offsets costs nothing."""
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, offsets: Offsets, p: float, scale: float) -> tuple[Tensor, Kept]:
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, offsets: Offsets, p: float, scale: float
+    ) -> tuple[Tensor, SavedTensors]:
         """As `Attention` says."""
         attended = torch.empty(query.shape, dtype=query.dtype)
-        kept = []
+        saved = []
         for at, of in _ranges(offsets):
             q, k, v = query[at].transpose(0, 1), key[of].transpose(0, 1), value[of].transpose(0, 1)
             weights = torch.softmax((q @ k.transpose(1, 2)).float() * scale, -1).to(q.dtype)
             factor = keep_mask(weights.shape, p).to(q.dtype) * keep_scale(p) if p else None
-            kept.append((weights, factor))
+            saved.append((weights, factor))
             attended[at] = ((weights if factor is None else weights * factor) @ v).transpose(0, 1)
-        return attended, tuple(kept)
+        return attended, tuple(saved)
 
     def backward(
         self,
         gradient: Tensor,
         inputs: tuple[Tensor, Tensor, Tensor],
-        kept: Kept,
+        saved: SavedTensors,
         offsets: Offsets,
         p: float,
         scale: float,
@@ -123,7 +131,7 @@ class LoopedAttention:
         """As `Attention` says."""
         query, key, value = inputs
         of_query, of_key, of_value = (torch.empty(part.shape, dtype=part.dtype) for part in inputs)
-        for (at, of), (weights, factor) in zip(_ranges(offsets), kept, strict=True):
+        for (at, of), (weights, factor) in zip(_ranges(offsets), saved, strict=True):
             q, k, v = query[at].transpose(0, 1), key[of].transpose(0, 1), value[of].transpose(0, 1)
             given = gradient[at].transpose(0, 1)
             of_weights = given @ v.transpose(1, 2)

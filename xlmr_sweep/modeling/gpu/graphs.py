@@ -1,23 +1,23 @@
 """Capture, replay, generator, memory pool and copies: a trial's steps as replays of one CUDA graph.
 
-In: a static step and the rows of a trial. Out: its losses; the weights trained in place. A graph is captured once a process and
-shape of rows and serves every later trial. Evaluation goes the same way and shares the pool.
+In: a static step and the rows of a trial. Out: its losses; the weights are trained in place. A process captures one graph for
+each shape of rows. It serves every later trial. Evaluation works the same way and shares the pool.
 
-The order makes a warm trial equal a cold one. Rows go up first. A missing graph is captured then, after one step without it, with
-which libraries make their handles and Triton compiles. Both spoil the weights. Starting weights, zeroed moments and the seed
-follow, and only then the replays. After every capture one replay is held against that first step, both from the same weights,
-moments and seed. Other bits mean no graph in this process.
+The order makes a warm trial equal a cold one. First the rows are uploaded. A missing graph is captured next. Before that, one
+step runs without it, in which libraries make their handles and Triton compiles. Both change the weights. So the starting weights,
+zeroed moments and the seed come after it, and then the replays. After every capture one replay is compared with that first step,
+both from the same weights, moments and seed. If any bit differs, this process uses no graph.
 
 What a capture forbids (CUDA's programming guide, "Prohibited and Unhandled Operations"; torch's notes on CUDA graphs), and how a
 step keeps to it:
 
 * Values read by the host: no `.item()` or `.tolist()` in the step, and no branch on a number.
-* Synchronising, or asking for events of the captured stream: events are recorded between replays alone.
-* Pinning memory, and copies from pageable memory: rows go up before.
+* Synchronising, or asking for events of the captured stream: events are recorded only between replays.
+* Pinning memory, and copies from pageable memory: rows are uploaded before.
 * Tensors made of Python values: constants are made with the step.
 * Other streams without fork and join: none is used.
 * Freeing tensors of other graphs: the garbage collector is off during a capture.
-* Unsafe calls of other threads: only this thread's count (`thread_local`).
+* Unsafe calls of other threads: only calls of this thread count (`thread_local`).
 * Shapes that change: one graph a shape. Rates that change: they lie in the rows.
 * Tensors that move: every buffer lives as long as the step.
 * A generator that the graph does not know: torch registers the device's default one; Triton draws from a number in the rows.
@@ -41,7 +41,7 @@ from xlmr_sweep.modeling.gpu.packing import RowShape
 from xlmr_sweep.modeling.gpu.static_step import Rows, strict_determinism
 
 PIECE = 2**22
-"""Numbers that a fingerprint takes at once: 32 MiB of int64."""
+"""A fingerprint works on so many numbers at once: 32 MiB of int64."""
 
 
 class Step(Protocol):
@@ -51,7 +51,7 @@ class Step(Protocol):
         """Returns buffers."""
 
     def begin(self) -> None:
-        """Zeroes what an earlier trial trained beside the weights."""
+        """Zeroes all that an earlier trial trained except the weights."""
 
     def train(self, rows: Rows) -> None:
         """Takes the next step."""
@@ -65,7 +65,7 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class _Work:
-    """What a graph holds: a function of rows, what puts all that it changes back, and what it changes."""
+    """What a graph holds: the function to run, how to restore what it changes, and what it changes."""
 
     rows: Rows
     run: Callable[[], None]
@@ -91,7 +91,7 @@ class StepRunner:
         self._pool: Any = None
         self._stream: Any = None
         self.refusal: str | None = None
-        """Why steps run without a graph though one was asked for."""
+        """Why steps run without a graph although one was asked for."""
 
     def train(
         self, numbers: np.ndarray, shape: RowShape, fill: Callable[[], None], seed: int, on_step: Callable[[int], None]
@@ -101,7 +101,7 @@ class StepRunner:
         Args:
             numbers: the rows of its steps, (steps, width) int32.
             shape: of the rows.
-            fill: puts the starting weights in.
+            fill: puts the starting weights into the step.
             seed: of dropout.
             on_step: told the number of steps that the device has finished.
         """
@@ -148,12 +148,12 @@ class StepRunner:
         key = (shape, len(numbers), is_training)
         if key not in self._rows:
             self._rows[key] = self._step.rows(shape, len(numbers), is_training=is_training)
-        # From pageable memory, so the call returns when the host's array may change again; 5 MB take a millisecond.
+        # The host's array is pageable, so the call returns when the array may change again. 5 MB take a millisecond.
         self._rows[key].numbers.copy_(torch.from_numpy(numbers))
         return self._rows[key]
 
     def _make(self, key: tuple[RowShape, int, bool], work: _Work) -> None:
-        """Captures a graph, and keeps it if a replay computes what the step does without it."""
+        """Captures a graph. Keeps it if a replay computes the same bits as the step without it."""
         try:
             # In the middle: the first step's learning rate is 0.
             middle = len(work.rows.numbers) // 2
@@ -166,7 +166,7 @@ class StepRunner:
             graph.replay()
             is_exact = fingerprint(work.changed) == expected
         except torch.OutOfMemoryError:
-            # No reason to go on without a graph, which would need as much.
+            # A step without a graph would need as much memory.
             raise
         except RuntimeError as error:
             self._refuse(f"the capture failed: {str(error).splitlines()[0]}")
@@ -181,7 +181,7 @@ class StepRunner:
         self._graphs.clear()
 
     def _beside(self, run: Callable[[], None]) -> None:
-        """Runs on the stream of captures and in their pool, so that a step without a graph takes no memory beside it."""
+        """Runs a step on the stream and in the pool of captures, so that it takes no extra memory."""
         cuda = self._cuda
         if self._pool is None:
             self._pool, self._stream = cuda.MemPool(), cuda.Stream()
@@ -200,7 +200,7 @@ class StepRunner:
 
 
 class _Finished:
-    """Tells progress only when the device's event says that a step is done: replays queue far ahead of it."""
+    """Reports a step only when the device has finished it. Replays queue far ahead of the device."""
 
     def __init__(self, cuda: Any, on_step: Callable[[int], None]) -> None:
         self._cuda, self._on_step = cuda, on_step
@@ -208,7 +208,7 @@ class _Finished:
         self._steps = 0
 
     def note(self) -> None:
-        """Notes that one more step was queued."""
+        """Counts one more queued step."""
         self._steps += 1
         # The host sleeps while it waits.
         event = self._cuda.Event(blocking=True)
@@ -218,7 +218,7 @@ class _Finished:
             self._on_step(self._events.popleft()[0])
 
     def wait(self) -> None:
-        """Waits for all."""
+        """Waits until the device has finished all steps."""
         while self._events:
             steps, event = self._events.popleft()
             event.synchronize()
@@ -226,7 +226,7 @@ class _Finished:
 
 
 def fingerprint(tensors: list[Tensor]) -> list[int]:
-    """Returns a number a tensor in which every bit counts: sums of its words times odd mixed factors, modulo 2^64."""
+    """Returns one number for each tensor: the sum of its words times odd mixed factors, modulo 2^64. Every bit changes it."""
     longest = min(PIECE, max(tensor.numel() for tensor in tensors))
     factors = torch.arange(longest, device=tensors[0].device) * 0x1E3779B97F4A7C15
     factors = ((factors ^ (factors >> 29)) * 0x3F58476D1CE4E5B9) | 1

@@ -1,11 +1,11 @@
 """Where every weight of a trial's model lies in one flat buffer. In: a `TrialModel`'s parts. Out: offsets, and views by name.
 
-One buffer each for weights, gradients and AdamW's two moments makes a step's bookkeeping a handful of launches: one for the norm,
-two for AdamW, one for the bf16 copies. Query, key and value of a layer lie together, so one product computes all three; the
-parameters keep their old names as views.
+Weights, gradients and AdamW's two moments have one buffer each. So a step's bookkeeping takes only four launches: one for the
+norm, two for AdamW, one for the bf16 copies. Query, key and value of a layer lie together, so one product computes all three.
+The parameters keep their names and become views.
 
-Order: embeddings (words, positions, types), matrices of the layers, matrices of the head; then, without weight decay, biases and
-norms in the order in which a forward pass meets them, and those of the head.
+Order: embeddings (words, positions, types), matrices of the layers, matrices of the head. Then, without weight decay: biases
+and norms in the order of a forward pass, and last what is left of the head.
 
 Shapes: hidden H, feed-forward F, embedding rows V, positions P, token types T.
 """
@@ -23,17 +23,17 @@ from torch import Tensor, nn
 from xlmr_sweep.modeling.families import model_family
 
 ALIGNED = 8
-"""Every entry begins at a multiple of this many numbers: 16 bytes in bf16, as fast products want. `triton_sources` knows it."""
+"""Every entry begins at a multiple of so many numbers: 16 bytes in bf16, for fast products. `triton_sources` relies on it."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of the step: parameters that lie one behind the other, stacked along their first dimension."""
+    """One tensor of the step: one or more parameters, stacked along their first dimension."""
 
     key: str
     parameters: tuple[nn.Parameter, ...]
     rows: int = 1
-    """The stack's first dimension is filled up with zeros to a multiple of this."""
+    """The stack's first dimension is padded with zeros to a multiple of this."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -54,11 +54,11 @@ class Layout:
 
     entries: dict[str, tuple[int, Entry]]
     num_embedded: int
-    """Numbers of the embeddings, which come first and need no bf16 copy."""
+    """Numbers in the embeddings, which come first and need no bf16 copy."""
     num_decayed: int
-    """Numbers with weight decay; the others follow."""
+    """Numbers with weight decay. The others follow."""
     chain: tuple[int, int]
-    """Half-open range of the biases and norms, whose gradients are sums over rows."""
+    """Half-open range of the biases and norms. Their gradients are sums over rows."""
     total: int
 
     def views(self, flat: Tensor, start: int = 0) -> dict[str, Tensor]:
@@ -71,12 +71,12 @@ class Layout:
 
 
 def make_layout(matrices: Sequence[Entry], chain: Sequence[Entry], head: Sequence[Entry]) -> Layout:
-    """Lays entries out.
+    """Places the entries one behind the other.
 
     Args:
-        matrices: with weight decay, the embeddings first.
-        chain: biases and norms in the order of a forward pass, whose gradients are sums over rows.
-        head: what else does not decay.
+        matrices: with weight decay; the embeddings come first.
+        chain: biases and norms in the order of a forward pass; their gradients are sums over rows.
+        head: everything else without weight decay.
     """
     entries: dict[str, tuple[int, Entry]] = {}
     place = 0
@@ -92,14 +92,14 @@ def make_layout(matrices: Sequence[Entry], chain: Sequence[Entry], head: Sequenc
 def family_layout(model: nn.Module, head: nn.Module | None) -> Layout:
     """Returns the layout of a masked-LM model of transformers and, for `baseline`, its classification head.
 
-    Parameters that a trial does not train (the masked-LM head of `baseline`) are left out.
+    Leaves out parameters that a trial does not train: the masked-LM head of `baseline`.
     """
     config: Any = model.config
     body: Any = model.base_model
     layers = list(body.encoder.layer)
     embeddings = body.embeddings
     words, positions = embeddings.word_embeddings.weight, embeddings.position_embeddings.weight
-    # Their gradient is a product with a column a row; an odd number of columns takes a kernel five times as slow.
+    # Their gradient is a product with one column for each row. An odd number of columns takes a kernel five times as slow.
     matrices = [Entry("embeddings", (words, positions, embeddings.token_type_embeddings.weight), rows=64)]
     norms = _norms(body, is_pre_norm=model_family(config).is_pre_norm)
     chain = [_norm("norm", norms[0])]
@@ -112,7 +112,7 @@ def family_layout(model: nn.Module, head: nn.Module | None) -> Layout:
             Entry(f"{i}.inner", (layer.intermediate.dense.weight,)),
             Entry(f"{i}.outer", (layer.output.dense.weight,)),
         ]
-        # A dense layer's bias before the norm that follows it: their gradients are sums over the same rows.
+        # A dense layer's bias comes before the norm behind it: both gradients are sums over the same rows.
         chain += [
             Entry(f"{i}.qkv_bias", tuple(part.bias for part in three)),
             Entry(f"{i}.out_bias", (layer.attention.output.dense.bias,)),
@@ -156,7 +156,7 @@ def _label_words(model: Any) -> _OfHead:
 
 
 def label_head(model: Any) -> tuple[nn.Linear, nn.LayerNorm]:
-    """Returns the product and the normalisation that a masked-LM head has before its output projection."""
+    """Returns the dense layer and the normalisation in front of a masked-LM head's output projection."""
     if model_family(model.config).head_transform == "predictions.transform":
         transform = model.cls.predictions.transform
         return transform.dense, transform.LayerNorm
@@ -164,7 +164,7 @@ def label_head(model: Any) -> tuple[nn.Linear, nn.LayerNorm]:
 
 
 def move_into(layout: Layout, flat: Tensor) -> None:
-    """Makes every parameter of the layout a view of the flat buffer, with the values it has."""
+    """Copies every parameter of the layout into the flat buffer and makes it a view there."""
     with torch.no_grad():
         for offset, entry in layout.entries.values():
             place = offset

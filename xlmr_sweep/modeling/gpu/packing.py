@@ -1,11 +1,11 @@
-"""Batches of fixed size: everything that a static step reads, as one row of int32 a step. On the host.
+"""Batches of fixed size: everything that a static step reads, as one row of int32 a step. Made on the host.
 
-In: the examples of each step. Out: `RowShape`, which tells what lies where in a row, and the rows of a whole trial. All are
-uploaded at once (about 5 MB for 320 steps), so that no buffer is overwritten while copies queue and nothing waits for the host.
+In: the examples of each step. Out: `RowShape`, which says where each field lies in a row, and the rows of a whole trial. All rows
+are uploaded at once (about 5 MB for 320 steps), so no buffer is overwritten while copies queue, and nothing waits for the host.
 
-A row holds N tokens in S slots: first one slot an example, then filler sequences of at most `longest` tokens, so that every one
-of the N rows is computed. Attention leaves rows beyond the last offset uninitialised, and NaN times 0 is NaN. An example that is
-absent is filler with weight 0. No slot is empty.
+A row holds N tokens in S slots: first one slot for each example, then filler sequences of at most `longest` tokens. Filler makes
+sure that all N rows are computed: attention leaves rows beyond the last offset uninitialised, and NaN times 0 is NaN. A missing
+example is filler with weight 0. No slot is empty.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import numpy as np
 from torch import Tensor
 
 EXTRA = 8
-"""Rows beside the tokens in the embeddings' gradient: those of the label words, at most so many."""
+"""Rows behind the tokens in the embeddings' gradient, one for each label word: the most label words that a step takes."""
 
 BETA_1, BETA_2 = 0.9, 0.999
-"""AdamW's decay of its two moments: a row holds the corrections of their bias, which only the number of the step decides."""
+"""AdamW's decay of its two moments. A row holds the corrections of their bias, which depend only on the number of the step."""
 
 ABSENT = -1
-"""In `rows_at`: no row of the table."""
+"""In `rows_at`: not a row of the table."""
 
 
 class Example(Protocol):
@@ -38,7 +38,7 @@ class Example(Protocol):
 
     @property
     def label(self) -> int:
-        """Its number."""
+        """The number of its class."""
 
     @property
     def mask_at(self) -> int:
@@ -50,29 +50,29 @@ class Example(Protocol):
 
 
 def rung(need: int) -> int:
-    """Returns the smallest size of the ladder that holds so many tokens: every 64 up to 2048, then 16 rungs an octave."""
+    """Returns the smallest size, of a ladder, that holds so many tokens: every 64 up to 2048, then 16 sizes an octave."""
     step = max(64, (1 << (need - 1).bit_length()) // 32)
     return -(-need // step) * step
 
 
 def vocabulary_rung(rows: int) -> int:
-    """Returns the smallest number of embedding rows of the ladder (2^k and 1.5 x 2^k from 256 on) that holds these rows."""
+    """Returns the smallest number of embedding rows, of a ladder (2^k and 1.5 x 2^k from 256 on), that holds these rows."""
     power = max(256, 1 << (rows - 1).bit_length())
     return power // 4 * 3 if rows <= power // 4 * 3 and power > 256 else power
 
 
 @dataclass(frozen=True)
 class RowShape:
-    """What lies where in a row. Two rows of one shape differ in numbers alone, so that one graph serves both."""
+    """Where each field lies in a row. Two rows of one shape differ only in their numbers, so one graph serves both."""
 
     tokens: int
     """N."""
     examples: int
-    """Slots for examples; the first ones."""
+    """Slots for examples. They come first."""
     longest: int
     """Most tokens of a sequence."""
     fillers: int
-    """Slots for filler beside those of absent examples."""
+    """Slots for filler, beside the slots of missing examples."""
 
     @property
     def slots(self) -> int:
@@ -96,7 +96,7 @@ class RowShape:
         found, place = {}, 0
         for name, size in sizes.items():
             found[name] = slice(place, place + size)
-            # Each begins at a multiple of 16 bytes, as kernels that read several numbers at once want.
+            # Each begins at a multiple of 16 bytes: kernels that read several numbers at once need it.
             place += -(-size // 4) * 4
         return found
 
@@ -108,18 +108,18 @@ class RowShape:
 
 
 def shape_for(batches: Sequence[Sequence[Example]], examples: int, longest: int) -> RowShape:
-    """Returns the shape that holds every one of a trial's batches; it depends on these alone.
+    """Returns the shape that holds every batch of a trial. It depends on nothing else.
 
     Args:
         batches: of the trial.
-        examples: most examples of a batch, by the study's settings.
-        longest: most tokens of a sequence, by the study's settings.
+        examples: the most examples of a batch, by the study's settings.
+        longest: the most tokens of a sequence, by the study's settings.
     """
     tokens = rung(max(sum(len(example.input_ids) for example in batch) for batch in batches))
     while True:
         free = [(tokens - sum(len(example.input_ids) for example in batch), examples - len(batch)) for batch in batches]
         fillers = max(0, *(-(-left // longest) - absent for left, absent in free))
-        # A slot without an example takes one token at least.
+        # A slot without an example needs at least one token.
         if all(left >= absent + fillers for left, absent in free):
             return RowShape(tokens, examples, longest, fillers)
         tokens = rung(tokens + 1)
@@ -127,7 +127,7 @@ def shape_for(batches: Sequence[Sequence[Example]], examples: int, longest: int)
 
 @dataclass(frozen=True)
 class Table:
-    """Where words, positions and token types begin in the embeddings, which lie one behind the other."""
+    """The embeddings' three tables lie one behind the other: how many rows words and positions have."""
 
     words: int
     positions: int
@@ -147,11 +147,11 @@ def pack(
 
     Args:
         batches: the examples of each step.
-        shape: that holds them.
+        shape: of the rows; it holds every batch.
         table: of the embeddings.
-        label_ids: rows of the label words; none for a classification head.
-        rates: the learning rate of each step; kept as the bits of an fp32.
-        draws: a number a step from the trial's stream, for kernels that draw by themselves; 31 bits.
+        label_ids: rows of the label words; empty for a classification head.
+        rates: the learning rate of each step; written as the bits of an fp32.
+        draws: for each step a random number of 31 bits, the seed of kernels that draw by themselves.
 
     Raises:
         ValueError: if a batch does not fit the shape, or there are too many label words.
@@ -173,7 +173,7 @@ def _fill(row: np.ndarray, batch: Sequence[Example], shape: RowShape, table: Tab
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     row[field["offsets"]] = offsets
     words, positions, types = row[field["rows_at"]].reshape(3, shape.tokens + EXTRA)
-    # A filler's tokens are row 0 of the table; nothing reads what comes of them.
+    # Filler tokens are row 0 of the table. Nothing reads their result.
     used = sum(len(example.input_ids) for example in batch)
     words[:used] = np.concatenate([example.input_ids.numpy() for example in batch])
     places = np.arange(shape.tokens, dtype=np.int32) - np.repeat(offsets[:-1], lengths)
@@ -195,7 +195,7 @@ def _fill(row: np.ndarray, batch: Sequence[Example], shape: RowShape, table: Tab
 
 
 def slot_lengths(lengths: Sequence[int], shape: RowShape) -> np.ndarray:
-    """Returns the tokens of each slot, (S,): of the examples, then as even filler as can be.
+    """Returns the tokens of each slot, (S,): first the examples, then filler of lengths as equal as possible.
 
     Raises:
         ValueError: if the examples do not fit.

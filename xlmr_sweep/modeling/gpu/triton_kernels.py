@@ -1,6 +1,6 @@
-"""The methods of `torch_kernels` with fewer launches, by Triton. Not for fp32 products, which take the plain way.
+"""The methods of `torch_kernels` in Triton, with fewer launches. Products in fp32 take the plain way instead.
 
-Dropout is drawn from a number that each row of a trial holds, so its draws follow the trial's seed alone.
+Each row of a trial holds the seed of its dropout, so the draws depend only on the trial's seed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from xlmr_sweep.modeling.gpu.packing import BETA_1, BETA_2
 from xlmr_sweep.modeling.gpu.torch_kernels import EPS, AdamWState, Normed
 
 WIDE = 1024
-"""Rows longer than this take more warps and fewer programs."""
+"""Longer rows take more warps and fewer programs."""
 
 ADAMW_BLOCK = 1024
 USES_BLOCK = 2048
@@ -39,7 +39,8 @@ class TritonKernels:
     def begin(self, draw: Tensor, grads_of_chain: Tensor, *, is_training: bool) -> None:
         """As `Kernels` says."""
         self._salt, self._draw, self._chain = 0, draw, grads_of_chain
-        # Lives as long as the step. Two waves of programs hide each other's waiting; for long rows lines cost more than that.
+        # Lives as long as the step. Two waves of programs hide each other's waiting. For long rows the second wave's lines cost
+        # more than that.
         self._partials = None
         if is_training:
             lines = self._processors * (2 if len(grads_of_chain) < WIDE_CHAIN else 1)

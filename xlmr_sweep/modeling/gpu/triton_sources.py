@@ -1,8 +1,8 @@
 # mypy: ignore-errors
-"""Triton kernels of a static step: several of torch's operators in one launch each. Imported only where Triton is.
+"""Triton kernels of a static step. Each does the work of several torch operators in one launch. Imported only if Triton is there.
 
-Sums over rows are made in two exact-order steps: each program sums its own rows into its own line of `partials`, and one sum over
-the lines follows for all biases and norms together. So the outcome does not depend on which program runs first.
+A sum over rows has two steps in a fixed order. Each program sums its own rows into its own line of `partials`. Then one sum over
+the lines serves all biases and norms. So the result does not depend on which program runs first.
 
 Shapes: n rows of H numbers; `BLOCK` is the power of two that holds H; P programs.
 """
@@ -11,12 +11,12 @@ import triton
 import triton.language as tl
 
 ROUNDS: tl.constexpr = tl.constexpr(7)
-"""Of Philox: the fewest that pass the usual batteries of tests (Salmon et al. 2011)."""
+"""Rounds of Philox: the fewest that pass the usual statistical tests (Salmon et al. 2011)."""
 
 
 @triton.jit
 def _kept(draw, salt, row, threshold, BLOCK: tl.constexpr):
-    """Returns for a row which numbers dropout keeps: one draw of four words decides four neighbours."""
+    """Returns which numbers of a row dropout keeps. One draw gives four words, for four neighbours."""
     seed = tl.load(draw).to(tl.int64) * 4096 + salt
     quarter: tl.constexpr = BLOCK // 4
     offsets = row * quarter + tl.arange(0, quarter)
@@ -30,7 +30,7 @@ def add_norm_kernel(
     x, residual, norm, total, out, low, mean, rstd, mask, draw, salt, threshold, scale, eps,
     H: tl.constexpr, BLOCK: tl.constexpr, HAS_X: tl.constexpr, DROPS: tl.constexpr, WANTS_OUT: tl.constexpr,
 ):  # fmt: skip
-    """norm(residual + dropout(x)), a row a program."""
+    """norm(residual + dropout(x)). One program computes one row."""
     row = tl.program_id(0)
     columns = tl.arange(0, BLOCK)
     inside = columns < H
@@ -63,7 +63,7 @@ def add_norm_backward_kernel(
     H: tl.constexpr, BLOCK: tl.constexpr, DROPS: tl.constexpr, HAS_REST: tl.constexpr, REST_IS_SUM: tl.constexpr,
     HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of both summands; sums over this program's rows for the norm's weights and biases and the bias in `x`."""
+    """Gradients of both summands, and this program's sums over rows for the norm's weights and biases and for the bias in `x`."""
     program = tl.program_id(0)
     columns = tl.arange(0, BLOCK)
     inside = columns < H
@@ -106,7 +106,7 @@ def add_norm_backward_kernel(
 def sum_rows_kernel(
     rows, inputs, out, partials, n, columns_in_all, stride, width, of_bias_at, BLOCK: tl.constexpr, GELU: tl.constexpr
 ):
-    """Sums over this program's rows; of gelu's gradient, which is computed and stored on the way, where `GELU`."""
+    """Sums over this program's rows. With `GELU` it first computes and stores gelu's gradient, and sums that."""
     program = tl.program_id(0)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < columns_in_all
@@ -122,14 +122,14 @@ def sum_rows_kernel(
             tl.store(out + at, rounded, mask=inside)
             value = rounded.to(tl.float32)
         of_bias += value
-    # Up to the next entry: a gap between two would put whatever was in memory into the gradient's norm.
+    # Writes up to the next entry: a gap would add whatever was in memory to the gradient's norm.
     is_own = columns < (columns_in_all + 7) // 8 * 8
     tl.store(partials + program.to(tl.int64) * width + of_bias_at + columns, of_bias, mask=is_own)
 
 
 @triton.jit
 def uses_kernel(rows_at, out, n, columns_in_all, BLOCK: tl.constexpr):
-    """Ones where a token uses a row of a table: its word, its position, its type."""
+    """Writes 1 where a token uses a row of a table (its word, position or type), and 0 elsewhere."""
     token = tl.program_id(0)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     is_used = (columns == tl.load(rows_at + token)) | (columns == tl.load(rows_at + n + token))
@@ -143,7 +143,7 @@ def adamw_kernel(
     weights, grads, firsts, seconds, low, rate, corrections, divisor, decay, total, num_embedded, num_decayed,
     BETA_1: tl.constexpr, BETA_2: tl.constexpr, EPS: tl.constexpr, HAS_LOW: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """AdamW as torch's fused kernel computes it, with the gradients divided, and the copy for the products."""
+    """AdamW as in torch's fused kernel, on divided gradients; also writes the copy for the products."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < total
     step_size = tl.load(rate)
