@@ -1,24 +1,25 @@
 #!/usr/bin/env bash
-# Starts the head of the cluster, waits for the other nodes, and runs the study on it; ends the head with the study.
+# Starts the head of the cluster and runs the study on it once all nodes are there; ends the head with the study.
 #   NUM_NODES      nodes to wait for, the head among them (default 1)
-#   STUDY_OPTIONS  options of experiments/run_grid.py
+#   STUDY_OPTIONS  options of experiments/run_grid.py, as a shell reads them
 #   RAY_OPTIONS    further options of `ray start`, such as --num-cpus 4
 set -euo pipefail
 cd "$(dirname "$0")/.."
 port="${RAY_PORT:-6379}"
 export RAY_ADDRESS="127.0.0.1:$port"
+eval "options=(${STUDY_OPTIONS:-})"
 ray start --head --port "$port" --dashboard-host "${DASHBOARD_HOST:-127.0.0.1}" --disable-usage-stats --block ${RAY_OPTIONS:-} &
 head=$!
 # --block ends the head's own processes with it; `ray stop` would end every Ray on the machine.
 trap 'kill "$head" 2> /dev/null; wait "$head" || true' EXIT
-python docker/wait_for_nodes.py "${NUM_NODES:-1}"
-python experiments/run_grid.py --address auto ${STUDY_OPTIONS:-} &
+python experiments/run_grid.py --address auto --min-nodes "${NUM_NODES:-1}" "${options[@]}" &
 driver=$!
-# bash as a container's first process passes no signal on by itself: SIGTERM ends the driver cleanly, and then the head.
+# bash as a container's first process passes no signal on by itself: the driver ends in order, and then the head.
 trap 'kill -TERM "$driver" 2> /dev/null' TERM INT
+trap 'kill -USR1 "$driver" 2> /dev/null' USR1
 status=0
-wait "$driver" || status=$?
-if kill -0 "$driver" 2> /dev/null; then
+while kill -0 "$driver" 2> /dev/null; do
+  status=0
   wait "$driver" || status=$?
-fi
+done
 exit "$status"

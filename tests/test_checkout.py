@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Returns a copy of the project, and a Python that has every package but the project."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in ("xlmr_sweep", "analysis", "experiments"):
+    for name in ("xlmr_sweep", "analysis", "experiments", "launch"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     packages = tmp_path_factory.mktemp("packages")
     for path in Path(sysconfig.get_path("purelib")).iterdir():

@@ -1,4 +1,4 @@
-"""The files of docker/ and .ci/: parsed, consistent with the project, and (their commands) run directly."""
+"""`docker/`, `.ci/` and what an installation holds: parsed, consistent with the project, and (their commands) run directly."""
 
 from __future__ import annotations
 
@@ -8,26 +8,7 @@ import subprocess
 import tomllib
 from pathlib import Path
 
-import yaml
-
 ROOT = Path(__file__).parents[1]
-
-
-def test_compose_files_describe_a_head_workers_and_a_shared_volume() -> None:
-    compose = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())
-    services = compose["services"]
-    assert set(services) == {"head", "worker"}
-    for name, service in services.items():
-        assert service["command"] == [f"docker/{name}.sh"]
-        assert (ROOT / service["command"][0]).is_file()
-        assert "runs:/runs" in service["volumes"]
-        assert service["secrets"] == ["ray_token"]
-        assert service["environment"]["RAY_AUTH_MODE"] == "token"
-        assert (ROOT / "docker" / service["build"]["context"]).resolve() == ROOT
-    assert "runs" in compose["volumes"]
-    assert all(port.startswith("127.0.0.1:") for port in services["head"]["ports"])
-    gpus = yaml.safe_load((ROOT / "docker" / "compose.gpu.yaml").read_text())["services"]
-    assert gpus["worker"]["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
 
 
 def test_the_dockerfile_has_both_targets_and_the_projects_pins() -> None:
@@ -44,7 +25,7 @@ def test_shell_files_are_well_formed() -> None:
     for path in [*(ROOT / "docker").glob("*.sh"), ROOT / ".ci" / "run"]:
         assert subprocess.run(["bash", "-n", str(path)], check=False).returncode == 0, path
     head = (ROOT / "docker" / "head.sh").read_text()
-    assert "experiments/run_grid.py --address auto" in head
+    assert "experiments/run_grid.py --address auto --min-nodes" in head
 
 
 def test_constraints_pin_every_requirement_exactly() -> None:
@@ -58,9 +39,11 @@ def test_constraints_pin_every_requirement_exactly() -> None:
     assert required - {"xlmr-sweep"} <= pinned
 
 
-def test_the_installed_package_has_every_study_and_the_console_command() -> None:
+def test_the_installed_package_has_every_study_every_template_and_the_console_command() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    (patterns,) = project["tool"]["setuptools"]["data-files"].values()
-    assert {path for pattern in patterns for path in ROOT.glob(pattern)} == set((ROOT / "experiments" / "studies").iterdir())
+    shipped = project["tool"]["setuptools"]["data-files"]
+    for folder in (ROOT / "experiments" / "studies", ROOT / "launch"):
+        patterns = shipped[f"share/xlmr_sweep/{folder.name}"]
+        assert {path for pattern in patterns for path in ROOT.glob(pattern)} == set(folder.iterdir())
     module, function = project["project"]["scripts"]["xlmr-sweep"].split(":")
     assert callable(getattr(importlib.import_module(module), function))

@@ -35,7 +35,20 @@ from xlmr_sweep.study.plan import expand
 from xlmr_sweep.study.reading import load_study
 
 BENCHMARKS = ROOT / "experiments" / "benchmarks"
-OF_THE_SYSTEM = {".", "#!/bin/bash", "chromium", "export", "mkdir", "pre-commit", "sbatch", "scontrol", "sleep", "ssh", "kill"}
+OF_THE_SYSTEM = {
+    ".",
+    "#!/bin/bash",
+    "chmod",
+    "chromium",
+    "export",
+    "mkdir",
+    "pre-commit",
+    "sbatch",
+    "scontrol",
+    "sleep",
+    "ssh",
+    "kill",
+}
 """Programs whose options are not looked at."""
 PLACEHOLDERS = {"NAME", "STORAGE", "A", "B"}
 ASSIGNMENT = re.compile(r"^\w+=")
@@ -194,7 +207,8 @@ def _problem_of_pip(words: Sequence[str]) -> str:
 
 def _problem_of_docker(words: Sequence[str]) -> str:
     files = [word for before, word in zip(("", *words), words, strict=False) if before == "-f"]
-    return next((f"there is no {file}" for file in files if not (ROOT / file).is_file()), "")
+    # One is made by `launch`.
+    return next((f"there is no {file}" for file in files if file != "compose.yaml" and not (ROOT / file).is_file()), "")
 
 
 OF_SLURM = {"--exclusive", "--signal", "--cpus-per-task"}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("xlmr_sweep", "analysis")
-OTHER_FOLDERS = ("experiments", "docker", "tests/support")
+OTHER_FOLDERS = ("experiments", "tests/support")
 """Folders of code beside the packages."""
 BASE = "base"
 """Stands for the modules that lie in no room: `errors`, `interrupt`, `plain_output`."""

@@ -1,12 +1,13 @@
 """Counts, scores and times of trials as Ray metrics, for Ray's dashboard and Prometheus.
 
-The series are xlmr_sweep_trials (by model, paradigm, task and how they ended), xlmr_sweep_trials_running,
-xlmr_sweep_trial_seconds and xlmr_sweep_score.
+Every series begins with `xlmr_sweep_` and names the study. Prometheus puts `ray_` before it and `_total` behind a counter.
+`launch/grafana-study.json` draws them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter as Count
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray.util.metrics import Counter, Gauge, Histogram
@@ -14,39 +15,78 @@ from ray.util.metrics import Counter, Gauge, Histogram
 from xlmr_sweep.study.plan import Trial
 
 CELL = ("model", "paradigm", "task")
+STATES = ("done", "running", "failed", "waiting")
 
 
 class TrialMetrics:
-    """Reports what happens to trials. Made once a run, in the driver."""
+    """Reports what happens to trials. Made once a run, in the driver.
 
-    def __init__(self) -> None:
-        self._trials = Counter("xlmr_sweep_trials", "Attempts of trials that ended", (*CELL, "end"))
-        self._running = Gauge("xlmr_sweep_trials_running", "Trials that run now", ("model",))
+    Args:
+        study: its name.
+        waiting: the trials of the run.
+    """
+
+    def __init__(self, study: str, waiting: Sequence[Trial] = ()) -> None:
+        self._study = {"study": study}
+        cell = ("study", *CELL)
+        self._trials = Counter("xlmr_sweep_trials", "Attempts of trials that ended", (*cell, "end"))
+        self._states = Gauge("xlmr_sweep_trials_by_state", "Trials of this run", ("study", "model", "state"))
+        self._retries = Counter(
+            "xlmr_sweep_retries", "Trials that run again, by what ended the attempt", ("study", "model", "cause")
+        )
+        self._given_up = Counter("xlmr_sweep_given_up", "Trials that ended without a record", ("study", "model", "cause"))
+        self._remaining = Gauge("xlmr_sweep_remaining_seconds", "Expected seconds until the end of the run", ("study",))
         bounds = [1, 3, 10, 30, 100, 300, 1000, 3000, 10000]
-        self._seconds = Histogram("xlmr_sweep_trial_seconds", "Seconds of trials with a record", bounds, CELL)
-        self._score = Gauge("xlmr_sweep_score", "Score of the last trial of a cell with a record", (*CELL, "train_size"))
-        self._live: dict[str, int] = {}
+        self._seconds = Histogram("xlmr_sweep_trial_seconds", "Seconds of trials with a record", bounds, cell)
+        self._score = Gauge("xlmr_sweep_score", "Score of the last trial of a cell with a record", (*cell, "train_size"))
+        self._counts: dict[str, Count[str]] = {}
+        for trial in waiting:
+            self._counts.setdefault(trial.model, Count())["waiting"] += 1
+        for model in self._counts:
+            self._show(model)
 
     def started(self, trial: Trial) -> None:
         """Counts a trial that began."""
-        self._add(trial, 1)
+        self._move(trial, "waiting", "running")
 
     def ended(self, trial: Trial, end: str, *, ran: bool = True) -> None:
         """Counts an attempt that ended: `done`, or the cause of its failure."""
-        if ran:
-            self._add(trial, -1)
-        self._trials.inc(1, {**_cell(trial), "end": end})
+        self._move(trial, "running" if ran else "waiting", "done" if end == "done" else "waiting")
+        self._trials.inc(1, {**self._cell(trial), "end": end})
+
+    def retried(self, trial: Trial, cause: str) -> None:
+        """Counts a trial whose attempt ended and that runs again."""
+        self._retries.inc(1, {**self._study, "model": trial.model, "cause": cause})
+
+    def gave_up(self, trial: Trial, cause: str) -> None:
+        """Counts a trial that ended without a record and does not run again."""
+        self._move(trial, "waiting", "failed")
+        self._given_up.inc(1, {**self._study, "model": trial.model, "cause": cause})
+
+    def left_out(self, trials: Sequence[Trial]) -> None:
+        """Counts trials that this run does not start."""
+        for trial in trials:
+            self._move(trial, "waiting", "left out")
 
     def scored(self, trial: Trial, row: Mapping[str, Any]) -> None:
         """Reports the score and time of a record."""
-        self._score.set(row["score"], {**_cell(trial), "train_size": str(trial.train_size)})
+        self._score.set(row["score"], {**self._cell(trial), "train_size": str(trial.train_size)})
         if "total_time_s" in row:
-            self._seconds.observe(row["total_time_s"], _cell(trial))
+            self._seconds.observe(row["total_time_s"], self._cell(trial))
 
-    def _add(self, trial: Trial, number: int) -> None:
-        self._live[trial.model] = self._live.get(trial.model, 0) + number
-        self._running.set(self._live[trial.model], {"model": trial.model})
+    def expects(self, seconds: float) -> None:
+        """Reports how long the run is expected to take from now."""
+        self._remaining.set(seconds, self._study)
 
+    def _move(self, trial: Trial, before: str, after: str) -> None:
+        count = self._counts.setdefault(trial.model, Count())
+        count[before] -= 1
+        count[after] += 1
+        self._show(trial.model)
 
-def _cell(trial: Trial) -> dict[str, str]:
-    return {"model": trial.model, "paradigm": trial.paradigm, "task": trial.task}
+    def _show(self, model: str) -> None:
+        for state in STATES:
+            self._states.set(self._counts[model][state], {**self._study, "model": model, "state": state})
+
+    def _cell(self, trial: Trial) -> dict[str, str]:
+        return {**self._study, "model": trial.model, "paradigm": trial.paradigm, "task": trial.task}

@@ -22,6 +22,9 @@ ModelsOption = Annotated[str | None, typer.Option(help="only these models of the
 TasksOption = Annotated[str | None, typer.Option(help="only these tasks of the study, as a,b")]
 ParadigmsOption = Annotated[str | None, typer.Option(help="only these paradigms of the study, as a,b")]
 SizesOption = Annotated[str | None, typer.Option(help="these training sizes instead, as 8,16; new ones extend the study")]
+MinNodesOption = Annotated[
+    int | None, typer.Option(min=1, help="wait up to ten minutes until the cluster has so many nodes, the head among them")
+]
 SeedsOption = Annotated[str | None, typer.Option(help="these seeds instead, as 0,1; new ones extend the study")]
 
 
@@ -37,6 +40,7 @@ def run_grid(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan and what it needs; starts nothing")] = False,
     status: Annotated[bool, typer.Option("--status", help="show what is done, failed and missing; starts nothing")] = False,
     retry_failed: Annotated[bool, typer.Option(help="run trials again whose last attempt failed")] = True,
+    min_nodes: MinNodesOption = None,
 ) -> None:
     """Runs every trial of a study that has no record yet.
 
@@ -44,12 +48,12 @@ def run_grid(
     """
 
     def command(console: Console) -> int:
-        request = _request(study, storage, models, tasks, paradigms, sizes, seeds)
+        request = typed_request(study, storage, models, tasks, paradigms, sizes, seeds)
         if status:
             return entry.status(request, console)
         if dry_run:
             return entry.dry_run(request, console)
-        return entry.run(request, address, console, retry_failed=retry_failed)
+        return entry.run(request, address, console, retry_failed=retry_failed, min_nodes=min_nodes)
 
     exit_with(command)
 
@@ -98,7 +102,7 @@ def show_status(
     """Shows which trials of a study are done, failed and missing. Starts nothing. Exit status: 0 or 2."""
 
     def command(console: Console) -> int:
-        return entry.status(_request(study, storage, models, tasks, paradigms, sizes, seeds), console)
+        return entry.status(typed_request(study, storage, models, tasks, paradigms, sizes, seeds), console)
 
     exit_with(command)
 
@@ -130,7 +134,7 @@ def numbers(option: str, text: str | None) -> tuple[int, ...] | None:
         raise StudyError(f"{option}: {text!r} is not a list of whole numbers such as 8,16") from None
 
 
-def _request(
+def typed_request(
     study: str,
     storage: str | None,
     models: str | None,
@@ -139,6 +143,11 @@ def _request(
     sizes: str | None,
     seeds: str | None,
 ) -> Request:
+    """Returns the request of options as they were typed.
+
+    Raises:
+        StudyError: for a list that is none.
+    """
     return Request(
         study,
         storage,

@@ -105,15 +105,24 @@ class Forecast:
         return "unknown" not in self.whole.sources | {cost.source for _, cost in self.jobs.values()}
 
 
-def make_forecast(study: Study, storage: Storage, trials: Sequence[Trial], found: Collected) -> Forecast:
+def make_forecast(
+    study: Study, storage: Storage, trials: Sequence[Trial], found: Collected, nodes: Sequence[Node] = ()
+) -> Forecast:
     """Works out what a command's trials take.
+
+    Args:
+        study: the study.
+        storage: its folder.
+        trials: of the command.
+        found: what the storage holds.
+        nodes: the cluster. Default: the one that the study expects.
 
     Raises:
         StudyError: if some trial or job could never start on the GPUs that the study expects.
     """
     names = list(dict.fromkeys(trial.model for trial in trials))
     to_instruct = models_to_instruct(study, storage, [trial for trial in trials if trial.trial_id not in found.done])
-    nodes = assumed_nodes(study)
+    nodes = list(nodes) or assumed_nodes(study)
     has_gpus = bool(study.cluster.gpus)
     widths, probing = widths_of(study, storage, names, nodes)
     jobs = {name: instruct_width(study.model(name), has_gpus) for name in to_instruct}
@@ -146,8 +155,13 @@ def assumed_nodes(study: Study) -> list[Node]:
     whole, rest = divmod(int(study.cluster.gpus), NODE_GPUS)
     sizes = [NODE_GPUS] * whole + ([rest] if rest else [])
     # A study does not say how many CPUs a node has. Enough are assumed.
-    cpus = max(model.cpus * MAX_TRIALS if model.gpus == AUTO else model.cpus / min(1.0, model.gpus) for model in study.models)
-    return [Node(max(1.0, cpus) * gpus, gpus, f"assumed-{i}") for i, gpus in enumerate(sizes)]
+    return [Node(cpus_per_gpu(study) * gpus, gpus, f"assumed-{i}") for i, gpus in enumerate(sizes)]
+
+
+def cpus_per_gpu(study: Study) -> float:
+    """Returns the CPUs that a GPU's share of trials needs at most."""
+    each = (model.cpus * MAX_TRIALS if model.gpus == AUTO else model.cpus / min(1.0, model.gpus) for model in study.models)
+    return max(1.0, *each)
 
 
 @dataclass(frozen=True)

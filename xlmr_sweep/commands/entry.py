@@ -79,7 +79,15 @@ def dry_run(request: Request, console: Console) -> int:
     return 0
 
 
-def run(request: Request, address: str, console: Console, *, retry_failed: bool = True, work: Work | None = None) -> int:
+def run(
+    request: Request,
+    address: str,
+    console: Console,
+    *,
+    retry_failed: bool = True,
+    work: Work | None = None,
+    min_nodes: int | None = None,
+) -> int:
     """Runs the trials that have no record, and rewrites results.parquet.
 
     Args:
@@ -88,6 +96,7 @@ def run(request: Request, address: str, console: Console, *, retry_failed: bool 
         console: where progress goes.
         retry_failed: run trials again whose last attempt failed.
         work: what a trial's processes do in place of fine-tuning, for measurements of all else.
+        min_nodes: nodes of the cluster to wait for.
 
     Raises:
         StudyError: before anything was started.
@@ -95,10 +104,12 @@ def run(request: Request, address: str, console: Console, *, retry_failed: bool 
     opened = open_request(request)
     with _nothing_left_if_refused(opened.storage), only_driver(opened.storage):
         # Read again: another driver may have added sizes or seeds until a moment ago.
-        return _run(open_request(request, opened), address, console, retry_failed, work)
+        return _run(open_request(request, opened), address, console, retry_failed, work, min_nodes)
 
 
-def _run(opened: OpenedRequest, address: str, console: Console, retry_failed: bool, work: Work | None) -> int:
+def _run(
+    opened: OpenedRequest, address: str, console: Console, retry_failed: bool, work: Work | None, min_nodes: int | None
+) -> int:
     began = time.monotonic()
     study, trials = opened.study, opened.trials
     storage = opened.storage.patient(study.cluster.storage_patience_s)
@@ -111,7 +122,7 @@ def _run(opened: OpenedRequest, address: str, console: Console, retry_failed: bo
         if pending:
             from xlmr_sweep.commands.run import RunPlan, run_pending
 
-            run_pending(RunPlan(study, storage, pending, address, console, accept, found.rows, work))
+            run_pending(RunPlan(study, storage, pending, address, console, accept, found.rows, work, min_nodes))
         else:
             accept()
     finally:

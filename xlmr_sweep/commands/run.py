@@ -22,6 +22,7 @@ from xlmr_sweep.cluster.quick_import import quick_imports
 from xlmr_sweep.cluster.storage_check import LateNodes, check_storage_on_nodes
 from xlmr_sweep.cluster.trial_log import log_name
 from xlmr_sweep.cluster.tune.sweep import run_trials
+from xlmr_sweep.cluster.waiting import wait_for_head, wait_for_nodes
 from xlmr_sweep.cluster.work import Work
 from xlmr_sweep.commands.live_table import LiveTable
 from xlmr_sweep.commands.preparation import (
@@ -62,6 +63,8 @@ class RunPlan:
     """Results that are there, from which expected times are learned."""
     work: Work | None = None
     """What a trial's processes do; by default they fine-tune."""
+    min_nodes: int | None = None
+    """Nodes of the cluster to wait for."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,7 @@ def _started(plan: RunPlan, trials: Sequence[Trial]) -> Iterator[_StartedRun]:
         prepare_instructions(study, storage, display)
     began = time.monotonic()
     with connected(plan.address, *_local_size(study, to_instruct)) as dashboard:
+        wait_for_nodes(plan.min_nodes or 1)
         cluster = nodes()
         check_fits(study, _models(trials), cluster, instruct=to_instruct)
         check_storage_on_nodes(storage)
@@ -154,6 +158,8 @@ def _started(plan: RunPlan, trials: Sequence[Trial]) -> Iterator[_StartedRun]:
 def _checked_inputs(plan: RunPlan, trials: Sequence[Trial], display: ProgressDisplay) -> list[ReadTask]:
     """Checks address, examples and models, and returns the examples of the trials to run."""
     if plan.address != "local":
+        if plan.min_nodes:
+            wait_for_head(plan.address)
         # Before anything long: an address where nobody answers is said within seconds.
         head_of(plan.address)
     examples = read_examples(plan.study, plan.storage, trials, display) if trials else []

@@ -1,4 +1,4 @@
-"""The parts of the command `xlmr-sweep`: run, instruct, prepare, status, report, compare and benchmark.
+"""The parts of the command `xlmr-sweep`: run, instruct, prepare, status, launch, report, compare and benchmark.
 
 Imports neither torch nor ray, and pandas only for `report` and `compare`.
 """
@@ -14,6 +14,7 @@ import typer
 
 import xlmr_sweep
 from xlmr_sweep.commands.command_line import prepare_data, run_grid, run_instruct, show_status
+from xlmr_sweep.commands.launch_line import launch_study
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 """Lies in a checkout only."""
@@ -25,6 +26,7 @@ app.command("run")(run_grid)
 app.command("instruct")(run_instruct)
 app.command("prepare")(prepare_data)
 app.command("status")(show_status)
+app.command("launch")(launch_study)
 
 # Another parser reads the options of these three, `--help` included.
 _PASSES_ON: dict[str, Any] = {

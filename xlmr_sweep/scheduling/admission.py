@@ -77,6 +77,11 @@ class Admission:
         """Number of trials that wait, retries included."""
         return sum(1 for _ in self._backlog)
 
+    @property
+    def waiting(self) -> list[Trial]:
+        """The trials that wait, retries included, in no order."""
+        return _trials(self._backlog)
+
     def num_waiting_of(self, model: str) -> int:
         """Returns the number of a model's trials that wait, without retries."""
         return sum(1 for attempt in self._backlog if attempt.model == model and attempt.number == 1)

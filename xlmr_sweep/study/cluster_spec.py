@@ -40,3 +40,6 @@ class ClusterSpec(Declared):
 
     storage_patience_s: float = Field(default=600, ge=0)
     """How long writes that fail (storage full or read-only) are tried again before the trial fails."""
+
+    end_soon_s: float = Field(default=150, ge=30)
+    """Seconds that a command takes at most to end after SIGUSR1. Trials that end before go on; nothing new starts."""

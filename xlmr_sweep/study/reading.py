@@ -18,16 +18,25 @@ DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]*|[0-9]*\.[0-9]*)([eE][-+]?[0-9]+)?|[-+
 """A number as YAML, Python and readers read it alike."""
 
 
-def studies_folder() -> Path:
-    """Returns the folder of the studies that ship with the project: the checkout's, or else the installed package's."""
-    of_checkout = CHECKOUT / "experiments" / "studies"
+def shipped_folder(of_checkout: Path, file: str) -> Path:
+    """Returns a folder of files that ship with the project: the checkout's, or else the installed package's.
+
+    Args:
+        of_checkout: the folder in a checkout.
+        file: the name of a file in it.
+    """
     if of_checkout.is_dir():
         return of_checkout
     try:
-        installed = [file for file in metadata.files("xlmr_sweep") or () if file.parts[-2:] == ("studies", "paper.yaml")]
+        installed = [found for found in metadata.files("xlmr_sweep") or () if found.parts[-2:] == (of_checkout.name, file)]
     except metadata.PackageNotFoundError:
         installed = []
     return Path(str(installed[0].locate())).resolve().parent if installed else of_checkout
+
+
+def studies_folder() -> Path:
+    """Returns the folder of the studies that ship with the project."""
+    return shipped_folder(CHECKOUT / "experiments" / "studies", "paper.yaml")
 
 
 class _AsWritten(yaml.SafeLoader):

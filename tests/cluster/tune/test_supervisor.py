@@ -15,7 +15,6 @@ from rich.console import Console
 
 from xlmr_sweep.cluster.nodes import NodeWatch
 from xlmr_sweep.cluster.tune import attempt_end, deadlines, failure_writer
-from xlmr_sweep.cluster.tune import supervisor as module
 from xlmr_sweep.cluster.tune.supervisor import Supervisor
 from xlmr_sweep.commands.live_table import LiveTable
 from xlmr_sweep.scheduling.admission import Admission
@@ -63,7 +62,6 @@ class Run:
     def __init__(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, gpus: dict[str, float], probing: Sequence[str] = ()
     ) -> None:
-        monkeypatch.setattr(module, "TrialMetrics", MetricsStub)
         monkeypatch.setattr(attempt_end, "oom_kills_on", lambda node_id: self.oom_kills)
         self.now, self.there, self.oom_kills = 0.0, [Node(8, 1, "a"), Node(8, 2, "b")], 0
         self.storage, self.stream = Storage(folder), io.StringIO()
@@ -76,8 +74,9 @@ class Run:
         )
         self.controller: Any = ControllerStub()
         policy = RetryByCause(LIMITS, self.storage, lambda: self.admission.free_resources.nodes)
+        metrics: Any = MetricsStub()
         self.supervisor = Supervisor(
-            self.storage, LIMITS, self.admission, policy, self.controller, watch, self.live_table, clock=self.clock
+            self.storage, LIMITS, self.admission, policy, self.controller, watch, self.live_table, metrics, clock=self.clock
         )
         self.tune: list[TuneStub] = []
 

@@ -44,6 +44,7 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
         controller: Tune's.
         nodes: the cluster.
         events: is told what happens.
+        metrics: is told the same, for the dashboard and Prometheus.
         clock: seconds that only grow.
     """
 
@@ -56,12 +57,13 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
         controller: TuneControllerAccess,
         nodes: NodeWatch,
         events: Events,
+        metrics: TrialMetrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         # All trials wait while the driver waits for the storage, so it does not wait.
         self._storage, self._limits, self._admission, self._policy = storage.patient(0), limits, admission, policy
         self._controller, self._nodes, self._events, self._clock = controller, nodes, events, clock
-        self._metrics = TrialMetrics()
+        self._metrics = metrics
         self._deadlines = Deadlines(limits, clock)
         self._failures = FailureWriter(self._storage, limits.storage_patience_s, clock)
         self._late_to_start: set[str] = set()
@@ -140,6 +142,8 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
             self._controller.kill(trial)
         self._leave_out_unplaceable()
         self._failures.write()
+        if self._admission.left_s is not None:
+            self._metrics.expects(self._admission.left_s)
         self._polled = self._clock()
 
     def give_up(self, trials: Sequence[Trial], error: Exception) -> None:
@@ -148,6 +152,7 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
             # The attempt's number is looked up when the failure is written: the storage may not answer now.
             failure = failure_of(error) | {"attempt": None}
             self._failures.add(trial, failure)
+            self._metrics.gave_up(trial, cause_of(failure))
             self._events.gave_up(trial, failure)
 
     def end(self) -> None:
@@ -173,9 +178,11 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
         if how is None:
             self._failures.add(attempt.trial, failure)
             self._failures.write()
+            self._metrics.gave_up(attempt.trial, cause_of(failure))
             self._events.gave_up(attempt.trial, failure)
         else:
             self._admission.requeue(attempt, how)
+            self._metrics.retried(attempt.trial, cause_of(failure))
             self._events.again(attempt.trial, failure, str(how))
         for order in self._policy.orders():
             self._carry_out(order)
@@ -186,7 +193,7 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
         if isinstance(order, Stop):
             left_out = self._admission.drop(order.scope.covers)
             if left_out:
-                self._events.left_out(left_out, order.why)
+                self._leave_out(left_out, order.why)
         elif isinstance(order, Widen):
             self._admission.widen(order.model, order.width)
             self._events.note(f"{order.why}: its trials run on {share_in_words(order.width)} from now on")
@@ -228,4 +235,8 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
         since = self._unplaceable_since = self._unplaceable_since or self._clock()
         if self._clock() - since > self._limits.node_patience_s:
             why = f"for cluster.node_patience_s = {self._limits.node_patience_s:g} s no node was there that could hold them"
-            self._events.left_out(self._admission.drop_unplaceable(), why)
+            self._leave_out(self._admission.drop_unplaceable(), why)
+
+    def _leave_out(self, trials: Sequence[Trial], why: str) -> None:
+        self._metrics.left_out(trials)
+        self._events.left_out(trials, why)

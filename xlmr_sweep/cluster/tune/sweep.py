@@ -20,6 +20,7 @@ from ray.tune.logger import JsonLoggerCallback
 from ray.tune.result import EXPR_RESULT_FILE
 
 from xlmr_sweep.cluster.jobs import InstructionJobs, RunJob, in_one_line
+from xlmr_sweep.cluster.metrics import TrialMetrics
 from xlmr_sweep.cluster.nodes import NodeWatch
 from xlmr_sweep.cluster.object_store import forget_arrays
 from xlmr_sweep.cluster.storage_check import LateNodes
@@ -105,7 +106,8 @@ def run_trials(
     watch = NodeWatch(admission.free_resources.nodes, problem=LateNodes(storage).problem)
     # The policy sees the nodes that trials may use: a larger share that only a quarantined node could hold is none.
     policy = RetryByCause(study.cluster, storage, lambda: admission.free_resources.nodes)
-    supervisor = Supervisor(storage, study.cluster, admission, policy, controller, watch, events)
+    metrics = TrialMetrics(study.name, admission.waiting)
+    supervisor = Supervisor(storage, study.cluster, admission, policy, controller, watch, events, metrics)
 
     def give_up(job: Job, error: Exception, lost: Sequence[Trial]) -> None:
         events.note(in_one_line(job, error))
