@@ -1,40 +1,88 @@
-"""Instruction rows in xP3's form from files of JSON lines, plain or gzip, with errors that name the file and the line."""
+"""Instruction rows in xP3's form from JSON lines. What is no row is counted, and named by its line.
+
+In: bytes of whole lines. Out: inputs and targets, and what is wrong with the lines that hold none.
+"""
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
-import zlib
-from collections.abc import Iterator
-from pathlib import Path
-from typing import IO, Any
-
-from xlmr_sweep.errors import StudyError
+from dataclasses import dataclass, field
+from typing import Any
 
 FIELDS = ("inputs", "targets")
 
+MAX_SHOWN = 10
+"""Malformed rows that are shown; the others are counted."""
 
-def read_jsonl(path: Path) -> Iterator[tuple[str, str]]:
-    """Yields inputs and targets of every line that is not blank.
 
-    Raises:
-        StudyError: if the file cannot be read or holds no row, or, naming the line, if a line is no JSON object, lacks a
-            field, or has one that is not text.
-    """
-    number = 0
-    num_rows = 0
-    try:
-        with _open(path) as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                yield _pair(path, number, line)
-                num_rows += 1
-    except (OSError, EOFError, zlib.error) as error:
-        raise StudyError(f"{path}: line {number + 1}: cannot be read: {error}; copy the file again") from None
-    if num_rows == 0:
-        raise StudyError(f"{path}: is empty; give a file with one JSON object a line")
+@dataclass
+class ParsedRows:
+    """The rows of some lines, and the lines that hold none."""
+
+    inputs: list[str] = field(default_factory=list)
+    targets: list[str] = field(default_factory=list)
+    num_lines: int = 0
+    """Blank lines included."""
+    num_malformed: int = 0
+    problems: list[tuple[int, str]] = field(default_factory=list)
+    """Line, counted from 1, and what is wrong with it; of the first malformed rows."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows, malformed ones included."""
+        return len(self.inputs) + self.num_malformed
+
+    def add(self, inputs: Any, targets: Any) -> None:
+        """Adds the row of the last line, if both are text."""
+        problem = _field_problem("inputs", inputs) or _field_problem("targets", targets)
+        if problem:
+            self.refuse(problem)
+        else:
+            self.inputs.append(inputs)
+            self.targets.append(targets)
+
+    def refuse(self, problem: str) -> None:
+        """Counts the last line as malformed."""
+        self.num_malformed += 1
+        if len(self.problems) < MAX_SHOWN:
+            self.problems.append((self.num_lines, problem))
+
+
+def parse_lines(data: bytes) -> ParsedRows:
+    """Returns the rows of lines that are whole."""
+    found = ParsedRows()
+    loads = json.loads
+    lines = data.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    for line in lines:
+        found.num_lines += 1
+        if not line or line.isspace():
+            continue
+        try:
+            row: Any = loads(line)
+        except (ValueError, RecursionError) as error:
+            found.refuse(not_json(error))
+            continue
+        if not isinstance(row, dict):
+            found.refuse(f"not a JSON object with {' and '.join(FIELDS)}")
+            continue
+        missing = [name for name in FIELDS if name not in row]
+        if missing:
+            found.refuse(f"lacks the field {missing[0]!r}")
+            continue
+        found.add(row["inputs"], row["targets"])
+    return found
+
+
+def _field_problem(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        return f"field {name!r} is {type(value).__name__}, not text"
+    if value.isascii():
+        return ""
+    problem = text_problem(value)
+    return problem and f"field {name!r} {problem}"
 
 
 def text_problem(value: Any) -> str:
@@ -50,47 +98,8 @@ def text_problem(value: Any) -> str:
     return ""
 
 
-def count_lines(path: Path) -> int:
-    """Returns the number of lines without looking into them (a gigabyte a second from a warm disk).
-
-    Raises:
-        StudyError: if the file cannot be read.
-    """
-    number, last = 0, b"\n"
-    try:
-        with _open(path) as file:
-            while block := file.read(2**20):
-                number += block.count(b"\n")
-                last = block[-1:]
-    except (OSError, EOFError, zlib.error) as error:
-        raise StudyError(f"{path}: line {number + 1}: cannot be read: {error}; copy the file again") from None
-    return number + (last != b"\n")
-
-
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
-
-
 def not_json(error: Exception) -> str:
     """Says what `json.loads` found wrong with one line. Its own line number would be wrong: it saw one line only."""
     if isinstance(error, json.JSONDecodeError):
         return f"not JSON ({error.msg} at character {error.pos + 1})"
     return f"not JSON ({error})"
-
-
-def _pair(path: Path, number: int, line: bytes) -> tuple[str, str]:
-    where = f"{path}: line {number}"
-    try:
-        row: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise StudyError(f"{where}: {not_json(error)}") from None
-    if not isinstance(row, dict):
-        raise StudyError(f"{where}: not a JSON object with {' and '.join(FIELDS)}")
-    for field in FIELDS:
-        if field not in row:
-            raise StudyError(f"{where}: lacks the field {field!r}")
-        if not isinstance(row[field], str):
-            raise StudyError(f"{where}: field {field!r} is {type(row[field]).__name__}, not text")
-        if problem := text_problem(row[field]):
-            raise StudyError(f"{where}: field {field!r} {problem}")
-    return row["inputs"], row["targets"]

@@ -76,6 +76,11 @@ class ChatTemplate:
         return filled
 
     @property
+    def frame(self) -> tuple[list[int], list[int], list[int]]:
+        """The template's own tokens: before the user part, between the parts, and after the target."""
+        return self._opening, self._middle, [self.tokenizer.sep_token_id]
+
+    @property
     def num_frame_tokens(self) -> int:
         """Tokens that the template itself takes, special tokens included."""
         return len(self._opening) + len(self._middle) + 1

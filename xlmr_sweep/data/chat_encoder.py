@@ -1,0 +1,214 @@
+"""Many filled templates at once, as flat arrays: the same tokens as `ChatTemplate.encode_pairs`, without a Python object a token.
+
+In: a tokenizer, texts. Out: `Ragged` ids of texts, `Chats` of filled templates.
+
+Shapes: R rows of N tokens in all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.storage.environment import package_versions
+from xlmr_sweep.study.canonical import fingerprint
+from xlmr_sweep.study.template import TEMPLATE_VERSION, ChatTemplate
+from xlmr_sweep.study.text_tokens import TextTokens
+
+TOKEN_FORMAT = 2
+"""How files of tokens are laid out."""
+
+CHUNK_CHARS = 2**20
+"""Characters tokenised at a time. The tokenizer keeps about 100 bytes a token meanwhile."""
+
+START_CHARS = 256
+"""Of a long text that is only compared with a limit, this much is tokenised first."""
+
+START_MARGIN = 16
+"""Tokens by which the start of a text must be over the limit. Where a text is cut, its last word may have other tokens."""
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Token ids of texts, end to end."""
+
+    ids: NDArray[np.uint32]
+    """(N,)."""
+    lengths: NDArray[np.int64]
+    """(R,)."""
+
+    def take(self, places: NDArray[np.int64]) -> Ragged:
+        """Returns some of the texts, in the order given."""
+        starts = (np.cumsum(self.lengths) - self.lengths)[places]
+        lengths = self.lengths[places]
+        return Ragged(_gathered(self.ids, starts, lengths), lengths)
+
+
+@dataclass(frozen=True)
+class Chats:
+    """Filled templates, end to end."""
+
+    ids: NDArray[Any]
+    """(N,) of the smallest type that holds the vocabulary."""
+    lengths: NDArray[np.int64]
+    """(R,)."""
+    spans: NDArray[np.int64]
+    """(R, 4) where the user part begins and ends in its row, then the target."""
+
+
+class ChatEncoder:
+    """The template over many rows.
+
+    Args:
+        tokenizer: of the model; a fast one.
+        max_length: tokens of the longest row. The user part is cut to it, as the template does.
+
+    Raises:
+        StudyError: if the tokenizer lacks a token that the template needs.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int) -> None:
+        check_special_tokens(tokenizer)
+        self.template = ChatTemplate(tokenizer, max_length)
+        self._tokens = TextTokens(tokenizer)
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        num_ids = 1 + max([*self._backend.get_vocab(with_added_tokens=True).values(), *self._tokens.special])
+        self.dtype = np.dtype(np.uint16 if num_ids <= 2**16 else np.uint32)
+        self._is_special = np.zeros(num_ids, dtype=bool)
+        self._is_special[list(self._tokens.special)] = True
+
+    def tokens(self, texts: Sequence[str]) -> Ragged:
+        """Returns the tokens of each text as a part of the template."""
+        found = [self._chunk(chunk) for chunk in _chunks(texts)]
+        if not found:
+            return Ragged(np.zeros(0, dtype=np.uint32), np.zeros(0, dtype=np.int64))
+        return Ragged(np.concatenate([one.ids for one in found]), np.concatenate([one.lengths for one in found]))
+
+    def short_tokens(self, texts: Sequence[str], most: int) -> tuple[NDArray[np.int64], Ragged]:
+        """Returns the number of tokens of each text, (R,), and the tokens of those that have 1 to `most`, in order.
+
+        Of a text that is far too long only the start is tokenised; its number is that of the start. Equal texts are tokenised once.
+        """
+        places: dict[str, int] = {}
+        of_text = np.fromiter((places.setdefault(text, len(places)) for text in texts), dtype=np.int64, count=len(texts))
+        unique = list(places)
+        starts = [_start(self._tokens.unspelt(text)) for text in unique]
+        first = self.tokens(starts)
+        is_cut = np.fromiter((len(start) < len(text) for start, text in zip(starts, unique, strict=True)), bool, len(unique))
+        again = np.flatnonzero(is_cut & (first.lengths <= most + START_MARGIN))
+        counts = first.lengths.copy()
+        rest = self.tokens([unique[place] for place in again])
+        counts[again] = rest.lengths
+        # Texts that were tokenised again stand behind the others.
+        both = Ragged(np.concatenate([first.ids, rest.ids]), np.concatenate([first.lengths, rest.lengths]))
+        where = np.arange(len(unique))
+        where[again] = len(unique) + np.arange(len(again))
+        numbers = counts[of_text]
+        return numbers, both.take(where[of_text[(numbers > 0) & (numbers <= most)]])
+
+    def fill(self, users: Ragged, targets: Ragged) -> Chats:
+        """Fills the template of each row.
+
+        Raises:
+            StudyError: if a target alone does not fit.
+        """
+        opening, middle, closing = self.template.frame
+        room = self.template.max_length - self.template.num_frame_tokens - targets.lengths
+        if len(room) and room.min() < 1:
+            longest = int(targets.lengths.max())
+            raise StudyError(f"a target of {longest} tokens does not fit max_length {self.template.max_length}")
+        # A user part that is too long loses its middle.
+        is_long = users.lengths > room
+        head = np.where(is_long, (room + 1) // 2, users.lengths)
+        tail = np.where(is_long, room // 2, 0)
+        pool = np.concatenate([np.array([*opening, *middle, *closing]), users.ids, targets.ids]).astype(self.dtype)
+        num_frame = len(opening) + len(middle) + len(closing)
+        user_ends = num_frame + np.cumsum(users.lengths)
+        target_starts = num_frame + len(users.ids) + np.cumsum(targets.lengths) - targets.lengths
+        one = np.ones_like(room)
+        starts = [0 * one, user_ends - users.lengths, user_ends - tail, len(opening) * one, target_starts]
+        sizes = [len(opening) * one, head, tail, len(middle) * one, targets.lengths]
+        starts.append((len(opening) + len(middle)) * one)
+        sizes.append(len(closing) * one)
+        segments = np.stack(sizes, axis=1)
+        user_start = len(opening) * one
+        user_end = user_start + head + tail
+        target_start = user_end + len(middle)
+        spans = np.stack([user_start, user_end, target_start, target_start + targets.lengths], axis=1)
+        return Chats(_gathered(pool, np.stack(starts, axis=1).ravel(), segments.ravel()), segments.sum(axis=1), spans)
+
+    def _chunk(self, texts: Sequence[str]) -> Ragged:
+        spaced = [" " + self._tokens.unspelt(text) for text in texts]
+        rows = [encoding.ids for encoding in self._backend.encode_batch_fast(spaced, add_special_tokens=False)]
+        found = _ragged(rows)
+        special = np.flatnonzero(self._is_special[found.ids])
+        if not len(special):
+            return found
+        for row in np.unique(np.searchsorted(np.cumsum(found.lengths), special, side="right")):
+            (rows[row],) = self._tokens.ids([" " + texts[row]])
+        return _ragged(rows)
+
+
+def check_special_tokens(tokenizer: Any) -> None:
+    """Checks that a tokenizer has what the template and masking need.
+
+    Raises:
+        StudyError: naming the tokens that it lacks.
+    """
+    missing = [name for name in ("cls_token", "sep_token", "mask_token") if getattr(tokenizer, f"{name}_id", None) is None]
+    if missing:
+        where = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
+        raise StudyError(f"the tokenizer of {where} has no {' and no '.join(missing)}; choose a model for masked language modelling")
+
+
+def tokens_key(tokenizer: Any, max_length: int) -> str:
+    """Returns a hash of all that decides the tokens of a text. Models with equal tokenizers have the same."""
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    spec |= {"truncation": None, "padding": None}
+    special = [tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id, tokenizer.unk_token_id]
+    decides = {
+        "format": TOKEN_FORMAT,
+        "tokenizer": hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest(),
+        "special": [*special, *sorted(tokenizer.all_special_tokens)],
+        "template": [TEMPLATE_VERSION, max_length],
+        "versions": package_versions("tokenizers"),
+    }
+    return fingerprint(decides)
+
+
+def _ragged(rows: Sequence[Sequence[int]]) -> Ragged:
+    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    return Ragged(np.fromiter(chain.from_iterable(rows), dtype=np.uint32, count=int(lengths.sum())), lengths)
+
+
+def _gathered(pool: NDArray[Any], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[Any]:
+    """Returns slices of an array, end to end."""
+    shift = starts - (np.cumsum(lengths) - lengths)
+    return pool[np.repeat(shift, lengths) + np.arange(int(lengths.sum()))]
+
+
+def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    start, size = 0, 0
+    for end, text in enumerate(texts, 1):
+        size += len(text)
+        if size >= CHUNK_CHARS or end == len(texts):
+            yield texts[start:end]
+            start, size = end, 0
+
+
+def _start(text: str) -> str:
+    """Returns whole words from the start of a long text; a short text as it is."""
+    if len(text) <= 2 * START_CHARS:
+        return text
+    cut = text.rfind(" ", 0, START_CHARS)
+    return text if cut < 1 else text[:cut]

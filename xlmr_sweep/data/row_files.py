@@ -1,0 +1,309 @@
+"""Files of instruction rows, read part by part: JSON lines, plain, gzip or zstd, and parquet; on a disk, a bucket or the hub.
+
+In: files. Out: payloads of whole rows. A plain file is cut at fixed places, so that any process can read any part of it. The others
+are read from their beginning. Part n of a plain file holds the lines that begin in its n-th `part_bytes` bytes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+import pyarrow as pa
+from pyarrow import fs, parquet
+
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.storage.location import URI, locate
+
+CODECS = {".gz": "gzip", ".zst": "zstd"}
+
+BLOCK_BYTES = 2**20
+"""Read at a time from a packed file."""
+
+PARQUET_ROWS = 2048
+"""Rows of a part of a parquet file."""
+
+TRIES, PAUSE_S = 5, 2.0
+"""A file that is not on this machine is tried so often. Each pause is twice the one before."""
+
+T = TypeVar("T")
+
+
+class UnreachableError(StudyError):
+    """A file elsewhere could not be read. What was prepared before is kept."""
+
+
+@dataclass(frozen=True)
+class RowFile:
+    """A file of instruction rows."""
+
+    label: str
+    """Its path or its name on the hub, for messages."""
+    url: str
+    """A path, or what pyarrow or fsspec can open."""
+    num_bytes: int
+
+    @property
+    def is_plain(self) -> bool:
+        """Tells whether it can be read from any place on."""
+        return not self.url.endswith((*CODECS, ".parquet"))
+
+    @property
+    def is_here(self) -> bool:
+        """Tells whether it lies on a file system of this machine."""
+        return not URI.match(self.url)
+
+
+@dataclass(frozen=True)
+class Payload:
+    """The rows of one part, as bytes that any process can take."""
+
+    file: int
+    """Number of the file."""
+    part: int
+    data: bytes
+    """Whole lines, or an Arrow table as a stream."""
+    num_bytes: int
+    """How much of its file this stands for, skipped parts before it included."""
+    is_table: bool = False
+
+
+class Segment(Protocol):
+    """Some parts, read one after another by one process."""
+
+    def payloads(self) -> Iterator[Payload]:
+        """Yields the parts that are not done."""
+
+
+@dataclass(frozen=True)
+class FileSegment:
+    """One part of a plain file, or all parts of a packed one."""
+
+    file: RowFile
+    number: int
+    """Of the file."""
+    part_bytes: int
+    part: int | None = None
+    """Of a plain file."""
+    done: frozenset[int] = frozenset()
+    """Parts to skip."""
+
+    def payloads(self) -> Iterator[Payload]:
+        """Yields the parts that are not done.
+
+        Raises:
+            StudyError: if the file is damaged.
+            UnreachableError: if a file elsewhere cannot be read after some tries.
+        """
+        if self.part is not None:
+            start, end = self.part * self.part_bytes, min((self.part + 1) * self.part_bytes, self.file.num_bytes)
+            yield Payload(self.number, self.part, patiently(self.file, lambda: _lines_from(self.file, start, end)), end - start)
+            return
+        read, place = self._table_parts if self.file.url.endswith(".parquet") else self._packed_parts, 0
+        for payload, at in read():
+            if payload.part not in self.done:
+                yield replace(payload, num_bytes=at - place)
+                place = at
+
+    def _packed_parts(self) -> Iterator[tuple[Payload, int]]:
+        """Yields parts, and how far the packed file is read."""
+        num_lines, kept, part = 0, b"", 0
+        for block, at in _unpacked(self.file, lambda: num_lines):
+            kept += block
+            while (cut := kept.find(b"\n", self.part_bytes - 1) + 1) > 0:
+                num_lines += kept.count(b"\n", 0, cut)
+                yield Payload(self.number, part, kept[:cut], 0), at
+                kept, part = kept[cut:], part + 1
+        yield Payload(self.number, part, kept, 0), self.file.num_bytes
+
+    def _table_parts(self) -> Iterator[tuple[Payload, int]]:
+        part = 0
+        for table, share in _tables(self.file):
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, table.schema) as writer:
+                writer.write_table(table)
+            yield Payload(self.number, part, sink.getvalue().to_pybytes(), 0, is_table=True), round(share * self.file.num_bytes)
+            part += 1
+
+
+@dataclass(frozen=True)
+class FirstRows:
+    """The first rows of some segments, in order."""
+
+    segments: tuple[Segment, ...]
+    num_rows: int
+    done: frozenset[tuple[int, int]] = frozenset()
+    """File and part of the parts to skip. Their rows count."""
+
+    def payloads(self) -> Iterator[Payload]:
+        """Yields parts up to the last of the rows, whose part is cut behind it."""
+        left = self.num_rows
+        for segment in self.segments:
+            for payload in segment.payloads():
+                cut, taken = _first_rows(payload, left)
+                left -= taken
+                if (payload.file, payload.part) not in self.done:
+                    yield cut
+                if not left:
+                    return
+
+
+def file_segments(files: list[RowFile], part_bytes: int, done: set[tuple[int, int]]) -> list[FileSegment]:
+    """Returns what is to be read of some files.
+
+    Args:
+        files: in order.
+        part_bytes: of a part.
+        done: file and part of the parts that are done.
+    """
+    found = []
+    for number, file in enumerate(files):
+        parts = {part for at, part in done if at == number}
+        if file.is_plain:
+            every = range(max(1, -(-file.num_bytes // part_bytes)))
+            found += [FileSegment(file, number, part_bytes, part) for part in every if part not in parts]
+        else:
+            found.append(FileSegment(file, number, part_bytes, done=frozenset(parts)))
+    return found
+
+
+def count_rows(file: RowFile) -> int:
+    """Returns the number of lines, blank ones included, or of a table's rows.
+
+    Raises:
+        StudyError: if the file cannot be read.
+    """
+    if file.url.endswith(".parquet"):
+        with _opened(file) as stream:
+            return int(parquet.ParquetFile(stream).metadata.num_rows)
+    number, last = 0, b"\n"
+    for block, _ in _unpacked(file, lambda: number):
+        number += block.count(b"\n")
+        last = block[-1:]
+    return number + (last != b"\n")
+
+
+def lines_before(file: RowFile, part: int, part_bytes: int) -> int:
+    """Returns the number of the lines of a plain file that come before those of a part."""
+    segments = (FileSegment(file, 0, part_bytes, before) for before in range(part))
+    return sum(payload.data.count(b"\n") for segment in segments for payload in segment.payloads())
+
+
+def open_filesystem(url: str) -> tuple[fs.FileSystem, str]:
+    """Returns what reads a path or a URL, and its path there.
+
+    Raises:
+        StudyError: if nothing can open such a URL.
+    """
+    if url.startswith("hf://"):
+        from huggingface_hub import HfFileSystem
+
+        return fs.PyFileSystem(fs.FSSpecHandler(HfFileSystem())), url.removeprefix("hf://")
+    if not URI.match(url):
+        return fs.LocalFileSystem(), url
+    try:
+        found = locate(url)
+    except StudyError as error:
+        raise StudyError(str(error).replace("--storage", "instructions.folder:", 1)) from None
+    return found.filesystem, found.root
+
+
+def _opened(file: RowFile) -> pa.NativeFile:
+    filesystem, path = open_filesystem(file.url)
+    return filesystem.open_input_file(path)
+
+
+def patiently(file: RowFile, action: Callable[[], T]) -> T:
+    """Reads of a file; again after pauses where it lies elsewhere.
+
+    Raises:
+        StudyError: if a file of this machine cannot be read.
+        UnreachableError: if a file elsewhere cannot.
+    """
+    for left in reversed(range(1 if file.is_here else TRIES)):
+        try:
+            return action()
+        except StudyError:
+            raise
+        except Exception as error:  # The clients' errors have no common class.
+            problem = " ".join(str(error).split())[:200]
+            if file.is_here:
+                raise StudyError(f"{file.label}: cannot be read: {problem}; copy the file again") from None
+            if not left:
+                text = f"{file.label}: cannot be read: {type(error).__name__}: {problem}; the same command goes on from here"
+                raise UnreachableError(text) from None
+            time.sleep(PAUSE_S * 2 ** (TRIES - 1 - left))
+    raise AssertionError("not reached")
+
+
+def _lines_from(file: RowFile, start: int, end: int) -> bytes:
+    """Returns the lines that begin in [start, end)."""
+    with _opened(file) as stream:
+        begin = max(0, start - 1)
+        stream.seek(begin)
+        data: bytes = stream.read(end - begin)
+        if start:
+            # From the byte before: a line begins here if that one ends a line.
+            data = data[data.index(b"\n") + 1 :] if b"\n" in data else b""
+        pieces = [data]
+        while pieces[-1] and not pieces[-1].endswith(b"\n"):
+            more: bytes = stream.read(BLOCK_BYTES // 16)
+            cut = more.find(b"\n") + 1
+            pieces.append(more[:cut] if cut else more)
+        return b"".join(pieces)
+
+
+def _unpacked(file: RowFile, num_lines: Callable[[], int]) -> Iterator[tuple[bytes, int]]:
+    """Yields blocks of a file, unpacked, and how far it is read. `num_lines` tells the lines so far, for the message."""
+    codec = next((codec for ending, codec in CODECS.items() if file.url.endswith(ending)), None)
+    raw = patiently(file, lambda: _opened(file))
+    with raw, pa.CompressedInputStream(raw, codec) if codec else raw as stream:
+        while True:
+            try:
+                block: bytes = stream.read(BLOCK_BYTES)
+                at = raw.tell()
+            except Exception as error:  # The readers' errors have no common class.
+                problem = " ".join(str(error).split())[:200]
+                text = f"{file.label}: line {num_lines() + 1}: cannot be read: {problem}"
+                if file.is_here:
+                    raise StudyError(f"{text}; copy the file again") from None
+                raise UnreachableError(f"{text}; the same command goes on from here") from None
+            if not block:
+                return
+            yield block, at
+
+
+def _tables(file: RowFile) -> Iterator[tuple[pa.Table, float]]:
+    """Yields the two columns of a parquet file, some rows at a time, and the share of the rows that were read."""
+    row = 0
+    try:
+        with patiently(file, lambda: _opened(file)) as stream:
+            reader = parquet.ParquetFile(stream, pre_buffer=False)
+            columns = [name for name in ("inputs", "targets") if name in reader.schema_arrow.names]
+            for batch in reader.iter_batches(PARQUET_ROWS, columns=columns):
+                row += batch.num_rows
+                yield pa.Table.from_batches([batch]), row / max(1, reader.metadata.num_rows)
+    except (pa.ArrowException, OSError) as error:
+        problem = f"{file.label}: row {row + 1}: cannot be read: {' '.join(str(error).split())[:200]}"
+        if file.is_here:
+            raise StudyError(f"{problem}; copy the file again") from None
+        raise UnreachableError(f"{problem}; the same command goes on from here") from None
+
+
+def _first_rows(payload: Payload, most: int) -> tuple[Payload, int]:
+    """Returns a payload cut behind its first rows, and how many it holds."""
+    if payload.is_table:
+        table: Any = pa.ipc.open_stream(payload.data).read_all()
+        if table.num_rows <= most:
+            return payload, table.num_rows
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table.slice(0, most))
+        return replace(payload, data=sink.getvalue().to_pybytes()), most
+    lines = payload.data.split(b"\n")
+    filled = [number for number, line in enumerate(lines) if line and not line.isspace()]
+    if len(filled) <= most:
+        return payload, len(filled)
+    return replace(payload, data=b"\n".join(lines[: filled[most - 1] + 1]) + b"\n"), most
