@@ -107,7 +107,7 @@ def test_a_text_that_the_tokenizer_drops_whole_is_empty(tmp_path: Path) -> None:
 def test_second_call_reads_nothing(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = study_of(model, jsonl(tmp_path / "rows.jsonl", ROWS))
     first = prepare_mixture(study, Storage(tmp_path / "runs"))
-    monkeypatch.setattr(instruction_source, "read_jsonl", None)
+    monkeypatch.setattr(mixture, "InstructionSource", None)
     assert prepare_mixture(study, Storage(tmp_path / "runs")) == first
 
 
@@ -127,14 +127,14 @@ def test_gzip_and_folder_give_the_same_rows_as_one_file(model: Path, tmp_path: P
 
 def test_many_shards_are_mapped_and_keep_their_order(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mixture_writer, "SHARD_ROWS", 10)
-    monkeypatch.setattr(mixture, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(instruction_source, "PART_BYTES", (500, 500))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     pairs = [(f"is it {'very ' * index} dark ?", "no") for index in range(45)]
     study = study_of(model, jsonl(tmp_path / "rows.jsonl", pairs))
     manifest = prepare_mixture(study, Storage(tmp_path / "runs"))
-    assert len(manifest["shards"]) == 4
+    assert len(manifest["shards"]) == 5
     assert list(open_mixture(study, Storage(tmp_path / "runs"))) == pairs
-    assert len(list((tmp_path / "cache").rglob("*.arrow"))) == 4
+    assert len(list((tmp_path / "cache").rglob("*.arrow"))) == 5
     assert not list((tmp_path / "cache").rglob("*.tmp"))
     assert open_mixture(study, Storage(tmp_path / "runs"))[44] == pairs[44]
 
@@ -172,9 +172,12 @@ def test_progress_is_shown(model: Path, tmp_path: Path, monkeypatch: pytest.Monk
         def update(self, done: float, total: float | None = None, note: str = "") -> None:
             self.calls.append((done, total))
 
-    monkeypatch.setattr(mixture, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(instruction_source, "PART_BYTES", (200, 200))
     prepare_mixture(study_of(model, jsonl(tmp_path / "rows.jsonl", ROWS)), Storage(tmp_path / "runs"), Shown())
-    assert Shown.calls == [(4, 7), (7, 7)]
+    assert [done for done, _ in Shown.calls] == [4, 7, 7, 7]
+    # How many there are is told by the bytes of those read so far.
+    assert Shown.calls[0][1] == 8
+    assert Shown.calls[-1] == (7, 7)
 
 
 GOOD = '{"inputs": "is it blue ?", "targets": "no"}\n'
@@ -203,7 +206,7 @@ def test_bad_files_give_one_line_that_names_the_place(model: Path, tmp_path: Pat
 
 def test_a_bad_line_after_whole_shards_leaves_nothing(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mixture_writer, "SHARD_ROWS", 2)
-    monkeypatch.setattr(mixture, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(instruction_source, "PART_BYTES", (100, 100))
     path = tmp_path / "rows.jsonl"
     path.write_text(GOOD * 6 + "{not json\n")
     with pytest.raises(StudyError, match="line 7: not JSON"):

@@ -8,8 +8,8 @@ import pytest
 from builders import tokenizer_of
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 
+from xlmr_sweep.data.chat_encoder import ChatEncoder
 from xlmr_sweep.data.encoding import encode_task
-from xlmr_sweep.data.mixture_writer import TokenCounter
 from xlmr_sweep.study.tasks import CB
 from xlmr_sweep.study.template import ChatTemplate
 from xlmr_sweep.study.text_tokens import TextTokens, special_ids
@@ -64,7 +64,7 @@ def test_no_spelling_yields_a_special_token(make: Any, text: str) -> None:
     (bare,) = encode_task(tokenizer, CB, [row], 256, prompted=False)
     assert sum(token in special for token in bare.input_ids.tolist()) == 3
     template = [" " + text]
-    assert TokenCounter(tokenizer).tokens([text]).tolist() == [len(TextTokens(tokenizer).ids(template)[0])]
+    assert ChatEncoder(tokenizer, 256).tokens([text]).ids.tolist() == TextTokens(tokenizer).ids(template)[0]
 
 
 def test_only_the_place_that_would_be_special_is_changed() -> None:

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from builders import make_encoder
 
-from xlmr_sweep.data import chat_rows
-from xlmr_sweep.data.chat_rows import open_chat_rows, write_chat_rows
+from xlmr_sweep.data import mixture_tokens, mixture_writer
+from xlmr_sweep.data.chat_encoder import ChatEncoder, Chats
+from xlmr_sweep.data.chat_rows import ChatRows, open_chat_rows
 from xlmr_sweep.data.mixture import prepare_mixture
+from xlmr_sweep.data.mixture_tokens import write_tokens
 from xlmr_sweep.errors import StorageError, StudyError
 from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.modeling.loading import load_tokenizer
@@ -49,32 +51,42 @@ def made(tmp_path: Path) -> tuple[Study, Storage, ChatTemplate]:
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Notes how many rows each call of the template fills."""
+    """Notes how many rows each call of the encoder fills."""
     calls: list[int] = []
-    encode = ChatTemplate.encode_pairs
+    fill = ChatEncoder.fill
 
-    def spy(template: ChatTemplate, users: Sequence[str], targets: Sequence[str]) -> Any:
-        calls.append(len(users))
-        return encode(template, users, targets)
+    def spy(encoder: ChatEncoder, users: Any, targets: Any) -> Chats:
+        calls.append(len(users.lengths))
+        return fill(encoder, users, targets)
 
-    monkeypatch.setattr(ChatTemplate, "encode_pairs", spy)
+    monkeypatch.setattr(ChatEncoder, "fill", spy)
     return calls
 
 
-@pytest.mark.parametrize("chunk", [7, 4096])
+def ids(rows: ChatRows, numbers: Sequence[int]) -> list[int]:
+    taken: list[int] = rows.take(np.array(numbers)).input_ids.tolist()
+    return taken
+
+
+@pytest.mark.parametrize("part", [7, 4096])
 def test_rows_are_the_templates_own(
-    made: tuple[Study, Storage, ChatTemplate], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+    made: tuple[Study, Storage, ChatTemplate], monkeypatch: pytest.MonkeyPatch, part: int
 ) -> None:
-    template = made[2]
-    monkeypatch.setattr(chat_rows, "CHUNK_ROWS", chunk)
+    study, storage, template = made
+    monkeypatch.setattr(mixture_tokens, "PART_ROWS", part)
+    monkeypatch.setattr(mixture_writer, "SHARD_ROWS", 3)
     numbers = np.array([0, 3, 4, 11, 30, 31, 32, 49])
-    assert list(write_chat_rows(ROWS, numbers, template, tmp_path / "kept"))[-1] == len(numbers)
+    done = write_tokens(study, storage, template.tokenizer, template.max_length, "kept", numbers)
+    assert sum(done) == len(numbers)
+    assert not storage.exists("kept/parts")
     wanted = np.array([49, 3, 3, 12 - 1])
-    taken = open_chat_rows(tmp_path / "kept").take(wanted)
+    rows = open_chat_rows(Path(storage.path("kept")), storage.read_json("kept/manifest.json"))
+    assert len(rows.shards) == 3
+    taken = rows.take(wanted)
     expected = template.encode_pairs([ROWS[i][0] for i in wanted], [ROWS[i][1] for i in wanted])
     assert max(len(one.input_ids) for one in expected) == template.max_length, "one is cut"
     cuts = np.cumsum(taken.lengths)[:-1]
-    assert [ids.tolist() for ids in np.split(taken.input_ids, cuts)] == [one.input_ids for one in expected]
+    assert [found.tolist() for found in np.split(taken.input_ids, cuts)] == [one.input_ids for one in expected]
     assert taken.spans.tolist() == [[*one.user, *one.target] for one in expected]
 
 
@@ -91,7 +103,7 @@ def test_a_second_start_and_every_epoch_tokenise_nothing(
     for step in range(order.num_steps):
         assert len(batches.rows(step, range(batches.num_rows(step)))) == batches.num_rows(step)
     assert sum(calls) == len(ROWS)
-    assert np.array_equal(first.input_ids, again.input_ids)
+    assert ids(first, range(50)) == ids(again, range(50))
 
 
 def test_a_short_run_tokenises_only_the_rows_it_takes(
@@ -103,9 +115,10 @@ def test_a_short_run_tokenises_only_the_rows_it_takes(
     rows = tokenised_once(study, study.models[0], storage, order, template, World())
     assert sum(calls) == 16
     taken = {order.at(step, index) for step in range(2) for index in range(8)}
+    assert rows.numbers is not None
     assert rows.numbers.tolist() == sorted(taken)
     longer = RowOrder.of(len(ROWS), 8, seed=1, max_steps=3)
-    assert len(tokenised_once(study, study.models[0], storage, longer, template, World()).numbers) == 24
+    assert len(tokenised_once(study, study.models[0], storage, longer, template, World())) == 24
 
 
 def test_half_written_rows_are_made_again(made: tuple[Study, Storage, ChatTemplate], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,9 +132,9 @@ def test_half_written_rows_are_made_again(made: tuple[Study, Storage, ChatTempla
         patch.setattr(Storage, "write_json", killed)
         with pytest.raises(KeyboardInterrupt):
             tokenised_once(study, study.models[0], storage, order, template, World())
-    (ids,) = Path(storage.path("data")).glob("*/tokens/*/ids.bin")
-    ids.write_bytes(b"")
-    assert len(tokenised_once(study, study.models[0], storage, order, template, World()).numbers) == len(ROWS)
+    (half,) = Path(storage.path("data")).glob("*/tokens/*-m/ids-00000.bin")
+    half.write_bytes(b"")
+    assert len(tokenised_once(study, study.models[0], storage, order, template, World())) == len(ROWS)
 
 
 class Ranks(World):
@@ -134,10 +147,10 @@ class Ranks(World):
         return str(self.text)  # type: ignore[attr-defined]
 
 
-def rank_1(told: list[int], error: str, *, is_storage: bool = False) -> World:
+def rank_1(told: list[int], error: str, *, is_storage: bool = False, folder: str = "") -> World:
     world = Ranks(1, 2)
     object.__setattr__(world, "told", told)
-    object.__setattr__(world, "text", json.dumps([is_storage, error]))
+    object.__setattr__(world, "text", json.dumps([is_storage, error, folder]))
     return world
 
 
@@ -149,9 +162,11 @@ def test_other_ranks_wait_chunk_by_chunk_and_read_what_rank_0_wrote(
     first = tokenised_once(study, study.models[0], storage, order, template, World())
     calls = counted(monkeypatch)
     told = [0, 0, 0, 1]
-    rows = tokenised_once(study, study.models[0], storage, order, template, rank_1(told, ""))
+    (folder,) = Path(storage.path("data")).glob("*/tokens/*-m")
+    there = rank_1(told, "", folder=str(folder.relative_to(storage.path(""))))
+    rows = tokenised_once(study, study.models[0], storage, order, template, there)
     assert (told, calls) == ([], [])
-    assert np.array_equal(rows.input_ids, first.input_ids)
+    assert ids(rows, range(50)) == ids(first, range(50))
 
 
 def test_every_rank_hears_of_a_storage_that_fails(
@@ -163,7 +178,7 @@ def test_every_rank_hears_of_a_storage_that_fails(
     def full(*arguments: Any) -> None:
         raise StorageError("no space left")
 
-    monkeypatch.setattr(Storage, "upload", full)
+    monkeypatch.setattr(Storage, "write", full)
     for world in (World(), rank_1([1], "no space left", is_storage=True)):
         with pytest.raises(StorageError, match="no space left"):
             tokenised_once(study, study.models[0], storage, order, template, world)

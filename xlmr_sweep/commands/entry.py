@@ -220,7 +220,7 @@ def _nothing_left_if_refused(storage: Storage) -> Iterator[None]:
         storage.check_writable()
         yield
     except StudyError:
-        storage.remove_empty(DRIVER, TMP, "")
+        storage.remove_empty(DRIVER, TMP, DATA, "")
         raise
 
 

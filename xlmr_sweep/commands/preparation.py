@@ -6,7 +6,8 @@ In: a study, its storage, the trials to run. Out: files in the storage, or one l
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rich.console import Console
 from xlmr_sweep.commands.progress import ProgressDisplay
 from xlmr_sweep.commands.text_check import check_run_texts
 from xlmr_sweep.data.examples import ReadTask, check_sizes, read_task
+from xlmr_sweep.data.part_work import Runner, run_here
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.families import model_family
 from xlmr_sweep.modeling.source import ModelSource, base_source
@@ -51,25 +53,55 @@ def read_examples(study: Study, storage: Storage, trials: Sequence[Trial], displ
     return found
 
 
-def prepare_instructions(study: Study, storage: Storage, display: ProgressDisplay) -> None:
-    """Puts the filtered instruction data into the storage, once.
+def prepare_instructions(study: Study, storage: Storage, display: ProgressDisplay, run_parts: Runner = run_here) -> None:
+    """Puts the filtered instruction data and their tokens into the storage, once.
+
+    Args:
+        study: declares them.
+        storage: where they go.
+        display: shows how far they are.
+        run_parts: does the work; by default this process does.
 
     Raises:
         StudyError: for data that are missing or malformed (file and line named), or if no row is left.
+        StorageError: if the storage cannot be written. What is done is kept.
     """
     from xlmr_sweep.data.mixture import prepare_mixture
+    from xlmr_sweep.data.mixture_tokens import prepare_tokens
 
     folder = mixture_folder(study)
-    if storage.exists(manifest_of(folder)):
-        doubt = mixture_doubt(storage, study)
-        if not doubt:
-            return
-        display.console.print(f"Making {folder} anew: {doubt}", highlight=False, markup=False, soft_wrap=True)
+    doubt = mixture_doubt(storage, study)
+    if doubt:
+        _say(display, f"Making {folder} anew: {doubt}")
         storage.delete(folder)
-    if study.instructions.source == "folder" and (left_out := instruction_files(study.instructions).left_out):
-        display.console.print(f"instructions.folder: {left_out}", highlight=False, markup=False, soft_wrap=True)
-    with display.step("Instruction data") as step:
-        prepare_mixture(study, storage, step)
+    if storage.exists(manifest_of(folder)):
+        prepare_mixture(study, storage)
+    else:
+        _say_left_out(study, display)
+        with display.step("Instruction data") as step:
+            _say_malformed(prepare_mixture(study, storage, step, run_parts), display)
+    prepare_tokens(study, storage, partial(display.step, "Instruction data in tokens"), run_parts)
+
+
+def _say_left_out(study: Study, display: ProgressDisplay) -> None:
+    """Names the files of a folder that look like instruction data and are not read."""
+    if isinstance(study.instructions.folder, Path):
+        files = instruction_files(study.instructions)
+        for line in (files.left_out, files.other_kind):
+            if line:
+                _say(display, f"instructions.folder: {line}")
+
+
+def _say_malformed(manifest: Mapping[str, Any], display: ProgressDisplay) -> None:
+    """Shows the first rows that were left out because they are malformed."""
+    malformed = manifest["malformed"]
+    if malformed["number"]:
+        first = "; ".join(malformed["first"])
+        _say(display, f"Warning: instructions: {malformed['number']} malformed rows are left out: {first}")
+
+
+def _say(display: ProgressDisplay, line: str) -> None:
+    display.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def check_known_sizes(study: Study, trials: Iterable[Trial]) -> None:

@@ -97,7 +97,8 @@ class ChatEncoder:
     def short_tokens(self, texts: Sequence[str], most: int) -> tuple[NDArray[np.int64], Ragged]:
         """Returns the number of tokens of each text, (R,), and the tokens of those that have 1 to `most`, in order.
 
-        Of a text that is far too long only the start is tokenised; its number is that of the start. Equal texts are tokenised once.
+        Of a text that is far too long only the start is tokenised, and its number is that of the start. Equal texts are tokenised
+        once.
         """
         places: dict[str, int] = {}
         of_text = np.fromiter((places.setdefault(text, len(places)) for text in texts), dtype=np.int64, count=len(texts))
@@ -168,7 +169,7 @@ def check_special_tokens(tokenizer: Any) -> None:
     missing = [name for name in ("cls_token", "sep_token", "mask_token") if getattr(tokenizer, f"{name}_id", None) is None]
     if missing:
         where = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
-        raise StudyError(f"the tokenizer of {where} has no {' and no '.join(missing)}; choose a model for masked language modelling")
+        raise StudyError(f"the tokenizer of {where} has no {' and no '.join(missing)}; choose a masked language model")
 
 
 def tokens_key(tokenizer: Any, max_length: int) -> str:

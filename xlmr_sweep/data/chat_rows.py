@@ -1,30 +1,30 @@
-"""Instruction rows as token ids in flat arrays: tokenised once, kept in files, mapped by every process that reads them.
+"""Instruction rows as token ids in flat files that are mapped: tokenised once, whatever model, rank or restart reads them.
 
-In: rows of a mixture, a chat template. Out: a folder of `.npy` files and `ChatRows` over it. A row that a run takes in every
-epoch, on every rank and after every restart is tokenised in none of them.
+In: tables of filled templates. Out: a folder of shards and `ChatRows` over it. A shard has three files: `ids` (N tokens, uint16
+if the vocabulary allows, else uint32), `offsets` (R + 1, where each row begins; int64) and `spans` (R, 4; uint16 or uint32). The
+manifest is the index: rows and tokens of each shard.
 
 Shapes: R rows of N tokens in all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from xlmr_sweep.data.instruction_source import Row
-from xlmr_sweep.study.template import ChatTemplate
+from xlmr_sweep.data.part_work import write_whole
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.storage.artifacts import manifest_of
+from xlmr_sweep.storage.files import Storage
 
-CHUNK_ROWS = 4096
-"""Rows tokenised at a time."""
-
-IDS = "ids.bin"
-"""(N,) int32, without a header, because their number is known last."""
-
-TABLES = ("numbers", "offsets", "spans")
+NUMBERS = "numbers.npy"
+"""(R,) which rows of the mixture these are, ascending; only where they are not all."""
 
 
 @dataclass(frozen=True)
@@ -40,58 +40,142 @@ class TakenChats:
 
 
 @dataclass(frozen=True)
+class ChatShard:
+    """Rows that follow one another."""
+
+    ids: NDArray[Any]
+    """(N,)."""
+    offsets: NDArray[np.int64]
+    """(R + 1,) where each row begins in `ids`; the last is N."""
+    spans: NDArray[Any]
+    """(R, 4) where the user part begins and ends in its row, then the target."""
+
+
+@dataclass(frozen=True)
 class ChatRows:
     """Filled templates by the number of their row in the mixture."""
 
-    numbers: NDArray[np.int64]
-    """(R,) numbers of the rows, ascending."""
-    input_ids: NDArray[np.int32]
-    """(N,)."""
-    offsets: NDArray[np.int64]
-    """(R + 1,) where each row begins in `input_ids`; the last is N."""
-    spans: NDArray[np.int32]
-    """(R, 4) where the user part begins and ends in its row, then the target."""
+    shards: tuple[ChatShard, ...]
+    starts: NDArray[np.int64]
+    """(shards + 1,) how many rows come before each shard; the last is R."""
+    numbers: NDArray[np.int64] | None = None
+    """(R,) which rows of the mixture these are, ascending; None for all."""
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
 
     def take(self, numbers: NDArray[np.int64]) -> TakenChats:
         """Returns rows by their number in the mixture, in the order given."""
-        places = np.searchsorted(self.numbers, numbers)
-        starts, ends = self.offsets[places], self.offsets[places + 1]
-        parts = [self.input_ids[start:end] for start, end in zip(starts, ends, strict=True)]
-        ids = np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, dtype=np.int64)
-        return TakenChats(ids, ends - starts, self.spans[places].astype(np.int64))
+        numbers = np.asarray(numbers, dtype=np.int64)
+        places = numbers if self.numbers is None else np.searchsorted(self.numbers, numbers)
+        at = np.searchsorted(self.starts, places, side="right") - 1
+        ids, lengths, spans = [], np.zeros(len(places), dtype=np.int64), np.zeros((len(places), 4), dtype=np.int64)
+        for row, (shard, place) in enumerate(zip(at.tolist(), (places - self.starts[at]).tolist(), strict=True)):
+            found = self.shards[shard]
+            start, end = found.offsets[place], found.offsets[place + 1]
+            ids.append(found.ids[start:end])
+            lengths[row] = end - start
+            spans[row] = found.spans[place]
+        joined = np.concatenate(ids).astype(np.int64) if ids else np.zeros(0, dtype=np.int64)
+        return TakenChats(joined, lengths, spans)
 
 
-def write_chat_rows(mixture: Sequence[Row], numbers: NDArray[np.int64], template: ChatTemplate, folder: Path) -> Iterator[int]:
-    """Tokenises rows into files of a folder. Yields the number of rows done after each chunk; the files are whole at the end.
+class ChatShardWriter:
+    """Writes shards of filled templates, and last the index.
 
     Args:
-        mixture: rows (inputs, targets).
-        numbers: (R,) the rows to take, ascending.
-        template: fills the texts in.
-        folder: where the files go; made if missing.
+        storage: where they go.
+        folder: of the shards.
+        facts: entries of the manifest beside the index.
+    """
+
+    def __init__(self, storage: Storage, folder: str, facts: dict[str, Any]) -> None:
+        self._storage, self._folder, self._facts = storage, folder, facts
+        self._shards: list[dict[str, int]] = []
+        self._dtype = ""
+
+    def add(self, table: pa.Table) -> None:
+        """Writes the next shard of rows with the columns `ids` and `spans`, unless it is there from an earlier run."""
+        lengths, ids, spans = _arrays(table)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        self._dtype = ids.dtype.name
+        files = {"ids.bin": ids.tobytes(), "offsets.npy": _npy(offsets), "spans.npy": _npy(spans)}
+        for name, data in files.items():
+            path = f"{self._folder}/{_shard_file(len(self._shards), name)}"
+            if self._storage.size(path) != len(data):
+                write_whole(self._storage, path, data)
+        sizes = {f"{name.partition('.')[0]}_bytes": len(data) for name, data in files.items()}
+        self._shards.append({"rows": len(lengths), "tokens": len(ids), **sizes})
+
+    def close(self, numbers: NDArray[np.int64] | None = None) -> None:
+        """Writes the index, after which the folder is whole.
+
+        Args:
+            numbers: (R,) which rows of the mixture these are, where they are not all.
+        """
+        if numbers is not None:
+            write_whole(self._storage, f"{self._folder}/{NUMBERS}", _npy(numbers.astype(np.int64)))
+        index = {"num_rows": sum(shard["rows"] for shard in self._shards), "dtype": self._dtype, "shards": self._shards}
+        self._storage.write_json(manifest_of(self._folder), {**self._facts, **index, "has_numbers": numbers is not None})
+
+
+def check_chat_rows(storage: Storage, folder: str) -> bool:
+    """Tells whether a folder of tokens is there, and checks that its files are those of its manifest.
 
     Raises:
-        StudyError: if a target does not fit the template.
+        StudyError: naming the file that is not.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lengths, spans = [np.zeros(1, dtype=np.int64)], [np.zeros((0, 4), dtype=np.int32)]
-    with (folder / IDS).open("wb") as file:
-        for start in range(0, len(numbers), CHUNK_ROWS):
-            texts = [mixture[int(number)] for number in numbers[start : start + CHUNK_ROWS]]
-            chats = template.encode_pairs([text[0] for text in texts], [text[1] for text in texts])
-            for chat in chats:
-                file.write(np.array(chat.input_ids, dtype=np.int32).tobytes())
-            lengths.append(np.array([len(chat.input_ids) for chat in chats], dtype=np.int64))
-            spans.append(np.array([(*chat.user, *chat.target) for chat in chats], dtype=np.int32))
-            yield start + len(chats)
-    tables: tuple[np.ndarray, ...] = (numbers, np.cumsum(np.concatenate(lengths)), np.concatenate(spans))
-    for name, table in zip(TABLES, tables, strict=True):
-        np.save(folder / f"{name}.npy", table)
+    manifest = storage.read_json(manifest_of(folder))
+    if manifest is None:
+        return False
+    for number, shard in enumerate(manifest["shards"]):
+        for name in ("ids.bin", "offsets.npy", "spans.npy"):
+            path, wanted = f"{folder}/{_shard_file(number, name)}", shard[f"{name.partition('.')[0]}_bytes"]
+            if (found := storage.size(path)) != wanted:
+                raise StudyError(
+                    f"{storage.path(path)}: {'is missing' if found is None else f'has {found} bytes'}, where manifest.json says "
+                    f"{wanted}; delete {folder} to make it anew"
+                )
+    return True
 
 
-def open_chat_rows(folder: Path) -> ChatRows:
-    """Returns the rows of a folder. Its files are mapped, so that the processes of a node share their pages."""
-    numbers, offsets, spans = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in TABLES)
-    # Slices of a memmap are memmaps again, which take microseconds each to make.
-    ids = np.asarray(np.memmap(folder / IDS, dtype=np.int32, mode="r"))
-    return ChatRows(np.asarray(numbers), ids, np.asarray(offsets), np.asarray(spans))
+def open_chat_rows(folder: Path, manifest: dict[str, Any]) -> ChatRows:
+    """Returns the rows of a local folder. Its files are mapped, so that the processes of a node share their pages."""
+    dtype = np.dtype(manifest["dtype"] or "uint16")
+
+    def mapped(number: int, name: str) -> NDArray[Any]:
+        # Slices of a memmap are memmaps again, which take microseconds each to make.
+        return np.asarray(np.load(folder / _shard_file(number, name), mmap_mode="r"))
+
+    shards = tuple(
+        ChatShard(
+            np.asarray(np.memmap(folder / _shard_file(number, "ids.bin"), dtype=dtype, mode="r")),
+            mapped(number, "offsets.npy"),
+            mapped(number, "spans.npy"),
+        )
+        for number in range(len(manifest["shards"]))
+    )
+    starts = np.cumsum([0, *(shard["rows"] for shard in manifest["shards"])])
+    numbers = np.load(folder / NUMBERS, mmap_mode="r") if manifest["has_numbers"] else None
+    return ChatRows(shards, starts, None if numbers is None else np.asarray(numbers))
+
+
+def _arrays(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[Any]]:
+    """Returns lengths, ids and spans of the rows of a table."""
+    chunks = table["ids"].chunks
+    lengths = np.concatenate([np.zeros(0, dtype=np.int64), *(chunk.value_lengths().to_numpy() for chunk in chunks)])
+    ids = np.concatenate([chunk.flatten().to_numpy() for chunk in chunks])
+    spans = np.concatenate([chunk.flatten().to_numpy() for chunk in table["spans"].chunks]).reshape(-1, 4)
+    fits = not len(spans) or int(spans.max()) < 2**16
+    return lengths.astype(np.int64), ids, spans.astype(np.uint16 if fits else np.uint32)
+
+
+def _shard_file(number: int, name: str) -> str:
+    stem, _, ending = name.partition(".")
+    return f"{stem}-{number:05d}.{ending}"
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    sink = io.BytesIO()
+    np.save(sink, array)
+    return sink.getvalue()

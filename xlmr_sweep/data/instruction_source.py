@@ -1,102 +1,129 @@
-"""Where instruction rows come from: xP3 on the hub, a file or folder of its form, or the demo's own rows.
+"""Where instruction rows come from: xP3 on the hub, files of its form in a folder or bucket, or the demo's own rows.
 
-In: a study. Out: rows (inputs, targets) one after another, and what was left out. Nothing is kept in memory or written.
+In: a study. Out: segments to be read, and what was left out. Nothing is kept in memory or written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from xlmr_sweep.data.jsonl import count_lines, read_jsonl
-from xlmr_sweep.errors import StudyError
+from pyarrow import fs
+
+from xlmr_sweep.data.row_files import (
+    FirstRows,
+    Payload,
+    RowFile,
+    Segment,
+    count_rows,
+    file_segments,
+    open_filesystem,
+    patiently,
+)
+from xlmr_sweep.errors import MissingFolderError, StudyError
 from xlmr_sweep.study.data_spec import InstructionSpec
-from xlmr_sweep.study.input_files import instruction_files
+from xlmr_sweep.study.input_files import chosen_kind, instruction_files
 from xlmr_sweep.study.spec import Study
-
-ROW_BYTES = 32
-"""Bytes of a row of JSON lines beside its two texts."""
-
-ESTIMATE_ROWS = 4096
-"""The number of all rows on the hub is estimated again each time this many were read."""
 
 Row = tuple[str, str]
 
+NUM_PARTS, PART_BYTES = 256, (2**20, 2**24)
+"""A source is cut into about this many parts, of at least and at most so many bytes. What a kill loses are the parts at work."""
+
+DEMO_PART_ROWS = 4096
+
 
 class InstructionSource:
-    """Rows of the declared source that are not excluded, and what was left out."""
+    """The declared source without what is excluded.
+
+    Attributes:
+        files: what is read, in order; none for the demo.
+        excluded: files or families that a pattern left out.
+        hidden: hidden files, which are never read.
+        resolved: what was found at the source, for the manifest.
+        part_bytes: of a part.
+        max_rows: read at most.
+
+    Raises:
+        StudyError: if the source is missing, or a pattern matches nothing or everything.
+    """
 
     def __init__(self, study: Study) -> None:
         self._study, self._spec = study, study.instructions
+        self.max_rows = self._spec.max_rows
+        self.files: list[RowFile] = []
         self.excluded: list[str] = []
-        """Files or families that a pattern left out."""
         self.hidden: list[str] = []
-        """Hidden files, which are never read."""
-        self.num_excluded = 0
-        self.total: float | None = None
-        """Rows to read, where known before."""
         self.resolved: dict[str, Any] = {}
+        self._left_out: list[RowFile] = []
+        self._demo_rows: list[dict[str, str]] = []
+        self._num_excluded_rows = 0
+        {"hub": self._find_hub, "folder": self._find_folder, "demo": self._find_demo}[self._spec.source]()
+        self.num_bytes = sum(file.num_bytes for file in self.files)
+        self.part_bytes = min(max(self.num_bytes // NUM_PARTS, PART_BYTES[0]), PART_BYTES[1])
 
-    def rows(self) -> Iterator[Row]:
-        """Yields inputs and targets of the rows that no pattern leaves out."""
-        return {"hub": self._hub, "folder": self._folder, "demo": self._demo}[self._spec.source]()
+    def segments(self, done: set[tuple[int, int]]) -> list[Segment]:
+        """Returns what is to be read, without the parts that are done."""
+        if self._spec.source == "demo":
+            return [DemoSegment(tuple(self._demo_rows[: self._spec.max_rows]), frozenset(part for _, part in done))]
+        if self._spec.max_rows is None:
+            return list(file_segments(self.files, self.part_bytes, done))
+        return [FirstRows(tuple(file_segments(self.files, self.part_bytes, set())), self._spec.max_rows, frozenset(done))]
 
-    def _folder(self) -> Iterator[Row]:
-        files = instruction_files(self._spec)
-        self.hidden = [path.name for path in files.hidden]
-        paths = self._not_excluded({path.name: path for path in files.read})
-        self.num_excluded = sum(count_lines(path) for path in self._left_out)
-        # A study that reads a few rows of a large file does not count its lines.
-        self.total = self._spec.max_rows or sum(count_lines(path) for path in paths)
-        for path in paths:
-            yield from read_jsonl(path)
+    def num_excluded(self) -> int:
+        """Returns the number of rows that a pattern left out, where they are here to be counted."""
+        return self._num_excluded_rows + sum(count_rows(file) for file in self._left_out if file.is_here)
 
-    def _not_excluded(self, files: dict[str, Any]) -> list[Any]:
-        self.excluded = [name for name in files if _matches(name, self._spec)]
-        self._left_out = [files[name] for name in self.excluded]
-        if len(self.excluded) == len(files):
-            raise StudyError(f"instructions.exclude: leaves none of {len(files)} files")
-        return [path for name, path in files.items() if name not in self.excluded]
+    def _find_hub(self) -> None:
+        urls, self.resolved, sizes = hub_files(self._spec)
+        kept = self._not_excluded([RowFile(name, url, sizes[name] or _size(name, url)) for name, url in urls.items()])
+        self.files = kept
 
-    def _demo(self) -> Iterator[Row]:
+    def _find_folder(self) -> None:
+        if isinstance(self._spec.folder, str):
+            found = bucket_files(self._spec.folder)
+            self.resolved = {"files": {file.label: file.num_bytes for file in found}}
+        else:
+            files = instruction_files(self._spec)
+            self.hidden = [path.name for path in files.hidden]
+            found = [RowFile(str(path), str(path), path.stat().st_size) for path in files.read]
+        self.files = self._not_excluded(found)
+
+    def _not_excluded(self, files: list[RowFile]) -> list[RowFile]:
+        is_hub = self._spec.source == "hub"
+        names = {file: file.label if is_hub else PurePosixPath(file.url).name for file in files}
+        out = _left_out(list(names.values()), self._spec, "files")
+        self.excluded = [name for name in names.values() if name in out]
+        self._left_out = [file for file, name in names.items() if name in out]
+        return [file for file, name in names.items() if name not in out]
+
+    def _find_demo(self) -> None:
         from xlmr_sweep.data.demo import instruction_rows
 
         rows = instruction_rows(self._study.data.seed)
-        self.total = len(rows)
-        self.excluded = sorted({row["family"] for row in rows if _matches(row["family"], self._spec)})
-        self.num_excluded = sum(row["family"] in self.excluded for row in rows)
-        for row in rows:
-            if row["family"] not in self.excluded:
-                yield row["inputs"], row["targets"]
+        self.excluded = sorted(_left_out(sorted({row["family"] for row in rows}), self._spec, "families"))
+        self._demo_rows = [row for row in rows if row["family"] not in self.excluded]
+        self._num_excluded_rows = len(rows) - len(self._demo_rows)
 
-    def _hub(self) -> Iterator[Row]:
-        files, self.resolved, sizes = hub_files(self._spec)
-        names = self._not_excluded({name: name for name in files})
-        # Nobody has counted the rows. The bytes of the rows read so far tell how many there are, unless files are packed.
-        num_bytes = sum(sizes[name] or 0 for name in names if name.endswith((".json", ".jsonl")))
-        read_bytes = 0
-        for number, row in enumerate(self._streamed([files[name] for name in names]), 1):
-            inputs, targets = row.get("inputs"), row.get("targets")
-            if not isinstance(inputs, str) or not isinstance(targets, str):
-                raise StudyError(f"instructions: a row of {self._spec.hub} lacks text in inputs or targets; check files")
-            read_bytes += len(inputs) + len(targets) + ROW_BYTES
-            if num_bytes and number % ESTIMATE_ROWS == 0:
-                self.total = max(number, round(number * num_bytes / read_bytes))
-            yield inputs, targets
 
-    def _streamed(self, urls: Sequence[str]) -> Iterator[dict[str, Any]]:
-        number = 0
-        try:
-            for row in stream_json(urls):
-                number += 1
-                yield row
-        except StudyError:
-            raise
-        except Exception as error:  # The readers' errors have no common class.
-            problem = " ".join(str(error).split())[:200]
-            text = f"instructions.hub: {self._spec.hub}: after {number} rows: {type(error).__name__}: {problem}; start again"
-            raise StudyError(text) from None
+@dataclass(frozen=True)
+class DemoSegment:
+    """The demo's rows."""
+
+    rows: tuple[dict[str, str], ...]
+    done: frozenset[int] = frozenset()
+
+    def payloads(self) -> Iterator[Payload]:
+        """Yields the parts that are not done."""
+        for part, start in enumerate(range(0, len(self.rows), DEMO_PART_ROWS)):
+            rows = self.rows[start : start + DEMO_PART_ROWS]
+            if part not in self.done:
+                lines = "".join(json.dumps({"inputs": row["inputs"], "targets": row["targets"]}) + "\n" for row in rows)
+                yield Payload(0, part, lines.encode(), len(lines))
 
 
 def hub_files(spec: InstructionSpec) -> tuple[dict[str, str], dict[str, Any], dict[str, int | None]]:
@@ -119,12 +146,40 @@ def hub_files(spec: InstructionSpec) -> tuple[dict[str, str], dict[str, Any], di
     return {name: f"hf://datasets/{spec.hub}@{info.sha}/{name}" for name in names}, {"commit": info.sha, "files": names}, sizes
 
 
-def stream_json(urls: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yields rows of JSON-lines files by URL without keeping them; no loading script is ever run."""
-    from datasets import load_dataset
+def bucket_files(url: str) -> list[RowFile]:
+    """Returns the files of instruction rows right in a folder that is behind a URI.
 
-    yield from load_dataset("json", data_files=list(urls), split="train", streaming=True)
+    Raises:
+        StudyError: if it cannot be read.
+        MissingFolderError: if it holds no such file.
+    """
+    filesystem, root = open_filesystem(url)
+    base = url.rstrip("/")
+    listing = patiently(RowFile(url, url, 0), lambda: filesystem.get_file_info(fs.FileSelector(root, allow_not_found=True)))
+    found = {info.base_name: info.size for info in listing if info.type == fs.FileType.File and info.base_name[0] != "."}
+    names = chosen_kind(sorted(found))[0]
+    if not names:
+        raise MissingFolderError(f"instructions.folder: {url} holds no file of instruction rows, such as *.jsonl")
+    return [RowFile(f"{base}/{name}", f"{base}/{name}", int(found[name])) for name in names]
 
 
-def _matches(name: str, spec: InstructionSpec) -> bool:
-    return any(fnmatch(name, pattern) for pattern in spec.exclude)
+def _size(label: str, url: str) -> int:
+    """Returns the bytes of a file that the hub's listing does not tell."""
+    filesystem, path = open_filesystem(url)
+    return int(patiently(RowFile(label, url, 0), lambda: filesystem.get_file_info(path)).size)
+
+
+def _left_out(names: list[str], spec: InstructionSpec, what: str) -> set[str]:
+    """Returns which names a pattern leaves out, as they are or without their folder."""
+    out: set[str] = set()
+    for pattern in spec.exclude:
+        matched = {name for name in names if fnmatch(name, pattern) or fnmatch(Path(name).name, pattern)}
+        if not matched:
+            hint = ""
+            if spec.source == "hub" and len(names) == 1:
+                hint = f"; {names[0]} holds all families, so set instructions.files to the files of single families"
+            raise StudyError(f"instructions.exclude: {pattern!r} matches none of {len(names)} {what}{hint}")
+        out |= matched
+    if len(out) == len(names):
+        raise StudyError(f"instructions.exclude: leaves none of {len(names)} {what}")
+    return out

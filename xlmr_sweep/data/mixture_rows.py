@@ -53,6 +53,21 @@ def mixture_manifest(study: Study, storage: Storage) -> dict[str, Any]:
     return manifest
 
 
+def check_mixture(storage: Storage, folder: str, manifest: dict[str, Any]) -> None:
+    """Checks that the shards of a prepared mixture are those of its manifest.
+
+    Raises:
+        StudyError: naming the shard that is not.
+    """
+    sizes = manifest.get("bytes", {})
+    for name in manifest["shards"]:
+        found = storage.size(f"{folder}/{name}")
+        # Manifests of earlier versions do not know the sizes.
+        if found is None or found != sizes.get(name, found):
+            what = "is missing" if found is None else f"has {found} bytes, where manifest.json says {sizes[name]}"
+            raise StudyError(f"{storage.path(f'{folder}/{name}')}: {what}; delete {folder} to make it anew")
+
+
 def open_mixture(study: Study, storage: Storage) -> MixtureRows:
     """Opens the study's prepared mixture.
 

@@ -1,7 +1,7 @@
 """Files of instruction rows, read part by part: JSON lines, plain, gzip or zstd, and parquet; on a disk, a bucket or the hub.
 
-In: files. Out: payloads of whole rows. A plain file is cut at fixed places, so that any process can read any part of it. The others
-are read from their beginning. Part n of a plain file holds the lines that begin in its n-th `part_bytes` bytes.
+In: files. Out: payloads of whole rows. A plain file is cut at fixed places, so that any process can read any part of it. The
+others are read from their beginning. Part n of a plain file holds the lines that begin in its n-th `part_bytes` bytes.
 """
 
 from __future__ import annotations
@@ -109,23 +109,20 @@ class FileSegment:
 
     def _packed_parts(self) -> Iterator[tuple[Payload, int]]:
         """Yields parts, and how far the packed file is read."""
-        num_lines, kept, part = 0, b"", 0
-        for block, at in _unpacked(self.file, lambda: num_lines):
+        kept, part = b"", 0
+        for block, at in _unpacked(self.file):
             kept += block
             while (cut := kept.find(b"\n", self.part_bytes - 1) + 1) > 0:
-                num_lines += kept.count(b"\n", 0, cut)
                 yield Payload(self.number, part, kept[:cut], 0), at
                 kept, part = kept[cut:], part + 1
         yield Payload(self.number, part, kept, 0), self.file.num_bytes
 
     def _table_parts(self) -> Iterator[tuple[Payload, int]]:
-        part = 0
-        for table, share in _tables(self.file):
+        for part, (table, share) in enumerate(_tables(self.file)):
             sink = pa.BufferOutputStream()
             with pa.ipc.new_stream(sink, table.schema) as writer:
                 writer.write_table(table)
             yield Payload(self.number, part, sink.getvalue().to_pybytes(), 0, is_table=True), round(share * self.file.num_bytes)
-            part += 1
 
 
 @dataclass(frozen=True)
@@ -179,7 +176,7 @@ def count_rows(file: RowFile) -> int:
         with _opened(file) as stream:
             return int(parquet.ParquetFile(stream).metadata.num_rows)
     number, last = 0, b"\n"
-    for block, _ in _unpacked(file, lambda: number):
+    for block, _ in _unpacked(file):
         number += block.count(b"\n")
         last = block[-1:]
     return number + (last != b"\n")
@@ -255,8 +252,9 @@ def _lines_from(file: RowFile, start: int, end: int) -> bytes:
         return b"".join(pieces)
 
 
-def _unpacked(file: RowFile, num_lines: Callable[[], int]) -> Iterator[tuple[bytes, int]]:
-    """Yields blocks of a file, unpacked, and how far it is read. `num_lines` tells the lines so far, for the message."""
+def _unpacked(file: RowFile) -> Iterator[tuple[bytes, int]]:
+    """Yields blocks of a file, unpacked, and how far it is read."""
+    num_lines = 0
     codec = next((codec for ending, codec in CODECS.items() if file.url.endswith(ending)), None)
     raw = patiently(file, lambda: _opened(file))
     with raw, pa.CompressedInputStream(raw, codec) if codec else raw as stream:
@@ -266,12 +264,13 @@ def _unpacked(file: RowFile, num_lines: Callable[[], int]) -> Iterator[tuple[byt
                 at = raw.tell()
             except Exception as error:  # The readers' errors have no common class.
                 problem = " ".join(str(error).split())[:200]
-                text = f"{file.label}: line {num_lines() + 1}: cannot be read: {problem}"
+                text = f"{file.label}: line {num_lines + 1}: cannot be read: {problem}"
                 if file.is_here:
                     raise StudyError(f"{text}; copy the file again") from None
                 raise UnreachableError(f"{text}; the same command goes on from here") from None
             if not block:
                 return
+            num_lines += block.count(b"\n")
             yield block, at
 
 

@@ -78,9 +78,14 @@ def mixture_folder(study: Study) -> str:
     return f"{DATA}/{mixture_name(study)}"
 
 
-def chat_rows_folder(study: Study, model: ModelSpec, key: str) -> str:
-    """Returns the folder of the instruction data in a model's tokens; the key names all that decides them."""
-    return f"{mixture_folder(study)}/tokens/{model.name}-{key}"
+def parts_folder(folder: str) -> str:
+    """Returns the folder of the parts of a preparation that is not done; gone afterwards."""
+    return f"{folder}/parts"
+
+
+def tokens_folder(study: Study, key: str) -> str:
+    """Returns the folder of the instruction data in tokens; the key names all that decides them."""
+    return f"{mixture_folder(study)}/tokens/{key}"
 
 
 def pretrained_folder(study: Study, model: ModelSpec) -> str:

@@ -81,6 +81,11 @@ class Storage:
         """Tells whether a file or folder of that name is there."""
         return bool(self._fs.get_file_info(self._at(name)).type != fs.FileType.NotFound)
 
+    def size(self, name: str) -> int | None:
+        """Returns a file's bytes in number; None where there is no such file."""
+        info = self._fs.get_file_info(self._at(name))
+        return int(info.size) if info.type == fs.FileType.File else None
+
     def read(self, name: str) -> bytes:
         """Returns a file's bytes.
 

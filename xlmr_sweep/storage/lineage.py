@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from xlmr_sweep.errors import StudyError
@@ -88,7 +88,7 @@ def mixture_doubt(storage: Storage, study: Study) -> str:
     Earlier versions read hidden files, which are not part of the identity. Manifests say now which ones were left out.
     """
     spec = study.instructions
-    if "instructed" not in study.paradigms or spec.source != "folder":
+    if "instructed" not in study.paradigms or not isinstance(spec.folder, Path):
         return ""
     hidden = instruction_files(spec).hidden
     manifest = storage.read_json(manifest_of(mixture_folder(study))) if hidden else None

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from xlmr_sweep.study.canonical import Declared
+
+Bucket = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://")]
+"""A URI. A path is none."""
 
 
 class DataSpec(Declared):
@@ -44,8 +47,9 @@ class InstructionSpec(Declared):
 
     revision: str = "main"
 
-    folder: Path | None = None
-    """A file or folder of `*.jsonl` or `*.jsonl.gz` with `inputs` and `targets`; relative to the study file."""
+    folder: Bucket | Path | None = Field(default=None, union_mode="left_to_right")
+    """A file or folder of `*.jsonl` or `*.jsonl.gz`, else `*.jsonl.zst` or `*.parquet`, with `inputs` and `targets`; relative to
+    the study file. Or the URI of a folder in a bucket, such as `s3://bucket/rows`."""
 
     max_target_tokens: int = Field(default=3, ge=1)
     """Rows with a longer target are left out (paper, section 3.1, where we take "tokens" as tokens of the model)."""
@@ -55,6 +59,12 @@ class InstructionSpec(Declared):
 
     exclude: tuple[str, ...] = ()
     """Glob patterns of file names (or demo families) to leave out, to hold tasks out of the mixture."""
+
+    drop_duplicates: bool = False
+    """Keeps only the first of rows that are equal in inputs and targets."""
+
+    max_malformed: float = Field(default=0.001, ge=0, lt=1)
+    """Share of rows that may be malformed, in [0, 1). Such rows are left out and shown. More of them are an error."""
 
     max_rows: int | None = Field(default=None, ge=1)
     """Reads only this many rows, the first ones, to try things out. xP3 is sorted by input, so the first rows are no sample."""

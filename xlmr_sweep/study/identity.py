@@ -14,7 +14,7 @@ from typing import Any
 
 from xlmr_sweep.errors import MissingFolderError, StudyError
 from xlmr_sweep.study.canonical import fingerprint
-from xlmr_sweep.study.input_files import ROW_FILES, input_files
+from xlmr_sweep.study.input_files import input_files, row_endings
 from xlmr_sweep.study.model_files import READ_ENDINGS, find_model_files
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.spec import Study
@@ -106,12 +106,17 @@ def mixture_identity(study: Study, *, as_in_0_1: bool = False) -> dict[str, Any]
         "exclude": sorted(spec.exclude),
         "max_rows": spec.max_rows,
     }
+    if spec.drop_duplicates:
+        identity["drop_duplicates"] = True
     if spec.source == "demo":
         return identity | demo_identity(study)
     if spec.source == "hub":
         return identity | {"hub": spec.hub, "revision": spec.revision, "files": spec.files}
     assert spec.folder is not None
-    return identity | {"folder": folder_hash(spec.folder, "instructions.folder", ROW_FILES)}
+    if isinstance(spec.folder, str):
+        # A plan reads no bucket. The manifest says which files were there.
+        return identity | {"bucket": spec.folder}
+    return identity | {"folder": folder_hash(spec.folder, "instructions.folder", row_endings(spec.folder))}
 
 
 def mixture_name(study: Study) -> str:

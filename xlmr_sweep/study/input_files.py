@@ -5,7 +5,8 @@ Hidden files are left out: those whose names begin with `.`, such as `._x.jsonl`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xlmr_sweep.errors import MissingFolderError, StudyError
@@ -13,6 +14,9 @@ from xlmr_sweep.study.data_spec import InstructionSpec
 
 ROW_FILES = (".jsonl", ".jsonl.gz")
 """Endings of files of instruction rows."""
+
+OTHER_ROW_FILES = (".jsonl.zst", ".parquet")
+"""Endings of such files that are read where a folder has none of the others, so that older mixtures keep their identity."""
 
 MAX_NAMED = 5
 
@@ -25,16 +29,26 @@ class InputFiles:
     """What is read, sorted."""
     hidden: tuple[Path, ...] = ()
     """What would be read if its name did not begin with a dot, sorted."""
+    others: tuple[Path, ...] = ()
+    """What is left out because the folder also holds files of the usual kind, sorted."""
 
     @property
     def left_out(self) -> str:
         """Says in one line which hidden files are left out; empty if none is."""
-        if not self.hidden:
-            return ""
-        names = ", ".join(path.name for path in self.hidden[:MAX_NAMED])
-        more = f" and {len(self.hidden) - MAX_NAMED} more" if len(self.hidden) > MAX_NAMED else ""
-        number = f"{len(self.hidden)} hidden file" + ("s are" if len(self.hidden) > 1 else " is")
-        return f"{self.hidden[0].parent}: {number} left out: {names}{more}"
+        return _named(self.hidden, "hidden file is", "hidden files are")
+
+    @property
+    def other_kind(self) -> str:
+        """Says in one line which files are left out for their kind; empty if none is."""
+        return _named(self.others, "file of another kind is", "files of another kind are")
+
+
+def _named(paths: Sequence[Path], one: str, several: str) -> str:
+    if not paths:
+        return ""
+    names = ", ".join(path.name for path in paths[:MAX_NAMED])
+    more = f" and {len(paths) - MAX_NAMED} more" if len(paths) > MAX_NAMED else ""
+    return f"{paths[0].parent}: {len(paths)} {several if len(paths) > 1 else one} left out: {names}{more}"
 
 
 def input_files(path: Path, what: str, endings: tuple[str, ...]) -> InputFiles:
@@ -58,15 +72,33 @@ def input_files(path: Path, what: str, endings: tuple[str, ...]) -> InputFiles:
     return InputFiles(read, tuple(entry for entry in found if entry not in read))
 
 
+def row_endings(folder: Path) -> tuple[str, ...]:
+    """Returns the endings of the files of instruction rows that are read of a folder."""
+    entries = folder.iterdir() if folder.is_dir() else ()
+    names = [path.name for path in entries if path.is_file() and not path.name.startswith(".")]
+    return OTHER_ROW_FILES if chosen_kind(names)[0] and not any(name.endswith(ROW_FILES) for name in names) else ROW_FILES
+
+
+def chosen_kind(names: list[str]) -> tuple[list[str], list[str]]:
+    """Returns which of a folder's files are instruction rows that are read, and which are such rows but left out."""
+    usual = [name for name in names if name.endswith(ROW_FILES)]
+    other = [name for name in names if name.endswith(OTHER_ROW_FILES)]
+    return (usual, other) if usual else (other, [])
+
+
 def instruction_files(spec: InstructionSpec) -> InputFiles:
-    """Returns the files of instruction rows of a study that reads them from a folder.
+    """Returns the files of instruction rows of a study that reads them from a folder of this machine.
 
     Raises:
         MissingFolderError: if there is none.
         StudyError: if it is a file of another kind.
     """
-    assert spec.folder is not None, "instructions.source: folder"
-    files = input_files(spec.folder, "instructions.folder", ROW_FILES)
-    if not files.read[0].name.endswith(ROW_FILES):
-        raise StudyError(f"instructions.folder: {spec.folder} is neither a {' nor a '.join(ROW_FILES)} file")
-    return files
+    assert isinstance(spec.folder, Path), "instructions.source: folder"
+    files = input_files(spec.folder, "instructions.folder", row_endings(spec.folder))
+    every = (*ROW_FILES, *OTHER_ROW_FILES)
+    if not files.read[0].name.endswith(every):
+        raise StudyError(f"instructions.folder: {spec.folder} is none of {', '.join(every)}")
+    if spec.folder.is_file():
+        return files
+    others = chosen_kind([path.name for path in sorted(spec.folder.iterdir())])[1]
+    return replace(files, others=tuple(spec.folder / name for name in others if not name.startswith(".")))

@@ -115,5 +115,8 @@ def _absolute(study: Study, path: Path) -> Study:
         for i, model in enumerate(study.models)
     )
     data = study.data.model_copy(update={"folder": resolve(study.data.folder, "data.folder")})
-    instructions = study.instructions.model_copy(update={"folder": resolve(study.instructions.folder, "instructions.folder")})
+    rows = study.instructions.folder
+    if isinstance(rows, Path):
+        rows = resolve(rows, "instructions.folder")
+    instructions = study.instructions.model_copy(update={"folder": rows})
     return study.model_copy(update={"models": models, "data": data, "instructions": instructions})

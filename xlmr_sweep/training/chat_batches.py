@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from xlmr_sweep.data.chat_rows import ChatRows, open_chat_rows, write_chat_rows
-from xlmr_sweep.data.mixture_rows import open_mixture
+from xlmr_sweep.data.chat_encoder import tokens_key
+from xlmr_sweep.data.chat_rows import ChatRows, check_chat_rows, open_chat_rows
+from xlmr_sweep.data.mixture_rows import mixture_manifest
+from xlmr_sweep.data.mixture_tokens import write_tokens
 from xlmr_sweep.errors import StorageError, StudyError
 from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.modeling.source import cache_folder
-from xlmr_sweep.storage.artifacts import chat_rows_folder, manifest_of, mixture_folder
-from xlmr_sweep.storage.environment import package_versions
+from xlmr_sweep.storage.artifacts import manifest_of, tokens_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.canonical import fingerprint
-from xlmr_sweep.study.identity import tokenizer_identity
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.spec import Study
-from xlmr_sweep.study.template import TEMPLATE_VERSION, ChatTemplate
+from xlmr_sweep.study.template import ChatTemplate
 from xlmr_sweep.training.batches import RowOrder
 from xlmr_sweep.training.masking import Masked, mask_chats, step_draws
-
-TOKEN_FORMAT = 1
-"""How the files of tokenised rows are laid out."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +54,8 @@ def tokenised_once(
 ) -> ChatRows:
     """Returns the rows that a run takes, in a model's tokens. All ranks call it together.
 
-    Rank 0 tokenises them, unless they are in the storage, and puts them there. The others wait for it, chunk by chunk, so that
-    no wait is as long as the backend allows. A later start of the job finds them.
+    The preparation has put them into the storage. Where it did not, as for a short run, rank 0 does. The others wait for it, part
+    by part, so that no wait is as long as the backend allows. A later start of the job finds them.
 
     Args:
         study: names the mixture.
@@ -74,12 +69,12 @@ def tokenised_once(
         StudyError: if the mixture is not prepared, or a target does not fit the template; on every rank.
         StorageError: if the storage fails; on every rank.
     """
-    folder = _folder(study, model, storage, order, template)
-    error: StudyError | StorageError | None = None
+    key = tokens_key(template.tokenizer, template.max_length)
+    every = tokens_folder(study, key)
+    folder, error = every, None
     if world.rank == 0:
         try:
-            if storage.read_json(manifest_of(folder)) is None:
-                _write(study, storage, order, template, folder, lambda: world.gather([0]))
+            folder = _made(study, model, storage, order, template, every, lambda: world.gather([0]))
         except (StudyError, StorageError) as problem:
             # Said to the others below. They would wait for a rank that returns.
             error = problem
@@ -87,32 +82,34 @@ def tokenised_once(
     else:
         while not world.gather([0])[0][0]:
             continue
-    told = json.loads(world.send_text(json.dumps([isinstance(error, StorageError), "" if error is None else str(error)])))
+    told = json.loads(world.send_text(json.dumps([isinstance(error, StorageError), "" if error is None else str(error), folder])))
     if told[1]:
         raise error or (StorageError if told[0] else StudyError)(told[1])
-    return open_chat_rows(storage.download(folder, cache_folder(storage)))
+    manifest = storage.read_json(manifest_of(told[2]))
+    # A mixture that was made anew has other tokens in a folder of the same name.
+    mixture = str(mixture_manifest(study, storage)["fingerprint"])
+    return open_chat_rows(storage.download(told[2], cache_folder(storage) / mixture[:16]), manifest)
 
 
-def _folder(study: Study, model: ModelSpec, storage: Storage, order: RowOrder, template: ChatTemplate) -> str:
-    mixture = storage.read_json(manifest_of(mixture_folder(study))) or {}
-    is_whole = order.total_rows >= order.num_rows
-    decides = {
-        "format": TOKEN_FORMAT,
-        "mixture": mixture.get("fingerprint"),
-        "tokenizer": tokenizer_identity(study, model),
-        "template": [TEMPLATE_VERSION, template.max_length],
-        "rows": None if is_whole else [order.num_rows, order.total_rows, order.seed],
-        "versions": package_versions("tokenizers", "transformers", "xlmr_sweep"),
-    }
-    return chat_rows_folder(study, model, fingerprint(decides))
-
-
-def _write(
-    study: Study, storage: Storage, order: RowOrder, template: ChatTemplate, folder: str, after_chunk: Callable[[], object]
-) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        files = Path(scratch) / "rows"
-        for _ in write_chat_rows(open_mixture(study, storage), order.taken(), template, files):
-            after_chunk()
-        storage.upload(files, folder)
-    storage.write_json(manifest_of(folder), {"num_rows": len(order.taken())})
+def _made(
+    study: Study,
+    model: ModelSpec,
+    storage: Storage,
+    order: RowOrder,
+    template: ChatTemplate,
+    every: str,
+    after_part: Callable[[], object],
+) -> str:
+    """Returns the folder with the tokens of a run's rows: that of all rows if it was prepared, else one of its model's own."""
+    if check_chat_rows(storage, every):
+        return every
+    # Of the model's own: jobs of models with equal tokenizers may run at the same time.
+    folder, numbers = f"{every}-{model.name}", None
+    if order.total_rows < order.num_rows:
+        folder += f"-{fingerprint([order.num_rows, order.total_rows, order.seed], 8)}"
+        numbers = order.taken()
+    if check_chat_rows(storage, folder):
+        return folder
+    for _ in write_tokens(study, storage, template.tokenizer, template.max_length, folder, numbers):
+        after_part()
+    return folder

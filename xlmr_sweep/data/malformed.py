@@ -1,0 +1,71 @@
+"""Rows that are none: counted, the first ones named by file and line, and an error beyond a share of all rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from xlmr_sweep.data.jsonl import MAX_SHOWN
+from xlmr_sweep.data.row_files import RowFile, lines_before
+from xlmr_sweep.errors import StudyError
+
+SURELY = 2.0
+"""A preparation under way ends early where malformed rows are this many times those allowed of all rows expected."""
+
+
+class MalformedRows:
+    """Counts the malformed rows of parts, which are added in order.
+
+    Args:
+        share: of all rows that may be malformed.
+        files: of the source; none for the demo.
+        part_bytes: of a part of a plain file.
+
+    Attributes:
+        number: malformed rows.
+    """
+
+    def __init__(self, share: float, files: Sequence[RowFile], part_bytes: int) -> None:
+        self._share, self._files, self._part_bytes = share, files, part_bytes
+        self._first: list[str] = []
+        self._lines: Counter[int] = Counter()
+        self._rows: Counter[int] = Counter()
+        self._parts: Counter[int] = Counter()
+        self.number = 0
+
+    def is_hopeless(self, number: int, expected_rows: int | None) -> bool:
+        """Tells whether so many malformed rows are too many, whatever is still to be read."""
+        return expected_rows is not None and number > SURELY * self._share * expected_rows
+
+    def add(self, name: str, counts: dict[str, Any]) -> None:
+        """Counts a part by its file. Parts between those added may be missing."""
+        file, part = (int(number) for number in PurePosixPath(name).stem.split("-"))
+        if part != self._parts[file] and counts["problems"] and self._files[file].is_plain:
+            self._lines[file] = lines_before(self._files[file], part, self._part_bytes)
+        for line, problem in counts["problems"][: MAX_SHOWN - len(self._first)]:
+            label = self._files[file].label if self._files else "demo"
+            self._first.append(f"{label}: line {self._lines[file] + line}: {problem}")
+        self._parts[file] = part + 1
+        self._lines[file] += counts["num_lines"]
+        self._rows[file] += counts["num_read"] + counts["num_malformed"]
+        self.number += counts["num_malformed"]
+
+    def check(self) -> None:
+        """Checks what was counted.
+
+        Raises:
+            StudyError: if a file is empty, or if more rows are malformed than the share allows.
+        """
+        for file, number in self._rows.items():
+            if number == 0 and self._files:
+                raise StudyError(f"{self._files[file].label}: is empty; give a file with one JSON object a line")
+        num_rows = self._rows.total()
+        if self.number > self._share * num_rows:
+            allowed = f"{self.number} of {num_rows} rows are malformed; instructions.max_malformed allows {self._share:g}"
+            raise StudyError(self._first[0] if self.number == 1 else f"{'; '.join(self._first)}; {allowed}")
+
+    def shown(self) -> dict[str, Any]:
+        """Returns the manifest's entry: the number, and the first ones with file and line."""
+        return {"number": self.number, "first": self._first}

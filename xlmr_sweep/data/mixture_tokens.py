@@ -1,0 +1,135 @@
+"""The instruction data in the tokens of further tokenizers, made of the prepared texts. Equal tokenizers are used once.
+
+In: a prepared mixture. Out: folders of tokens, which `chat_rows.py` maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from xlmr_sweep.data.chat_encoder import tokens_key
+from xlmr_sweep.data.chat_rows import ChatShardWriter, check_chat_rows
+from xlmr_sweep.data.mixture import tokenizers_of
+from xlmr_sweep.data.mixture_rows import mixture_manifest, open_mixture
+from xlmr_sweep.data.mixture_writer import SCHEMA, ShardCutter
+from xlmr_sweep.data.part_work import PartWork, Runner, part_file, parts_there, read_part, run_here
+from xlmr_sweep.data.row_files import Payload
+from xlmr_sweep.storage.artifacts import parts_folder, tokens_folder
+from xlmr_sweep.storage.environment import package_versions
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.storage.progress_file import Step
+from xlmr_sweep.study.spec import Study
+
+PART_ROWS = 4096
+
+ShowStep = Callable[[], AbstractContextManager[Step]]
+"""Shows a long step for as long as the block runs."""
+
+
+def prepare_tokens(study: Study, storage: Storage, show_step: ShowStep | None = None, run_parts: Runner = run_here) -> None:
+    """Tokenises the prepared mixture for each model that is to be instruction-tuned on all of it, unless that is done.
+
+    Args:
+        study: names mixture and models.
+        storage: with the mixture.
+        show_step: opens what shows how far one tokenizer is.
+        run_parts: does the work; by default this process does.
+
+    Raises:
+        StudyError: if a tokenizer has no mask, if a target does not fit, or if a manifest does not match its files.
+        StorageError: if the storage cannot be written. What is done is kept.
+    """
+    if study.instruct.max_steps is not None:
+        # A short run takes few of the rows. Its job tokenises those.
+        return
+    seen: set[str] = set()
+    num_rows = mixture_manifest(study, storage)["num_rows"]
+    for model, tokenizer in tokenizers_of(study, storage):
+        folder = tokens_folder(study, tokens_key(tokenizer, study.instruct.max_length))
+        if folder in seen or check_chat_rows(storage, folder):
+            continue
+        seen.add(folder)
+        parts = write_tokens(study, storage, tokenizer, study.instruct.max_length, folder, run_parts=run_parts)
+        with nullcontext() if show_step is None else show_step() as step:
+            done = 0
+            for rows in parts:
+                done += rows
+                if step is not None:
+                    step.update(done, num_rows, model.name)
+
+
+def write_tokens(
+    study: Study,
+    storage: Storage,
+    tokenizer: Any,
+    max_length: int,
+    folder: str,
+    numbers: NDArray[np.int64] | None = None,
+    run_parts: Runner = run_here,
+) -> Iterator[int]:
+    """Tokenises rows of the prepared mixture into a folder. Yields the number of rows of each part that is done.
+
+    Args:
+        study: names the mixture.
+        storage: with the mixture.
+        tokenizer: of a model.
+        max_length: tokens of the longest row.
+        folder: where the tokens go. Killed, the next call goes on.
+        numbers: (R,) the rows to take, ascending; None for all.
+        run_parts: does the work on the parts.
+
+    Raises:
+        StudyError: if the mixture is not prepared, or if a target does not fit.
+        StorageError: if the storage cannot be written.
+    """
+    num_rows = mixture_manifest(study, storage)["num_rows"] if numbers is None else len(numbers)
+    parts = parts_folder(folder)
+    done = {part for _, part in parts_there(storage, parts)}
+    every = range(-(-num_rows // PART_ROWS))
+    missing = [part for part in every if part not in done]
+    # Some segments, so that several processes have work. Each opens the mixture once.
+    share = max(1, len(missing) // 64)
+    segments = [
+        RowSegment(study, storage, tuple(missing[start : start + share]), num_rows, numbers)
+        for start in range(0, len(missing), share)
+    ]
+    for part in run_parts(PartWork(tokenizer, max_length, storage, parts), segments):
+        yield part.num_rows
+    facts = {"max_length": max_length, "versions": package_versions("tokenizers", "transformers")}
+    writer = ChatShardWriter(storage, folder, facts)
+    cutter = ShardCutter(writer.add)
+    for number in every:
+        cutter.add(read_part(storage, f"{parts}/{part_file(0, number)}")[0])
+    cutter.close()
+    writer.close(numbers)
+    storage.delete(parts)
+
+
+@dataclass(frozen=True)
+class RowSegment:
+    """Rows of the prepared mixture."""
+
+    study: Study
+    storage: Storage
+    parts: tuple[int, ...]
+    num_rows: int
+    numbers: NDArray[np.int64] | None = None
+
+    def payloads(self) -> Iterator[Payload]:
+        """Yields the parts."""
+        mixture = open_mixture(self.study, self.storage)
+        for part in self.parts:
+            start, end = part * PART_ROWS, min((part + 1) * PART_ROWS, self.num_rows)
+            places = range(start, end) if self.numbers is None else self.numbers[start:end].tolist()
+            table = pa.table([*zip(*(mixture[place] for place in places), strict=True)], schema=SCHEMA)
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, table.schema) as writer:
+                writer.write_table(table)
+            yield Payload(0, part, sink.getvalue().to_pybytes(), end - start, is_table=True)

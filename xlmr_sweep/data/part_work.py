@@ -1,0 +1,203 @@
+"""What one process does to one part of the instruction data: rows are filtered and tokenised, and the part is kept as a file.
+
+In: payloads. Out: files in a storage, one a part, whole or absent. A part that is there is never done again. A file says nothing
+of who made it, so any number of processes, here or on a cluster, make the same files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import compress
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from xlmr_sweep.data.chat_encoder import ChatEncoder, Chats, Ragged
+from xlmr_sweep.data.jsonl import ParsedRows, parse_lines
+from xlmr_sweep.data.row_files import Payload, Segment
+from xlmr_sweep.errors import StorageError
+from xlmr_sweep.storage.files import Storage
+
+NUM_THREADS = 2
+"""Parts at a time in one process: one is read and packed while another is in the tokenizer, which has threads of its own."""
+
+
+@dataclass(frozen=True)
+class PartDone:
+    """What is known of a part once its file is there."""
+
+    file: int
+    part: int
+    num_rows: int
+    """Rows read."""
+    num_malformed: int
+    num_bytes: int
+    """Of its source."""
+
+
+class PartWork:
+    """Filters and tokenises parts. Can be pickled, to be sent to other processes.
+
+    Args:
+        tokenizer: of a model; a fast one.
+        max_length: tokens of the longest row.
+        storage: where the files go.
+        folder: of the files.
+        max_target_tokens: rows with longer targets are left out. None: all rows are kept, and the files hold no texts.
+        with_hashes: the files also hold a hash of each row, to find duplicates.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        max_length: int,
+        storage: Storage,
+        folder: str,
+        max_target_tokens: int | None = None,
+        with_hashes: bool = False,
+    ) -> None:
+        self._made_of = (tokenizer, max_length, storage, folder, max_target_tokens, with_hashes)
+        self._encoder = ChatEncoder(tokenizer, max_length)
+        self._storage, self._folder = storage, folder
+        self._most, self._with_hashes = max_target_tokens, with_hashes
+
+    def __reduce__(self) -> Any:
+        return (type(self), self._made_of)
+
+    def __call__(self, payload: Payload) -> PartDone:
+        """Writes the file of a part.
+
+        Raises:
+            StudyError: if a target does not fit the template.
+            StorageError: if the file cannot be written.
+        """
+        rows = parsed(payload)
+        table = self._filtered(rows) if self._most is not None else self._tokenised(rows.inputs, rows.targets)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+            writer.write_table(table)
+        name = f"{self._folder}/{part_file(payload.file, payload.part)}"
+        write_whole(self._storage, name, sink.getvalue().to_pybytes())
+        return PartDone(payload.file, payload.part, rows.num_rows, rows.num_malformed, payload.num_bytes)
+
+    def _filtered(self, rows: ParsedRows) -> pa.Table:
+        """Returns the rows that pass the filter. The inputs of the others are not tokenised."""
+        assert self._most is not None
+        filled = [bool(i and t and not i.isspace() and not t.isspace()) for i, t in zip(rows.inputs, rows.targets, strict=True)]
+        inputs, targets = list(compress(rows.inputs, filled)), list(compress(rows.targets, filled))
+        # A tokenizer may drop a text whole, such as one of invisible characters.
+        num_targets, short = self._encoder.short_tokens(targets, self._most)
+        is_short = (num_targets > 0) & (num_targets <= self._most)
+        inputs, targets = list(compress(inputs, is_short)), list(compress(targets, is_short))
+        users = self._encoder.tokens(inputs)
+        is_kept = users.lengths > 0
+        if not is_kept.all():
+            places = np.flatnonzero(is_kept)
+            users, short = users.take(places), short.take(places)
+            inputs, targets = list(compress(inputs, is_kept)), list(compress(targets, is_kept))
+        counts = {
+            "num_lines": rows.num_lines,
+            "num_read": len(rows.inputs),
+            "num_filled": int((num_targets > 0).sum() - (~is_kept).sum()),
+            "num_malformed": rows.num_malformed,
+            "problems": rows.problems,
+        }
+        columns = {"inputs": pa.array(inputs, pa.string()), "targets": pa.array(targets, pa.string())}
+        if self._with_hashes:
+            columns["hash"] = pa.array([row_hash(*row) for row in zip(inputs, targets, strict=True)], pa.binary(16))
+        return self._table(users, short, columns, counts)
+
+    def _tokenised(self, inputs: Sequence[str], targets: Sequence[str]) -> pa.Table:
+        return self._table(self._encoder.tokens(inputs), self._encoder.tokens(targets), {}, {})
+
+    def _table(self, users: Ragged, targets: Ragged, columns: dict[str, pa.Array], counts: dict[str, Any]) -> pa.Table:
+        chats: Chats = self._encoder.fill(users, targets)
+        ends = np.concatenate([[0], np.cumsum(chats.lengths)])
+        columns["ids"] = pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), pa.array(chats.ids))
+        spans = pa.array(chats.spans.astype(np.uint32).ravel())
+        columns["spans"] = pa.FixedSizeListArray.from_arrays(spans, 4)
+        columns["uncut"] = pa.array(users.lengths + targets.lengths + self._encoder.template.num_frame_tokens, pa.int64())
+        table: pa.Table = pa.table(columns)
+        return table.replace_schema_metadata({"counts": json.dumps(counts)})
+
+
+Runner = Callable[[PartWork, Sequence[Segment]], Iterator[PartDone]]
+"""Does the work on all parts of some segments, in any order, and tells of each part that is done."""
+
+
+def run_here(work: PartWork, segments: Sequence[Segment]) -> Iterator[PartDone]:
+    """Does the work in this process."""
+    running: deque[Any] = deque()
+    with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="parts") as pool:
+        try:
+            for segment in segments:
+                for payload in segment.payloads():
+                    running.append(pool.submit(work, payload))
+                    while len(running) > NUM_THREADS:
+                        yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def parsed(payload: Payload) -> ParsedRows:
+    """Returns the rows of a payload."""
+    if not payload.is_table:
+        return parse_lines(payload.data)
+    table = pa.ipc.open_stream(payload.data).read_all()
+    found = ParsedRows()
+    missing = next((name for name in ("inputs", "targets") if name not in table.column_names), None)
+    if missing is not None:
+        for _ in range(table.num_rows):
+            found.num_lines += 1
+            found.refuse(f"lacks the field {missing!r}")
+        return found
+    for inputs, targets in zip(table["inputs"].to_pylist(), table["targets"].to_pylist(), strict=True):
+        found.num_lines += 1
+        found.add(inputs, targets)
+    return found
+
+
+def part_file(file: int, part: int) -> str:
+    """Returns the name of a part's file. Sorted names are in the order of the rows."""
+    return f"{file:05d}-{part:07d}.arrow"
+
+
+def parts_there(storage: Storage, folder: str) -> set[tuple[int, int]]:
+    """Returns file and part of the parts that are done."""
+    stems = (name.removesuffix(".arrow").split("-") for name in storage.names(folder, ".arrow"))
+    return {(int(file), int(part)) for file, part in stems}
+
+
+def read_part(storage: Storage, name: str) -> tuple[pa.Table, dict[str, Any]]:
+    """Returns the table and the counts of a part's file. On a local disk it is mapped."""
+    source = pa.memory_map(str(storage.local / name)) if storage.local is not None else pa.BufferReader(storage.read(name))
+    table = pa.ipc.open_file(source).read_all()
+    return table, json.loads(table.schema.metadata[b"counts"])
+
+
+def row_hash(inputs: str, targets: str) -> bytes:
+    """Returns 16 bytes that only equal rows share."""
+    data = inputs.encode()
+    return hashlib.blake2b(len(data).to_bytes(8, "little") + data + targets.encode(), digest_size=16).digest()
+
+
+def write_whole(storage: Storage, name: str, data: bytes) -> None:
+    """Writes a file whole or not at all.
+
+    Raises:
+        StorageError: if that fails, such as on a full disk.
+    """
+    try:
+        storage.write(name, data)
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(f"{storage.path(name)}: {' '.join(str(error).split())}") from None
