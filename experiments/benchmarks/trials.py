@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
             found = run(options, Path(scratch), console)
         found |= {"part": part, "small": options.small, "seconds": time.monotonic() - began, "machine": machine()}
         (options.out / f"trials-{part}.json").write_text(json.dumps(found, indent=1, default=str) + "\n")
-        good &= show_targets(console, part, found.get("targets", []))
+        good &= show_targets(console, f"trials, {part}", found.get("targets", []))
     return 0 if good else 1
 
 
@@ -73,11 +73,11 @@ def missing() -> str | None:
     return None
 
 
-def show_targets(console: Console, part: str, targets: list[dict[str, Any]]) -> bool:
+def show_targets(console: Console, title: str, targets: list[dict[str, Any]]) -> bool:
     """Prints goals and what was reached; returns whether all are met."""
     if not targets:
         return True
-    table = Table("goal", "reached", "wanted", "met", title=f"trials, {part}")
+    table = Table("goal", "reached", "wanted", "met", title=title)
     for target in targets:
         sign = "at most" if target["at_most"] else "at least"
         table.add_row(

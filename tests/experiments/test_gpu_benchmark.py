@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,15 +17,18 @@ import torch
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 
 
-@pytest.fixture(scope="module")
-def shapes() -> Iterator[Any]:
+@pytest.fixture(autouse=True, scope="module")
+def paths() -> Iterator[None]:
     sys.path.insert(0, str(EXPERIMENTS))
-    try:
-        from benchmarks.gpu_parts import shapes
+    yield
+    sys.path.remove(str(EXPERIMENTS))
 
-        yield shapes
-    finally:
-        sys.path.remove(str(EXPERIMENTS))
+
+@pytest.fixture
+def shapes() -> Any:
+    from benchmarks.gpu_parts import shapes
+
+    return shapes
 
 
 def test_batches_are_as_long_as_sixteen_prompts_of_cb(shapes: Any) -> None:
@@ -56,3 +61,78 @@ def test_every_run_that_is_kept_names_card_date_and_commit() -> None:
         assert path.stem.removeprefix("gpu-").startswith(run["card"]["at"][:10]), path
         assert run["commit"], path
         assert run["parts"], path
+
+
+def test_parts_share_what_is_left_of_the_budget() -> None:
+    from benchmarks.gpu_parts.limits import WEIGHTS, OutOfTime, limit_of, time_limit
+
+    assert limit_of("step", ["step"], 100.0) == 100.0
+    parts, left = list(WEIGHTS), 300.0
+    for i, part in enumerate(parts):
+        left -= limit_of(part, parts[i:], left)
+    assert left == pytest.approx(0.0)
+    assert limit_of("step", ["step"], -1.0) == 0.0
+    with pytest.raises(OutOfTime), time_limit(0.05):
+        time.sleep(60)
+    with time_limit(60):
+        pass
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_part_that_is_cut_off_keeps_what_it_measured_and_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import gpu
+    from benchmarks.gpu_parts import part_instruct
+
+    def slow(options: Any, scratch: Path, console: Any, found: dict[str, Any]) -> None:
+        found["digests"] = {"first": "a", "again": "a"}
+        time.sleep(60)
+
+    monkeypatch.setattr(part_instruct, "run", slow)
+    assert gpu.main(["--small", "--part", "instruct", "--budget", "0.2", "--out", str(tmp_path)]) == 1
+    (path,) = tmp_path.glob("gpu-*.json")
+    part = json.loads(path.read_text())["parts"]["instruct"]
+    assert part["cut_off"]
+    assert [target["is_met"] for target in part["targets"]] == [True]
+
+
+def test_instruction_tuning_is_transformers_own_and_has_the_same_bits_after_a_stop(tmp_path: Path) -> None:
+    from benchmarks.gpu_parts.exact_tuning import against_transformers, same_bits
+
+    loss, gradients = against_transformers(torch.device("cpu"), tmp_path / "first")
+    assert loss < 1e-5
+    assert gradients < 1e-4
+    digests = same_bits(torch.device("cpu"), tmp_path / "stopped")
+    assert set(digests) == {"first", "again", "resumed"}
+    assert len(set(digests.values())) == 1
+
+
+def test_speed_of_instruction_tuning_counts_the_steps_after_the_first_ones() -> None:
+    from benchmarks.gpu_parts.part_instruct import needed_flops, time_ours, work_of
+
+    work = work_of("small", 0)
+    row = time_ours(work, torch.device("cpu"))
+    tokens = 2 * 8 * 64
+    assert row["tokens_s"] * 2 * row["step_s"] == pytest.approx(tokens)
+    assert row["flops_s"] / row["tokens_s"] == pytest.approx(needed_flops(work, tokens, 2 * 8 * 10) / tokens)
+
+
+def test_xl_gets_as_many_layers_as_fit_the_card(shapes: Any) -> None:
+    from benchmarks.gpu_parts.part_instruct import layers_that_fit
+
+    numbers = [layers_that_fit(shapes.SHAPES["XL"], 250_880, 8_192, gib * 2**30) for gib in (24, 40, 80, 140, 1_000)]
+    assert numbers == sorted(numbers)
+    assert numbers[0] >= 1
+    assert 20 <= numbers[2] <= 30
+    assert numbers[-1] == 36
+
+
+def test_times_the_trainer_are_goals_where_both_ran() -> None:
+    from benchmarks.gpu_parts import part_instruct, part_step, part_trials
+
+    rows = [{"shape": "base", "tokens_s": 300.0, "plain_tokens_s": 100.0, "share": 0.3}]
+    met = {t.what: t.is_met for t in part_instruct.targets({"rows": rows})}
+    assert met == {"base, share of the card's peak": False, "base, times the Trainer": True}
+    step = part_step.targets({"rows": [{"shape": "large", "step_ms": 12.0, "trainer_ms": 100.0}]})
+    assert [t.is_met for t in step] == [True, False]
+    sides = [{"side": "ours", "share": 1, "an_hour": 2000.0}, {"side": "plain", "share": 1, "an_hour": 100.0}]
+    assert [t.reached for t in part_trials.targets({"rows": sides})] == [2000.0, 20.0]

@@ -25,13 +25,14 @@ STEPS = 40
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def run(options: Namespace, scratch: Path, console: Console) -> dict[str, Any]:
+def run(options: Namespace, scratch: Path, console: Console, kept: dict[str, Any]) -> None:
     """Runs trials in several orders, processes and ways."""
     data = make_data(scratch / "data", ("cb", "copa"))
     encoder = make_encoder(scratch / "encoder", ENCODER_22M, data_texts(data))
     path = declare(scratch / "study.yaml", encoder, data, dropout=0.1)
     found: dict[str, list[str]] = {A: [], B: [], C: []}
     names: dict[str, list[str]] = {A: [], B: [], C: []}
+    kept |= {"digests": found, "how": names}
 
     def note(name: str, how: str, value: str) -> None:
         found[name].append(value)
@@ -40,22 +41,31 @@ def run(options: Namespace, scratch: Path, console: Console) -> dict[str, Any]:
     study, warm = open_study(path, scratch / "here")
     for name, how in ((A, "first"), (B, "after another"), (C, "after others"), (A, "warm, after others"), (B, "warm")):
         note(name, how, digest(finetune(cell(study, name), warm)))
-    refusals = {module.static.refusal for module in (warm.model(cell(study, name), _head()) for name in (A, C)) if module.static}
+    modules = [warm.model(cell(study, name), _head()) for name in (A, C)]
+    kept["refusals"] = sorted({str(module.static.refusal) for module in modules if module.static and module.static.refusal})
     # Two processes at once: what is cold in one is warm in the other, each beside the other's work.
     for name, value in together(path, scratch, [[B, A], [C, A, B]]):
         note(name, "another process, beside another", value)
     off_study, off = open_study(declare(scratch / "off.yaml", encoder, data, dropout=0.1, gpu_graphs="off"), scratch / "off")
     for name in (A, C):
         note(name, "without a graph", digest(finetune(cell(off_study, name), off)))
-    farthest, different = against_plain(declare(scratch / "plain.yaml", encoder, data, dropout=0.0), scratch)
+    kept["farthest"], kept["different"] = against_plain(declare(scratch / "plain.yaml", encoder, data, dropout=0.0), scratch)
     console.print(_table(found, names))
-    targets = [Target(f"different bits of {name}", len(set(values)) - 1, 0, at_most=True) for name, values in found.items()]
-    targets += [
-        Target("modules whose replay was not the step's bits", float(refusals != {None}), 0, at_most=True),
-        Target("probability farthest from the plain way's (bf16)", farthest, 0.05, at_most=True),
-        Target("answers unlike the plain way's, of 56", different, 1, at_most=True),
+
+
+def targets(kept: dict[str, Any]) -> list[Target]:
+    """Returns the goals and what was reached."""
+    told = [
+        Target(f"different bits of {name}", len(set(values)) - 1, 0, at_most=True)
+        for name, values in kept.get("digests", {}).items()
+        if values
     ]
-    return {"digests": found, "how": names, "targets": [target.as_dict() for target in targets]}
+    if "refusals" in kept:
+        told.append(Target("modules whose replay was not the step's bits", len(kept["refusals"]), 0, at_most=True))
+    if "farthest" in kept:
+        told.append(Target("probability farthest from the plain way's (bf16)", kept["farthest"], 0.05, at_most=True))
+        told.append(Target("answers unlike the plain way's, of 56", kept["different"], 1, at_most=True))
+    return told
 
 
 def declare(path: Path, encoder: Path, data: Path, **finetune: Any) -> Path:
@@ -81,7 +91,11 @@ def together(path: Path, scratch: Path, orders: list[list[str]]) -> list[tuple[s
         subprocess.Popen([*command, str(scratch / f"process-{i}"), *order], env=environment, stdout=subprocess.PIPE, text=True)
         for i, order in enumerate(orders)
     ]
-    outputs = [process.communicate()[0] for process in processes]
+    try:
+        outputs = [process.communicate()[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     if any(process.returncode for process in processes):
         raise RuntimeError("a process beside this one failed")
     lines = [line.split() for output in outputs for line in output.splitlines() if line.startswith("DIGEST")]

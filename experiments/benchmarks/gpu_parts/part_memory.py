@@ -17,21 +17,31 @@ from xlmr_sweep.modeling.gpu.footprint import footprint
 from xlmr_sweep.modeling.gpu.packing import rung
 
 
-def run(options: Namespace, scratch: Path, console: Console) -> dict[str, Any]:
+def run(options: Namespace, scratch: Path, console: Console, found: dict[str, Any]) -> None:
     """Runs each shape, unless the part `step` just did."""
     measured = {row["shape"]: row for row in getattr(options, "measured", [])}
     table = Table("shape", "by arithmetic, GiB", "reserved, GiB", "apart", title="Memory of a trial")
-    rows, targets = [], []
+    found["rows"] = []
     for name in options.shape or SHAPES:
         lengths = [128] * 16 if name == "XL" else cb_lengths()
-        row = measured.get(name) or time_static(name, lengths)
+        reserved = (measured.get(name) or time_static(name, lengths))["peak_reserved_bytes"]
         predicted = predict(name, sum(lengths))
-        apart = predicted / row["peak_reserved_bytes"] - 1
-        rows.append({"shape": name, "predicted_bytes": predicted, "peak_reserved_bytes": row["peak_reserved_bytes"]})
-        targets.append(Target(f"{name}, prediction apart from the reserved", abs(apart), 0.1, at_most=True))
-        table.add_row(name, f"{predicted / 2**30:.2f}", f"{row['peak_reserved_bytes'] / 2**30:.2f}", f"{apart:+.1%}")
+        found["rows"].append({"shape": name, "predicted_bytes": predicted, "peak_reserved_bytes": reserved})
+        table.add_row(name, f"{predicted / 2**30:.2f}", f"{reserved / 2**30:.2f}", f"{_apart(found['rows'][-1]):+.1%}")
     console.print(table)
-    return {"rows": rows, "targets": [target.as_dict() for target in targets]}
+
+
+def targets(found: dict[str, Any]) -> list[Target]:
+    """Returns the goals and what was reached."""
+    return [
+        Target(f"{row['shape']}, prediction apart from the reserved", abs(_apart(row)), 0.1, at_most=True)
+        for row in found.get("rows", [])
+    ]
+
+
+def _apart(row: dict[str, Any]) -> float:
+    ratio: float = row["predicted_bytes"] / row["peak_reserved_bytes"]
+    return ratio - 1
 
 
 def predict(name: str, num_tokens: int) -> float:

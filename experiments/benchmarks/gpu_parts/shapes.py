@@ -74,22 +74,35 @@ def random_examples(lengths: list[int], rows: int, seed: int = 0) -> list[Encode
     ]  # fmt: skip
 
 
+def empty_model(shape: GpuShape, device: torch.device, vocabulary: int | None = None, dropout: float = DROPOUT) -> Any:
+    """Returns a masked-LM model on a device, whose weights are whatever was in memory."""
+    config = config_of(shape, vocabulary)
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
+    with no_init_weights(), device:
+        model: Any = AutoModelForMaskedLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        model.tie_weights()
+    return model
+
+
+def draw_weights(model: Any, device: torch.device) -> None:
+    """Draws a model's weights, always the same ones on the same kind of device."""
+    draw = torch.Generator(device).manual_seed(5)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(0.0, 0.02, generator=draw)
+            if (parameter.ndim == 1 and name.endswith("norm.weight")) or name.endswith("LayerNorm.weight"):
+                parameter.fill_(1.0)
+
+
 def make_trainer(shape: GpuShape, spec: FinetuneSpec, device: torch.device) -> StaticTrainer:
     """Returns the static step of a model with random weights, which `fill` draws again."""
-    with no_init_weights(), device:
-        model: Any = AutoModelForMaskedLM.from_config(config_of(shape), dtype=torch.float32, trust_remote_code=False)
-        model.tie_weights()
+    model = empty_model(shape, device)
     trainer = StaticTrainer(model, None, len(LABEL_IDS), spec, "bf16")
 
     def fill() -> None:
         if trainer.restore_start("random"):
             return
-        draw = torch.Generator(device).manual_seed(5)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.normal_(0.0, 0.02, generator=draw)
-                if (parameter.ndim == 1 and name.endswith("norm.weight")) or name.endswith("LayerNorm.weight"):
-                    parameter.fill_(1.0)
+        draw_weights(model, device)
         trainer.keep_start("random")
 
     trainer.fill = fill
