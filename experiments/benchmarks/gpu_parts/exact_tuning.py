@@ -17,7 +17,7 @@ from xlmr_sweep.training.checkpoint import load_checkpoint, save_checkpoint
 from xlmr_sweep.training.mlm import Run, TrainSettings
 from xlmr_sweep.training.mlm_loss import MaskedLMLoss
 
-SMALL = GpuShape("xlm-roberta", 3, 128, 2, 512, 1_024)
+SMALL = GpuShape("xlm-roberta", 2, 128, 2, 256, 512)
 STEPS, STOP = 4, 2
 NO_CLIP = 1e9
 
@@ -31,13 +31,13 @@ def make_run(device: torch.device, num_steps: int, dropout: float, clip: float) 
     model = empty_model(SMALL, device, dropout=dropout)
     draw_weights(model, device)
     precision = "bf16" if device.type == "cuda" else "fp32"
-    settings = TrainSettings(1e-3, 0.01, 0.25, "linear", clip, precision, 0, torch.get_num_threads(), max_tokens=1_024)
+    settings = TrainSettings(1e-3, 0.01, 0.25, "linear", clip, precision, 0, 1, max_tokens=512)
     return Run(MaskedLMLoss(model), small_rows(num_steps), settings, World(device=device))
 
 
 def small_rows(num_steps: int) -> RandomRows:
     """Returns rows of 20 to 120 tokens, 24 a step."""
-    return RandomRows(num_steps, 24, SMALL.rows, 120, 20)
+    return RandomRows(num_steps, 12, SMALL.rows, 90, 20)
 
 
 def against_transformers(device: torch.device, scratch: Path) -> tuple[float, float]:
@@ -49,7 +49,7 @@ def against_transformers(device: torch.device, scratch: Path) -> tuple[float, fl
     ours = {name.removeprefix("exp_avg/encoder.model."): 10 * v for name, v in saved.items() if name.startswith("exp_avg/")}
     plain = empty_model(SMALL, device, dropout=0.0)
     draw_weights(plain, device)
-    rows = [as_inputs(row) for row in small_rows(1).rows(0, range(24))]
+    rows = [as_inputs(row) for row in small_rows(1).rows(0, range(12))]
     fills = {"input_ids": 1, "attention_mask": 0, "labels": -100}
     batch = {
         name: pad_sequence([row[name] for row in rows], batch_first=True, padding_value=fill).to(device)
