@@ -1,11 +1,12 @@
 """An encoder's forward and backward pass written out, without autograd: embeddings, layers, and the last layer for some tokens.
 
-In: a row of `packing`, weights as views of flat buffers. Out: the hidden states of the asked tokens, and later all gradients,
-written in place. The same code serves layers with the normalisation after each sum (BERT, RoBERTa, CamemBERT, XLM-R) and before
+In: a row of `packing` or `mlm_packing`, weights as views of flat buffers. Out: the hidden states of the asked tokens, and later all
+gradients, written or added in place. The same code serves layers with the normalisation after each sum (BERT, RoBERTa, CamemBERT, XLM-R) and before
 each product (XLM-R XL): either is a chain of "add, then normalise", of which the one passes on the normalised sum and the other
 the sum itself.
 
-Shapes: N tokens in S slots, hidden H, h heads of d numbers, C rows of the embeddings (words, positions, types).
+Shapes: N tokens in S slots, M of them asked (fine-tuning: one a slot), hidden H, h heads of d numbers, C rows of the embeddings
+(words, positions, types).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from xlmr_sweep.modeling.gpu.flash import Attention, Offsets
-from xlmr_sweep.modeling.gpu.packing import EXTRA
+from xlmr_sweep.modeling.gpu.products import Product
 from xlmr_sweep.modeling.gpu.torch_kernels import Kernels, Normed, gelu
 
 
@@ -57,14 +58,19 @@ class Row:
     """One step's numbers, views of a row on the device."""
 
     rows_at: Tensor
-    """(3, N + EXTRA) rows of the embeddings; the last ones are label words."""
+    """(3, N or more) rows of the embeddings; in fine-tuning label words follow."""
     offsets: Tensor
     """(S + 1,)"""
     asked: Tensor
-    """(S,) the token of each slot that the head reads."""
+    """(M,) the tokens that the head reads, slot by slot."""
+    asked_offsets: Tensor
+    """(S + 1,) where each slot's asked tokens begin among the M."""
     slot_at: Tensor
-    """(N,) the slot that asks for a token, S for none."""
+    """(N,) which of the M asks for a token, M for none."""
     longest: int
+    """Most tokens of a slot."""
+    most_asked: int
+    """Most asked tokens of a slot."""
 
     @property
     def num_tokens(self) -> int:
@@ -104,18 +110,16 @@ class Blocks:
         views: of its weights and their gradients.
         attention: the way it is computed.
         kernels: the way the rest is.
-        device: of the weights.
+        product: writes or adds a matrix's gradient.
     """
 
-    def __init__(self, form: Form, views: Views, attention: Attention, kernels: Kernels, device: torch.device) -> None:
-        self.form, self.views, self.kernels = form, views, kernels
+    def __init__(self, form: Form, views: Views, attention: Attention, kernels: Kernels, product: Product) -> None:
+        self.form, self.views, self.kernels, self.product = form, views, kernels, product
         self._attention = attention
-        self._places = torch.arange(len(views.master["embeddings"]), dtype=torch.int32, device=device)
-        self._ones = torch.arange(2**16, dtype=torch.int32, device=device)
         self._dtype = views.low["0.qkv"].dtype
 
     def forward(self, row: Row, *, is_training: bool) -> tuple[Tensor, Embedded, list[Layer]]:
-        """Returns the last hidden states of the asked tokens, (S, H) in the products' type, and what the backward pass needs."""
+        """Returns the last hidden states of the asked tokens, (M, H) in the products' type, and what the backward pass needs."""
         residual, low, embedded = self._embed(row, is_training)
         layers = []
         for i in range(self.form.num_layers):
@@ -124,12 +128,11 @@ class Blocks:
                 layers.append(layer)
         return low, embedded, layers
 
-    def backward(self, of_low: Tensor, of_labels: Tensor | None, row: Row, embedded: Embedded, layers: list[Layer]) -> None:
-        """Writes the gradients of embeddings and layers.
+    def backward(self, of_low: Tensor, row: Row, embedded: Embedded, layers: list[Layer]) -> Tensor:
+        """Writes the gradients of the layers, and returns that of each token's embedding, (N, H) fp32.
 
         Args:
-            of_low: gradient of the asked tokens' states, (S, H).
-            of_labels: gradient of the label words' rows, (k, H); None for a classification head.
+            of_low: gradient of the asked tokens' states, (M, H).
             row: of the forward pass.
             embedded: likewise.
             layers: likewise; emptied on the way, so that memory is free as soon as it can be.
@@ -137,7 +140,7 @@ class Blocks:
         of_rest: Tensor | None = None
         for i in range(self.form.num_layers - 1, -1, -1):
             of_low, of_rest = self._layer_backward(i, of_low, of_rest, row, layers.pop())
-        self._embed_backward(of_low, of_rest, of_labels, row, embedded)
+        return self._embed_backward(of_low, of_rest, embedded)
 
     def _dropout(self, is_training: bool) -> float:
         return self.form.hidden_dropout if is_training else 0.0
@@ -158,22 +161,14 @@ class Blocks:
         dropped, mask = torch.native_dropout(normed.out, p, True)
         return dropped, dropped.to(self._dtype), Embedded(normed, mask)
 
-    def _embed_backward(
-        self, of_low: Tensor, of_rest: Tensor | None, of_labels: Tensor | None, row: Row, embedded: Embedded
-    ) -> None:
+    def _embed_backward(self, of_low: Tensor, of_rest: Tensor | None, embedded: Embedded) -> Tensor:
         is_pre, mask = self.form.is_pre_norm, embedded.mask
         if not is_pre and mask is not None:
             of_low = self._undropped(of_low if of_rest is None else of_rest + of_low, mask)
             of_rest = None
         norm, into = self.views.master["norm"], (self.views.grads["norm"], None)
         _, of_states = self.kernels.add_norm_backward(of_low, of_rest, embedded.normed, norm, 0.0, into, rest_is_sum=is_pre)
-        if is_pre and mask is not None:
-            of_states = self._undropped(of_states, mask)
-        rows = functional.pad(of_states.to(self._dtype), (0, 0, 0, EXTRA))
-        if of_labels is not None:
-            rows[row.num_tokens : row.num_tokens + len(of_labels)] = of_labels
-        # A product with ones where a token uses a row: exact, deterministic and one launch, where index_add would sort or lock.
-        self.multiply(self.kernels.uses(row.rows_at, self._places), rows, self.views.grads["embeddings"])
+        return self._undropped(of_states, mask) if is_pre and mask is not None else of_states
 
     def _undropped(self, gradient: Tensor, mask: Tensor) -> Tensor:
         undropped: Tensor = torch.ops.aten.native_dropout_backward(gradient, mask, 1 / (1 - self.form.hidden_dropout))
@@ -219,7 +214,7 @@ class Blocks:
         return query, key, value
 
     def _offsets(self, row: Row, is_last: bool) -> Offsets:
-        queries, most = (self._ones[: len(row.offsets)], 1) if is_last else (row.offsets, row.longest)
+        queries, most = (row.asked_offsets, row.most_asked) if is_last else (row.offsets, row.longest)
         return Offsets(queries, row.offsets, most, row.longest)
 
     def _layer_backward(self, i: int, of_low: Tensor, of_rest: Tensor | None, row: Row, layer: Layer) -> tuple[Tensor, Tensor]:
@@ -230,14 +225,14 @@ class Blocks:
         of_outer, of_between = self.kernels.add_norm_backward(
             of_low, of_rest, layer.normed_2, master[f"{i}.norm_2"], self._last_dropout(p), into, rest_is_sum=is_pre
         )
-        self.multiply(of_outer, layer.active, grads[f"{i}.outer"])
+        self.product(of_outer, layer.active, grads[f"{i}.outer"])
         of_inner = self.kernels.gelu_backward(of_outer @ low_of[f"{i}.outer"], layer.inner, grads[f"{i}.inner_bias"])
-        self.multiply(of_inner, layer.normed_1.low, grads[f"{i}.inner"])
+        self.product(of_inner, layer.normed_1.low, grads[f"{i}.inner"])
         into = (grads[f"{i}.norm_1"], grads[f"{i}.out_bias"])
         of_out, of_residual = self.kernels.add_norm_backward(
             of_inner @ low_of[f"{i}.inner"], of_between, layer.normed_1, master[f"{i}.norm_1"], p, into, rest_is_sum=is_pre
         )
-        self.multiply(of_out, layer.attended, grads[f"{i}.out"])
+        self.product(of_out, layer.attended, grads[f"{i}.out"])
         of_attended = (of_out @ low_of[f"{i}.out"]).view(layer.three[0].shape)
         offsets, scale = self._offsets(row, layer.asked is not None), form.head_size**-0.5
         of_three = self._attention.backward(of_attended, layer.three, layer.attention, offsets, form.attention_dropout, scale)
@@ -256,19 +251,9 @@ class Blocks:
         return of_pair @ weight[hidden:] + self._spread(of_query @ weight[:hidden], row)
 
     def _linear_backward(self, gradient: Tensor, inputs: Tensor, key: str, rows: slice) -> None:
-        self.multiply(gradient, inputs, self.views.grads[key][rows])
+        self.product(gradient, inputs, self.views.grads[key][rows])
         self.kernels.sum_rows(gradient, self.views.grads[f"{key}_bias"][rows])
 
     def _spread(self, rows: Tensor, row: Row) -> Tensor:
-        """Returns rows of the slots, (S, H), at their tokens, (N, H), with zeros elsewhere: gathered, which needs no order."""
+        """Returns rows of the asked tokens, (M, H), at their places, (N, H), with zeros elsewhere: gathered, which needs no order."""
         return functional.pad(rows, (0, 0, 0, 1)).index_select(0, row.slot_at)
-
-    def multiply(self, left: Tensor, right: Tensor, out: Tensor) -> None:
-        """Writes left^T right into an fp32 gradient, summed in fp32 whatever the factors' type."""
-        if left.dtype == torch.float32:
-            torch.mm(left.t(), right, out=out)
-        elif left.device.type == "cpu":
-            # Has no product of another type than its factors.
-            out.copy_(left.t() @ right)
-        else:
-            torch.ops.aten.mm.dtype_out(left.t(), right, torch.float32, out=out)

@@ -93,7 +93,7 @@ class Classification:
         first, mask_1, active, second, mask_2 = kept
         views, kernels = self._blocks.views, self._blocks.kernels
         of_out = of_logits.to(first.dtype)
-        self._blocks.multiply(of_out, second, views.grads["head.out"])
+        self._blocks.product(of_out, second, views.grads["head.out"])
         kernels.sum_rows(of_out, views.grads["head.out_bias"])
         of_active = self._undropped(of_out @ views.low["head.out"], mask_2)
         of_dense = torch.ops.aten.tanh_backward(of_active, active)
@@ -101,6 +101,6 @@ class Classification:
 
 
 def _dense_backward(blocks: Blocks, of_dense: Tensor, states: Tensor) -> Tensor:
-    blocks.multiply(of_dense, states, blocks.views.grads["head.dense"])
+    blocks.product(of_dense, states, blocks.views.grads["head.dense"])
     blocks.kernels.sum_rows(of_dense, blocks.views.grads["head.dense_bias"])
     return of_dense @ blocks.views.low["head.dense"]

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from xlmr_sweep.modeling.families import model_family
 from xlmr_sweep.modeling.gpu.blocks import Blocks, Form, Row, Views
@@ -24,6 +25,7 @@ from xlmr_sweep.modeling.gpu.flash import Attention
 from xlmr_sweep.modeling.gpu.heads import Classification, Head, LabelWords
 from xlmr_sweep.modeling.gpu.layout import Layout, family_layout, move_into
 from xlmr_sweep.modeling.gpu.packing import EXTRA, RowShape, Table
+from xlmr_sweep.modeling.gpu.products import write_product
 from xlmr_sweep.modeling.gpu.torch_kernels import AdamWState, Kernels
 
 FLOATS = ("weights", "learning_rate", "corrections")
@@ -74,20 +76,21 @@ class StaticStep:
         self.optimisation, self.num_labels = optimisation, num_labels
         device = next(model.parameters()).device
         self.device = device
-        self.state = _moved(self.layout, device, dtype)
+        self._dtype = dtype
+        self.state = move_weights(self.layout, device, dtype, self.layout.num_embedded)
         views = Views(
             self.layout.views(self.state.weights),
             self.layout.views(self.state.low, 0 if dtype == torch.float32 else self.layout.num_embedded),
             self.layout.views(self.state.grads),
         )
         config: Any = model.config
-        words, positions = len(_rows(model, "word")), len(_rows(model, "position"))
-        self.table = Table(words, positions, first_position)
+        self.table = table_of(model, first_position)
         self.kernels = kernels
-        self._blocks = Blocks(form_of(config), views, attention, kernels, device)
+        self._blocks = Blocks(form_of(config), views, attention, kernels, write_product)
         self._head: Head = LabelWords(self._blocks, num_labels) if head is None else Classification(self._blocks, head_dropout)
         self._labels = torch.arange(num_labels, dtype=torch.int32, device=device)
-        self._steps = torch.arange(2**16, dtype=torch.int32, device=device)
+        self._numbers = torch.arange(2**16, dtype=torch.int32, device=device)
+        self._places = torch.arange(len(views.master["embeddings"]), dtype=torch.int32, device=device)
 
     def begin(self) -> None:
         """Forgets what an earlier trial trained, but for the weights: moments and count are zeroed in place."""
@@ -119,7 +122,7 @@ class StaticStep:
         Raises:
             RuntimeError: outside `strict_determinism`.
         """
-        _demand_determinism()
+        demand_determinism()
         fields = self._next(rows)
         row = self._row(fields, rows.shape)
         chain = self.state.grads[slice(*self.layout.chain)]
@@ -129,7 +132,7 @@ class StaticStep:
         loss, of_logits = self._loss(logits, fields["labels"], fields["weights"])
         of_states, of_labels = self._head.backward(of_logits, kept, row)
         del states, kept
-        self._blocks.backward(of_states, of_labels, row, embedded, layers)
+        self._embed_backward(self._blocks.backward(of_states, row, embedded, layers), of_labels, row)
         self.kernels.end_backward()
         norm = torch.linalg.vector_norm(self.state.grads)
         divisor = ((norm + 1e-6) / self.optimisation.clip).clamp_(min=1.0)
@@ -153,7 +156,18 @@ class StaticStep:
 
     def _row(self, fields: dict[str, Tensor], shape: RowShape) -> Row:
         rows_at = fields["rows_at"].view(3, shape.tokens + EXTRA)
-        return Row(rows_at, fields["offsets"], fields["asked"], fields["slot_at"], shape.longest)
+        # One asked token a slot.
+        each = self._numbers[: shape.slots + 1]
+        return Row(rows_at, fields["offsets"], fields["asked"], each, fields["slot_at"], shape.longest, 1)
+
+    def _embed_backward(self, of_states: Tensor, of_labels: Tensor | None, row: Row) -> None:
+        """Writes the embeddings' gradient from that of each token, (N, H), and of the label words' rows, (k, H)."""
+        grads = self._blocks.views.grads["embeddings"]
+        rows = functional.pad(of_states.to(self._dtype), (0, 0, 0, EXTRA))
+        if of_labels is not None:
+            rows[row.num_tokens : row.num_tokens + len(of_labels)] = of_labels
+        # A product with ones where a token uses a row: exact, deterministic and one launch, where index_add would sort or lock.
+        self._blocks.product(self.kernels.uses(row.rows_at, self._places), rows, grads)
 
     def _loss(self, logits: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the weighted cross-entropy and its gradient, (S, L)."""
@@ -165,7 +179,7 @@ class StaticStep:
 
     def _note(self, rows: Rows, result: Tensor) -> None:
         """Puts a result in its place and counts the step. No index is read by the host."""
-        is_here = (self._steps[: len(rows.results)] == rows.at).view(-1, *[1] * result.dim())
+        is_here = (self._numbers[: len(rows.results)] == rows.at).view(-1, *[1] * result.dim())
         torch.where(is_here, result, rows.results, out=rows.results)
         rows.at.add_(1)
 
@@ -179,14 +193,15 @@ def form_of(config: Any) -> Form:
     )  # fmt: skip
 
 
-def _rows(model: nn.Module, kind: str) -> Tensor:
+def table_of(model: nn.Module, first_position: int) -> Table:
+    """Returns where words, positions and token types of a transformers model begin in its embeddings."""
     body: Any = model.base_model
-    weight: Tensor = getattr(body.embeddings, f"{kind}_embeddings").weight
-    return weight
+    words, positions = (len(getattr(body.embeddings, f"{kind}_embeddings").weight) for kind in ("word", "position"))
+    return Table(words, positions, first_position)
 
 
-def _moved(layout: Layout, device: torch.device, dtype: torch.dtype) -> AdamWState:
-    """Returns a step's buffers; the parameters' values move into them."""
+def move_weights(layout: Layout, device: torch.device, dtype: torch.dtype, num_embedded: int) -> AdamWState:
+    """Returns a step's buffers; the parameters' values move into them. The first `num_embedded` numbers get no copy in `dtype`."""
     # Zeros, because gaps between entries count in the gradient's norm.
     weights = torch.zeros(layout.total, device=device)
     move_into(layout, weights)
@@ -196,9 +211,9 @@ def _moved(layout: Layout, device: torch.device, dtype: torch.dtype) -> AdamWSta
     grads, firsts, seconds = (torch.zeros(layout.total, device=device) for _ in range(3))
     low = weights
     if dtype != torch.float32:
-        low = torch.zeros(layout.total - layout.num_embedded, dtype=dtype, device=device)
+        low = torch.zeros(layout.total - num_embedded, dtype=dtype, device=device)
     count = torch.zeros((), device=device)
-    return AdamWState(weights, grads, firsts, seconds, low, layout.num_embedded, layout.num_decayed, count)
+    return AdamWState(weights, grads, firsts, seconds, low, num_embedded, layout.num_decayed, count)
 
 
 @contextmanager
@@ -216,7 +231,12 @@ def strict_determinism() -> Iterator[None]:
         memory.fill_uninitialized_memory = filled
 
 
-def _demand_determinism() -> None:
+def demand_determinism() -> None:
+    """Raises outside `strict_determinism`.
+
+    Raises:
+        RuntimeError: there.
+    """
     # With warn_only flash's backward pass takes the way of atomic additions.
     if not torch.are_deterministic_algorithms_enabled() or torch.is_deterministic_algorithms_warn_only_enabled():
         raise RuntimeError("a static step runs inside strict_determinism()")
