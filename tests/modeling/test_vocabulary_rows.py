@@ -21,6 +21,7 @@ from xlmr_sweep.training import mlm_loss
 from xlmr_sweep.training.masking import Masked
 from xlmr_sweep.training.mlm import Run
 from xlmr_sweep.training.mlm_loss import MaskedLMLoss
+from xlmr_sweep.training.plain_step import PlainStep
 
 pytestmark = [pytest.mark.ranks, pytest.mark.slow]
 
@@ -54,10 +55,11 @@ def first_step(root: MaskedLMLoss, world: World, precision: str, masked: str) ->
     """Both passes over the first global batch, cut into micro-batches, and the sum of the ranks' losses."""
     run = Run(root, SomeRows(masked), replace(SETTINGS, max_tokens=80, precision=precision), world)
     root.train()
-    mine = run._rows(0)
-    slices, _, num_masked = run._plan(mine)
+    assert isinstance(run.steps, PlainStep)
+    mine = run.steps.prepare(0)
+    slices, _, num_masked = run.steps._plan(0, mine)
     assert len(slices) > 1
-    return world.add([float(run._backward(mine, slices, num_masked))])[0], run
+    return world.add([float(run.steps._backward(mine, slices, num_masked))])[0], run
 
 
 def _rank(rank: int, size: int, folder: Path, options: dict[str, Any], precision: str, masked: str, logit_bytes: int) -> None:

@@ -21,8 +21,9 @@ from xlmr_sweep.modeling.export import config_text, empty_model
 from xlmr_sweep.modeling.fsdp import World, whole_weights
 from xlmr_sweep.training.checkpoint import load_checkpoint, save_checkpoint
 from xlmr_sweep.training.masking import Masked, mask_text, step_draws
-from xlmr_sweep.training.mlm import Run, TrainSettings
+from xlmr_sweep.training.mlm import Run
 from xlmr_sweep.training.mlm_loss import MaskedLMLoss
+from xlmr_sweep.training.train_settings import TrainSettings
 
 PAD, MASK, VOCABULARY = 1, 4, 83
 LIKE_TINY, LIKE_BASE, LIKE_XL = (10**6, 10**6), (0, 10**6), (0, 0)

@@ -30,7 +30,7 @@ def gradients(model: Any, max_tokens: int = 4096) -> dict[str, Tensor]:
     """Gradients of the first global batch, as AdamW's first moments hold them after one step without clipping."""
     run = run_of(model, max_tokens=max_tokens, rows=Rows(num_steps=1), clip=1e9)
     run.train()
-    return {name: 10 * run.optimizer.state[parameter]["exp_avg"] for name, parameter in run.parameters.items()}
+    return {name: 10 * run.steps.state[parameter]["exp_avg"] for name, parameter in run.parameters.items()}
 
 
 def test_gradients_do_not_depend_on_micro_batches() -> None:

@@ -23,12 +23,17 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def save_checkpoint(run: Run, folder: Path) -> None:
-    """Writes this rank's part of a run, and on rank 0 its state, into a folder that all ranks' parts end up in."""
+    """Writes this rank's part of a run, and on rank 0 its state, into a folder that all ranks' parts end up in.
+
+    Raises:
+        DivergedError: if the loss of a step that is not read yet is not finite. Nothing is written then.
+    """
+    run.settle()
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     for name, parameter in run.parameters.items():
         tensors[f"weight/{name}"] = parameter.detach()
-        moments = run.optimizer.state.get(parameter, {})
+        moments = run.steps.state.get(parameter, {})
         tensors |= {f"{moment}/{name}": moments[moment] for moment in MOMENTS if moment in moments}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / _file(run.world.rank))
     if run.world.rank == 0:
@@ -63,8 +68,9 @@ def load_checkpoint(run: Run, folder: Path) -> None:
             part = slice_of(length, run.world.rank, run.world.size)
             parameter.copy_(saved.read(f"weight/{name}", length, part))
             if saved.has(f"exp_avg/{name}"):
-                run.optimizer.state[parameter] = _moments(run, parameter, name, saved, length, part, state["progress"]["step"])
+                run.steps.restore(parameter, _moments(parameter, name, saved, length, part, state["progress"]["step"]))
     progress = state["progress"]
+    run.steps.restored(progress["step"])
     progress["loss_curve"] = [tuple(point) for point in progress["loss_curve"]]
     run.progress = Progress(**progress)
 
@@ -99,7 +105,7 @@ class _Saved:
 
 
 def _moments(
-    run: Run, parameter: nn.Parameter, name: str, saved: _Saved, length: int, part: tuple[int, int], step: int
+    parameter: nn.Parameter, name: str, saved: _Saved, length: int, part: tuple[int, int], step: int
 ) -> dict[str, Tensor]:
     device = parameter.device
     moments = {moment: saved.read(f"{moment}/{name}", length, part).to(device) for moment in MOMENTS}

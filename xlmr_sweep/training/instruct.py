@@ -42,8 +42,9 @@ from xlmr_sweep.study.template import ChatTemplate
 from xlmr_sweep.training.batches import RowOrder
 from xlmr_sweep.training.chat_batches import ChatBatches, tokenised_once
 from xlmr_sweep.training.checkpoint import load_checkpoint, save_checkpoint
-from xlmr_sweep.training.mlm import Run, TrainSettings
+from xlmr_sweep.training.mlm import Run
 from xlmr_sweep.training.mlm_loss import MaskedLMLoss
+from xlmr_sweep.training.train_settings import TrainSettings
 
 
 def train_settings(recipe: InstructSpec, model: ModelSpec, precision: str) -> TrainSettings:

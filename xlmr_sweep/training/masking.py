@@ -31,6 +31,9 @@ class Masked:
     labels: Sequence[int] | NDArray[np.int64]
     """(n,) the tokens that stood there."""
 
+    num_targets: int = 0
+    """How many of the masks, the last ones, lie in the target of an instruction."""
+
 
 def step_draws(seed: int, step: int, num_rows: int, max_length: int) -> NDArray[np.float64]:
     """Returns the numbers of each row of one global batch, (num_rows, max_length + 1), a `Draw` each.
@@ -98,6 +101,7 @@ def mask_chats(
         np.split(hidden, starts[1:-1]),
         np.split(place[positions], cuts),
         np.split(chats.input_ids[positions], cuts),
+        (spans[:, 3] - spans[:, 2]).tolist(),
     )
     return [Masked(*row) for row in zip(*columns, strict=True)]
 

@@ -30,8 +30,9 @@ from xlmr_sweep.study.spec import Study
 from xlmr_sweep.training.batches import RowOrder
 from xlmr_sweep.training.checkpoint import load_checkpoint, save_checkpoint
 from xlmr_sweep.training.masking import Masked, mask_text, step_draws
-from xlmr_sweep.training.mlm import Run, TrainSettings
+from xlmr_sweep.training.mlm import Run
 from xlmr_sweep.training.mlm_loss import MaskedLMLoss
+from xlmr_sweep.training.train_settings import TrainSettings
 
 CHECKPOINT_INTERVAL_S = 10.0
 MAX_TOKENS = 16_384

@@ -62,18 +62,24 @@ def say_once(message: str) -> None:
         log.warning("%s", message)
 
 
-def make_kernels(device: torch.device, dtype: torch.dtype) -> Kernels:
-    """Returns Triton's kernels where Triton is, else torch's, which launch twice as much."""
+def make_kernels(device: torch.device, dtype: torch.dtype, *, adds: bool = False) -> Kernels:
+    """Returns Triton's kernels where Triton is, else torch's, which launch twice as much.
+
+    Args:
+        device: the GPU.
+        dtype: of the products.
+        adds: whether gradients are added to what is there.
+    """
     try:
         from xlmr_sweep.modeling.gpu.triton_kernels import TritonKernels
 
-        kernels = TritonKernels(dtype, torch.cuda.get_device_properties(device).multi_processor_count)
+        kernels = TritonKernels(dtype, torch.cuda.get_device_properties(device).multi_processor_count, adds=adds)
         # Triton compiles at the first launch, for which it wants a C compiler.
         kernels.uses(torch.zeros((3, 8), dtype=torch.int32, device=device), torch.arange(64, device=device))
     except Exception as error:  # Triton's own classes, of a module that need not be there.
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        say_once(f"Triton cannot be used ({reason}): fine-tuning steps take torch's own kernels, about a quarter slower")
-        return TorchKernels(dtype)
+        say_once(f"Triton cannot be used ({reason}): steps take torch's own kernels, about a quarter slower")
+        return TorchKernels(dtype, adds=adds)
     return kernels
 
 

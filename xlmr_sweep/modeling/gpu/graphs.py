@@ -194,7 +194,7 @@ class StepRunner:
         cuda = self._cuda
         cuda.synchronize()
         graph = cuda.CUDAGraph()
-        with _uncollected(), cuda.graph(graph, pool=self._pool.id, stream=self._stream, capture_error_mode="thread_local"):
+        with uncollected(), cuda.graph(graph, pool=self._pool.id, stream=self._stream, capture_error_mode="thread_local"):
             work.run()
         return graph
 
@@ -240,7 +240,8 @@ def fingerprint(tensors: list[Tensor]) -> list[int]:
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
+def uncollected() -> Iterator[None]:
+    """Collects garbage, then keeps the collector off for a block: a capture forbids freeing other graphs' tensors."""
     gc.collect()
     was_on = gc.isenabled()
     gc.disable()

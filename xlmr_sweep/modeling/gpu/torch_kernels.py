@@ -76,10 +76,10 @@ class Kernels(Protocol):
         """
 
     def gelu_backward(self, gradient: Tensor, inputs: Tensor, of_bias: Tensor) -> Tensor:
-        """Returns the gradient of gelu's inputs, and writes its sum over the rows."""
+        """Returns the gradient of gelu's inputs, and puts its sum over the rows into the bias's."""
 
     def sum_rows(self, rows: Tensor, out: Tensor) -> None:
-        """Writes the sum over the rows, in fp32."""
+        """Puts the sum over the rows, in fp32, into a gradient of the chain."""
 
     def uses(self, rows_at: Tensor, places: Tensor) -> Tensor:
         """Returns ones where a token uses a row of a table of C, (n, C) in the products' type; `rows_at` is (3, n) int32."""
@@ -100,10 +100,15 @@ class Kernels(Protocol):
 
 
 class TorchKernels:
-    """torch's operators. Dropout draws from torch's generator of the device."""
+    """torch's operators. Dropout draws from torch's generator of the device.
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        self._dtype = dtype
+    Args:
+        dtype: of the products.
+        adds: whether gradients are added to what is there, for a step of several micro-batches, and not written over it.
+    """
+
+    def __init__(self, dtype: torch.dtype, *, adds: bool = False) -> None:
+        self._dtype, self._adds = dtype, adds
         self._later: list[tuple[Tensor, Tensor]] = []
 
     def begin(self, draw: Tensor, grads_of_chain: Tensor, *, is_training: bool) -> None:
@@ -149,7 +154,10 @@ class TorchKernels:
 
     def sum_rows(self, rows: Tensor, out: Tensor) -> None:
         """As `Kernels` says."""
-        torch.sum(rows, 0, dtype=torch.float32, out=out)
+        if self._adds:
+            out.add_(torch.sum(rows, 0, dtype=torch.float32))
+        else:
+            torch.sum(rows, 0, dtype=torch.float32, out=out)
 
     def uses(self, rows_at: Tensor, places: Tensor) -> Tensor:
         """As `Kernels` says."""
@@ -159,7 +167,8 @@ class TorchKernels:
 
     def end_backward(self) -> None:
         """As `Kernels` says."""
-        torch._foreach_copy_([into for into, _ in self._later], [made for _, made in self._later])
+        put = torch._foreach_add_ if self._adds else torch._foreach_copy_
+        put([into for into, _ in self._later], [made for _, made in self._later])
         self._later = []
 
     def adamw(self, state: AdamWState, rate: Tensor, corrections: Tensor, divisor: Tensor, decay: float) -> None:

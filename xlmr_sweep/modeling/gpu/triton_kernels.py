@@ -29,10 +29,11 @@ class TritonKernels:
     Args:
         dtype: of the products.
         processors: multiprocessors of the GPU.
+        adds: whether gradients are added to what is there.
     """
 
-    def __init__(self, dtype: torch.dtype, processors: int) -> None:
-        self._dtype, self._processors = dtype, processors
+    def __init__(self, dtype: torch.dtype, processors: int, *, adds: bool = False) -> None:
+        self._dtype, self._processors, self._adds = dtype, processors, adds
         self._salt = 0
         self._partials: Tensor | None = None
 
@@ -102,7 +103,10 @@ class TritonKernels:
     def end_backward(self) -> None:
         """As `Kernels` says."""
         assert self._partials is not None
-        torch.sum(self._partials, 0, out=self._chain)
+        if self._adds:
+            self._chain.add_(torch.sum(self._partials, 0))
+        else:
+            torch.sum(self._partials, 0, out=self._chain)
         self._partials = None
 
     def adamw(self, state: AdamWState, rate: Tensor, corrections: Tensor, divisor: Tensor, decay: float) -> None:
