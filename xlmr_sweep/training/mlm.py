@@ -39,8 +39,10 @@ class Step(Protocol):
 
     parameters: dict[str, nn.Parameter]
     """This rank's slices by name."""
-    state: Any
-    """AdamW's moments by parameter, as an optimiser of torch has them."""
+
+    @property
+    def state(self) -> Any:
+        """AdamW's moments by parameter, as an optimiser of torch has them."""
 
     def prepare(self, step: int) -> Any:
         """Makes a step's rows ready; may be called by another thread."""

@@ -17,7 +17,7 @@ from xlmr_sweep.modeling.gpu.torch_kernels import TorchKernels
 from xlmr_sweep.modeling.gpu.vocabulary_kernels import TorchVocabulary
 
 
-def step_of(model: Any, dropout_free: bool = True) -> MaskedLMStep:
+def step_of(model: Any) -> MaskedLMStep:
     first = model.config.pad_token_id + 1 if model.config.model_type != "bert" else 0
     kernels = TorchKernels(torch.float32, adds=True)
     return MaskedLMStep(model, first, Optimisation(0.7, 0.01), torch.float32, NaNBeyondTheEnd(), kernels, TorchVocabulary())
@@ -37,7 +37,7 @@ def test_losses_gradients_and_weights_equal_transformers_own(family: str) -> Non
         rows = longest_first(source.rows(number, range(source.num_rows(number))))
         optimizer.zero_grad()
         loss = plain_loss(plain, rows, "mean")
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(plain.parameters(), 1e9)
         step.begin()
         batches, shape = cut(rows, 512, step.longest, least=1 + number)

@@ -1,9 +1,9 @@
 """An encoder's forward and backward pass written out, without autograd: embeddings, layers, and the last layer for some tokens.
 
-In: a row of `packing` or `mlm_packing`, weights as views of flat buffers. Out: the hidden states of the asked tokens, and later all
-gradients, written or added in place. The same code serves layers with the normalisation after each sum (BERT, RoBERTa, CamemBERT, XLM-R) and before
-each product (XLM-R XL): either is a chain of "add, then normalise", of which the one passes on the normalised sum and the other
-the sum itself.
+In: a row of `packing` or `mlm_packing`, weights as views of flat buffers. Out: the hidden states of the asked tokens, and later
+all gradients, written or added in place. The same code serves layers with the normalisation after each sum (BERT, RoBERTa,
+CamemBERT, XLM-R) and before each product (XLM-R XL): either is a chain of "add, then normalise", of which the one passes on the
+normalised sum and the other the sum itself.
 
 Shapes: N tokens in S slots, M of them asked (fine-tuning: one a slot), hidden H, h heads of d numbers, C rows of the embeddings
 (words, positions, types).
@@ -255,5 +255,5 @@ class Blocks:
         self.kernels.sum_rows(gradient, self.views.grads[f"{key}_bias"][rows])
 
     def _spread(self, rows: Tensor, row: Row) -> Tensor:
-        """Returns rows of the asked tokens, (M, H), at their places, (N, H), with zeros elsewhere: gathered, which needs no order."""
+        """Returns rows of the asked tokens, (M, H), at their places, (N, H), else zeros: gathered, which needs no order."""
         return functional.pad(rows, (0, 0, 0, 1)).index_select(0, row.slot_at)

@@ -1,10 +1,11 @@
 """Micro-batches of masked language modelling in buffers of fixed size: all that a pass reads, as one row of int32. On the host.
 
-In: the masked rows of one rank and step. Out: `PackShape`, which tells what lies where, and a row a micro-batch, all of one shape.
+In: the masked rows of one rank and step. Out: `PackShape`, which tells what lies where, and a row a micro-batch, all of one
+shape.
 
-A row holds N tokens in S slots, of which M are asked for: sequences lie end to end, then filler, so that every one of the N tokens
-and M places is computed. Attention leaves places beyond the last offset uninitialised, and NaN times 0 is NaN. What is asked of
-filler has weight 0, and all of its gradients are zero.
+A row holds N tokens in S slots, of which M are asked for. Sequences lie end to end, then filler, so that every one of the N
+tokens and M places is computed: attention leaves places beyond the last offset uninitialised, and NaN times 0 is NaN. What is
+asked of filler has weight 0, and all of its gradients are zero.
 
 Rows are dealt to micro-batches longest first, there and back, so that these have as many rows and almost as many tokens each.
 """

@@ -115,7 +115,8 @@ class MaskedLMStep:
     @torch.no_grad()
     def norm(self) -> Tensor:
         """Returns the norm of the step's gradient, a scalar."""
-        return torch.linalg.vector_norm(self.state.grads)
+        norm: Tensor = torch.linalg.vector_norm(self.state.grads)
+        return norm
 
     @torch.no_grad()
     def update(self, norm: Tensor, rate: Tensor, corrections: Tensor) -> None:

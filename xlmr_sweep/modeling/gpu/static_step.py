@@ -201,7 +201,7 @@ def table_of(model: nn.Module, first_position: int) -> Table:
 
 
 def move_weights(layout: Layout, device: torch.device, dtype: torch.dtype, num_embedded: int) -> AdamWState:
-    """Returns a step's buffers; the parameters' values move into them. The first `num_embedded` numbers get no copy in `dtype`."""
+    """Returns a step's buffers, with the parameters' values; the first `num_embedded` numbers get no copy in `dtype`."""
     # Zeros, because gaps between entries count in the gradient's norm.
     weights = torch.zeros(layout.total, device=device)
     move_into(layout, weights)

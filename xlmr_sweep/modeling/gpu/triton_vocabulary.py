@@ -50,7 +50,7 @@ def cross_entropy_kernel(logits, bias, labels, weights, losses, num_words, colum
         value = tl.load(at + start + columns, mask=inside, other=0.0).to(tl.float32)
         value += tl.load(bias + start + columns, mask=inside, other=0.0)
         gradient = tl.exp(value - level) - tl.where(start + columns == label, 1.0, 0.0)
-        gradient = tl.where(inside & (weight != 0.0), gradient * weight, 0.0)
+        gradient = tl.where(inside, gradient * weight, 0.0)
         tl.debug_barrier()
         tl.store(at + start + columns, gradient.to(logits.dtype.element_ty), mask=start + columns < columns_in_all)
 
@@ -96,7 +96,7 @@ def add_words_kernel(sums, words, word_pieces, out, H: tl.constexpr, BLOCK: tl.c
         at = word.to(tl.int64) * H + columns
         total = tl.load(out + at, mask=inside, other=0.0)
         for piece in range(tl.load(word_pieces + place), tl.load(word_pieces + place + 1)):
-            total += tl.load(sums + piece.to(tl.int64) * H + columns, mask=inside, other=0.0)
+            total += tl.load(sums + piece * H + columns, mask=inside, other=0.0)
         tl.store(out + at, total, mask=inside)
 
 
