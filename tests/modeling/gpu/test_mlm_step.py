@@ -10,11 +10,19 @@ import torch
 from static_steps import STATIC_FAMILIES, NaNBeyondTheEnd
 from tiny_ranks import Rows, longest_first, plain_loss, tiny
 
+from xlmr_sweep.modeling.gpu import mlm_packing
 from xlmr_sweep.modeling.gpu.mlm_packing import cut, pack
 from xlmr_sweep.modeling.gpu.mlm_step import MaskedLMStep
 from xlmr_sweep.modeling.gpu.static_step import Optimisation, strict_determinism
 from xlmr_sweep.modeling.gpu.torch_kernels import TorchKernels
 from xlmr_sweep.modeling.gpu.vocabulary_kernels import TorchVocabulary
+
+
+@pytest.fixture(autouse=True)
+def _small_rungs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less filler for a CPU."""
+    monkeypatch.setattr(mlm_packing, "TOKENS", 64)
+    monkeypatch.setattr(mlm_packing, "ASKED", 32)
 
 
 def step_of(model: Any) -> MaskedLMStep:
@@ -30,9 +38,7 @@ def test_losses_gradients_and_weights_equal_transformers_own(family: str) -> Non
     step, source = step_of(model), Rows(num_steps=3)
     decayed = [p for p in plain.parameters() if p.ndim > 1]
     others = [p for p in plain.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}], lr=1e-3
-    )
+    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}], lr=1e-3)
     for number in range(3):
         rows = longest_first(source.rows(number, range(source.num_rows(number))))
         optimizer.zero_grad()

@@ -125,7 +125,7 @@ def cut(rows: Sequence[MaskedRow], max_tokens: int, longest: int, least: int = 1
         least: micro-batches to make at least.
     """
     total = sum(len(row.input_ids) for row in rows)
-    number = max(1, least, -(-total // max(max_tokens, 1)))
+    number = max(1, least, min(len(rows), -(-total // max_tokens)))
     while True:
         batches = deal(rows, number)
         shape = _shape(batches, longest)
