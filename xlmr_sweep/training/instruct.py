@@ -47,7 +47,7 @@ from xlmr_sweep.training.mlm_loss import MaskedLMLoss
 from xlmr_sweep.training.train_settings import TrainSettings
 
 
-def train_settings(recipe: InstructSpec, model: ModelSpec, precision: str) -> TrainSettings:
+def train_settings(recipe: InstructSpec, model: ModelSpec, precision: str, *, use_graphs: bool = True) -> TrainSettings:
     """Returns the loop's settings of a study's recipe."""
     return TrainSettings(
         learning_rate=recipe.learning_rate,
@@ -59,6 +59,7 @@ def train_settings(recipe: InstructSpec, model: ModelSpec, precision: str) -> Tr
         seed=recipe.seed,
         threads=recipe.threads,
         max_tokens=model.instruct_micro_batch * recipe.max_length,
+        use_graphs=use_graphs,
     )
 
 
@@ -121,6 +122,7 @@ class InstructionRun:
     ) -> None:
         self.study, self.spec, self.storage, self.world = study, spec, storage, world
         self._report_checkpoint = report_checkpoint
+        self._logged = 0
         self.folder = instruct_folder(study, spec)
         self._progress = ProgressFile(storage, self.folder)
         self._log = JobLog(storage, recipe_folder_name(study, spec))
@@ -140,7 +142,8 @@ class InstructionRun:
             root.spread(world, self.precision)
         else:
             root.to(world.device)
-        self.run = Run(root, batches, train_settings(recipe, spec, self.precision), world)
+        settings = train_settings(recipe, spec, self.precision, use_graphs=study.finetune.gpu_graphs == "auto")
+        self.run = Run(root, batches, settings, world)
         self.log(f"{world.size} ranks on {world.device.type}, {self.precision}, {order.num_steps} steps")
 
     def _load(self, source: ModelSource) -> tuple[str, Any]:
@@ -167,8 +170,9 @@ class InstructionRun:
         progress, total = run.progress, run.source.num_steps
         if self.world.rank == 0:
             self._progress.update(progress.step, total)
-            if progress.loss_count == 0:
-                step, loss = progress.loss_curve[-1]
+            step, loss = progress.loss_curve[-1] if progress.loss_curve else (0, 0.0)
+            if step > self._logged:
+                self._logged = step
                 self.log(f"step {step} of {total}: loss {loss:.4f}, {progress.elapsed_s:.1f} s")
         if progress.step % self.study.instruct.checkpoint_every == 0 and progress.step < total:
             with tempfile.TemporaryDirectory() as folder:

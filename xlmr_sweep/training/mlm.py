@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from xlmr_sweep.errors import DivergedError
 from xlmr_sweep.modeling.fsdp import World
+from xlmr_sweep.modeling.gpu.static_step import strict_determinism
 from xlmr_sweep.training.batches import BatchSource
 from xlmr_sweep.training.packed_step import PackedStep, packed_refusal
 from xlmr_sweep.training.plain_step import PlainStep, Taken
@@ -109,7 +110,11 @@ class Run:
         """
         self.root.train()
         first, end = self.progress.step, self.source.num_steps
-        with _threads(self.settings.threads), _prefetched(self.steps.prepare, first, end, self.world) as prepared:
+        with (
+            _threads(self.settings.threads),
+            _same_bits_on(self.world.device),
+            _prefetched(self.steps.prepare, first, end, self.world) as prepared,
+        ):
             started = time.monotonic()
             for mine in prepared:
                 self._take(mine)
@@ -161,6 +166,11 @@ def _steps(root: nn.Module, source: BatchSource, settings: TrainSettings, world:
         return PackedStep(root, source, settings)
     say_once(f"instruction tuning takes the plain way, several times slower than packed micro-batches ({refusal})")
     return PlainStep(root, source, settings, world)
+
+
+def _same_bits_on(device: torch.device) -> AbstractContextManager[None]:
+    """A run that goes on from a checkpoint has the same bits, which on a GPU only deterministic kernels give."""
+    return strict_determinism() if device.type == "cuda" else nullcontext()
 
 
 @contextmanager
