@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,12 @@ import pytest
 from hypothesis import settings
 from pyarrow import parquet
 
+from analysis.artifacts import Artifacts
+from analysis.assemble import assemble
+from analysis.derive import derive
+from analysis.options import Options
+from analysis.page import Page
+from analysis.tables import from_table
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.records import write_failure, write_record
 from xlmr_sweep.storage.study_file import write_study
@@ -114,3 +122,42 @@ def made(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Storage:
         parquet.write_table(pa.table(columns), sink)
         storage.write(f"predictions/{trial.trial_id}.parquet", sink.getvalue().to_pybytes())
     return storage
+
+
+@pytest.fixture
+def storage(made: Storage, tmp_path: Path) -> Storage:
+    """A copy of the storage, to be changed, in `runs`."""
+    assert made.local is not None
+    shutil.copytree(made.local, tmp_path / "runs")
+    return Storage(tmp_path / "runs")
+
+
+@pytest.fixture
+def values_of() -> Callable[[Mapping[str, Sequence[float]]], pd.DataFrame]:
+    """Makes the IPR of one model from its values by task and seed."""
+
+    def make(samples: Mapping[str, Sequence[float]]) -> pd.DataFrame:
+        rows = [
+            {"comparison": "instructed/prompted", "model": "m", "task": task, "seed": seed, "ipr": value}
+            for task, sample in samples.items()
+            for seed, value in enumerate(sample)
+        ]
+        return pd.DataFrame(rows).assign(used=True, num_bridged=0, size_low=2, size_high=128)
+
+    return make
+
+
+@pytest.fixture
+def whole_page(study_table: pd.DataFrame) -> Page:
+    """The page of two models, with every figure that a report can have."""
+    mixture = {
+        "name": "demo",
+        "counts": {"read": 10, "after target filter": 7},
+        "length_histogram": {"edges": [0, 16, 32, 64, 512], "counts": [3, 3, 1, 0]},
+        "top_targets": [["yes", 4], ["no", 3]],
+    }
+    job = {"steps": 10, "tokens": 1000, "loss_curve": [[1, 5.0], [10, 2.0]], "num_ranks": 2, "num_gpus": 0, "wall_time_s": 60.0}
+    results = from_table(study_table.assign(total_time_s=10.0, num_gpus=0.5, num_ranks=1))
+    found = Artifacts(mixture=mixture, instructed={"base": job})
+    options = Options(mixture_tasks=("rte",))
+    return assemble(results, found, derive(results, found, options), options)

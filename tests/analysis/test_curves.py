@@ -1,4 +1,4 @@
-"""Curves and completeness: hand-worked numbers, and nothing missing that is not counted."""
+"""Performance curves: mean and spread over seeds, and how many seeds a point has."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.completeness import completeness
 from analysis.curves import curves
 from analysis.schema import CELL
 
@@ -34,20 +33,3 @@ def test_points_with_fewer_seeds_than_planned_say_so(study_table: pd.DataFrame) 
     assert np.isnan(gone["mean"])
     assert (short["num_seeds"], short["num_planned"]) == (2, 3)
     assert len(points) == 36
-
-
-def test_completeness_counts_every_planned_cell_once(study_table: pd.DataFrame) -> None:
-    planned = study_table[CELL]
-    failures = planned.iloc[[0, 1, 5]]
-    # Row 5 failed once and has a result now, so it is present; row 2 never ran.
-    counts = completeness(study_table.drop(index=[0, 1, 2]), planned, failures)
-    row = counts[(counts["model"] == "base") & (counts["paradigm"] == "baseline") & (counts["task"] == "cb")].iloc[0]
-    assert (row["planned"], row["present"], row["failed"], row["missing"]) == (9, 6, 2, 1)
-    assert counts["planned"].sum() == 108
-    assert (counts["planned"] == counts["present"] + counts["failed"] + counts["missing"]).all()
-
-
-def test_results_outside_the_plan_are_not_counted_as_complete(study_table: pd.DataFrame) -> None:
-    planned = study_table.loc[study_table["seed"] < 2, CELL]
-    counts = completeness(study_table, planned, planned.iloc[:0])
-    assert counts["planned"].sum() == counts["present"].sum() == 72

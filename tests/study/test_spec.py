@@ -98,73 +98,10 @@ def test_a_wrong_study_names_its_field(study_file: Callable[..., Path], changes:
     assert "\n" not in str(error.value)
 
 
-def test_not_yaml_is_one_line(tmp_path: Path) -> None:
-    path = tmp_path / "bad.yaml"
-    path.write_text("name: [unclosed\n")
-    with pytest.raises(StudyError, match=r"bad\.yaml: not a YAML file") as error:
-        load_study(str(path))
-    assert "\n" not in str(error.value)
-    with pytest.raises(StudyError, match="cannot be read"):
-        load_study(str(tmp_path / "none.yaml"))
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        (b"name: a\nfinetune:\n\tsteps: 3\n", "line 3, column 1: while scanning for the next token, found character '\\t'"),
-        (b"name: sm\xe4ll\n", "not a YAML file: 'utf-8' codec"),
-        (b"name: a\n---\nname: b\n", "line 2, column 1: expected a single document"),
-        (b"name: *other\n", "line 1, column 7: found undefined alias"),
-        (b"name: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
-        (b"[" * 5000, "nested too deeply"),
-        (b"- name\n", "holds no mapping"),
-        (b"", "holds no mapping"),
-        (b"name: a\nmodels: &m [*m]\n", "models.0: give a mapping"),
-    ],
-)
-def test_what_yaml_cannot_be_read_from_is_one_line_with_its_place(tmp_path: Path, text: bytes, said: str) -> None:
-    path = tmp_path / "bad.yaml"
-    path.write_bytes(text)
-    with pytest.raises(StudyError) as error:
-        load_study(str(path))
-    assert said in str(error.value)
-    assert "bad.yaml" in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_a_key_that_is_there_twice_is_refused(study_file: Callable[..., Path]) -> None:
-    path = study_file()
-    text = path.read_text()
-    path.write_text(text + "\nseeds: [7]\n")
-    with pytest.raises(StudyError, match="the key 'seeds' is there twice"):
-        load_study(str(path))
-    path.write_text(text.replace("cluster:\n", "cluster:\n  cpus: 3\n"))
-    with pytest.raises(StudyError, match=r"line 3, column 3: the key 'cpus' is there twice"):
-        load_study(str(path))
-
-
-def test_anchors_and_merges_work_and_a_merged_key_may_be_overridden(study_file: Callable[..., Path]) -> None:
-    path = study_file()
-    plain = load_study(str(path))
-    text = path.read_text()
-    path.write_text(text.replace("finetune:\n", "finetune:\n  <<: {warmup: 0.5, steps: 9}\n"))
-    assert load_study(str(path)).finetune == plain.finetune.model_copy(update={"warmup": 0.5})
-    path.write_text(text.replace("sizes:\n- 4\n- 8\n", "sizes: &sizes [4, 8]\n") + "\nmax_train_size: 8\n")
-    assert load_study(str(path)).sizes == plain.sizes
-    path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
-    assert load_study(str(path)) == plain
-
-
 def test_a_task_that_the_demo_lacks_is_named(study_file: Callable[..., Path]) -> None:
     study = load_study(str(study_file(tasks=[OWN_TASK], data={"source": "demo"})))
     with pytest.raises(StudyError, match="task own: the demo has no such task; it has boolq"):
         expand(study)
-
-
-def test_folders_are_relative_to_the_study_file(study_file: Callable[..., Path]) -> None:
-    path = study_file()
-    study = load_study(str(path))
-    assert study.data.folder == path.parent / "superglue"
 
 
 def test_a_users_own_task_is_a_mapping(study_file: Callable[..., Path]) -> None:

@@ -1,9 +1,8 @@
-"""The report on a real storage folder: records, failures, predictions and manifests as the library writes them."""
+"""A storage as a source of results: what is there, what is damaged, and where the report goes."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -15,24 +14,15 @@ from typer.testing import CliRunner
 from analysis.artifacts import artifacts
 from analysis.derive import Derived, derive
 from analysis.options import Options
-from analysis.provenance import deviations
 from analysis.report import app, build_report, default_folder
 from analysis.tables import load
 from xlmr_sweep.storage.collect import collect, write_results
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.records import write_failure, write_record
 from xlmr_sweep.storage.study_file import write_study
-from xlmr_sweep.study.identity import mixture_name, recipe_folder_name
+from xlmr_sweep.study.identity import recipe_folder_name
 from xlmr_sweep.study.plan import expand
 from xlmr_sweep.study.spec import Study
-
-
-@pytest.fixture
-def storage(made: Storage, tmp_path: Path) -> Storage:
-    """A copy of the storage, to be changed."""
-    assert made.local is not None
-    shutil.copytree(made.local, tmp_path / "runs")
-    return Storage(tmp_path / "runs")
 
 
 def test_present_failed_and_missing_cells_are_those_of_the_storage(storage: Storage, tmp_path: Path) -> None:
@@ -91,30 +81,6 @@ def test_damaged_files_are_named(study: Study, storage: Storage, tmp_path: Path)
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1
     assert "study.json: not JSON" in result.stderr
-
-
-def test_manifests_become_figures_hours_and_provenance(study: Study, storage: Storage, tmp_path: Path) -> None:
-    mixture = {"name": "xp3", "fingerprint": "f1f2", "counts": {"read": 9, "after target filter": 7}}
-    mixture |= {"length_histogram": {"edges": [0, 32, 64], "counts": [3, 4]}, "top_targets": [["yes", 5], ["no", 2]]}
-    storage.write_json(f"data/{mixture_name(study)}/manifest.json", mixture)
-    job = {"model": "base", "steps": 10, "tokens": 1e6, "wall_time_s": 1800.0, "num_gpus": 2, "num_ranks": 2, "weights": "w1"}
-    storage.write_json(f"instruct/{recipe_folder_name(study, study.models[0])}/manifest.json", {**job, "loss_curve": [[1, 3.0]]})
-    paths = build_report(tmp_path / "runs")
-    assert pd.read_csv(paths.csv["mixture_targets"])["count"].tolist() == [5, 2]
-    assert pd.read_csv(paths.csv["mixture_lengths"])["samples"].tolist() == [3, 4]
-    hours = pd.read_csv(paths.csv["hours"]).set_index("stage")
-    assert hours.loc["instruct", "gpu_hours"] == pytest.approx(1.0)
-    assert hours.loc["prompted", "gpu_hours"] == pytest.approx(12 * 36 / 3600)
-    facts = pd.read_csv(paths.csv["provenance"]).set_index("what")["value"]
-    assert facts["instruction data"] == "xp3 f1f2"
-    assert facts["instruction-tuned weights of base"] == "w1"
-    assert facts["version of torch"] == "2.13.0"
-
-
-def test_a_damaged_manifest_counts_as_absent(study: Study, storage: Storage, tmp_path: Path) -> None:
-    storage.write(f"data/{mixture_name(study)}/manifest.json", b"not json")
-    assert artifacts(load(tmp_path / "runs")).mixture is None
-    assert "mixture_counts" not in derived(tmp_path / "runs").tables
 
 
 def test_a_storage_is_read_by_file_uri_and_its_report_goes_into_it(
@@ -196,13 +162,3 @@ def test_of_a_moved_storages_records_of_one_cell_the_newest_counts_but_for_those
     storage.delete("results.parquet")
     assert load(tmp_path / "runs").rows["score"].max() == pytest.approx(0.7 + 0.11)
     assert load(tmp_path / "runs").num_other_settings == 11
-
-
-def test_deviations_from_the_paper_are_named(study: Study) -> None:
-    found = deviations(study)
-    assert "Tasks: cb, wic; the paper has boolq, cb, copa, rte, wic." in found
-    assert "Training sizes: 8, 32; the paper has 2, 4, 8, 16, 32, 64, 128." in found
-    assert not any("finetune" in line for line in found)
-    changed = study.replaced(finetune=study.finetune.model_copy(update={"learning_rate": 5e-5, "steps": 100}))
-    assert "finetune.learning_rate: 5e-05; the paper has 1e-05." in deviations(changed)
-    assert "finetune.steps: 100; the paper has more than 300." in deviations(changed)
