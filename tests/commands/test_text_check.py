@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 from builders import make_encoder
 from complaints import complaint
@@ -15,9 +17,11 @@ from rich.console import Console
 
 from xlmr_sweep.commands import entry
 from xlmr_sweep.commands.request import Request
+from xlmr_sweep.commands.vocabulary import count_rows
 from xlmr_sweep.data.examples import prepare_task
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.plan import expand
 from xlmr_sweep.study.reading import load_study
 
 
@@ -90,6 +94,32 @@ def test_examples_in_the_storage_are_looked_at_again_for_another_length(study_fi
     prepare_task(study, study.task("copa"), Storage(tmp_path / "runs"))
     path = study_file(tasks=["copa"], finetune={"max_length": 32})
     assert "needs more than max_length 32" in complaint(path, tmp_path / "runs")
+
+
+def test_a_dry_run_asks_the_tokenizers_of_the_hub_that_the_cache_holds(
+    study_file: Callable[..., Path], tmp_path: Path, encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache is laid out as the hub's client does it."""
+    models = [{"name": "m", "hub": "someone/model", "revision": "v1"}]
+    cache = tmp_path / "hub" / "models--someone--model"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    path = study_file(models=models, tasks=[cb_whose_third_word_is("qqqq")])
+
+    def said() -> str:
+        out = StringIO()
+        assert entry.dry_run(Request(str(path), str(tmp_path / "runs")), Console(file=out, width=200)) == 0
+        return out.getvalue()
+
+    assert "not checked (no tokenizer at hand): m" in said()
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "v1").write_text("abc")
+    shutil.copytree(encoder_folder, cache / "snapshots" / "abc")
+    assert "model m: task cb: label word 'qqqq' is" in dry_run_complaint(path, tmp_path / "runs")
+    path = study_file(models=models)
+    assert "not checked" not in said()
+    # Also its tokens are counted.
+    study = load_study(str(path))
+    assert count_rows(study, Storage(tmp_path / "runs"), expand(study)).keys() == {"m"}
 
 
 def test_an_instruction_length_that_holds_no_row_is_refused(study_file: Callable[..., Path], tmp_path: Path) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from builders import FAMILIES, make_encoder
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM
 
@@ -18,6 +22,7 @@ from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling import loading, model_check
 from xlmr_sweep.modeling import weights as weights_of
 from xlmr_sweep.modeling.families import FAMILIES as ROWS
+from xlmr_sweep.modeling.hub_files import announced_shapes
 from xlmr_sweep.modeling.loading import load_config, load_masked_lm, load_tokenizer, starting_weights
 from xlmr_sweep.modeling.model_check import check_model
 from xlmr_sweep.modeling.quick_check import quick_check
@@ -218,6 +223,70 @@ def test_a_model_that_takes_no_plain_text_is_refused_before_anything_starts(tmp_
         check_model(source, [CB])
 
 
+def test_a_hubs_weights_are_checked_before_they_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for the hub, which gives a folder's small files, the list of its files, and shapes of weights."""
+    folder = make_encoder(tmp_path)
+    config, tokenizer = load_config(ModelSource("m", str(folder))), load_tokenizer(ModelSource("m", str(folder)))
+    for module in (loading, model_check):
+        monkeypatch.setattr(module, "load_config", lambda source: config)
+    monkeypatch.setattr(model_check, "load_tokenizer", lambda source: tokenizer)
+    monkeypatch.setattr(weights_of, "cached_file", lambda *names, **options: None)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: HubOfFolder(folder))
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda where, name, revision: str(folder / name))
+    source = ModelSource("m", "someone/model", "abc")
+    assert check_model(source, [CB]) == []
+    rewrite(folder, lambda weights: weights | {"extra.weight": torch.ones(2)})
+    (note,) = check_model(source, [CB])
+    assert note.endswith("someone/model is loaded without: extra.weight")
+    shutil.copy(folder / "model.safetensors", folder / "other.safetensors")
+    rewrite(folder, lambda weights: {name: tensor for name, tensor in weights.items() if "lm_head.dense" not in name})
+    with pytest.raises(StudyError, match=r"someone/model has no masked-LM head; .* \(it lacks lm_head.dense"):
+        check_model(source, [CB])
+    # The file that the configuration names comes first, for the check and for what is loaded.
+    named = {**json.loads((folder / "config.json").read_text()), "transformers_weights": "other.safetensors"}
+    (folder / "config.json").write_text(json.dumps(named))
+    assert check_model(source, [CB]) == [note]
+    monkeypatch.setattr(weights_of, "cached_file", lambda where, name, **options: str(folder / name))
+    assert [path.name for path in weights_of.weight_files(source)] == ["other.safetensors"]
+
+
+def test_a_hub_that_lacks_weights_is_said_before_any_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = ModelSource("m", "someone/model", "abc")
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda where, name, revision: str(tmp_path / name))
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: HubOfFolder(tmp_path))
+    assert announced_shapes(source) == {}, "a hub that does not answer is no fault of the model"
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(StudyError, match=r"^model m: someone/model holds no weights \(model.safetensors, "):
+        announced_shapes(source)
+    (tmp_path / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a": "part-1.bin", "b": "part-2.bin"}}')
+    (tmp_path / "part-1.bin").touch()
+    with pytest.raises(StudyError, match=r"someone/model lacks part-2.bin, which pytorch_model.bin.index.json names"):
+        announced_shapes(source)
+    (tmp_path / "part-2.bin").touch()
+    assert announced_shapes(source) == {}, "only whole .bin files tell their shapes"
+
+
+class HubOfFolder:
+    """Answers as the hub's client, from the files of a folder. Weights cannot be fetched."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def list_repo_files(self, repository: str, *, revision: str) -> list[str]:
+        assert (repository, revision) == ("someone/model", "abc")
+        return [path.name for path in self._folder.iterdir()]
+
+    def parse_safetensors_file_metadata(self, repository: str, name: str, *, revision: str) -> SimpleNamespace:
+        with safe_open(self._folder / name, framework="np") as file:
+            return SimpleNamespace(
+                tensors={key: SimpleNamespace(shape=file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            )
+
+    def hf_hub_download(self, repository: str, name: str, *, revision: str) -> str:
+        assert name.endswith(".index.json")
+        return str(self._folder / name)
+
+
 def test_a_hubs_weights_are_checked_where_the_cache_holds_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a stand-in for the hub: configuration and tokenizer come from a folder, weights from the cache of files."""
     folder = make_encoder(tmp_path)
@@ -235,6 +304,7 @@ def test_a_hubs_weights_are_checked_where_the_cache_holds_them(tmp_path: Path, m
 
     monkeypatch.setattr(weights_of, "cached_file", cached_file)
     is_cached = False
+    monkeypatch.setattr(model_check, "announced_shapes", lambda source: {})
     assert check_model(source, [CB]) == []
     is_cached = True
     (note,) = check_model(source, [CB])

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from builders import FAMILIES, make_encoder
 
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.modeling.loading import load_tokenizer
 from xlmr_sweep.modeling.model_check import check_model
 from xlmr_sweep.modeling.quick_check import quick_check
 from xlmr_sweep.modeling.source import ModelSource
@@ -58,6 +60,21 @@ def test_a_missing_head_a_hub_id_and_a_word_of_two_tokens_go_to_the_full_check(t
     for words in (("yes", "no no"), ("yes", "unheard")):
         assert quick_check(whole, [RTE.model_copy(update={"label_words": words})]) is None
     assert quick_check(whole, [RTE]) == []
+
+
+def test_label_words_are_asked_of_the_tokenizer_that_transformers_chooses(tmp_path: Path) -> None:
+    folder = make_encoder(tmp_path)
+    source = ModelSource("m", str(folder))
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["vocab"]["perhaps"] = content["model"]["vocab"].pop("maybe")
+    (folder / "tokenizer.4.0.0.json").write_text(json.dumps(content))
+    assert quick_check(source, [CB]) == []
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "fast_tokenizer_files": ["tokenizer.4.0.0.json"]}))
+    assert load_tokenizer(source).get_vocab().keys() >= {"perhaps"}
+    assert quick_check(source, [CB]) is None
+    with pytest.raises(StudyError, match="label word 'maybe' is an unknown token"):
+        check_model(source, [CB])
 
 
 def test_the_check_imports_neither_torch_nor_transformers() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from xlmr_sweep.study.canonical import fingerprint
 from xlmr_sweep.study.identity import file_hash, model_hash
-from xlmr_sweep.study.model_files import find_model_files
+from xlmr_sweep.study.model_files import find_model_files, tokenizer_file
 
 INDEX = "model.safetensors.index.json"
 BIN_INDEX = "pytorch_model.bin.index.json"
@@ -101,6 +101,26 @@ def test_what_is_wrong_with_the_weights_is_said(names: list[str], index: object,
     assert files.weights == ()
     with pytest.raises(AssertionError, match=said):
         raise AssertionError(files.problem)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [],
+        None,
+        "tokenizer.4.0.0.json",
+        ["tokenizer.json"],
+        ["tokenizer.4.0.0.json", "tokenizer.json"],
+        ["tokenizer.4.0.0.json", "tokenizer.5.1.0.json", "tokenizer.99.0.0.json"],
+        ["tokenizer.99.0.0.json"],
+        ["tokenizer.10.0.0.json", "tokenizer.4.0.0.json"],
+        ["other.json", "my-tokenizer.4.1.json"],
+    ],
+)
+def test_the_tokenizer_of_a_version_is_chosen_as_transformers_chooses_it(names: object) -> None:
+    from transformers.tokenization_utils_base import get_fast_tokenizer_file
+
+    assert tokenizer_file({"fast_tokenizer_files": names}) == get_fast_tokenizer_file(names if isinstance(names, list) else [])
 
 
 def listing(folder: Path) -> str:

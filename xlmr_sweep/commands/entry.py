@@ -22,7 +22,7 @@ from xlmr_sweep.commands.preparation import models_to_instruct, prepare_instruct
 from xlmr_sweep.commands.progress import ProgressDisplay
 from xlmr_sweep.commands.request import OpenedRequest, Request, choose, open_request, read_studies
 from xlmr_sweep.commands.status import print_status
-from xlmr_sweep.commands.text_check import check_texts, examples_at_hand, tokenizer_of_folder
+from xlmr_sweep.commands.text_check import check_texts, examples_at_hand, tokenizer_at_hand
 from xlmr_sweep.errors import MissingFolderError, StudyError
 from xlmr_sweep.storage.artifacts import DATA, DRIVER, RESULTS_FILE, STUDY_FILE, TMP, corrupt_file, instruct_folder, stale_file
 from xlmr_sweep.storage.collect import Collected, collect, set_aside, write_results
@@ -68,7 +68,7 @@ def dry_run(request: Request, console: Console) -> int:
         read_examples(study, storage, trials, ProgressDisplay(Console(quiet=True)))
     found = collect(storage, study, opened.every)
     parts = forecast_parts(make_forecast(study, storage, trials, found), storage)
-    unchecked = check_texts(study, trials, tokenizer_of_folder, partial(examples_at_hand, study, storage))
+    unchecked = check_texts(study, trials, partial(tokenizer_at_hand, study, storage), partial(examples_at_hand, study, storage))
     if unchecked:
         parts.append(f"Label words and prompts not checked (no tokenizer at hand): {', '.join(unchecked)}")
     for part in [*parts, *memory_parts(forecast_memory(study, storage, trials, found.done))]:

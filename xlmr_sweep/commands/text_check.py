@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from xlmr_sweep.data.examples import ReadTask, Row, load_task, read_task
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.modeling.bare_tokenizer import BareTokenizer
+from xlmr_sweep.modeling.bare_tokenizer import BareTokenizer, tokenizer_texts
+from xlmr_sweep.modeling.hub_files import read_small_file
 from xlmr_sweep.modeling.source import ModelSource, base_source
 from xlmr_sweep.storage.artifacts import manifest_of, task_folder
 from xlmr_sweep.storage.files import Storage
@@ -105,7 +106,7 @@ def check_run_texts(study: Study, storage: Storage, trials: Sequence[Trial], exa
     def tokenizer(model: ModelSpec) -> Any:
         if model.demo is not None:
             return None if fits_demo else of_demo()
-        found = tokenizer_of_folder(model)
+        found = None if model.folder is None else tokenizer_at_hand(study, storage, model)
         if found is not None and found.has_template_tokens:
             return found
         from xlmr_sweep.modeling.loading import load_tokenizer
@@ -115,19 +116,21 @@ def check_run_texts(study: Study, storage: Storage, trials: Sequence[Trial], exa
     check_texts(study, trials, tokenizer, rows)
 
 
-def tokenizer_of_folder(model: ModelSpec) -> BareTokenizer | None:
-    """Returns the tokenizer of a model's folder; None where its files are not there.
+def tokenizer_at_hand(study: Study, storage: Storage, model: ModelSpec) -> BareTokenizer | None:
+    """Returns the tokenizer of a model's folder, or of a hub's model in this node's cache; None where its files are in neither.
 
     Raises:
-        StudyError: if the folder holds a damaged tokenizer.
+        StudyError: if the folder or the cache holds a damaged tokenizer.
     """
-    files = [] if model.folder is None else [model.folder / "tokenizer.json", model.folder / "tokenizer_config.json"]
-    if not files or not all(file.is_file() for file in files):
+    if model.demo is not None:
         return None
+    source = base_source(storage, study, model)
     try:
-        return BareTokenizer(*(file.read_text(encoding="utf-8") for file in files))
+        return BareTokenizer(*tokenizer_texts(partial(read_small_file, source)))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except Exception as error:  # The library raises the bare class.
-        raise StudyError(f"model {model.name}: {model.folder} holds no tokenizer: {error}") from None
+        raise StudyError(f"model {model.name}: {source.location} holds no tokenizer: {error}") from None
 
 
 def examples_at_hand(study: Study, storage: Storage, task: TaskSpec) -> list[Row] | None:

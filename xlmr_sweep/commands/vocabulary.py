@@ -14,8 +14,10 @@ from typing import Any
 from xlmr_sweep.commands.text_check import examples_at_hand
 from xlmr_sweep.data.examples import Row
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.modeling.bare_tokenizer import BareTokenizer
+from xlmr_sweep.modeling.bare_tokenizer import BareTokenizer, tokenizer_texts
 from xlmr_sweep.modeling.families import model_family
+from xlmr_sweep.modeling.hub_files import read_small_file
+from xlmr_sweep.modeling.source import base_source
 from xlmr_sweep.storage.artifacts import MODELS, pretrained_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.relocated import folder_of
@@ -102,18 +104,19 @@ def _padding(config: Mapping[str, Any]) -> set[int]:
     return set(range(int(padding) + 1)) if family.counts_positions_from_padding else {int(padding)}
 
 
-def _files(study: Study, storage: Storage, model: ModelSpec) -> tuple[tuple[str, str], set[int]] | None:
-    """Returns tokenizer.json, tokenizer_config.json and the padding's ids, of a folder or of a demo model that is there."""
+def _files(study: Study, storage: Storage, model: ModelSpec) -> tuple[tuple[str, str], set[int]]:
+    """Returns the texts of the tokenizer's files and the padding's ids.
+
+    They are those of a folder, of a demo model that is there, or of a hub's model in this node's cache.
+    """
 
     def read(name: str) -> str:
-        if model.folder is not None:
-            return (model.folder / name).read_text(encoding="utf-8")
+        if model.demo is None:
+            return read_small_file(base_source(storage, study, model), name)
         return storage.read(f"{made}/{name}").decode()
 
-    if model.folder is None and model.demo is None:
-        return None
     made = folder_of(storage, MODELS, model.name, partial(pretrained_folder, study, model)) if model.demo else ""
-    return (read("tokenizer.json"), read("tokenizer_config.json")), _padding(json.loads(read("config.json")))
+    return tokenizer_texts(read), _padding(json.loads(read("config.json")))
 
 
 def _examples(study: Study, storage: Storage, task: TaskSpec) -> list[Row] | None:

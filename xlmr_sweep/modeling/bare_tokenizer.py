@@ -7,10 +7,12 @@ neither pads nor cuts, whatever its file says.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer
+
+from xlmr_sweep.study.model_files import TOKENIZER_CONFIG, tokenizer_file
 
 UNKNOWN = ("<unk>", "[UNK]")
 """Usual unknown tokens, for tokenizers whose settings do not name theirs."""
@@ -67,6 +69,23 @@ class BareTokenizer:
             return {"input_ids": [found.ids for found in self._tokenizer.encode_batch_fast(list(text), add_special_tokens=False)]}
         encoded = self._tokenizer.encode_batch(list(text), add_special_tokens=False)
         return {"input_ids": [found.ids for found in encoded], "offset_mapping": [found.offsets for found in encoded]}
+
+
+def tokenizer_texts(read: Callable[[str], str]) -> tuple[str, str]:
+    """Returns the texts of a tokenizer's file, the one that transformers would choose, and of `tokenizer_config.json`.
+
+    Args:
+        read: returns the text of a file by its name.
+
+    Raises:
+        OSError: if a file is not there.
+        ValueError: if the settings are no JSON object.
+    """
+    settings = read(TOKENIZER_CONFIG)
+    named = json.loads(settings)
+    if not isinstance(named, dict):
+        raise ValueError(f"{TOKENIZER_CONFIG} is no JSON object")
+    return read(tokenizer_file(named)), settings
 
 
 def _values(group: Any) -> Iterable[Any]:

@@ -22,13 +22,13 @@ from transformers.utils import logging as transformers_logging
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.families import model_family
-from xlmr_sweep.modeling.model_folder import TOKENIZER_CONFIG, several
+from xlmr_sweep.modeling.model_folder import several
 from xlmr_sweep.modeling.source import ModelSource, base_source
 from xlmr_sweep.modeling.special_tokens import add_special_tokens, adds_special_tokens
 from xlmr_sweep.modeling.weights import held_weights, mapped_weights
 from xlmr_sweep.storage.artifacts import commit_file
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.study.model_files import CONFIG
+from xlmr_sweep.study.model_files import CONFIG, TOKENIZER_CONFIG
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.spec import Study
 

@@ -15,6 +15,7 @@ import torch
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.families import usable_length
+from xlmr_sweep.modeling.hub_files import announced_shapes
 from xlmr_sweep.modeling.loading import (
     cannot_load,
     empty_masked_lm,
@@ -34,7 +35,7 @@ from xlmr_sweep.study.tasks import TaskSpec
 def check_model(source: ModelSource, tasks: Iterable[TaskSpec], max_length: int = 0) -> list[str]:
     """Checks, without reading the weights, that a model can serve a study.
 
-    A hub's model is checked by its files where this node's cache holds them.
+    A hub's model is checked by its files where this node's cache holds them, else by what the hub says of them.
 
     Args:
         source: the model.
@@ -70,9 +71,11 @@ def check_model(source: ModelSource, tasks: Iterable[TaskSpec], max_length: int 
         )
     _check_input(source, model)
     folder = read_model_folder(source)
-    shapes = weight_shapes(source, cached_files(source)) if folder is None else folder.shapes
-    notes = [] if folder is None else folder.notes()
-    return notes + _check_weights(source, model, shapes) if shapes else notes
+    if folder is not None:
+        return folder.notes() + _check_weights(source, model, folder.shapes, are_here=True)
+    cached = cached_files(source)
+    shapes = weight_shapes(source, cached) if cached else announced_shapes(source)
+    return _check_weights(source, model, shapes, are_here=bool(cached)) if shapes else []
 
 
 def _check_input(source: ModelSource, model: Any) -> None:
@@ -87,10 +90,14 @@ def _check_input(source: ModelSource, model: Any) -> None:
         return
 
 
-def _check_weights(source: ModelSource, model: Any, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Checks the weights' names and shapes as transformers matches them with the model's, and returns what to say of them."""
+def _check_weights(source: ModelSource, model: Any, shapes: Mapping[str, tuple[int, ...]], *, are_here: bool) -> list[str]:
+    """Checks the weights' names and shapes as transformers matches them with the model's, and returns what to say of them.
+
+    Weights that are not on this node yet are not fetched for it. Their values are looked at when they are loaded.
+    """
     _check_shapes(source, model, shapes)
-    _check_ties(source, model, shapes)
+    if are_here:
+        _check_ties(source, model, shapes)
     missing, unplaced = _matched(source, model, shapes)
     notes = []
     if head_is_new(source, model.base_model_prefix, missing):

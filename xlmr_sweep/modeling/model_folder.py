@@ -18,15 +18,13 @@ from safetensors import SafetensorError, safe_open
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.families import model_family
 from xlmr_sweep.modeling.source import ModelSource, damaged
-from xlmr_sweep.study.model_files import CONFIG, ModelFiles, find_model_files
+from xlmr_sweep.study.model_files import CONFIG, TOKENIZER_CONFIG, ModelFiles, find_model_files
 
 WRAPPERS = ("_orig_mod.", "module.")
 """What torch.compile and DistributedDataParallel put before each name of a model's weights."""
 
 MOST_NAMES = 5
 """Names that a message lists; of the others it says how many there are."""
-
-TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,9 @@ from typing import Any
 from safetensors import SafetensorError
 
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.modeling.bare_tokenizer import BareTokenizer
+from xlmr_sweep.modeling.bare_tokenizer import BareTokenizer, tokenizer_texts
 from xlmr_sweep.modeling.families import usable_length
-from xlmr_sweep.modeling.model_folder import (
-    TOKENIZER_CONFIG,
-    ModelFolder,
-    check_padding,
-    read_model_folder,
-    unplaced_note,
-)
+from xlmr_sweep.modeling.model_folder import ModelFolder, check_padding, read_model_folder, unplaced_note
 from xlmr_sweep.modeling.source import ModelSource
 from xlmr_sweep.modeling.weight_names import weight_names
 from xlmr_sweep.study.task_check import label_token_ids
@@ -68,8 +62,8 @@ def _weight_notes(folder: ModelFolder, max_length: int) -> list[str] | None:
 
 
 def _has_words(folder: ModelFolder, tasks: Iterable[TaskSpec]) -> bool:
-    files = (folder.files.folder / "tokenizer.json", folder.files.folder / TOKENIZER_CONFIG)
-    tokenizer: Any = BareTokenizer(*(file.read_text(encoding="utf-8") for file in files))
+    home = folder.files.folder
+    tokenizer: Any = BareTokenizer(*tokenizer_texts(lambda name: (home / name).read_text(encoding="utf-8")))
     if (
         not tokenizer.has_template_tokens
         or tokenizer.pad_token_id is None

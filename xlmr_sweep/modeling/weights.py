@@ -26,7 +26,7 @@ from xlmr_sweep.modeling.bin_weights import as_safetensors, load_bin
 from xlmr_sweep.modeling.model_folder import own_names
 from xlmr_sweep.modeling.source import ModelSource, damaged
 from xlmr_sweep.study.canonical import fingerprint
-from xlmr_sweep.study.model_files import ORDER, find_model_files
+from xlmr_sweep.study.model_files import CONFIG, ORDER, find_model_files, weights_order
 
 
 @dataclass(frozen=True)
@@ -162,11 +162,12 @@ def _fetched_files(source: ModelSource, *, only_cached: bool = False) -> tuple[P
             return None
         return None if path is None else Path(path)
 
-    for single, index in ORDER:
-        whole = fetched(single)
+    config = fetched(CONFIG)
+    for single, index in ORDER if config is None else weights_order(json.loads(config.read_text(encoding="utf-8"))):
+        whole = fetched(single) if single else None
         if whole is not None:
             return (whole,)
-        listing = fetched(index)
+        listing = fetched(index) if index else None
         if listing is not None:
             names = sorted(set(json.loads(listing.read_text(encoding="utf-8"))["weight_map"].values()))
             parts = [fetched(name) for name in names]

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from xlmr_sweep.study.model_files import TOKENIZER_CONFIG, tokenizer_file
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.tasks import TaskSpec
 
@@ -60,7 +61,12 @@ def _of_tokenizer(folder: Path | None) -> str:
     if folder is None:
         return ""
     try:
-        text = (folder / "tokenizer.json").read_text(encoding="utf-8")
+        named = json.loads((folder / TOKENIZER_CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        named = {}
+    try:
+        name = tokenizer_file(named if isinstance(named, dict) else {})
+        text = (folder / name).read_text(encoding="utf-8")
     except (OSError, ValueError):
         return ""
     if _names_special_tokens(_entry(text, "post_processor")):

@@ -8,13 +8,20 @@ of an older one, adapters.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+from packaging.version import InvalidVersion, Version
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 CONFIG = "config.json"
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 
 ORDER = ((WEIGHTS, WEIGHTS_INDEX), (BIN, BIN_INDEX))
 """One file of weights and the index of several, in the order in which transformers looks for them."""
@@ -61,6 +68,43 @@ def find_model_files(folder: Path) -> ModelFiles:
         found = f"; it holds {_several(sorted(path.name for path in candidates))}" if candidates else ""
         problem = f"{folder} holds no weights ({', '.join(name for pair in ORDER for name in pair)}){found}"
     return ModelFiles(folder, tuple(weights), index, tuple(sorted(candidates - set(weights))), problem)
+
+
+def weights_order(config: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Returns the names to look for, pair by pair: of one file of weights and of the index of several. An empty one is none."""
+    named = config.get("transformers_weights")
+    if not isinstance(named, str):
+        return ORDER
+    return (("", named),) if named.endswith(".json") else ((named, ""),)
+
+
+def tokenizer_file(settings: Mapping[str, Any]) -> str:
+    """Returns the name of the fast tokenizer's file that transformers reads.
+
+    Args:
+        settings: of `tokenizer_config.json`. They may name files for versions of transformers and later ones
+            (`fast_tokenizer_files`, such as `tokenizer.4.0.0.json`).
+    """
+    listed = settings.get("fast_tokenizer_files")
+    versions: dict[str, str] = {}
+    for name in listed if isinstance(listed, list) else ():
+        if found := re.search(r"tokenizer\.(.*)\.json", name):
+            versions[found[1]] = name
+    chosen = TOKENIZER
+    # transformers sorts the versions as text and stops at the first that is later than its own.
+    for wanted in sorted(versions):
+        try:
+            if Version(wanted) > _transformers_version():
+                break
+        except InvalidVersion:
+            break
+        chosen = versions[wanted]
+    return chosen
+
+
+@cache
+def _transformers_version() -> Version:
+    return Version(version("transformers"))
 
 
 def _choose(folder: Path) -> tuple[list[Path], Path | None, str]:
