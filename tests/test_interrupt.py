@@ -36,7 +36,7 @@ exit_with(command)
 
 
 @pytest.mark.parametrize("way", ["hangs", "in order"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_an_interrupted_command_ends_with_130_and_leaves_no_claim(tmp_path: Path, number: signal.Signals, way: str) -> None:
     command = [sys.executable, "-c", COMMAND, str(tmp_path / "runs"), way]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -58,6 +58,34 @@ def test_it_ends_also_where_nobody_reads_what_it_says(tmp_path: Path) -> None:
         process.stderr.close()
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
+
+
+SOON = """
+import signal, sys, time
+from xlmr_sweep import interrupt
+from xlmr_sweep.commands.exit_status import exit_with
+
+interrupt.PATIENCE_S = 30.0
+
+def command(console):
+    with interrupt.on_notice(float(sys.argv[1])) as notice:
+        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGUSR1)
+        print("goes on", notice.is_given, flush=True)
+        if sys.argv[2] == "ends":
+            interrupt.end_early()
+        time.sleep(600)
+
+exit_with(command)
+"""
+
+
+@pytest.mark.parametrize(("seconds", "way"), [("30.2", "goes on"), ("3000", "ends")])
+def test_usr1_gives_notice_to_what_listens_and_the_command_is_interrupted_in_time_to_end_in_order(seconds: str, way: str) -> None:
+    done = subprocess.run([sys.executable, "-c", SOON, seconds, way], capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stdout == "goes on True\n"
+    assert done.stderr == "Interrupted. What is done is kept; the same command goes on.\n"
 
 
 ENDED = """

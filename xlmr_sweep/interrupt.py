@@ -1,9 +1,12 @@
-"""Ctrl-C and SIGTERM, from the first moment of a command. Imported before anything that takes long to import.
+"""Ctrl-C, SIGTERM and SIGUSR1, from the first moment of a command. Imported before anything that takes long to import.
 
 Before `commands.exit_status` takes over there is nothing to keep. The process then ends at once with the status of an
 interrupted command. Afterwards a command has `PATIENCE_S` to end in order. Who signals all processes of a job (`timeout`, a
 service manager, a scheduler) also ends this command's Ray. Calls to Ray would then wait for a minute, and end the process with
 words and a status of Ray's own.
+
+SIGUSR1 says that the time is nearly over. What listens to it (`on_notice`) ends in order, long before the time is over. Where
+nothing listens it is like SIGTERM.
 """
 
 from __future__ import annotations
@@ -32,6 +35,63 @@ GONE_S = 10.0
 _last_acts: list[Callable[[], None]] = []
 
 _reasons: list[str] = []
+
+_listeners: list[Notice] = []
+
+
+class Notice:
+    """Whether the command was told that its time is nearly over.
+
+    Args:
+        seconds: from the notice to the end of the command.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._interrupts: threading.Timer | None = None
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the command is to end soon."""
+        return self._interrupts is not None
+
+    def give(self, seconds: float | None = None) -> None:
+        """Gives the notice. Only the first counts. The command is interrupted so late that it can still end in order.
+
+        Args:
+            seconds: until the end, if that is sooner than usual.
+        """
+        if self._interrupts is None:
+            left = self._seconds if seconds is None else min(seconds, self._seconds)
+            self._interrupts = threading.Timer(max(0.0, left - PATIENCE_S), os.kill, (os.getpid(), signal.SIGTERM))
+            self._interrupts.daemon = True
+            self._interrupts.start()
+
+    def cancel(self) -> None:
+        """Leaves the command alone: it is ending."""
+        if self._interrupts is not None:
+            self._interrupts.cancel()
+
+
+@contextmanager
+def on_notice(seconds: float) -> Iterator[Notice]:
+    """Makes SIGUSR1 give a notice for the length of the block.
+
+    Args:
+        seconds: that the command has from the notice to its end.
+    """
+    notice = Notice(seconds)
+    _listeners.append(notice)
+    try:
+        yield notice
+    finally:
+        notice.cancel()
+        _listeners.remove(notice)
+
+
+def end_early() -> None:
+    """Ends the command as Ctrl-C does. Called in the main thread, once a notice was given and nothing is under way any more."""
+    signal.raise_signal(signal.SIGINT)
 
 
 def end_command(reason: str) -> None:
@@ -70,10 +130,13 @@ def at_forced_end(act: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def in_order() -> Iterator[None]:
-    """Makes both signals raise `KeyboardInterrupt` within the block. The command then has `PATIENCE_S` to end."""
+    """Makes the signals raise `KeyboardInterrupt` within the block. The command then has `PATIENCE_S` to end."""
     deadlines: list[threading.Timer] = []
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGUSR1 and _listeners:
+            _listeners[-1].give()
+            return
         if not deadlines:
             deadlines.append(threading.Timer(PATIENCE_S, _end))
             deadlines[0].daemon = True
@@ -117,6 +180,6 @@ def _leave(signum: int, frame: FrameType | None) -> None:
 
 
 def install() -> None:
-    """Makes both signals end the process at once with status 130."""
-    signal.signal(signal.SIGTERM, _leave)
-    signal.signal(signal.SIGINT, _leave)
+    """Makes the signals end the process at once with status 130."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, _leave)

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import wait_for
 
 from xlmr_sweep.cluster import jobs as module
+from xlmr_sweep.cluster.ending import Ending
 from xlmr_sweep.cluster.jobs import MAX_STARTS, InstructionJobs, wait_for_resources
 from xlmr_sweep.cluster.nodes import NodeWatch
+from xlmr_sweep.cluster.save_requests import SaveRequests
+from xlmr_sweep.interrupt import PATIENCE_S, Notice
+from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.scheduling.admission import Admission
 from xlmr_sweep.scheduling.cost import CostModel
 from xlmr_sweep.scheduling.free_resources import Allocation, Bundle
 from xlmr_sweep.scheduling.items import Job
 from xlmr_sweep.scheduling.resources import Node, Width
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.identity import recipe_folder_name
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.reading import load_study
+from xlmr_sweep.training.save_request import SaveRequest
 
 
 class Cluster:
@@ -31,7 +41,9 @@ class Cluster:
         )
         clock = iter(range(10**9))
         monkeypatch.setattr(
-            module, "NodeWatch", lambda known, problem: NodeWatch(known, lambda: list(self.nodes), lambda: next(clock), problem)
+            module,
+            "NodeWatch",
+            lambda known, problem, draining: NodeWatch(known, lambda: list(self.nodes), lambda: next(clock), problem),
         )
 
     def admission(self, width: Width) -> Admission:
@@ -114,3 +126,99 @@ def test_a_job_does_not_wait_for_room_on_a_node_that_is_gone(monkeypatch: pytest
     wait_for_resources(Job("base", Width(1, 1), allocation=Allocation((Bundle("a", 1.0, ((0, 1.0),)),))))
     with pytest.raises(TimeoutError, match="instruct base: a node of its own is gone"):
         wait_for_resources(Job("base", Width(1, 1), allocation=Allocation((Bundle("b", 1.0, ((0, 1.0),)),))))
+
+
+class Saves:
+    """Requests that are answered when the test says so."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.saved: set[str] = set()
+
+    def ask(self, model: str) -> None:
+        self.asked.append(model)
+
+    def is_saved(self, model: str) -> bool:
+        return model in self.saved
+
+
+def test_a_job_that_is_to_end_soon_is_given_back_once_it_has_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    admission = Cluster(monkeypatch, Node(8, 2, "a")).admission(Width(1, 1, 2))
+    goes_on, saves = threading.Event(), Saves()
+    requests: Any = saves
+    jobs = InstructionJobs(admission, lambda job: goes_on.wait() and None, lambda *failed: None, saves=requests)
+    job = admission.next()
+    assert isinstance(job, Job)
+    jobs.start(job)
+    jobs.save({"b"})
+    assert saves.asked == [], "no rank of it is there"
+    jobs.save({"a"})
+    assert saves.asked == ["xlmr-base"]
+    notice = Notice(1000)
+    said: list[str] = []
+    watch = NodeWatch(admission.free_resources.nodes, list)
+    ending = Ending(notice, admission, jobs, said.append)
+    ending.poll(watch)
+    assert not said
+    notice.give()
+    ending.poll(watch)
+    ending.poll(watch)
+    assert said == ["Ending soon: nothing more is started; 0 trials under way may still end"]
+    assert saves.asked == ["xlmr-base"] * 2
+    jobs.poll()
+    assert not admission.is_finished
+    saves.saved.add("xlmr-base")
+    jobs.poll()
+    assert admission.is_finished
+    assert not admission.is_done
+    # Its own end, if it still comes, counts for nothing.
+    goes_on.set()
+    wait_for(lambda: not jobs._ended.empty())
+    jobs.poll()
+    with pytest.raises(KeyboardInterrupt):
+        ending.finish()
+    notice.cancel()
+
+
+def test_if_all_nodes_are_about_to_be_taken_away_the_command_ends_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    admission = Cluster(monkeypatch, Node(8, 2, "a")).admission(Width(1, 1, 2))
+    jobs = InstructionJobs(admission, lambda job: None, lambda *failed: None)
+    going: dict[str, float | None] = {}
+    there, clock = [Node(8, 2, "a"), Node(8, 2, "b")], iter(range(0, 100, 2))
+    watch = NodeWatch(list(there), lambda: list(there), lambda: next(clock), draining=lambda: going)
+    notice = Notice(1000)
+    ending = Ending(notice, admission, jobs, lambda line: None)
+    going["b"] = 500
+    assert watch.changes() == ([], [Node(8, 2, "b")])
+    ending.poll(watch)
+    assert not notice.is_given
+    assert admission.next() is not None
+    going["a"] = 400
+    assert watch.changes() == ([], [Node(8, 2, "a")])
+    ending.poll(watch)
+    assert notice.is_given
+    assert notice._interrupts is not None
+    assert notice._interrupts.interval == 400 - PATIENCE_S
+    assert admission.next() is None
+    notice.cancel()
+
+
+def test_a_request_is_answered_once_its_file_is_gone_for_some_seconds(tmp_path: Path) -> None:
+    now, study, storage = [0.0], load_study("paper"), Storage(tmp_path)
+    saves = SaveRequests(study, storage, lambda: now[0])
+    saves.ask("xlmr-base")
+    name = recipe_folder_name(study, study.model("xlmr-base"))
+    # The job's side of it.
+    asked = SaveRequest(storage, name, World(), lambda: now[0])
+    assert not asked.is_there(9)
+    assert asked.is_there(10)
+    assert not asked.is_there(20), "looked a moment ago"
+    now[0] = 2
+    assert asked.is_there(30)
+    assert not saves.is_saved("xlmr-base")
+    asked.done()
+    now[0] = 4
+    assert not asked.is_there(40)
+    assert not saves.is_saved("xlmr-base")
+    now[0] = 7
+    assert saves.is_saved("xlmr-base")

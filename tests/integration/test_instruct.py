@@ -22,6 +22,7 @@ from xlmr_sweep.data.mixture import prepare_mixture
 from xlmr_sweep.errors import DivergedError, StudyError
 from xlmr_sweep.modeling.device import resolve_precision
 from xlmr_sweep.modeling.export import weights_hash
+from xlmr_sweep.storage.artifacts import save_request_file
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.identity import recipe_folder_name
 from xlmr_sweep.study.spec import Study
@@ -85,8 +86,10 @@ def instruct(study: Study, storage: Storage, num_ranks: int = 2) -> dict[str, An
 
 @pytest.fixture(scope="module")
 def straight(inputs: Path, cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, dict[str, Any]]:
-    storage = Storage(tmp_path_factory.mktemp("runs") / "straight")
-    return storage, instruct(study_of(inputs), storage)
+    """A job that nothing disturbs. It is asked for a checkpoint beside its own."""
+    study, storage = study_of(inputs, checkpoint_every=12), Storage(tmp_path_factory.mktemp("runs") / "straight")
+    storage.write(save_request_file(recipe_folder_name(study, study.model("m"))), b"")
+    return storage, instruct(study, storage)
 
 
 def descendants(root: int) -> dict[int, str]:
@@ -156,6 +159,8 @@ def test_writes_weights_that_transformers_loads_and_a_whole_manifest(
     precision = resolve_precision("auto", torch.device("cpu"))
     assert manifest["precision"] == precision
     assert f"2 ranks on cpu, {precision}, 30 steps" in log
+    assert "saved after step 10, as asked" in log
+    assert not storage.exists(save_request_file(name))
     assert not storage.exists(f"train/{name}")
 
 

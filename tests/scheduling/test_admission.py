@@ -168,3 +168,18 @@ def test_a_node_can_be_done_without_only_if_the_others_hold_everything() -> None
     admission, _ = small([Node(8, 1, "a"), Node(8, 2, "b")], gang=2, single=1)
     assert admission.could_do_without("a")
     assert not admission.could_do_without("b")
+
+
+def test_one_that_is_closed_starts_nothing_more_and_is_finished_once_nothing_is_live() -> None:
+    queue = admission(of("xlmr-large", 3), [Node(cpus=8, gpus=1, node_id="a")])
+    first = queue.next()
+    assert first is not None
+    queue.close()
+    assert queue.next() is None
+    assert not queue.is_finished
+    queue.requeue(queue.ended(first.tune_id), Requeue())
+    assert queue.is_finished
+    assert not queue.is_done
+    # No node could hold what waits, and that does not matter any more.
+    queue.free_resources.remove("a")
+    assert not queue.has_unplaceable

@@ -9,19 +9,21 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from queue import SimpleQueue
 
 import ray
 from ray._private.state import available_resources_per_node
 
-from xlmr_sweep.cluster.nodes import NodeWatch, Problem, no_problem, nodes
+from xlmr_sweep.cluster.nodes import NodeWatch, Problem, draining_nodes, no_problem, nodes
 from xlmr_sweep.cluster.quick_import import quick_imports
+from xlmr_sweep.cluster.save_requests import SaveRequests
 from xlmr_sweep.errors import StorageError, StudyError
 from xlmr_sweep.scheduling.admission import Admission
 from xlmr_sweep.scheduling.causes import JobFailedError
 from xlmr_sweep.scheduling.items import Job
+from xlmr_sweep.scheduling.resources import Node
 from xlmr_sweep.storage.artifacts import pretrained_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.progress_file import Step, follow_progress
@@ -90,6 +92,7 @@ class InstructionJobs:
         on_failed: told a job that failed, why, and the trials that cannot run without it. Called from the driver's thread.
         node_patience_s: for `run_alone`: how long a job waits that no node can hold any more.
         problem: for `run_alone`: what is wrong with a node that joins; see `NodeWatch`.
+        saves: asks jobs for checkpoints.
     """
 
     def __init__(
@@ -99,7 +102,13 @@ class InstructionJobs:
         on_failed: Callable[[Job, Exception, list[Trial]], None],
         node_patience_s: float = 600.0,
         problem: Problem = no_problem,
+        saves: SaveRequests | None = None,
     ) -> None:
+        self._saves = saves
+        self._under_way: dict[str, Job] = {}
+        """Jobs that run, by model."""
+        self._ending: set[str] = set()
+        """Models whose jobs are given back once they have saved a checkpoint."""
         self._admission, self._run, self._on_failed = admission, run, on_failed
         self._node_patience_s, self._problem = node_patience_s, problem
         self._ended: SimpleQueue[tuple[Job, Exception | None]] = SimpleQueue()
@@ -108,13 +117,17 @@ class InstructionJobs:
     def start(self, job: Job) -> None:
         """Starts a job in a thread of its own."""
         self._starts[job.model] += 1
+        self._under_way[job.model] = job
         # A daemon, so that nobody waits for it: after Ctrl-C the thread still polls a Ray that is about to end.
         threading.Thread(target=self._work, args=(job,), daemon=True, name=job.tune_id).start()
 
     def poll(self) -> None:
-        """Tells the admission which jobs ended since the last call."""
+        """Tells the admission which jobs ended since the last call, and which have saved and are given back."""
         while not self._ended.empty():
             job, error = self._ended.get()
+            if self._under_way.pop(job.model, None) is None:
+                # It was given back.
+                continue
             if error is None:
                 self._admission.cost.observe_job(job.model, self._admission.amount(job.width), time.monotonic() - job.began)
                 self._admission.job_ended(job, ok=True)
@@ -126,12 +139,35 @@ class InstructionJobs:
             else:
                 self._on_failed(job, error, self._admission.job_ended(job, ok=False))
 
-    def run_alone(self) -> None:
-        """Runs the jobs of an admission that holds no trials. Gives up a job that no node can hold any more."""
-        watch, placeable_at = NodeWatch(self._admission.free_resources.nodes, problem=self._problem), time.monotonic()
+        for model in [model for model in self._ending if self._saves is None or self._saves.is_saved(model)]:
+            self._ending.remove(model)
+            if model in self._under_way:
+                self._admission.job_again(self._under_way.pop(model))
+
+    def save(self, node_ids: Collection[str] | None = None) -> None:
+        """Asks jobs to save a checkpoint now, and to go on.
+
+        Args:
+            node_ids: only those with a rank on one of these nodes. Default: all jobs, which are given back once they have saved.
+        """
+        for model, job in self._under_way.items():
+            if node_ids is None or set(node_ids) & set(job.allocation.node_ids):
+                if self._saves is not None:
+                    self._saves.ask(model)
+                if node_ids is None:
+                    self._ending.add(model)
+
+    def run_alone(self, poll: Callable[[NodeWatch], None] = lambda nodes: None) -> None:
+        """Runs the jobs of an admission that holds no trials. Gives up a job that no node can hold any more.
+
+        Args:
+            poll: called again and again with the nodes.
+        """
+        watch, placeable_at = self._watch(self._admission.free_resources.nodes), time.monotonic()
         while not self._admission.is_finished:
             self.poll()
             came, went = watch.changes()
+            poll(watch)
             for node in came:
                 self._admission.free_resources.add(node)
             for node in went:
@@ -143,6 +179,9 @@ class InstructionJobs:
             while isinstance(item := self._admission.next(), Job):
                 self.start(item)
             time.sleep(POLL_S)
+
+    def _watch(self, known: Sequence[Node]) -> NodeWatch:
+        return NodeWatch(known, problem=self._problem, draining=draining_nodes)
 
     def _work(self, job: Job) -> None:
         error: Exception | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +27,12 @@ def nodes() -> list[Node]:
     """Returns the live nodes of the connected Ray."""
     alive = [(node["Resources"], node["NodeID"]) for node in ray.nodes() if node["Alive"]]
     return [Node(has.get("CPU", 0.0), has.get("GPU", 0.0), node_id) for has, node_id in alive]
+
+
+def draining_nodes() -> Mapping[str, float | None]:
+    """Returns the nodes that are about to be taken away, and in how many seconds; None where that is not said."""
+    deadlines = ray._private.state.state.get_draining_nodes().items()
+    return {node_id: end / 1000 - time.time() if end else None for node_id, end in deadlines}
 
 
 def oom_kills() -> int:
@@ -88,6 +94,7 @@ class NodeWatch:
         alive: returns the live nodes; by default Ray's.
         clock: seconds that only grow.
         problem: says what is wrong with a node that joins. The node counts as come once nothing is.
+        draining: returns the nodes that are about to be taken away. They count as gone.
     """
 
     def __init__(
@@ -96,7 +103,11 @@ class NodeWatch:
         alive: Callable[[], list[Node]] = nodes,
         clock: Callable[[], float] = time.monotonic,
         problem: Problem = no_problem,
+        draining: Callable[[], Mapping[str, float | None]] = dict,
     ) -> None:
+        self._draining = draining
+        self.draining: Mapping[str, float | None] = {}
+        """Nodes that are about to be taken away, and in how many seconds, as of the last poll."""
         self._nodes = {node.node_id: node for node in known}
         self._alive, self._clock, self._problem = alive, clock, problem
         self._polled_at = clock()
@@ -114,7 +125,8 @@ class NodeWatch:
         if now - self._polled_at < POLL_INTERVAL_S:
             return [], []
         self._polled_at = now
-        found = {node.node_id: node for node in self._alive()}
+        self.draining = self._draining()
+        found = {node.node_id: node for node in self._alive() if node.node_id not in self.draining}
         came = [node for node_id, node in found.items() if node_id not in self._nodes and self._is_usable(node)]
         went = [node for node_id, node in self._nodes.items() if node_id not in found]
         for node in came:

@@ -16,9 +16,11 @@ from typing import Any
 from rich.console import Console
 
 from xlmr_sweep.cluster.connect import connected, head_of, machine_cpus
+from xlmr_sweep.cluster.ending import Ending
 from xlmr_sweep.cluster.jobs import InstructionJobs, RunJob, in_one_line, pretrain_models
 from xlmr_sweep.cluster.nodes import nodes
 from xlmr_sweep.cluster.quick_import import quick_imports
+from xlmr_sweep.cluster.save_requests import SaveRequests
 from xlmr_sweep.cluster.storage_check import LateNodes, check_storage_on_nodes
 from xlmr_sweep.cluster.trial_log import log_name
 from xlmr_sweep.cluster.tune.sweep import run_trials
@@ -34,6 +36,7 @@ from xlmr_sweep.commands.preparation import (
 )
 from xlmr_sweep.commands.progress import ProgressDisplay
 from xlmr_sweep.data.examples import ReadTask
+from xlmr_sweep.interrupt import on_notice
 from xlmr_sweep.scheduling.admission import Admission
 from xlmr_sweep.scheduling.cost import CostModel
 from xlmr_sweep.scheduling.items import Job
@@ -99,10 +102,11 @@ def run_pending(plan: RunPlan) -> None:
                 run_job(job)
 
         with (
+            on_notice(plan.study.cluster.end_soon_s) as notice,
             display.panel(live_table.table),
             display.step("Trials", len(plan.trials), live_table.remaining_s) as live_table.step,
         ):
-            run_trials(plan.study, plan.storage, admission, live_table, run_job=run_job_shown, work=plan.work)
+            run_trials(plan.study, plan.storage, admission, live_table, notice=notice, run_job=run_job_shown, work=plan.work)
 
 
 def run_instruction_jobs(plan: RunPlan) -> None:
@@ -111,15 +115,22 @@ def run_instruction_jobs(plan: RunPlan) -> None:
     Raises:
         StudyError: if data, models, cluster or storage are wrong, before anything is started.
     """
-    with _started(plan, trials=()) as started:
+
+    def say(line: str) -> None:
+        plan.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    with _started(plan, trials=()) as started, on_notice(plan.study.cluster.end_soon_s) as notice:
         jobs = InstructionJobs(
             started.admission,
             _job_runner(started),
-            lambda job, error, lost: plan.console.print(in_one_line(job, error), highlight=False, markup=False, soft_wrap=True),
+            lambda job, error, lost: say(in_one_line(job, error)),
             plan.study.cluster.node_patience_s,
             LateNodes(plan.storage).problem,
+            SaveRequests(plan.study, plan.storage),
         )
-        jobs.run_alone()
+        ending = Ending(notice, started.admission, jobs, say)
+        jobs.run_alone(ending.poll)
+        ending.finish()
 
 
 @contextmanager

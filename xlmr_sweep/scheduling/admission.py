@@ -59,6 +59,7 @@ class Admission:
         self._sorted_by = cost.version
         self._nothing_fits_at = (-1, -1)
         """Versions of the backlog and of the free resources when nothing fitted."""
+        self._is_closed = False
         self.left_s: float | None = None
         """Estimated seconds until the end, as of the last `estimate`. Safe to read from other threads."""
 
@@ -93,6 +94,11 @@ class Admission:
 
     @property
     def is_finished(self) -> bool:
+        """Whether nothing is live, and nothing waits that may still start."""
+        return not self._live and (self._is_closed or self._backlog.is_empty)
+
+    @property
+    def is_done(self) -> bool:
         """Whether nothing waits and nothing is live."""
         return not self._live and self._backlog.is_empty
 
@@ -111,8 +117,15 @@ class Admission:
 
     # --- handing out ---------------------------------------------------------------------------------------------------------
 
+    def close(self) -> None:
+        """Starts nothing more. What is live goes on."""
+        self._is_closed = True
+
     def next(self) -> Item | None:
         """Starts what comes next and returns it, or None if nothing fits now."""
+        if self._is_closed:
+            self._placement.forget_warm()
+            return None
         now = self._clock()
         self._backlog.wake()
         state = (self._backlog.changes, self.free_resources.version)
@@ -192,7 +205,8 @@ class Admission:
     @property
     def has_unplaceable(self) -> bool:
         """Whether a trial or job waits that the cluster, as it is now, could never hold."""
-        return any(not self.free_resources.could_ever_hold(width) for width in _widths(self._backlog, self._backlog.jobs))
+        waiting = () if self._is_closed else _widths(self._backlog, self._backlog.jobs)
+        return any(not self.free_resources.could_ever_hold(width) for width in waiting)
 
     def drop_unplaceable(self) -> list[Trial]:
         """Takes out the trials and jobs that the cluster, as it is now, could never hold.

@@ -103,6 +103,11 @@ def job_folder(job: str) -> str:
     return f"{TRAIN}/{job}"
 
 
+def save_request_file(job: str) -> str:
+    """Returns the file that asks an instruction job for a checkpoint. The job deletes it once the checkpoint is kept."""
+    return f"{TMP}/save-{job}"
+
+
 def job_log_file(job: str) -> str:
     """Returns the log of an instruction job."""
     return f"{LOGS}/instruct-{job}.log"

@@ -44,6 +44,7 @@ from xlmr_sweep.training.chat_batches import ChatBatches, tokenised_once
 from xlmr_sweep.training.checkpoint import load_checkpoint, save_checkpoint
 from xlmr_sweep.training.mlm import Run
 from xlmr_sweep.training.mlm_loss import MaskedLMLoss
+from xlmr_sweep.training.save_request import SaveRequest
 from xlmr_sweep.training.train_settings import TrainSettings
 
 
@@ -126,6 +127,7 @@ class InstructionRun:
         self.folder = instruct_folder(study, spec)
         self._progress = ProgressFile(storage, self.folder)
         self._log = JobLog(storage, recipe_folder_name(study, spec))
+        self._save_request = SaveRequest(storage, recipe_folder_name(study, spec), world)
         recipe = study.instruct
         self.precision = resolve_precision(recipe.precision, world.device)
         self.warnings: list[str] = []
@@ -174,10 +176,14 @@ class InstructionRun:
             if step > self._logged:
                 self._logged = step
                 self.log(f"step {step} of {total}: loss {loss:.4f}, {progress.elapsed_s:.1f} s")
-        if progress.step % self.study.instruct.checkpoint_every == 0 and progress.step < total:
+        is_asked = self._save_request.is_there(progress.step)
+        if (is_asked or progress.step % self.study.instruct.checkpoint_every == 0) and progress.step < total:
             with tempfile.TemporaryDirectory() as folder:
                 save_checkpoint(run, Path(folder))
                 self._report_checkpoint(progress.step, folder)
+            if is_asked:
+                self._save_request.done()
+                self.log(f"saved after step {progress.step}, as asked")
 
     def finish(self) -> None:
         """Writes the weights and, last, the manifest."""

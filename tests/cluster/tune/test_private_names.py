@@ -18,7 +18,7 @@ import xlmr_sweep.cluster.tune as tune_package
 from xlmr_sweep.cluster.tune import controller, queue, sweep, tune_loop, warm_processes
 
 NAMES = {
-    "ray.tune.tune": ["TuneController"],
+    "ray.tune.tune": ["TuneController", "_setup_signal_catching"],
     "ray.tune.execution.tune_controller": ["_get_trainable_kwargs"],
     "ray.tune.execution.tune_controller.TuneController": [
         "_actor_cache",

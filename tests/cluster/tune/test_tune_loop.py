@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -132,12 +133,17 @@ def test_the_tuners_loop_is_ours_within_the_block_and_tunes_own_after_it() -> No
     from ray.tune.tune import run
 
     before = tune_controller._get_trainable_kwargs
+    of_signals = run.__globals__["_setup_signal_catching"]
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)]
     with own_loop("setup"):
+        assert not run.__globals__["_setup_signal_catching"]().is_set()
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)] == handlers
         assert run.__globals__["TuneController"] is SweepLoop
         trial = SimpleNamespace(config={"trial": 1})
         assert tune_controller._get_trainable_kwargs(trial) == {"config": {"trial": 1}, "setup": "setup"}
     assert run.__globals__["TuneController"] is tune_controller.TuneController
     assert tune_controller._get_trainable_kwargs is before
+    assert run.__globals__["_setup_signal_catching"] is of_signals
 
 
 def test_a_trials_process_imports_neither_tune_nor_torch_before_it_has_work() -> None:

@@ -155,6 +155,10 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
             self._metrics.gave_up(trial, cause_of(failure))
             self._events.gave_up(trial, failure)
 
+    def take_back_waiting(self) -> None:
+        """Takes back the trials that were handed out and have not started."""
+        self._take_back(set(self._admission.live))
+
     def end(self) -> None:
         """Writes the failures that could not be written yet, as patiently as the study allows.
 
@@ -214,7 +218,9 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
             self._events.note(f"Node {node.node_id[:8]} joined, but nothing is started there: {problem}")
         for node in went:
             self._admission.free_resources.remove(node.node_id)
-            self._events.note(f"Node {node.node_id[:8]} is gone")
+            is_there = node.node_id in self._nodes.draining
+            how = "is about to be taken away: nothing more is started there" if is_there else "is gone"
+            self._events.note(f"Node {node.node_id[:8]} {how}")
         gone = {node.node_id for node in went}
         # Those that had started there end with an error of Ray's. The others would wait for ever.
         self._take_back({id_ for id_, attempt in self._admission.live.items() if gone & set(attempt.allocation.node_ids)})

@@ -19,10 +19,12 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.result import EXPR_RESULT_FILE
 
+from xlmr_sweep.cluster.ending import Ending
 from xlmr_sweep.cluster.jobs import InstructionJobs, RunJob, in_one_line
 from xlmr_sweep.cluster.metrics import TrialMetrics
-from xlmr_sweep.cluster.nodes import NodeWatch
+from xlmr_sweep.cluster.nodes import NodeWatch, draining_nodes
 from xlmr_sweep.cluster.object_store import forget_arrays
+from xlmr_sweep.cluster.save_requests import SaveRequests
 from xlmr_sweep.cluster.storage_check import LateNodes
 from xlmr_sweep.cluster.trial_process import Setup
 from xlmr_sweep.cluster.tune.controller import TuneControllerAccess
@@ -33,6 +35,7 @@ from xlmr_sweep.cluster.tune.supervisor import Supervisor
 from xlmr_sweep.cluster.tune.tune_loop import PlaceholderTrainable, own_loop
 from xlmr_sweep.cluster.work import FineTuning, Work
 from xlmr_sweep.errors import StudyError
+from xlmr_sweep.interrupt import Notice
 from xlmr_sweep.scheduling.admission import Admission
 from xlmr_sweep.scheduling.items import Job
 from xlmr_sweep.scheduling.retry_policy import RetryByCause
@@ -46,8 +49,6 @@ TUNE_ENVIRONMENT = {
     # The run reports by itself, and the records are its memory: Tune's own snapshots would only cost time.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
-    # Ctrl-C ends the run at once; Tune's own handler would wait for running trials.
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     # The run itself says one line for each, with class, host and log.
@@ -88,6 +89,7 @@ def run_trials(
     admission: Admission,
     events: Events,
     *,
+    notice: Notice | None = None,
     run_job: RunJob | None = None,
     work: Work | None = None,
 ) -> None:
@@ -98,12 +100,13 @@ def run_trials(
         storage: its folder.
         admission: what to run.
         events: is told, in this thread, what happens to trials.
+        notice: says that the run is to end soon.
         run_job: runs an instruction job to its end. Needed if the admission holds jobs.
         work: what a trial's processes do. By default they fine-tune.
     """
     os.environ.update(TUNE_ENVIRONMENT)
     controller = TuneControllerAccess()
-    watch = NodeWatch(admission.free_resources.nodes, problem=LateNodes(storage).problem)
+    watch = NodeWatch(admission.free_resources.nodes, problem=LateNodes(storage).problem, draining=draining_nodes)
     # The policy sees the nodes that trials may use: a larger share that only a quarantined node could hold is none.
     policy = RetryByCause(study.cluster, storage, lambda: admission.free_resources.nodes)
     metrics = TrialMetrics(study.name, admission.waiting)
@@ -113,8 +116,14 @@ def run_trials(
         events.note(in_one_line(job, error))
         supervisor.give_up(lost, error)
 
-    jobs = InstructionJobs(admission, run_job or _no_job, give_up)
-    queue = TuneQueue(admission, jobs, supervisor.poll)
+    jobs = InstructionJobs(admission, run_job or _no_job, give_up, saves=SaveRequests(study, storage))
+    ending = Ending(notice or Notice(study.cluster.end_soon_s), admission, jobs, events.note, supervisor.take_back_waiting)
+
+    def poll() -> None:
+        supervisor.poll()
+        ending.poll(watch)
+
+    queue = TuneQueue(admission, jobs, poll)
     tuner = _tuner(storage, queue, controller, [supervisor, Learning(study, storage, admission, events.note)])
     setup = ray.put(Setup(study, storage, work or FineTuning(), environment.git_commit()))
     try:
@@ -123,6 +132,7 @@ def run_trials(
     finally:
         forget_arrays()
     supervisor.end()
+    ending.finish()
 
 
 def _tuner(storage: Storage, queue: TuneQueue, controller: TuneControllerAccess, callbacks: list[tune.Callback]) -> tune.Tuner:

@@ -13,6 +13,7 @@ What differs from Tune's own:
 from __future__ import annotations
 
 import importlib
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +40,8 @@ class PlaceholderTrainable(tune.Trainable):  # type: ignore[misc]
 def own_loop(setup: ray.ObjectRef[Setup]) -> Iterator[None]:
     """Makes Tune use `SweepLoop` for a `Tuner` that starts within the block, and start its processes with a `Setup`.
 
-    A `Tuner` has no option for either, so two names in Tune's modules are replaced for as long as the block runs.
+    It also leaves signals to the command: Tune would end the run at once on SIGUSR1. A `Tuner` has no option for any of
+    this, so three names in Tune's modules are replaced for as long as the block runs.
 
     Args:
         setup: what the processes are made with, in Ray's object store.
@@ -50,12 +52,13 @@ def own_loop(setup: ray.ObjectRef[Setup]) -> Iterator[None]:
 
     run: Any = importlib.import_module("ray.tune.tune")
     controller: Any = importlib.import_module("ray.tune.execution.tune_controller")
-    before = run.TuneController, controller._get_trainable_kwargs
-    run.TuneController, controller._get_trainable_kwargs = SweepLoop, arguments
+    before = run.TuneController, run._setup_signal_catching, controller._get_trainable_kwargs
+    # Tune looks at an event that its signal handler would set.
+    run.TuneController, run._setup_signal_catching, controller._get_trainable_kwargs = SweepLoop, threading.Event, arguments
     try:
         yield
     finally:
-        run.TuneController, controller._get_trainable_kwargs = before
+        run.TuneController, run._setup_signal_catching, controller._get_trainable_kwargs = before
 
 
 class _NoWarnings:
