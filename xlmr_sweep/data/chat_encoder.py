@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from xlmr_sweep.errors import StudyError
@@ -29,7 +30,7 @@ TOKEN_FORMAT = 2
 CHUNK_CHARS = 2**20
 """Characters tokenised at a time. The tokenizer keeps about 100 bytes a token meanwhile."""
 
-START_CHARS = 256
+START_CHARS = 128
 """Of a long text that is only compared with a limit, this much is tokenised first."""
 
 START_MARGIN = 16
@@ -94,15 +95,14 @@ class ChatEncoder:
             return Ragged(np.zeros(0, dtype=np.uint32), np.zeros(0, dtype=np.int64))
         return Ragged(np.concatenate([one.ids for one in found]), np.concatenate([one.lengths for one in found]))
 
-    def short_tokens(self, texts: Sequence[str], most: int) -> tuple[NDArray[np.int64], Ragged]:
+    def short_tokens(self, texts: pa.ChunkedArray, most: int) -> tuple[NDArray[np.int64], Ragged]:
         """Returns the number of tokens of each text, (R,), and the tokens of those that have 1 to `most`, in order.
 
         Of a text that is far too long only the start is tokenised, and its number is that of the start. Equal texts are tokenised
         once.
         """
-        places: dict[str, int] = {}
-        of_text = np.fromiter((places.setdefault(text, len(places)) for text in texts), dtype=np.int64, count=len(texts))
-        unique = list(places)
+        encoded = texts.combine_chunks().dictionary_encode()
+        of_text, unique = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
         starts = [_start(self._tokens.unspelt(text)) for text in unique]
         first = self.tokens(starts)
         is_cut = np.fromiter((len(start) < len(text) for start, text in zip(starts, unique, strict=True)), bool, len(unique))
@@ -149,8 +149,7 @@ class ChatEncoder:
         return Chats(_gathered(pool, np.stack(starts, axis=1).ravel(), segments.ravel()), segments.sum(axis=1), spans)
 
     def _chunk(self, texts: Sequence[str]) -> Ragged:
-        spaced = [" " + self._tokens.unspelt(text) for text in texts]
-        rows = [encoding.ids for encoding in self._backend.encode_batch_fast(spaced, add_special_tokens=False)]
+        rows = self._rows([" " + self._tokens.unspelt(text) for text in texts])
         found = _ragged(rows)
         special = np.flatnonzero(self._is_special[found.ids])
         if not len(special):
@@ -158,6 +157,9 @@ class ChatEncoder:
         for row in np.unique(np.searchsorted(np.cumsum(found.lengths), special, side="right")):
             (rows[row],) = self._tokens.ids([" " + texts[row]])
         return _ragged(rows)
+
+    def _rows(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def check_special_tokens(tokenizer: Any) -> None:
@@ -187,9 +189,12 @@ def tokens_key(tokenizer: Any, max_length: int) -> str:
     return fingerprint(decides)
 
 
-def _ragged(rows: Sequence[Sequence[int]]) -> Ragged:
+def _ragged(rows: Sequence[list[int]]) -> Ragged:
+    ids = array("I")
+    for row in rows:
+        ids.fromlist(row)
     lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-    return Ragged(np.fromiter(chain.from_iterable(rows), dtype=np.uint32, count=int(lengths.sum())), lengths)
+    return Ragged(np.frombuffer(ids, dtype=np.uint32), lengths)
 
 
 def _gathered(pool: NDArray[Any], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[Any]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from xlmr_sweep.data.instruction_source import Row
-from xlmr_sweep.data.mixture_writer import SCHEMA
+from xlmr_sweep.data.jsonl import SCHEMA
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.artifacts import manifest_of, mixture_folder
 from xlmr_sweep.storage.files import Storage

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from xlmr_sweep.data.chat_encoder import tokens_key
 from xlmr_sweep.data.chat_rows import ChatShardWriter, check_chat_rows
+from xlmr_sweep.data.jsonl import SCHEMA
 from xlmr_sweep.data.mixture import tokenizers_of
 from xlmr_sweep.data.mixture_rows import mixture_manifest, open_mixture
-from xlmr_sweep.data.mixture_writer import SCHEMA, ShardCutter
+from xlmr_sweep.data.mixture_writer import ShardCutter
 from xlmr_sweep.data.part_work import PartWork, Runner, part_file, parts_there, read_part, run_here
 from xlmr_sweep.data.row_files import Payload
 from xlmr_sweep.storage.artifacts import parts_folder, tokens_folder

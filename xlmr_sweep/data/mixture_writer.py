@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from xlmr_sweep.data.chat_rows import ChatShardWriter
+from xlmr_sweep.data.jsonl import FIELDS, SCHEMA
 from xlmr_sweep.data.part_work import read_part, write_whole
 from xlmr_sweep.storage.files import Storage
 
@@ -30,8 +31,6 @@ LENGTH_EDGES = (0, 16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512)
 
 MOST_TARGETS = 1_000_000
 """Different targets counted at a time, so that memory stays constant."""
-
-SCHEMA = pa.schema([("inputs", pa.string()), ("targets", pa.string())])
 
 
 class ShardCutter:
@@ -77,15 +76,16 @@ class MixtureWriter:
 
     def add(self, table: pa.Table) -> None:
         """Adds rows of a part."""
-        inputs, targets = table["inputs"].to_pylist(), table["targets"].to_pylist()
         lengths = table["uncut"].to_numpy().clip(max=LENGTH_EDGES[-1])
         self._lengths += np.histogram(lengths, LENGTH_EDGES)[0]
         self._num_tokens += int(lengths.sum())
-        self._targets.update(targets)
+        for one in table["targets"].value_counts().to_pylist():
+            self._targets[one["values"]] += one["counts"]
         if len(self._targets) > MOST_TARGETS:  # Forgets rare targets only; the frequent ones count far more.
             self._targets = Counter(dict(self._targets.most_common(MOST_TARGETS // 2)))
-        data = [text.encode() for row in zip(inputs, targets, strict=True) for text in row]
-        self._hash.update(b"".join(piece for text in data for piece in (len(text).to_bytes(8, "little"), text)))
+        inputs, targets = (table[name].cast(pa.binary()).to_pylist() for name in FIELDS)
+        for user, target in zip(inputs, targets, strict=True):
+            self._hash.update(b"".join((_prefix(user), user, _prefix(target), target)))
         self.num_rows += table.num_rows
         self._cutter.add(table)
 
@@ -120,6 +120,10 @@ class MixtureWriter:
             size = data.size
             write_whole(self._storage, path, data.to_pybytes())
         self._files[name] = size
+
+
+def _prefix(text: bytes) -> bytes:
+    return len(text).to_bytes(8, "little")
 
 
 def first_of_equals(storage: Storage, names: Sequence[str]) -> NDArray[np.bool_]:

@@ -12,14 +12,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import compress
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pyarrow import compute
 
 from xlmr_sweep.data.chat_encoder import ChatEncoder, Chats, Ragged
-from xlmr_sweep.data.jsonl import ParsedRows, parse_lines
+from xlmr_sweep.data.jsonl import FIELDS, ParsedRows, parse_lines, parse_table
 from xlmr_sweep.data.row_files import Payload, Segment
 from xlmr_sweep.errors import StorageError
 from xlmr_sweep.storage.files import Storage
@@ -78,7 +78,7 @@ class PartWork:
             StorageError: if the file cannot be written.
         """
         rows = parsed(payload)
-        table = self._filtered(rows) if self._most is not None else self._tokenised(rows.inputs, rows.targets)
+        table = self._filtered(rows) if self._most is not None else self._tokenised(rows.table)
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
             writer.write_table(table)
@@ -87,36 +87,38 @@ class PartWork:
         return PartDone(payload.file, payload.part, rows.num_rows, rows.num_malformed, payload.num_bytes)
 
     def _filtered(self, rows: ParsedRows) -> pa.Table:
-        """Returns the rows that pass the filter. The inputs of the others are not tokenised."""
+        """Returns the rows that pass the filter. The inputs of the others are not even made Python's."""
         assert self._most is not None
-        filled = [bool(i and t and not i.isspace() and not t.isspace()) for i, t in zip(rows.inputs, rows.targets, strict=True)]
-        inputs, targets = list(compress(rows.inputs, filled)), list(compress(rows.targets, filled))
+        filled = rows.table.filter(is_filled(rows.table["inputs"]))
+        filled = filled.filter(is_filled(filled["targets"]))
         # A tokenizer may drop a text whole, such as one of invisible characters.
-        num_targets, short = self._encoder.short_tokens(targets, self._most)
-        is_short = (num_targets > 0) & (num_targets <= self._most)
-        inputs, targets = list(compress(inputs, is_short)), list(compress(targets, is_short))
-        users = self._encoder.tokens(inputs)
+        num_targets, short = self._encoder.short_tokens(filled["targets"], self._most)
+        kept = filled.filter(pa.array((num_targets > 0) & (num_targets <= self._most)))
+        users = self._encoder.tokens(kept["inputs"].to_pylist())
         is_kept = users.lengths > 0
         if not is_kept.all():
             places = np.flatnonzero(is_kept)
-            users, short = users.take(places), short.take(places)
-            inputs, targets = list(compress(inputs, is_kept)), list(compress(targets, is_kept))
+            users, short, kept = users.take(places), short.take(places), kept.filter(pa.array(is_kept))
         counts = {
             "num_lines": rows.num_lines,
-            "num_read": len(rows.inputs),
+            "num_read": rows.table.num_rows,
             "num_filled": int((num_targets > 0).sum() - (~is_kept).sum()),
             "num_malformed": rows.num_malformed,
             "problems": rows.problems,
         }
-        columns = {"inputs": pa.array(inputs, pa.string()), "targets": pa.array(targets, pa.string())}
+        columns = {name: kept[name] for name in kept.column_names}
         if self._with_hashes:
-            columns["hash"] = pa.array([row_hash(*row) for row in zip(inputs, targets, strict=True)], pa.binary(16))
+            pairs = zip(*(kept[name].cast(pa.binary()).to_pylist() for name in FIELDS), strict=True)
+            columns["hash"] = pa.array([row_hash(*pair) for pair in pairs], pa.binary(16))
         return self._table(users, short, columns, counts)
 
-    def _tokenised(self, inputs: Sequence[str], targets: Sequence[str]) -> pa.Table:
-        return self._table(self._encoder.tokens(inputs), self._encoder.tokens(targets), {}, {})
+    def _tokenised(self, rows: pa.Table) -> pa.Table:
+        users, targets = (self._encoder.tokens(rows[name].to_pylist()) for name in FIELDS)
+        return self._table(users, targets, {}, {})
 
-    def _table(self, users: Ragged, targets: Ragged, columns: dict[str, pa.Array], counts: dict[str, Any]) -> pa.Table:
+    def _table(
+        self, users: Ragged, targets: Ragged, columns: dict[str, pa.Array | pa.ChunkedArray], counts: dict[str, Any]
+    ) -> pa.Table:
         chats: Chats = self._encoder.fill(users, targets)
         ends = np.concatenate([[0], np.cumsum(chats.lengths)])
         columns["ids"] = pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), pa.array(chats.ids))
@@ -149,20 +151,17 @@ def run_here(work: PartWork, segments: Sequence[Segment]) -> Iterator[PartDone]:
 
 def parsed(payload: Payload) -> ParsedRows:
     """Returns the rows of a payload."""
-    if not payload.is_table:
-        return parse_lines(payload.data)
-    table = pa.ipc.open_stream(payload.data).read_all()
-    found = ParsedRows()
-    missing = next((name for name in ("inputs", "targets") if name not in table.column_names), None)
-    if missing is not None:
-        for _ in range(table.num_rows):
-            found.num_lines += 1
-            found.refuse(f"lacks the field {missing!r}")
-        return found
-    for inputs, targets in zip(table["inputs"].to_pylist(), table["targets"].to_pylist(), strict=True):
-        found.num_lines += 1
-        found.add(inputs, targets)
-    return found
+    return parse_table(pa.ipc.open_stream(payload.data).read_all()) if payload.is_table else parse_lines(payload.data)
+
+
+def is_filled(texts: pa.ChunkedArray) -> pa.Array:
+    """Tells of each text whether it holds more than space, as Python sees it."""
+    # Most texts hold a letter or digit of ASCII. Python looks at the others.
+    has_letter = compute.match_substring_regex(texts, "[0-9A-Za-z]").to_numpy().copy()
+    for place in np.flatnonzero(~has_letter):
+        text = texts[int(place)].as_py()
+        has_letter[place] = bool(text) and not text.isspace()
+    return pa.array(has_letter)
 
 
 def part_file(file: int, part: int) -> str:
@@ -183,10 +182,9 @@ def read_part(storage: Storage, name: str) -> tuple[pa.Table, dict[str, Any]]:
     return table, json.loads(table.schema.metadata[b"counts"])
 
 
-def row_hash(inputs: str, targets: str) -> bytes:
+def row_hash(inputs: bytes, targets: bytes) -> bytes:
     """Returns 16 bytes that only equal rows share."""
-    data = inputs.encode()
-    return hashlib.blake2b(len(data).to_bytes(8, "little") + data + targets.encode(), digest_size=16).digest()
+    return hashlib.blake2b(len(inputs).to_bytes(8, "little") + inputs + targets, digest_size=16).digest()
 
 
 def write_whole(storage: Storage, name: str, data: bytes) -> None:
