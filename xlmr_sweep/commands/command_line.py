@@ -78,14 +78,18 @@ def run_instruct(
 
 def prepare_data(
     study: StudyOption = "paper",
+    address: AddressOption = "local",
     storage: StorageOption = None,
     tasks: TasksOption = None,
     instructions: Annotated[bool, typer.Option(help="also the instruction data")] = True,
 ) -> None:
-    """Reads, checks and keeps the tasks' examples and the filtered instruction data. Exit status: 0 or 2 (130 interrupted)."""
+    """Reads, checks and keeps the tasks' examples and the filtered instruction data. The same command goes on where it was ended.
+
+    Exit status: 0 done, 1 the storage failed, 2 something is wrong, 130 interrupted.
+    """
 
     def command(console: Console) -> int:
-        return entry.prepare(Request(study, storage, tasks=names("--tasks", tasks)), console, instructions=instructions)
+        return entry.prepare(Request(study, storage, tasks=names("--tasks", tasks)), address, console, instructions=instructions)
 
     exit_with(command)
 

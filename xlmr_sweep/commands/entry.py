@@ -35,6 +35,8 @@ from xlmr_sweep.study.spec import Study
 
 if TYPE_CHECKING:
     from xlmr_sweep.cluster.work import Work
+    from xlmr_sweep.data.part_work import PartDone, PartWork
+    from xlmr_sweep.data.row_files import Segment
 
 
 def status(request: Request, console: Console) -> int:
@@ -166,8 +168,8 @@ def _instruct(opened: OpenedRequest, address: str, console: Console) -> int:
     return 1 if left else 0
 
 
-def prepare(request: Request, console: Console, *, instructions: bool = True) -> int:
-    """Puts the examples of the command's tasks, and the instruction data, into the storage.
+def prepare(request: Request, address: str, console: Console, *, instructions: bool = True) -> int:
+    """Puts the examples of the command's tasks, and the instruction data, into the storage. Large data are prepared on Ray.
 
     Raises:
         StudyError: for data that are missing or malformed.
@@ -177,13 +179,19 @@ def prepare(request: Request, console: Console, *, instructions: bool = True) ->
     with _nothing_left_if_refused(opened.storage):
         examples = read_examples(opened.study, opened.storage, opened.trials, display)
         if instructions and _is_tuned_here(opened.study):
-            prepare_instructions(opened.study, opened.storage, display)
+            prepare_instructions(opened.study, opened.storage, display, partial(_on_ray, address))
     for read in examples:
         read.keep(opened.storage)
     # Read again: the hub's data take hours, and meanwhile a run may have added sizes or seeds.
     write_study(opened.storage, read_studies(request)[0])
     _say(console, f"Data of study {opened.study.name}: {opened.storage.path(DATA)}")
     return 0
+
+
+def _on_ray(address: str, work: PartWork, segments: Sequence[Segment]) -> Iterator[PartDone]:
+    from xlmr_sweep.cluster.ray_data import RayDataRunner
+
+    yield from RayDataRunner(address)(work, segments)
 
 
 def _is_tuned_here(study: Study) -> bool:

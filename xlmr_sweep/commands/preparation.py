@@ -16,6 +16,7 @@ from rich.console import Console
 from xlmr_sweep.commands.progress import ProgressDisplay
 from xlmr_sweep.commands.text_check import check_run_texts
 from xlmr_sweep.data.examples import ReadTask, check_sizes, read_task
+from xlmr_sweep.data.malformed import one_line
 from xlmr_sweep.data.part_work import Runner, run_here
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.families import model_family
@@ -96,8 +97,7 @@ def _say_malformed(manifest: Mapping[str, Any], display: ProgressDisplay) -> Non
     """Shows the first rows that were left out because they are malformed."""
     malformed = manifest["malformed"]
     if malformed["number"]:
-        first = "; ".join(malformed["first"])
-        _say(display, f"Warning: instructions: {malformed['number']} malformed rows are left out: {first}")
+        _say(display, f"Warning: instructions: {malformed['number']} malformed rows are left out: {one_line(malformed['first'])}")
 
 
 def _say(display: ProgressDisplay, line: str) -> None:

@@ -20,6 +20,7 @@ from xlmr_sweep.cluster.ending import Ending
 from xlmr_sweep.cluster.jobs import InstructionJobs, RunJob, in_one_line, pretrain_models
 from xlmr_sweep.cluster.nodes import nodes
 from xlmr_sweep.cluster.quick_import import quick_imports
+from xlmr_sweep.cluster.ray_data import RayDataRunner
 from xlmr_sweep.cluster.save_requests import SaveRequests
 from xlmr_sweep.cluster.storage_check import LateNodes, check_storage_on_nodes
 from xlmr_sweep.cluster.trial_log import log_name
@@ -146,7 +147,7 @@ def _started(plan: RunPlan, trials: Sequence[Trial]) -> Iterator[_StartedRun]:
     to_instruct = models_to_instruct(study, storage, plan.trials)
     if to_instruct and study.instructions.source != "hub":
         # Files that are here are checked first. The hub's 37 GB take hours, so they wait until the cluster has been looked at.
-        prepare_instructions(study, storage, display)
+        prepare_instructions(study, storage, display, RayDataRunner(plan.address))
     began = time.monotonic()
     with connected(plan.address, *_local_size(study, to_instruct)) as dashboard:
         wait_for_nodes(plan.min_nodes or 1)
@@ -157,7 +158,7 @@ def _started(plan: RunPlan, trials: Sequence[Trial]) -> Iterator[_StartedRun]:
         if dashboard:
             plan.console.print(f"Ray dashboard: http://{dashboard}", highlight=False)
         if to_instruct:
-            prepare_instructions(study, storage, display)
+            prepare_instructions(study, storage, display, RayDataRunner(plan.address))
         plan.accept()
         for read in examples:
             read.keep(storage)

@@ -43,7 +43,8 @@ class ParsedRows:
 def parse_lines(data: bytes) -> ParsedRows:
     """Returns the rows of lines that are whole."""
     num_lines = data.count(b"\n") + (not data.endswith(b"\n") and bool(data))
-    if num_lines:
+    # Arrow does not mind two objects on a line, nor blank lines.
+    if data.startswith(b"{") and data.count(b"\n{") + 1 == num_lines:
         # One block, so that memory and order are those of the lines. Fields that nobody reads may hold anything.
         read = arrow_json.ReadOptions(use_threads=False, block_size=len(data) + 1)
         parse = arrow_json.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="ignore")

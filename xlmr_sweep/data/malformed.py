@@ -29,7 +29,7 @@ class MalformedRows:
 
     def __init__(self, share: float, files: Sequence[RowFile], part_bytes: int) -> None:
         self._share, self._files, self._part_bytes = share, files, part_bytes
-        self._first: list[str] = []
+        self._first: list[tuple[str, str]] = []
         self._lines: Counter[int] = Counter()
         self._rows: Counter[int] = Counter()
         self._parts: Counter[int] = Counter()
@@ -46,7 +46,7 @@ class MalformedRows:
             self._lines[file] = lines_before(self._files[file], part, self._part_bytes)
         for line, problem in counts["problems"][: MAX_SHOWN - len(self._first)]:
             label = self._files[file].label if self._files else "demo"
-            self._first.append(f"{label}: line {self._lines[file] + line}: {problem}")
+            self._first.append((label, f"line {self._lines[file] + line}: {problem}"))
         self._parts[file] = part + 1
         self._lines[file] += counts["num_lines"]
         self._rows[file] += counts["num_read"] + counts["num_malformed"]
@@ -64,8 +64,18 @@ class MalformedRows:
         num_rows = self._rows.total()
         if self.number > self._share * num_rows:
             allowed = f"{self.number} of {num_rows} rows are malformed; instructions.max_malformed allows {self._share:g}"
-            raise StudyError(self._first[0] if self.number == 1 else f"{'; '.join(self._first)}; {allowed}")
+            raise StudyError(one_line(self.shown()["first"]) + (f"; {allowed}" if self.number > 1 else ""))
 
     def shown(self) -> dict[str, Any]:
         """Returns the manifest's entry: the number, and the first ones with file and line."""
-        return {"number": self.number, "first": self._first}
+        return {"number": self.number, "first": [f"{label}: {problem}" for label, problem in self._first]}
+
+
+def one_line(first: Sequence[str]) -> str:
+    """Puts problems, as `MalformedRows.shown` gives them, on one line that names each file once."""
+    parts, last = [], ""
+    for problem in first:
+        label, mark, rest = problem.partition(": line ")
+        parts.append(f"line {rest}" if label == last else problem)
+        last = label if mark else ""
+    return "; ".join(parts)

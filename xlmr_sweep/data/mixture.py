@@ -34,6 +34,9 @@ from xlmr_sweep.study.identity import mixture_identity, mixture_name, tokenizer_
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.spec import Study
 
+HERE_BYTES = 2**28
+"""A source of at most this size is prepared by this process, whose tokenizer uses all cores. It takes minutes."""
+
 PLAN = "plan.json"
 """Lies beside the parts: what they were made of. Parts of another plan are deleted."""
 
@@ -48,7 +51,7 @@ def prepare_mixture(study: Study, storage: Storage, step: Step | None = None, ru
         study: declares the source and the filter.
         storage: where `data/<mixture>/` is.
         step: shown how many rows were read.
-        run_parts: does the work on the parts; by default this process does.
+        run_parts: does the work on the parts; by default, and for small sources, this process does.
 
     Returns:
         The manifest.
@@ -89,7 +92,7 @@ def _do_parts(
     done = parts_there(storage, parts)
     work = PartWork(tokenizer, study.instruct.max_length, storage, parts, spec.max_target_tokens, spec.drop_duplicates)
     # The first rows of a source are counted in order, so one process reads them.
-    run = run_here if spec.max_rows is not None else run_parts
+    run = run_here if spec.max_rows is not None or source.num_bytes <= HERE_BYTES else run_parts
     malformed, progress = MalformedRows(spec.max_malformed, source.files, source.part_bytes), _Progress(source, len(done), step)
     for part in run(work, source.segments(done)):
         progress.add(part)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from xlmr_sweep.data.chat_encoder import tokens_key
 from xlmr_sweep.data.chat_rows import ChatShardWriter, check_chat_rows
 from xlmr_sweep.data.jsonl import SCHEMA
-from xlmr_sweep.data.mixture import tokenizers_of
+from xlmr_sweep.data.mixture import HERE_BYTES, tokenizers_of
 from xlmr_sweep.data.mixture_rows import mixture_manifest, open_mixture
 from xlmr_sweep.data.mixture_writer import ShardCutter
 from xlmr_sweep.data.part_work import PartWork, Runner, part_file, parts_there, read_part, run_here
@@ -51,13 +51,16 @@ def prepare_tokens(study: Study, storage: Storage, show_step: ShowStep | None = 
         # A short run takes few of the rows. Its job tokenises those.
         return
     seen: set[str] = set()
-    num_rows = mixture_manifest(study, storage)["num_rows"]
+    manifest = mixture_manifest(study, storage)
+    num_rows = manifest["num_rows"]
+    # As large as the texts of that many tokens.
+    run = run_here if 4 * manifest["num_tokens"] <= HERE_BYTES else run_parts
     for model, tokenizer in tokenizers_of(study, storage):
         folder = tokens_folder(study, tokens_key(tokenizer, study.instruct.max_length))
         if folder in seen or check_chat_rows(storage, folder):
             continue
         seen.add(folder)
-        parts = write_tokens(study, storage, tokenizer, study.instruct.max_length, folder, run_parts=run_parts)
+        parts = write_tokens(study, storage, tokenizer, study.instruct.max_length, folder, run_parts=run)
         with nullcontext() if show_step is None else show_step() as step:
             done = 0
             for rows in parts:

@@ -37,13 +37,12 @@ def main(study_file: str, storage: str, where: str, kill_after_s: float) -> None
     began, used_before = time.perf_counter(), cpu_s()
     told = _Progress(began)
     if where == "ray":
-        from xlmr_sweep.cluster.ray_data import ray_data_runner
-
         from xlmr_sweep.cluster.connect import connected
+        from xlmr_sweep.cluster.ray_data import RayDataRunner
 
         with connected("local"):
             started = time.perf_counter()
-            manifest = prepare_mixture(study, Storage(storage), told, ray_data_runner())
+            manifest = prepare_mixture(study, Storage(storage), told, RayDataRunner("local"))
             ended = time.perf_counter()
     else:
         started = began

@@ -1,0 +1,460 @@
+"""Instruction data in parts: the same bytes after a kill, in any order, from any kind of file; and what is wrong in one line."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from builders import make_encoder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from xlmr_sweep.data import instruction_source, mixture, mixture_tokens, mixture_writer, row_files
+from xlmr_sweep.data.chat_encoder import ChatEncoder, tokens_key
+from xlmr_sweep.data.jsonl import parse_lines
+from xlmr_sweep.data.mixture import prepare_mixture
+from xlmr_sweep.data.mixture_rows import open_mixture
+from xlmr_sweep.data.mixture_tokens import prepare_tokens
+from xlmr_sweep.data.part_work import PartDone, PartWork, run_here
+from xlmr_sweep.data.row_files import FileSegment, RowFile, Segment, UnreachableError, lines_before
+from xlmr_sweep.errors import StorageError, StudyError
+from xlmr_sweep.modeling.loading import load_tokenizer
+from xlmr_sweep.modeling.source import ModelSource
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.identity import mixture_name
+from xlmr_sweep.study.spec import Study
+
+WORDS = ["User", ":", "Assistant", "is", "the", "sky", "blue", "?", "yes", "no", "it", "very", "dark", "green", "today"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_encoder(tmp_path_factory.mktemp("model"), words=WORDS)
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instruction_source, "PART_BYTES", (700, 700))
+    monkeypatch.setattr(mixture_writer, "SHARD_ROWS", 40)
+    monkeypatch.setattr(mixture, "HERE_BYTES", 0)
+
+
+def rows(number: int = 120, seed: int = 0) -> list[dict[str, str]]:
+    rng = random.Random(seed)
+    texts = [" ".join(rng.choices(WORDS[3:], k=rng.randint(1, 20))) for _ in range(number)]
+    return [{"inputs": text, "targets": " ".join(rng.choices(WORDS[8:], k=rng.randint(1, 5)))} for text in texts]
+
+
+def lines(found: Sequence[dict[str, str]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in found).encode()
+
+
+def study_of(model: Path, folder: Path | str, more: Sequence[dict[str, Any]] = (), **instructions: Any) -> Study:
+    return Study.model_validate(
+        {
+            "name": "s",
+            "models": [{"name": "m", "folder": model}, *more],
+            "sizes": [8],
+            "seeds": [0],
+            "instruct": {"max_length": 16},
+            "instructions": {"source": "folder", "folder": folder, **instructions},
+        }
+    )
+
+
+def digest(storage: Path) -> dict[str, str]:
+    """Returns a hash of each file that a preparation leaves, by name. The manifest of a mixture tells when it was made."""
+    found = {}
+    for path in sorted(path for path in (storage / "data").rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        if path.name == "manifest.json":
+            content = json.dumps({**json.loads(content), "created_at": ""}).encode()
+        found[path.relative_to(storage).as_posix()] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+def backwards(work: PartWork, segments: Sequence[Segment]) -> Iterator[PartDone]:
+    """Other processes: the parts in another order, each with the work as it comes out of a pickle."""
+    import pickle
+
+    for segment in reversed(segments):
+        for payload in segment.payloads():
+            yield pickle.loads(pickle.dumps(work))(payload)  # noqa: S301 - its own.
+
+
+def killed_after(number: int) -> Any:
+    def run(work: PartWork, segments: Sequence[Segment]) -> Iterator[PartDone]:
+        for place, part in enumerate(run_here(work, segments)):
+            yield part
+            if place + 1 == number:
+                raise KeyboardInterrupt
+
+    return run
+
+
+@pytest.mark.parametrize("kill", [1, 7])
+def test_a_killed_preparation_goes_on_and_ends_with_the_same_bytes(model: Path, tmp_path: Path, kill: int) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(lines(rows()))
+    study = study_of(model, tmp_path / "rows.jsonl")
+    prepare_mixture(study, Storage(tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        prepare_mixture(study, Storage(tmp_path / "killed"), run_parts=killed_after(kill))
+    done: list[PartDone] = []
+
+    def noted(work: PartWork, segments: Sequence[Segment]) -> Iterator[PartDone]:
+        for part in run_here(work, segments):
+            done.append(part)
+            yield part
+
+    num_parts = -(-(tmp_path / "rows.jsonl").stat().st_size // 700)
+    prepare_mixture(study, Storage(tmp_path / "killed"), run_parts=noted)
+    # Those at work when it was killed were finished too: one for each thread.
+    assert num_parts - kill - 3 <= len(done) < num_parts
+    assert digest(tmp_path / "killed") == digest(tmp_path / "whole")
+
+
+def test_a_kill_while_shards_are_written_does_no_part_again(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(lines(rows()))
+    study = study_of(model, tmp_path / "rows.jsonl")
+    prepare_mixture(study, Storage(tmp_path / "whole"))
+    write = mixture_writer.write_whole
+    with monkeypatch.context() as patch:
+
+        def killed(storage: Storage, name: str, data: bytes) -> None:
+            if name.endswith("rows-00001.parquet"):
+                raise KeyboardInterrupt
+            write(storage, name, data)
+
+        patch.setattr(mixture_writer, "write_whole", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_mixture(study, Storage(tmp_path / "killed"))
+    monkeypatch.setattr(PartWork, "__call__", None)
+    prepare_mixture(study, Storage(tmp_path / "killed"))
+    assert digest(tmp_path / "killed") == digest(tmp_path / "whole")
+
+
+def test_other_processes_in_another_order_write_the_same_bytes(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(lines(rows()))
+    study = study_of(model, tmp_path / "rows.jsonl", drop_duplicates=True)
+    prepare_mixture(study, Storage(tmp_path / "here"))
+    prepare_mixture(study, Storage(tmp_path / "elsewhere"), run_parts=backwards)
+    assert digest(tmp_path / "elsewhere") == digest(tmp_path / "here")
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"])
+@pytest.mark.parametrize("is_bucket", [False, True])
+def test_every_kind_of_file_gives_the_same_rows(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, is_bucket: bool
+) -> None:
+    monkeypatch.setattr(row_files, "PARQUET_ROWS", 9)
+    monkeypatch.setattr(row_files, "BLOCK_BYTES", 1000)
+    found, folder = rows(), tmp_path / "rows"
+    folder.mkdir()
+    for name, part in (("a", found[:70]), ("b", found[70:])):
+        path, data = folder / f"{name}{ending}", lines(part)
+        if ending == ".parquet":
+            parquet.write_table(pa.Table.from_pylist([{**row, "other": 1} for row in part]), path)
+        elif ending.endswith("zst"):
+            path.write_bytes(pa.Codec("zstd").compress(data, asbytes=True))
+        else:
+            path.write_bytes(gzip.compress(data) if ending.endswith("gz") else data)
+    study = study_of(model, folder.as_uri() if is_bucket else folder)
+    manifest = prepare_mixture(study, Storage(tmp_path / "runs"))
+    kept = [(row["inputs"], row["targets"]) for row in found if len(row["targets"].split()) <= 3]
+    assert list(open_mixture(study, Storage(tmp_path / "runs"))) == kept
+    assert manifest["counts"]["read"] == 120
+
+
+def test_the_first_rows_are_the_first_of_the_source_also_after_a_kill(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(lines(rows()))
+    for name, max_rows in (("jsonl", 33), ("jsonl.gz", 33)):
+        path = tmp_path / f"rows.{name}"
+        path.write_bytes(gzip.compress(lines(rows())) if name.endswith("gz") else lines(rows()))
+        study, storage = study_of(model, path, max_rows=max_rows, max_target_tokens=9), Storage(tmp_path / name)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(mixture, "run_here", killed_after(1))
+            with pytest.raises(KeyboardInterrupt):
+                prepare_mixture(study, storage)
+        assert prepare_mixture(study, storage)["counts"]["read"] == 33
+        assert [list(row) for row in open_mixture(study, storage)] == [list(row.values()) for row in rows()[:33]]
+
+
+def test_equal_rows_are_kept_once_if_asked(model: Path, tmp_path: Path) -> None:
+    found = rows(60)
+    twice = [*found, *found[10:30], {**found[0], "targets": "green"}]
+    (tmp_path / "rows.jsonl").write_bytes(lines(twice))
+    usual, once = (study_of(model, tmp_path / "rows.jsonl", max_target_tokens=9, drop_duplicates=drop) for drop in (False, True))
+    assert mixture_name(usual) != mixture_name(once)
+    assert prepare_mixture(usual, Storage(tmp_path / "runs"))["num_rows"] == 81
+    manifest = prepare_mixture(once, Storage(tmp_path / "runs"))
+    unique = list(dict.fromkeys((row["inputs"], row["targets"]) for row in twice))
+    assert list(open_mixture(once, Storage(tmp_path / "runs"))) == unique
+    assert (manifest["counts"]["after target filter"], manifest["counts"]["after duplicates"]) == (81, len(unique))
+
+
+def test_few_malformed_rows_are_left_out_and_named(model: Path, tmp_path: Path) -> None:
+    found = lines(rows(100)).split(b"\n")[:-1]
+    found[3], found[70], found[99] = b"{not json", b'{"inputs": "is it ?"}', b'{"inputs": "\\ud800", "targets": "no"}'
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\n".join(found) + b"\n")
+    manifest = prepare_mixture(study_of(model, path, max_malformed=0.03), Storage(tmp_path / "runs"))
+    assert manifest["malformed"]["number"] == 3
+    assert [one.partition(": ")[2][:20] for one in manifest["malformed"]["first"]] == [
+        "line 4: not JSON (Ex",
+        "line 71: lacks the f",
+        "line 100: field 'inp",
+    ]
+    assert manifest["counts"]["read"] == 100
+    assert manifest["counts"]["after malformed"] == 97
+    with pytest.raises(
+        StudyError, match=r"line 4: not JSON .*; .*line 71: .*; .*line 100: .*3 of 100 rows are malformed"
+    ) as error:
+        prepare_mixture(study_of(model, path, max_malformed=0.02), Storage(tmp_path / "refused"))
+    assert "\n" not in str(error.value)
+    assert not list((tmp_path / "refused").rglob("*.*"))
+
+
+def test_at_most_ten_malformed_rows_are_shown(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(lines(rows(80)) + b"[]\n" * 20)
+    manifest = prepare_mixture(study_of(model, tmp_path / "rows.jsonl", max_malformed=0.5), Storage(tmp_path / "runs"))
+    assert manifest["malformed"]["number"] == 20
+    assert [one.rpartition("line ")[2].partition(":")[0] for one in manifest["malformed"]["first"]] == [*map(str, range(81, 91))]
+
+
+def test_a_wrong_source_is_not_read_to_its_end(model: Path, tmp_path: Path) -> None:
+    data = lines(rows(30)) + b'{"text": "is it ?"}\n' * 1000
+    (tmp_path / "rows.jsonl").write_bytes(data)
+    done = 0
+
+    def noted(work: PartWork, segments: Sequence[Segment]) -> Iterator[PartDone]:
+        nonlocal done
+        for part in run_here(work, segments[9:]):
+            done += 1
+            yield part
+
+    # Other processes began behind the first parts. The line's number is right all the same.
+    first = data.count(b"\n", 0, data.index(b"\n", 9 * 700 - 1) + 1) + 1
+    assert first > 31
+    with pytest.raises(StudyError, match=rf"rows.jsonl: line {first}: lacks the field 'inputs'; line {first + 1}: lacks"):
+        prepare_mixture(study_of(model, tmp_path / "rows.jsonl"), Storage(tmp_path / "runs"), run_parts=noted)
+    assert done <= 3
+
+
+def test_a_pattern_that_leaves_nothing_out_is_an_error(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    for name in ("xp3_super_glue_wic_example.jsonl", "xp3_super_glue_boolq_after.jsonl", "xp3_piqa.jsonl"):
+        (folder / name).write_bytes(lines(rows(10)))
+    manifest = prepare_mixture(study_of(model, folder, exclude=["*_wic_*", "xp3_super_glue_boolq*"]), Storage(tmp_path / "runs"))
+    assert manifest["excluded"] == ["xp3_super_glue_boolq_after.jsonl", "xp3_super_glue_wic_example.jsonl"]
+    assert manifest["counts"]["after exclude"] == 10
+    with pytest.raises(StudyError, match=r"instructions.exclude: '\*wick\*' matches none of 3 files"):
+        prepare_mixture(study_of(model, folder, exclude=["*wick*"]), Storage(tmp_path / "runs"))
+    merged = {"en/merged_en.jsonl": str(folder / "xp3_piqa.jsonl")}
+    monkeypatch.setattr(instruction_source, "hub_files", lambda spec: (merged, {}, dict.fromkeys(merged)))
+    hub = study_of(model, folder).model_dump(mode="json")
+    hub["instructions"] = {"source": "hub", "exclude": ["*wic*"]}
+    with pytest.raises(
+        StudyError, match=r"matches none of 1 files; en/merged_en.jsonl holds all families, so set instructions.files"
+    ):
+        prepare_mixture(Study.model_validate(hub), Storage(tmp_path / "runs"))
+
+
+def test_a_folder_of_lines_keeps_its_identity_beside_other_kinds(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    (folder / "a.jsonl").write_bytes(lines(rows(10)))
+    before = mixture_name(study_of(model, folder))
+    parquet.write_table(pa.Table.from_pylist(rows(10)), folder / "b.parquet")
+    assert mixture_name(study_of(model, folder)) == before
+    assert prepare_mixture(study_of(model, folder), Storage(tmp_path / "runs"))["counts"]["read"] == 10
+
+
+def test_a_manifest_that_does_not_match_its_files_is_named(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(lines(rows()))
+    study, storage = study_of(model, tmp_path / "rows.jsonl"), Storage(tmp_path / "runs")
+    manifest = prepare_mixture(study, storage)
+    before = digest(tmp_path / "runs")
+    for name in (f"{manifest['tokens']}/ids-00001.bin", f"data/{manifest['name']}/rows-00001.parquet"):
+        path = tmp_path / "runs" / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1])
+        with pytest.raises(StudyError, match=rf"{path.name}: has {len(whole) - 1} bytes, .* delete data/\S+ to make it anew"):
+            prepare_mixture(study, storage)
+        path.unlink()
+        with pytest.raises(StudyError, match=rf"{path.name}: is missing"):
+            prepare_mixture(study, storage)
+        path.write_bytes(whole)
+    assert digest(tmp_path / "runs") == before
+
+
+def test_a_full_disk_is_one_line_and_the_next_run_goes_on(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(lines(rows()))
+    study, storage = study_of(model, tmp_path / "rows.jsonl"), Storage(tmp_path / "runs")
+    prepare_mixture(study, Storage(tmp_path / "whole"))
+    write = Storage.write
+    for most in (3, 18):
+        room = most
+
+        def full(storage: Storage, name: str, data: bytes) -> None:
+            nonlocal room
+            room -= 1
+            if room < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            write(storage, name, data)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Storage, "write", full)
+            with pytest.raises(StorageError, match="No space left on device") as error:
+                prepare_mixture(study, storage)
+        assert "\n" not in str(error.value)
+    prepare_mixture(study, storage)
+    assert digest(tmp_path / "runs") == digest(tmp_path / "whole")
+
+
+def test_a_source_that_goes_away_keeps_what_is_done(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    (folder / "rows.jsonl").write_bytes(lines(rows()))
+    study, storage = study_of(model, folder.as_uri()), Storage(tmp_path / "runs")
+    monkeypatch.setattr(row_files.time, "sleep", lambda seconds: None)
+    tries, read = [], row_files._lines_from
+
+    def gone(file: RowFile, start: int, end: int) -> bytes:
+        if start > 2000:
+            tries.append(start)
+            raise OSError("connection reset")
+        return read(file, start, end)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(row_files, "_lines_from", gone)
+        with pytest.raises(
+            UnreachableError, match=r"rows.jsonl: cannot be read: OSError: connection reset; the same command goes on"
+        ):
+            prepare_mixture(study, storage)
+    assert len(tries) == row_files.TRIES
+    assert list((tmp_path / "runs").rglob("parts/*.arrow"))
+    assert prepare_mixture(study, storage)["counts"]["read"] == 120
+
+
+def test_a_tokenizer_without_a_mask_is_one_line(model: Path, tmp_path: Path) -> None:
+    folder = make_encoder(tmp_path / "model", words=WORDS)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).exists():
+            content = json.loads((folder / name).read_text())
+            content.pop("mask_token", None)
+            (folder / name).write_text(json.dumps(content))
+    (tmp_path / "rows.jsonl").write_bytes(lines(rows()))
+    with pytest.raises(StudyError, match=r"the tokenizer of .*model has no mask_token"):
+        prepare_mixture(study_of(folder, tmp_path / "rows.jsonl"), Storage(tmp_path / "runs"))
+
+
+def test_equal_tokenizers_are_used_once_and_others_from_the_prepared_texts(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mixture_tokens, "PART_ROWS", 7)
+    (tmp_path / "rows.jsonl").write_bytes(lines(rows()))
+    make_encoder(tmp_path / "same", words=WORDS, seed=1)
+    make_encoder(tmp_path / "other", words=WORDS[::-1])
+    more = [{"name": name, "folder": tmp_path / name} for name in ("same", "other")]
+    study, storage = study_of(model, tmp_path / "rows.jsonl", more), Storage(tmp_path / "runs")
+    manifest = prepare_mixture(study, storage)
+    used: list[PartWork] = []
+
+    def noted(work: PartWork, segments: Sequence[Segment]) -> Iterator[PartDone]:
+        used.append(work)
+        yield from run_here(work, segments)
+
+    monkeypatch.setattr(mixture_tokens, "run_here", noted)
+    prepare_tokens(study, storage)
+    assert len(used) == 1
+    keys = {tokens_key(load_tokenizer(ModelSource("x", str(folder))), 16) for folder in (model, *(m["folder"] for m in more))}
+    assert len(keys) == 2
+    assert {path.parent.name for path in (tmp_path / "runs").glob("data/*/tokens/*/manifest.json")} == keys
+    index = [json.loads(path.read_text()) for path in (tmp_path / "runs").glob("data/*/tokens/*/manifest.json")]
+    assert [one["num_rows"] for one in index] == [manifest["num_rows"]] * 2
+    assert {one["dtype"] for one in index} == {"uint16"}
+    prepare_tokens(study, storage)
+    assert len(used) == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=400).map(lambda data: data.replace(b"\r", b"\n")), st.integers(1, 50))
+def test_the_parts_of_a_plain_file_are_its_lines(data: bytes, part_bytes: int) -> None:
+    import tempfile
+
+    with tempfile.NamedTemporaryFile() as kept:
+        kept.write(data)
+        kept.flush()
+        file = RowFile("x", kept.name, len(data))
+        parts = [FileSegment(file, 0, part_bytes, part) for part in range(max(1, -(-len(data) // part_bytes)))]
+        found = [payload.data for part in parts for payload in part.payloads()]
+        assert b"".join(found) == data
+        assert all(part.endswith(b"\n") for part in found[:-1] if part and any(found[found.index(part) + 1 :]))
+        assert lines_before(file, len(parts), part_bytes) == data.count(b"\n")
+
+
+TEXTS = st.lists(st.sampled_from([*WORDS, "zzz", "\u200b", "<mask>", "[MASK]", " ", "\n"]), max_size=200).map(" ".join)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(TEXTS, max_size=6), st.integers(1, 4))
+def test_short_targets_are_those_that_all_their_tokens_make_short(model: Path, texts: list[str], most: int) -> None:
+    encoder = ChatEncoder(load_tokenizer(ModelSource("m", str(model))), 64)
+    numbers, found = encoder.short_tokens(pa.chunked_array([pa.array(texts, pa.string())]), most)
+    every = encoder.tokens(texts)
+    short = (every.lengths > 0) & (every.lengths <= most)
+    assert ((numbers > 0) & (numbers <= most)).tolist() == short.tolist()
+    expected = every.take(np.flatnonzero(short))
+    assert (found.ids.tolist(), found.lengths.tolist()) == (expected.ids.tolist(), expected.lengths.tolist())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(TEXTS.filter(lambda text: bool(text.strip(" \n\u200b"))), st.sampled_from(["yes", "no it", ""])), max_size=6
+    )
+)
+def test_filled_templates_are_the_templates_own(model: Path, pairs: list[tuple[str, str]]) -> None:
+    encoder = ChatEncoder(load_tokenizer(ModelSource("m", str(model))), 20)
+    users, targets = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    found = encoder.fill(encoder.tokens(users), encoder.tokens(targets))
+    expected = encoder.template.encode_pairs(users, targets)
+    assert found.ids.tolist() == [token for chat in expected for token in chat.input_ids]
+    assert found.lengths.tolist() == [len(chat.input_ids) for chat in expected]
+    assert found.spans.tolist() == [[*chat.user, *chat.target] for chat in expected]
+
+
+@pytest.mark.parametrize(
+    ("line", "is_row"),
+    [
+        (b'{"inputs": "a", "targets": "b", "more": [1, {"x": null}]}', True),
+        (b'{"targets": "b", "inputs": "\\ud83d\\ude00 \\u00e9"}', True),
+        ('{"targets": "b", "inputs": "\u00e9"}'.encode(), True),
+        (b'{"inputs": "a", "targets": null}', False),
+        (b'{"inputs": 1, "targets": "b"}', False),
+        (b'{"inputs": "a\xff", "targets": "b"}', False),
+        (b'{"inputs": "\\ud800", "targets": "b"}', False),
+        (b'{"inputs": "a", "targets": "b"} {"inputs": "a", "targets": "b"}', False),
+        (b'{"inputs": "a"', False),
+    ],
+)
+def test_lines_read_at_once_are_those_read_one_by_one(line: bytes, is_row: bool) -> None:
+    good = b'{"inputs": "x", "targets": "y"}\n'
+    found = parse_lines(good + line + b"\n" + good)
+    assert found.num_lines == 3
+    assert (found.num_rows, found.num_malformed) == (3, not is_row)
+    # A blank line sends all lines the slow way.
+    slow = parse_lines(good + line + b"\n" + good + b"\n")
+    assert slow.table == found.table
+    assert [number for number, _ in found.problems] == [] if is_row else [2]
