@@ -352,9 +352,9 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         out = options.out or Path(folder)
         if options.simulate:
-            return _show(simulations())
+            return show(simulations())
         if options.noop:
-            return _show([noop(options.trials, options.slots, out)])
+            return show([noop(options.trials, options.slots, out)])
         found = []
         if options.plain:
             part = {"jobs": False, "sizes": [8, 32, 128], "seeds": [0]}
@@ -362,10 +362,10 @@ def main(arguments: list[str]) -> int:
             found.append({"scheduling": "ours", **packed(1, options.plain_lower_bound_s, out / "beside", **part)})
         if options.lower_bound_s:
             found.append({"scheduling": "ours", **packed(options.nodes, options.lower_bound_s, out)})
-        return _show(found)
+        return show(found)
 
 
-def _show(rows: list[dict[str, Any]]) -> int:
+def show(rows: list[dict[str, Any]]) -> int:
     """Prints what was measured; returns 1 if something is beyond its goal."""
     beyond, asked = [], 0
     for row in rows:

@@ -1,13 +1,22 @@
-"""Connecting: an address where no Ray answers is said in one line, within seconds."""
+"""Connecting: an address where no Ray answers, and a token that is missing or wrong, are said in one line."""
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import grpc
 import pytest
+from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceServicer, add_NodeInfoGcsServiceServicer_to_server
 
 from xlmr_sweep.cluster.connect import connected, probe
 from xlmr_sweep.errors import StudyError
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_nobody_at_an_address_is_said_within_seconds() -> None:
@@ -37,3 +46,34 @@ def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) 
     ) as said:
         connected("local", 2, 0).__enter__()
     assert "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({}, "the cluster asks for a token and this process sends none"),
+        ({"RAY_AUTH_MODE": "token"}, "Token authentication is enabled but Ray couldn't find an authentication token"),
+        ({"RAY_AUTH_TOKEN": "0" * 64}, "the cluster refuses this process's token (no entry)"),
+    ],
+)
+def test_a_token_that_is_missing_or_wrong_is_one_line(environment: dict[str, str], said: str, tmp_path: Path) -> None:
+    """In a process of its own: Ray reads a token once."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    add_NodeInfoGcsServiceServicer_to_server(_Locked(), server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    code = f"from xlmr_sweep.cluster.connect import head_of; head_of({address!r})"
+    others = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    without = {**others, "HOME": str(tmp_path), **environment}
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=without, capture_output=True, text=True, check=False)
+    server.stop(None)
+    line = ended.stderr.strip().splitlines()[-1]
+    advice = "give the cluster's token in RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
+    assert line == f"xlmr_sweep.errors.StudyError: --address {address}: {said}; {advice}"
+
+
+class _Locked(NodeInfoGcsServiceServicer):  # type: ignore[misc]
+    """A head that knows nobody's token."""
+
+    def GetClusterId(self, request: object, context: grpc.ServicerContext) -> None:
+        context.abort(grpc.StatusCode.UNAUTHENTICATED, "no entry")

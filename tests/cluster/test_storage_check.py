@@ -76,9 +76,8 @@ def test_a_check_of_a_late_node_that_never_answers_is_given_up(tmp_path: Path) -
 
 
 def test_a_node_that_cannot_write_or_does_not_see_the_storage_says_so(tmp_path: Path) -> None:
-    from xlmr_sweep.cluster.storage_check import _check_node
+    from xlmr_sweep.cluster.storage_check import node_problem as check
 
-    check = _check_node._function
     (tmp_path / "file").write_text("")
     assert "cannot be written on" in check(str(tmp_path / "file" / "x"), "tmp/seen")
     assert "does not hold what the driver wrote; use a folder or URI that all nodes share" in check(str(tmp_path), "tmp/seen")

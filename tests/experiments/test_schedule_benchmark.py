@@ -40,5 +40,5 @@ NOOP = {"s_a_trial": 0.04, "last_over_first": 1.1, "driver_peak_gib": 0.7, "stat
 def test_what_is_beyond_its_goal_is_said_and_ends_with_1(
     row: dict[str, Any], status: int, schedule: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert schedule._show([NOOP, row]) == status
+    assert schedule.show([NOOP, row]) == status
     assert ("Beyond its goal" in capsys.readouterr().out) == bool(status)

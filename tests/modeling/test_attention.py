@@ -9,7 +9,7 @@ import torch
 from plain_attention import LENGTHS, plain
 
 from xlmr_sweep.modeling import attention
-from xlmr_sweep.modeling.attention import attend, attend_from
+from xlmr_sweep.modeling.attention import attend, attend_from, attend_padded
 
 
 @pytest.mark.parametrize(
@@ -43,23 +43,34 @@ def test_the_fused_kernels_way_gives_the_same(monkeypatch: pytest.MonkeyPatch) -
     """What a GPU runs, computed on a CPU; and the way of long sequences."""
     parts = [torch.randn((sum(LENGTHS), 2, 4), generator=torch.Generator().manual_seed(i)) for i in range(3)]
     for window in (0, 2):
-        found = attention._fused_padded(*parts, LENGTHS, 0.7, 0.0, window)
+        found = attend_padded(*parts, LENGTHS, 0.7, 0.0, window)
         torch.testing.assert_close(found, plain(*parts, LENGTHS, 0.7, window), rtol=1e-5, atol=1e-6)
     same = [part[:24] for part in parts]
-    torch.testing.assert_close(attention._fused_padded(*same, (8, 8, 8), 0.7, 0.0, 0), plain(*same, (8, 8, 8), 0.7, 0))
+    torch.testing.assert_close(attend_padded(*same, (8, 8, 8), 0.7, 0.0, 0), plain(*same, (8, 8, 8), 0.7, 0))
     monkeypatch.setattr(attention, "FUSED_LENGTH", 5)
     torch.testing.assert_close(attend(*parts, LENGTHS, 0.7, 0.0, 0), plain(*parts, LENGTHS, 0.7, 0), rtol=1e-5, atol=1e-6)
 
 
-def test_padding_that_an_evaluation_made_serves_a_training_step_of_the_same_lengths() -> None:
-    parts = [torch.randn((sum(LENGTHS), 2, 4), generator=torch.Generator().manual_seed(i)) for i in range(3)]
-    attention._padding_on.cache_clear()
+def test_padding_that_an_evaluation_made_serves_a_training_step_of_the_same_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Lengths of this test alone: padding is kept by lengths.
+    lengths = (13, 8, 3)
+    parts = [torch.randn((sum(lengths), 2, 4), generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    copies: list[int] = []
+    to_device = attention.to_device
+
+    def copied(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+        copies.append(tensor.numel())
+        return to_device(tensor, device)
+
+    monkeypatch.setattr(attention, "to_device", copied)
     with torch.inference_mode():
-        first = attention._fused_padded(*parts, LENGTHS, 0.7, 0.0, 2)
+        first = attend_padded(*parts, lengths, 0.7, 0.0, 2)
+    num_copies = len(copies)
+    assert num_copies > 0
     leaves = [part.requires_grad_() for part in parts]
-    again = attention._fused_padded(*leaves, LENGTHS, 0.7, 0.0, 2)
+    again = attend_padded(*leaves, lengths, 0.7, 0.0, 2)
     again.sum().backward()
     assert torch.equal(first, again)
     assert all(leaf.grad is not None and leaf.grad.any() for leaf in leaves[2:])
-    # Made once for all layers of a step: on a GPU every copy from the host would hold the queue up.
-    assert attention._padding_on.cache_info().misses == 1
+    # Copied once for all layers of a step: on a GPU every copy from the host would hold the queue up.
+    assert len(copies) == num_copies

@@ -123,7 +123,7 @@ def test_kept_tensors_on_a_cpu_are_as_computed(dropout: float) -> None:
 
 def test_kept_tensors_of_a_gpus_bf16_are_as_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same layers under autocast with the fused attention, on a CPU."""
-    monkeypatch.setattr(attention, "attend", attention._fused_padded)
+    monkeypatch.setattr(attention, "attend", attention.attend_padded)
     model = encoder(0.0, **MINI)
     tokens = Sequences(torch.randint(5, 300, (8 * 64,)), (64,) * 8)
     with kept_bytes(model) as total, torch.autocast("cpu", torch.bfloat16):
@@ -145,7 +145,7 @@ def test_a_layer_of_the_real_size_keeps_what_is_computed(
     def fused(*parts: Any) -> torch.Tensor:
         # A GPU's fused attention keeps no mask of its dropout, and neither does the CPU's without dropout.
         *inputs, _, window = parts
-        return attention._fused_padded(*inputs, 0.0, window)
+        return attention.attend_padded(*inputs, 0.0, window)
 
     if on_gpu:
         monkeypatch.setattr(attention, "attend", fused)

@@ -77,7 +77,7 @@ class Process:
 
         warm_state = WarmState(study, storage, World(), self.shared)
         found = [finetune(trial, warm_state).predictions for trial in trials]
-        return [found, sorted(self.shared._held)]
+        return [found, self.shared.made]
 
 
 def own_bytes() -> int:

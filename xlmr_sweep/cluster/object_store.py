@@ -54,6 +54,11 @@ class ObjectStoreArrays:
         self._held: dict[str, Any] = {}
         """References to the objects that this process put. They keep the objects alive."""
 
+    @property
+    def made(self) -> list[str]:
+        """Keys of the arrays that this process made, sorted."""
+        return sorted(self._held)
+
     def get(self, key: str, make: Callable[[], Arrays]) -> Arrays:
         """Returns the arrays of a key as views of shared memory, or as this process's own if they do not fit into the store."""
         found = self._find(key)

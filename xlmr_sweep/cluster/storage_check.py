@@ -59,7 +59,7 @@ class NodeCheck:
 
     def __init__(self, node_id: str, storage: Storage, marker: str) -> None:
         on_node = NodeAffinitySchedulingStrategy(node_id, soft=False)
-        self._answer = _check_node.options(scheduling_strategy=on_node).remote(storage.uri, marker)
+        self._answer = _node_problem.options(scheduling_strategy=on_node).remote(storage.uri, marker)
 
     def problem(self, timeout_s: float = 0.0) -> str | None:
         """Returns what is wrong with the node: empty if nothing is, None if it has not answered within the timeout."""
@@ -120,8 +120,8 @@ class LateNodes:
         return None if problem and self._num_failed[node.node_id] < MAX_CHECKS else problem
 
 
-@ray.remote(num_cpus=0, max_retries=1)  # type: ignore[untyped-decorator]
-def _check_node(uri: str, marker: str) -> str:
+def node_problem(uri: str, marker: str) -> str:
+    """Returns why this node cannot use the storage: it cannot write, or does not see the marker. Empty if it can."""
     try:
         storage = Storage(uri)
         storage.check_writable()
@@ -130,3 +130,6 @@ def _check_node(uri: str, marker: str) -> str:
     if not storage.exists(marker):
         return f"--storage {uri}: does not hold what the driver wrote; use a folder or URI that all nodes share"
     return ""
+
+
+_node_problem = ray.remote(num_cpus=0, max_retries=1)(node_problem)

@@ -1,8 +1,8 @@
 """Attention over sequences that lie end to end: no token sees another sequence, and next to no work goes into padding.
 
-In: query, key and value of N tokens and the sequences' lengths, longest first. Out: the attended values. On a CPU the products
-are those of `cpu/grouped_attention.py`; a GPU's rows are padded for the attention alone. Registered with transformers as an
-attention function, so that its own encoder layers run on (1, N, hidden) states.
+In: query, key and value of N tokens and the sequences' lengths, longest first. Out: the attended values. On a CPU
+`cpu/grouped_attention.py` computes the products. On a GPU rows are padded, but only for the attention. transformers knows this
+as an attention function, so its own encoder layers run on (1, N, hidden) states.
 
 Shapes: B sequences, N tokens, h heads of d numbers, H = h * d.
 """
@@ -44,7 +44,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], 
         (N, h, d).
     """
     if query.device.type != "cpu":
-        return _fused_padded(query, key, value, lengths, scale, p, window)
+        return attend_padded(query, key, value, lengths, scale, p, window)
     if p == 0.0 and window == 0 and lengths[0] > FUSED_LENGTH:
         parts = zip(*(torch.split(part, list(lengths)) for part in (query, key, value)), strict=True)
         return torch.cat([_fused(*(part.transpose(0, 1)[None] for part in three), scale=scale)[0] for three in parts])
@@ -55,10 +55,10 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
     return functional.scaled_dot_product_attention(query, key, value, **options).transpose(1, 2)
 
 
-def _fused_padded(
+def attend_padded(
     query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], scale: float, p: float, window: int
 ) -> Tensor:
-    """Attends with the fused kernels of a GPU. Rows are padded for the attention alone, in as few calls as can be."""
+    """Returns what `attend` does, by torch's fused kernel on padded rows: the way of a GPU. Only the attention sees padding."""
     shape = (len(lengths), lengths[0], *query.shape[1:])
     places, sources, mask = _padding_on(query.device, lengths, window)
     if places is None or sources is None:
@@ -73,9 +73,9 @@ def _fused_padded(
 def _padding_on(
     device: torch.device, lengths: tuple[int, ...], window: int
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Returns places and sources of the padding on a device, None where there is none, and the mask, None where all is seen.
+    """Returns places and sources of the padding on a device, or None without padding; and the mask, or None if all is seen.
 
-    Kept for the layers of a step, which would wait for the host's copies otherwise.
+    Cached, because otherwise every layer of a step would wait for copies from the host.
     """
     # The first caller may be an evaluation, and a training step with the same lengths then saves these for its backward pass.
     with torch.inference_mode(False):

@@ -1,0 +1,49 @@
+"""A storage against its plan: what is done, failed, corrupt, or of other settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from builders import make_record
+
+from xlmr_sweep.storage.collect import collect, set_aside, write_results
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.storage.records import write_record
+from xlmr_sweep.study.plan import expand
+from xlmr_sweep.study.spec import Study
+
+
+def test_results_have_one_row_a_completed_cell_in_the_plans_order(study: Study, storage: Storage, tmp_path: Path) -> None:
+    trials = expand(study)
+    for trial in reversed(trials[:3]):
+        write_record(storage, make_record(trial, score=trial.train_size / 8, versions=None))
+    write_results(storage, collect(storage, study))
+    (tmp_path / "copy.parquet").write_bytes(storage.read("results.parquet"))
+    table = pd.read_parquet(tmp_path / "copy.parquet")
+    assert table["trial_id"].tolist() == [trial.trial_id for trial in trials[:3]]
+    assert table["score"].tolist() == [trial.train_size / 8 for trial in trials[:3]]
+    assert table["model"].tolist() == ["tiny"] * 3
+
+
+def test_records_of_other_settings_are_kept_and_counted(study: Study, storage: Storage) -> None:
+    for trial in expand(study)[:4]:
+        write_record(storage, make_record(trial))
+    other = study.replaced(finetune=study.finetune.model_copy(update={"steps": 9}))
+    found = collect(storage, other)
+    assert (len(found.rows), found.num_other_settings) == (0, 4)
+    assert len(storage.names("records", ".json")) == 4
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"trial_id": "other"}', b'{"score": 0.5}'])
+def test_a_corrupt_record_is_named_set_aside_and_missing(study: Study, storage: Storage, content: bytes) -> None:
+    first, second = expand(study)[:2]
+    write_record(storage, make_record(first))
+    storage.write(f"records/{second.trial_id}.json", content)
+    found = collect(storage, study)
+    assert found.done == {first.trial_id}
+    assert list(found.corrupt) == [f"{second.trial_id}.json"]
+    set_aside(storage, found)
+    assert storage.read(f"records/corrupt/{second.trial_id}.json") == content
+    assert collect(storage, study).corrupt == {}
