@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 KINDS = ("slurm", "kuberay", "ray-up", "compose")
 
+StudiesOption = Annotated[list[str] | None, typer.Option(help="paper, demo, or a YAML file; for slurm several times: an array")]
+StorageOption = Annotated[str | None, typer.Option(help="as the nodes see it; default runs/<the study's name>, /runs/<name>")]
+MemoryOption = Annotated[int | None, typer.Option(help="GiB; default 16 and 32 a GPU, or 4 a CPU; slurm: the site's")]
+
 
 def launch_study(
     kind: Annotated[str, typer.Argument(help="slurm, kuberay, ray-up (workstations) or compose")],
-    study: Annotated[
-        list[str] | None, typer.Option(help="paper, demo, or a YAML file; for slurm several times: an array")
-    ] = None,
-    storage: Annotated[
-        str | None, typer.Option(help="as the nodes see it; default runs/<the study's name>, /runs/<name>")
-    ] = None,
+    study: StudiesOption = None,
+    storage: StorageOption = None,
     models: ModelsOption = None,
     tasks: TasksOption = None,
     paradigms: ParadigmsOption = None,
@@ -43,9 +43,7 @@ def launch_study(
     nodes: Annotated[int | None, typer.Option(help="nodes with trials; default: for the GPUs that the study expects")] = None,
     gpus_per_node: Annotated[int | None, typer.Option(help="default: those that the study expects, at most 8")] = None,
     cpus_per_node: Annotated[int | None, typer.Option(help="default: what the trials on a node need; whole nodes: all")] = None,
-    memory_per_node: Annotated[
-        int | None, typer.Option(help="GiB; default 16 and 32 a GPU, or 4 a CPU; slurm: the site's")
-    ] = None,
+    memory_per_node: MemoryOption = None,
     hours: Annotated[float | None, typer.Option(help="time limit (slurm); default: a third more than expected")] = None,
     shared: Annotated[bool, typer.Option("--shared", help="slurm: nodes that other jobs use too")] = False,
     partition: Annotated[str, typer.Option(help="slurm")] = "",
@@ -71,24 +69,9 @@ def launch_study(
 
         _check_kind(kind)
         asked = Launch(
-            kind,  # type: ignore[arg-type]
-            nodes,
-            gpus_per_node,
-            cpus_per_node,
-            memory_per_node,
-            hours,
-            template,
-            shared,
-            partition,
-            account,
-            cluster_only,
-            queue,
-            namespace,
-            image,
-            volume,
-            names("--hosts", hosts) or (),
-            user,
-        )
+            kind, nodes, gpus_per_node, cpus_per_node, memory_per_node, hours, template, shared, partition, account,  # type: ignore[arg-type]
+            cluster_only, queue, namespace, image, volume, names("--hosts", hosts) or (), user,
+        )  # fmt: skip
         lists = {"models": models, "tasks": tasks, "paradigms": paradigms, "sizes": sizes, "seeds": seeds}
         chosen = study or ["paper"]
         if storage is not None and len(chosen) > 1:

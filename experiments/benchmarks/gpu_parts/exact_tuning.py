@@ -14,8 +14,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.training.checkpoint import load_checkpoint, save_checkpoint
-from xlmr_sweep.training.mlm import Run, TrainSettings
+from xlmr_sweep.training.mlm import Run
 from xlmr_sweep.training.mlm_loss import MaskedLMLoss
+from xlmr_sweep.training.train_settings import TrainSettings
 
 SMALL = GpuShape("xlm-roberta", 2, 128, 2, 256, 512)
 STEPS, STOP = 4, 2

@@ -22,8 +22,9 @@ from rich.table import Table
 
 from xlmr_sweep.modeling.architecture import Architecture
 from xlmr_sweep.modeling.fsdp import World
-from xlmr_sweep.training.mlm import Run, TrainSettings
+from xlmr_sweep.training.mlm import Run
 from xlmr_sweep.training.mlm_loss import MaskedLMLoss
+from xlmr_sweep.training.train_settings import TrainSettings
 
 LENGTH, BATCH = 512, 64
 """Tokens a row, rows a step: about as many tokens as the recipe's 128 rows of instructions have."""

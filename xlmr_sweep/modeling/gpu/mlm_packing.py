@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from xlmr_sweep.modeling.gpu.packing import Table
+from xlmr_sweep.modeling.gpu.packing import Table, places, width_of
 
 TOKENS, ASKED, SLOTS = 512, 256, 8
 """What N, M and S are multiples of: so that few shapes come up, of which each needs a graph."""
@@ -81,18 +81,12 @@ class PackShape:
             "word_pieces": n + 1,
             "draw": 1,
         }
-        found, place = {}, 0
-        for name, size in sizes.items():
-            found[name] = slice(place, place + size)
-            # Each begins at a multiple of 16 bytes, as kernels that read several numbers at once want.
-            place += -(-size // 4) * 4
-        return found
+        return places(sizes)
 
     @property
     def width(self) -> int:
         """Numbers of a row."""
-        last: int = self.fields["draw"].stop
-        return -(-last // 4) * 4
+        return width_of(self.fields)
 
 
 @dataclass(frozen=True)

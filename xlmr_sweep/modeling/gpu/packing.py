@@ -11,7 +11,7 @@ example is filler with weight 0. No slot is empty.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -61,6 +61,24 @@ def vocabulary_rung(rows: int) -> int:
     return power // 4 * 3 if rows <= power // 4 * 3 and power > 256 else power
 
 
+def places(sizes: Mapping[str, int]) -> dict[str, slice]:
+    """Returns the places of fields in a row of numbers, by the size of each.
+
+    Each begins at a multiple of 16 bytes: kernels that read several numbers at once need it.
+    """
+    found, place = {}, 0
+    for name, size in sizes.items():
+        found[name] = slice(place, place + size)
+        place += -(-size // 4) * 4
+    return found
+
+
+def width_of(fields: Mapping[str, slice]) -> int:
+    """Returns the numbers of a row with these fields, a multiple of 16 bytes."""
+    last: int = max(field.stop for field in fields.values())
+    return -(-last // 4) * 4
+
+
 @dataclass(frozen=True)
 class RowShape:
     """Where each field lies in a row. Two rows of one shape differ only in their numbers, so one graph serves both."""
@@ -93,18 +111,12 @@ class RowShape:
             "corrections": 2,
             "draw": 1,
         }
-        found, place = {}, 0
-        for name, size in sizes.items():
-            found[name] = slice(place, place + size)
-            # Each begins at a multiple of 16 bytes: kernels that read several numbers at once need it.
-            place += -(-size // 4) * 4
-        return found
+        return places(sizes)
 
     @property
     def width(self) -> int:
         """Numbers of a row."""
-        last: int = self.fields["draw"].stop
-        return -(-last // 4) * 4
+        return width_of(self.fields)
 
 
 def shape_for(batches: Sequence[Sequence[Example]], examples: int, longest: int) -> RowShape:
