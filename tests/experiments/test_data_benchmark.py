@@ -1,0 +1,23 @@
+"""`benchmark.py data` in small: both sides prepare the same rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+
+
+def test_both_sides_keep_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    from benchmarks.data import run_sides
+
+    sides = run_sides(tmp_path, 300)
+
+    plain, ours, alone = sides["datasets.map"], sides["ours"], sides["ours, one thread"]
+    assert 60 < plain["rows"] < 180
+    assert (ours["rows"], alone["rows"]) == (plain["rows"], plain["rows"])
+    assert ours["tokens"] == plain["tokens"]
+    assert 0 < plain["tokenizer_cpu"] < plain["cpu"]
+    assert 0 < alone["tokenizer_cpu"] < alone["cpu"]
