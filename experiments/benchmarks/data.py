@@ -1,9 +1,9 @@
 """Preparation of instruction data beside `datasets.map`: `python experiments/benchmark.py data [--rows 200000]`.
 
 Both sides read the same made-up rows, keep those with short targets, fill the chat template, cut, and write token ids. Each has a
-process of its own. datasets has two processes of one thread each, ours has the tokenizer's threads. Each side runs once more with
-a tokenizer of one thread a process, whose CPU time is left out: that is the work outside the tokenizer. Goals: 1.5 times the rows a second,
-3 times outside the tokenizer, at most 2 GiB. Exit status 1 where a goal is missed.
+process of its own. datasets has two processes of one thread each; ours has the tokenizer's threads. Ours runs once more with a
+tokenizer of one thread, whose CPU time is counted apart: what is left is the work outside the tokenizer. Goals: 1.5 times the
+rows a second, 3 times outside the tokenizer, at most 2 GiB. Exit status 1 where a goal is missed.
 """
 
 from __future__ import annotations

@@ -220,11 +220,11 @@ def test_compose_listens_on_this_machine_alone_and_brings_its_dashboards() -> No
     assert wanted == set(contents)
     for name, content in contents.items():
         assert yaml.safe_load(content), name
-    assert json.loads(contents["grafana_study"]) == json.loads((CHECKOUT / "launch" / "grafana-study.json").read_text())
+    assert json.loads(contents["grafana_study"]) == json.loads((CHECKOUT / "launch" / "grafana-dashboard.json").read_text())
 
 
 def test_the_study_page_of_grafana_asks_for_series_that_there_are() -> None:
-    page = json.loads((CHECKOUT / "launch" / "grafana-study.json").read_text())
+    page = json.loads((CHECKOUT / "launch" / "grafana-dashboard.json").read_text())
     asked = {name for panel in page["panels"] for t in panel["targets"] for name in re.findall(r"ray_(\w+)", t["expr"])}
     made = {name: kind for kind, name in re.findall(r'(Counter|Gauge)\(\s*"(\w+)"', METRICS.read_text())}
     ours = {name + ("_total" if kind == "Counter" else "") for name, kind in made.items()}

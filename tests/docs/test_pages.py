@@ -18,7 +18,7 @@ from xlmr_sweep.study.spec import ClusterSpec
 
 README = ROOT / "README.md"
 MOST_LINES, MOST_BYTES = 150, 12 * 1024
-FOLDERS = tuple(f"{path.name}/" for path in ROOT.iterdir() if path.is_dir())
+FOLDERS = tuple(f"{path.name}/" for path in ROOT.iterdir() if path.is_dir() and path.name != "runs")
 OF_OTHERS = {"AutoModel", "AutoModelForMaskedLM", "AutoModelForSequenceClassification", "OutOfMemoryError", "TorchTrainer"}
 """Classes of torch, transformers and Ray that the pages name."""
 OLD_PAGES = ("CHANGELOG.md", "docs/log.md")

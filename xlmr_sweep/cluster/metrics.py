@@ -1,7 +1,7 @@
 """Counts, scores and times of trials as Ray metrics, for Ray's dashboard and Prometheus.
 
 Every series begins with `xlmr_sweep_` and names the study. Prometheus puts `ray_` before it and `_total` behind a counter.
-`launch/grafana-study.json` draws them.
+`launch/grafana-dashboard.json` draws them.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ TEMPLATES: Mapping[Kind, str] = {
     "ray-up": "ray-up.yaml.jinja",
     "compose": "compose.yaml.jinja",
 }
-DASHBOARD = "grafana-study.json"
+DASHBOARD = "grafana-dashboard.json"
 """Grafana's page of a study."""
 
 LEAVE_S = 20

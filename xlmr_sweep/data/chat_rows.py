@@ -133,7 +133,7 @@ def check_chat_rows(storage: Storage, folder: str) -> bool:
             path, wanted = f"{folder}/{_shard_file(number, name)}", shard[f"{name.partition('.')[0]}_bytes"]
             if (found := storage.size(path)) != wanted:
                 raise StudyError(
-                    f"{storage.path(path)}: {'is missing' if found is None else f'has {found} bytes'}, where manifest.json says "
+                    f"{storage.path(path)}: {'is missing' if found is None else f'has {found} bytes'}, where the manifest says "
                     f"{wanted}; delete {folder} to make it anew"
                 )
     return True

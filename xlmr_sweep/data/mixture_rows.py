@@ -64,7 +64,7 @@ def check_mixture(storage: Storage, folder: str, manifest: dict[str, Any]) -> No
         found = storage.size(f"{folder}/{name}")
         # Manifests of earlier versions do not know the sizes.
         if found is None or found != sizes.get(name, found):
-            what = "is missing" if found is None else f"has {found} bytes, where manifest.json says {sizes[name]}"
+            what = "is missing" if found is None else f"has {found} bytes, where the manifest says {sizes[name]}"
             raise StudyError(f"{storage.path(f'{folder}/{name}')}: {what}; delete {folder} to make it anew")
 
 

@@ -22,7 +22,7 @@ def main(rows: str, model: str, out: str, num_proc: int) -> None:
     from datasets import load_dataset
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     began, used_before = time.perf_counter(), cpu_s()
     data = load_dataset("json", data_files=rows, split="train", cache_dir=f"{out}/cache")
     loaded = time.perf_counter()
