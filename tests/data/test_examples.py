@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,8 @@ def test_a_folder_is_read_once_and_kept_in_the_storage(study: Study, storage: St
         ('{"premise": ["a"], "hypothesis": "b", "label": 0}', r"line 3: the field 'premise' of task cb is list, not text"),
         ('{"premise": "a", "hypothesis": "\\ud800", "label": 0}', r"line 3: the field 'hypothesis' of task cb holds half"),
         ('{"premise": NaN, "hypothesis": "b", "label": 0}', r"line 3: the field 'premise' of task cb is nan, not text"),
+        ('{"premise": "a", "hypothesis": "b", "label": 0, "label": 1}', r"line 3: holds the field 'label' twice"),
+        ('{"premise": "a", "premise": "c", "hypothesis": "b", "label": 0}', r"line 3: holds the field 'premise' twice"),
         ("[" * 200_000, r"train\.jsonl: line 3: not JSON"),
         ('{"premise": "a", "hypothesis": "b"}', r"line 3: lacks the field 'label'"),
         ('{"premise": "a", "hypothesis": "b", "label": "other"}', r"line 3: label 'other' is not one of entailment"),
@@ -119,6 +122,47 @@ def test_class_ids_of_the_hub_are_never_taken_for_names(storage: Storage, monkey
     assert read(numbers, plain) == [2, 1, 0]
     with pytest.raises(StudyError, match=r"its labels are class ids, and the labels of task cb .* \(2, 1, 0\)"):
         read(numbers, class_ids)
+
+
+def test_class_ids_of_the_hub_in_another_order_than_the_labels_are_refused(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    study = Study.model_validate({"name": "s", "models": [{"name": "m", "hub": "x"}], "sizes": [1], "seeds": [0]})
+    splits = dict.fromkeys(("train", "validation"), hub_rows(datasets.ClassLabel(names=["neutral", "Entailment", "contradiction"])))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: splits)
+    said = "class ids stand for neutral, Entailment, contradiction in this order, and the labels of task cb are entailment, contra"
+    with pytest.raises(StudyError, match=said):
+        read_task(study, CB, storage)
+    del splits["validation"]
+    with pytest.raises(StudyError, match="does not load from the hub: 'validation'"):
+        read_task(study, CB, storage)
+
+
+def test_a_folder_here_is_not_read_in_the_hubs_place(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "aps" / "super_glue").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    study = Study.model_validate({"name": "s", "models": [{"name": "m", "hub": "x"}], "sizes": [1], "seeds": [0]})
+    with pytest.raises(StudyError, match=r"data\.hub: aps/super_glue is also a folder here, .* start the command elsewhere"):
+        read_task(study, CB, storage)
+
+
+@pytest.mark.parametrize("labels", [[1, 2], ["2", "1"], [0, 1, 2]])
+def test_labels_that_seem_to_be_counted_from_1_are_refused(study: Study, storage: Storage, labels: list[Any]) -> None:
+    """Without an example of the last class each would be the label after its own."""
+    assert study.data.folder is not None
+    for split in ("train", "val"):
+        rows = [json.dumps({"premise": "a", "hypothesis": "b", "label": label}) for label in labels]
+        (study.data.folder / "CB" / f"{split}.jsonl").write_text("\n".join(rows))
+    if 0 in labels:
+        assert [row["label"] for row in read_task(study, CB, storage).rows["train"]] == labels
+        return
+    said = r"CB: its labels are 1, 2 and never 0, but 0 is 'entailment', the first label of task cb; write the labels' names"
+    with pytest.raises(StudyError, match=said):
+        read_task(study, CB, storage)
 
 
 def test_larger_draws_hold_the_smaller_ones() -> None:

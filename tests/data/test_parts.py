@@ -32,6 +32,7 @@ from xlmr_sweep.modeling.loading import load_tokenizer
 from xlmr_sweep.modeling.source import ModelSource
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.identity import mixture_name
+from xlmr_sweep.study.input_files import instruction_files
 from xlmr_sweep.study.spec import Study
 
 WORDS = ["User", ":", "Assistant", "is", "the", "sky", "blue", "?", "yes", "no", "it", "very", "dark", "green", "today"]
@@ -280,6 +281,25 @@ def test_a_folder_of_lines_keeps_its_identity_beside_other_kinds(model: Path, tm
     assert prepare_mixture(study_of(model, folder), Storage(tmp_path / "runs"))["counts"]["read"] == 10
 
 
+def test_what_looks_like_rows_and_is_not_read_is_named(model: Path, tmp_path: Path) -> None:
+    for name in ("a.jsonl", "B.JSONL", "c.json", "d.jsonl.bz2", "README.md", ".e.jsonl"):
+        (tmp_path / name).write_bytes(lines(rows(2)))
+    (tmp_path / "f.jsonl").mkdir()
+    found = instruction_files(study_of(model, tmp_path).instructions)
+    assert [path.name for path in found.read] == ["a.jsonl"]
+    assert [path.name for path in found.others] == ["B.JSONL", "c.json", "d.jsonl.bz2", "f.jsonl"]
+    (tmp_path / "g.jsonl").symlink_to("nowhere")
+    with pytest.raises(StudyError, match=r"g\.jsonl is a link to a file that is not there; fetch the file or delete the link"):
+        prepare_mixture(study_of(model, tmp_path), Storage(tmp_path / "runs"))
+
+
+def test_two_columns_of_one_name_are_one_line(model: Path, tmp_path: Path) -> None:
+    columns = [pa.array(["a"]), pa.array(["yes"]), pa.array(["b"])]
+    parquet.write_table(pa.table(columns, ["inputs", "targets", "inputs"]), tmp_path / "rows.parquet")
+    with pytest.raises(StudyError, match=r"rows\.parquet: has the column 'inputs' more than once"):
+        prepare_mixture(study_of(model, tmp_path / "rows.parquet"), Storage(tmp_path / "runs"))
+
+
 def test_a_manifest_that_does_not_match_its_files_is_named(model: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(lines(rows()))
     study, storage = study_of(model, tmp_path / "rows.jsonl"), Storage(tmp_path / "runs")
@@ -441,6 +461,8 @@ def test_filled_templates_are_the_templates_own(model: Path, pairs: list[tuple[s
         (b'{"inputs": "a", "targets": "b", "more": [1, {"x": null}]}', True),
         (b'{"targets": "b", "inputs": "\\ud83d\\ude00 \\u00e9"}', True),
         ('{"targets": "b", "inputs": "\u00e9"}'.encode(), True),
+        (b'{"inputs": "a", "targets": "b", "targets": "c"}', False),
+        (b'{"inputs": "a", "targets": "b", "more": 1, "more": 2}', True),
         (b'{"inputs": "a", "targets": null}', False),
         (b'{"inputs": 1, "targets": "b"}', False),
         (b'{"inputs": "a\xff", "targets": "b"}', False),

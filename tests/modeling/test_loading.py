@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.loading import load_masked_lm, load_tokenizer
 from xlmr_sweep.modeling.model_check import check_model
-from xlmr_sweep.modeling.source import ModelSource
+from xlmr_sweep.modeling.source import ModelSource, base_source
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.tasks import CB, RTE
 
 
@@ -29,6 +31,16 @@ def test_a_model_without_head_is_refused_unless_asked_for(tmp_path: Path) -> Non
     with pytest.warns(UserWarning, match="a new one was made"):
         second = load_masked_lm(asked).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_folder_here_is_not_read_in_the_hubs_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = Study.model_validate({"name": "s", "models": [{"name": "m", "hub": "x/y"}], "sizes": [1], "seeds": [0]})
+    storage = Storage(tmp_path / "runs")
+    assert base_source(storage, study, study.models[0]).location == "x/y"
+    (tmp_path / "x" / "y").mkdir(parents=True)
+    with pytest.raises(StudyError, match=r"model m: hub: x/y is also a folder here, .*/x/y, .* give it as folder"):
+        base_source(storage, study, study.models[0])
 
 
 def test_the_head_is_looked_for_in_bin_weights_too(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -49,9 +50,13 @@ def test_weights_that_are_not_the_models_own_one_by_one_are_read_by_transformers
 
 def test_weights_made_anew_in_the_same_folder_have_another_stamp(tmp_path: Path) -> None:
     source = ModelSource("m", str(make_encoder(tmp_path / "model")))
+    for path in (tmp_path / "model").iterdir():
+        os.utime(path, ns=(0, 0))
     first = stamp(source)
     assert stamp(source) == first
     make_encoder(tmp_path / "model", seed=1)
+    for path in (tmp_path / "model").iterdir():
+        os.utime(path, ns=(0, 0))
     assert stamp(source) != first
     assert stamp(ModelSource("m", "hub/id", "one")) != stamp(ModelSource("m", "hub/id", "two"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,17 @@ def test_new_data_or_weights_make_new_trials(study: Study, tmp_path: Path) -> No
     before = ids(study)
     file = tmp_path / "superglue" / "CB" / "train.jsonl"
     file.write_text(file.read_text() + file.read_text().splitlines()[0] + "\n")
+    after = ids(study)
+    assert {key[1] for key in before if before[key] != after[key]} == {"cb"}
+
+
+def test_other_data_of_the_same_size_and_time_make_new_trials(study: Study, tmp_path: Path) -> None:
+    """As where an archive gives all of its files one time."""
+    file = tmp_path / "superglue" / "CB" / "val.jsonl"
+    os.utime(file, ns=(0, 0))
+    before = ids(study)
+    file.write_text(file.read_text().replace('"idx": 1}', '"idx": 7}'))
+    os.utime(file, ns=(0, 0))
     after = ids(study)
     assert {key[1] for key in before if before[key] != after[key]} == {"cb"}
 

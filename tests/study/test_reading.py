@@ -79,6 +79,13 @@ instruct: {learning_rate: 1e-4}
     assert study.instruct.learning_rate == 1e-4
 
 
+def test_what_yaml_reads_as_a_truth_value_is_one_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    text = "{name: s, models: [{name: m, demo: tiny}], sizes: [8], seeds: [0], finetune: {gpu_graphs: off, save_weights: on}}"
+    (tmp_path / "own.yaml").write_text(text)
+    finetune = load_study(str(tmp_path / "own.yaml")).finetune
+    assert (finetune.gpu_graphs, finetune.save_weights) == ("off", True)
+
+
 def test_not_yaml_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text("name: [unclosed\n")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from pyarrow import parquet
 
-from xlmr_sweep.data.jsonl import not_json, text_problem
+from xlmr_sweep.data.jsonl import given_twice, not_json, read_line, text_problem
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.artifacts import manifest_of, task_folder
 from xlmr_sweep.storage.files import Storage
@@ -139,26 +138,47 @@ def few_shot(train: Sequence[Example], size: int, seed: int) -> list[Example]:
 
 
 def _read(study: Study, task: TaskSpec) -> tuple[dict[str, list[Row]], dict[str, Any]]:
-    data = study.data
+    data, labels = study.data, set[str]()
     if data.source == "demo":
         from xlmr_sweep.data.demo import task_rows
 
         raw = task_rows(task.name, data.seed)
-        return {split: list(_checked(task, raw[split], f"demo {task.name} {split}")) for split in SPLITS}, {}
+        return {split: list(_checked(task, raw[split], f"demo {task.name} {split}", labels)) for split in SPLITS}, {}
     if data.source == "folder":
         assert data.folder is not None
         paths = {split: data.folder / task.folder / f"{name}.jsonl" for split, name in SPLITS.items()}
-        return {split: list(_checked(task, _jsonl(path), str(path))) for split, path in paths.items()}, {}
+        rows = {split: list(_checked(task, _jsonl(path), str(path), labels)) for split, path in paths.items()}
+        _check_counting(task, labels, str(data.folder / task.folder))
+        return rows, {}
     return _read_hub(study, task)
+
+
+def _check_counting(task: TaskSpec, labels: set[str], where: str) -> None:
+    """Refuses labels that look as if they were counted from 1, where positions count from 0.
+
+    Raises:
+        StudyError: naming the labels.
+    """
+    if "0" not in labels and all(label.isdecimal() and label not in task.labels for label in labels):
+        raise StudyError(
+            f"{where}: its labels are {', '.join(sorted(labels))} and never 0, but 0 is {task.labels[0]!r}, the first label of task "
+            f"{task.name}; write the labels' names"
+        )
 
 
 def _read_hub(study: Study, task: TaskSpec) -> tuple[dict[str, list[Row]], dict[str, Any]]:
     import datasets
 
     data = study.data
+    if Path(data.hub).is_dir():
+        raise StudyError(
+            f"data.hub: {data.hub} is also a folder here, {Path(data.hub).resolve()}, and would be read in the hub's place; start the "
+            "command elsewhere"
+        )
     try:
         loaded = datasets.load_dataset(data.hub, task.hub_config, revision=data.revision)
         commit = next(iter(loaded["train"].info.download_checksums or {}), None)
+        splits = {split: loaded[split] for split in SPLITS}
     except Exception as error:
         # The hub's client raises dozens of unrelated classes. All of them mean that the data are not there.
         problem = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -166,22 +186,41 @@ def _read_hub(study: Study, task: TaskSpec) -> tuple[dict[str, list[Row]], dict[
             f"task {task.name}: {data.hub} ({task.hub_config}, {data.revision}) does not load from the hub: {problem}; "
             "or set data.source: folder"
         ) from None
-    rows = {}
+    rows: dict[str, list[Row]] = {}
+    labels: set[str] = set()
     for split in SPLITS:
         where = f"{data.hub}/{task.hub_config}/{split}"
-        rows[split] = list(_checked(task, enumerate(_without_class_ids(task, loaded[split], where), 1), where))
+        _check_class_ids(task, splits[split], where)
+        rows[split] = list(_checked(task, enumerate(splits[split], 1), where, labels))
+    if not _class_names(splits["train"]):
+        _check_counting(task, labels, f"{data.hub}/{task.hub_config}")
     return rows, {"source_file": commit}
 
 
-def _without_class_ids(task: TaskSpec, rows: Any, where: str) -> Iterator[Row]:
-    """Yields the hub's rows; refuses class ids that the task's label names would turn into other labels."""
-    has_class_ids = hasattr((getattr(rows, "features", None) or {}).get("label"), "int2str")
-    if has_class_ids and task.has_doubtful_labels:
+def _class_names(rows: Any) -> Sequence[str]:
+    """Returns the names of the hub's class ids, in their order; none where its labels are no class ids."""
+    feature = (getattr(rows, "features", None) or {}).get("label")
+    return list(feature.names) if hasattr(feature, "int2str") else []
+
+
+def _check_class_ids(task: TaskSpec, rows: Any, where: str) -> None:
+    """Refuses class ids of the hub that the task's label names would turn into other labels.
+
+    Raises:
+        StudyError: naming the labels.
+    """
+    names = _class_names(rows)
+    if names and task.has_doubtful_labels:
         raise StudyError(
             f"{where}: its labels are class ids, and the labels of task {task.name} are named by numbers or truth values in "
             f"another order ({', '.join(task.labels)}); give other names"
         )
-    yield from rows
+    theirs, ours = ([name.casefold() for name in some] for some in (names, task.labels))
+    if theirs != ours and sorted(theirs) == sorted(ours):
+        raise StudyError(
+            f"{where}: its class ids stand for {', '.join(names)} in this order, and the labels of task {task.name} are "
+            f"{', '.join(task.labels)}; write labels and label words in the order of the class ids"
+        )
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, Row]]:
@@ -192,7 +231,7 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Row]]:
                 if not line.strip():
                     continue
                 try:
-                    row = json.loads(line)
+                    row = read_line(line)
                 except (ValueError, RecursionError) as error:
                     raise StudyError(f"{path}: line {number}: {not_json(error)}") from None
                 if not isinstance(row, dict):
@@ -202,11 +241,16 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Row]]:
         raise StudyError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _checked(task: TaskSpec, rows: Iterable[Row] | Iterable[tuple[int, Row]], where: str) -> Iterator[Row]:
-    """Yields the fields that a task needs, as text, with the class id. Names the line that lacks one."""
+def _checked(
+    task: TaskSpec, rows: Iterable[Row] | Iterable[tuple[int, Row]], where: str, labels: set[str]
+) -> Iterator[Row]:
+    """Yields the fields that a task needs, as text, with the class id. Names the line that lacks one. Adds the labels as given."""
     number = 0
     for item in rows:
         number, row = item if isinstance(item, tuple) else (number + 1, item)
+        twice = given_twice(row, (*task.fields, "label"))
+        if twice:
+            raise StudyError(f"{where}: line {number}: holds the field {twice!r} twice")
         missing = [field for field in (*task.fields, "label") if row.get(field) is None]
         if missing:
             raise StudyError(f"{where}: line {number}: lacks the field {missing[0]!r} of task {task.name}")
@@ -218,6 +262,7 @@ def _checked(task: TaskSpec, rows: Iterable[Row] | Iterable[tuple[int, Row]], wh
             label = task.parse_label(row["label"])
         except ValueError as error:
             raise StudyError(f"{where}: line {number}: {error}") from None
+        labels.add(str(row["label"]))
         given = row.get("idx")
         example_id = str(number - 1 if given is None else given)
         yield {"example_id": example_id, "label": label, **{field: str(row[field]) for field in task.fields}}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,7 +81,7 @@ def _line_by_line(data: bytes) -> ParsedRows:
             found.num_lines += 1
             continue
         try:
-            row: Any = json.loads(line)
+            row: Any = read_line(line)
         except (ValueError, RecursionError) as error:
             found.refuse_line(not_json(error))
         else:
@@ -123,6 +124,9 @@ class _Rows:
 def _row_problem(row: Any) -> str:
     if not isinstance(row, dict):
         return f"not a JSON object with {' and '.join(FIELDS)}"
+    twice = given_twice(row, FIELDS)
+    if twice:
+        return f"holds the field {twice!r} twice"
     missing = next((name for name in FIELDS if name not in row), None)
     if missing is not None:
         return f"lacks the field {missing!r}"
@@ -136,6 +140,36 @@ def _field_problem(name: str, value: Any) -> str:
         return ""
     problem = text_problem(value)
     return problem and f"field {name!r} {problem}"
+
+
+class _Doubled(dict[str, Any]):
+    """A JSON object that holds a key twice; the last value is the one that is there."""
+
+    twice: frozenset[str]
+
+
+def read_line(line: bytes) -> Any:
+    """Returns the JSON value of one line.
+
+    Raises:
+        ValueError: if it is no JSON.
+        RecursionError: if it is nested too deeply.
+    """
+    return json.loads(line, object_pairs_hook=_as_object)
+
+
+def given_twice(row: Any, names: Collection[str]) -> str:
+    """Returns a field of these that an object of `read_line` holds twice; empty if there is none."""
+    return next((name for name in names if name in row.twice), "") if isinstance(row, _Doubled) else ""
+
+
+def _as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    doubled, names = _Doubled(found), [name for name, _ in pairs]
+    doubled.twice = frozenset(name for name in found if names.count(name) > 1)
+    return doubled
 
 
 def text_problem(value: Any) -> str:

@@ -280,6 +280,9 @@ def _tables(file: RowFile) -> Iterator[tuple[pa.Table, float]]:
     try:
         with patiently(file, lambda: _opened(file)) as stream:
             reader = parquet.ParquetFile(stream, pre_buffer=False)
+            for name in ("inputs", "targets"):
+                if reader.schema_arrow.names.count(name) > 1:
+                    raise StudyError(f"{file.label}: has the column {name!r} more than once")
             columns = [name for name in ("inputs", "targets") if name in reader.schema_arrow.names]
             for batch in reader.iter_batches(PARQUET_ROWS, columns=columns):
                 row += batch.num_rows

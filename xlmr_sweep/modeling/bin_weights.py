@@ -59,7 +59,8 @@ def as_safetensors(source: ModelSource, binaries: Sequence[Path]) -> tuple[Path,
     Raises:
         StudyError: if a `.bin` file is damaged.
     """
-    stats = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in binaries]
+    files = [(str(path.resolve()), path.stat()) for path in binaries]
+    stats = [[name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for name, stat in files]
     target = user_cache() / "converted" / fingerprint(stats)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

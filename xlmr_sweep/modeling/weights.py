@@ -86,7 +86,8 @@ def stamp(source: ModelSource) -> str:
     folder = Path(source.location)
     if not folder.is_dir():
         return fingerprint([source.location, source.revision, source.new_head])
-    stats = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in find_model_files(folder).read_by_loading()]
+    files = [(path.name, path.stat()) for path in find_model_files(folder).read_by_loading()]
+    stats = [[name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for name, stat in files]
     return fingerprint([source.location, source.new_head, stats])
 
 

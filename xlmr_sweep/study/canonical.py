@@ -6,15 +6,29 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 
 class Declared(BaseModel):
     """A frozen declaration. It refuses unknown keys, so a misspelt setting is an error and never a default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # YAML reads on, off, yes and no as truth values, and pydantic would read those as 1 and 0.
+        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value, bool) and bool not in kinds and not kinds.isdisjoint((int, float)):
+            raise ValueError(f"{'yes, on or true' if value else 'no, off or false'} is no number; write a number")
+        return value
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """Returns the types that an annotation names, also within unions."""
+    return {annotation}.union(*(_kinds(part) for part in get_args(annotation))) if get_args(annotation) else {annotation}
 
 
 def canonical_json(value: Any) -> str:

@@ -1,7 +1,7 @@
 """What makes two trials the same: the parts of a study that can change a score, as plain JSON values.
 
 In: a `Study`. Out: identities of its models, data, mixture and recipes. Uses no network. A file is hashed once; the hash is kept
-by path, size and time of change, so a plan never reads 37 GB again.
+by path, size and times of change, so a plan never reads 37 GB again.
 """
 
 from __future__ import annotations
@@ -197,14 +197,15 @@ def folder_hash(folder: Path, what: str, endings: tuple[str, ...]) -> str:
 
 
 def file_hash(path: Path, what: str) -> str:
-    """Returns the SHA-256 of a file's bytes, from the cache if path, size and time of change are as before.
+    """Returns the SHA-256 of a file's bytes, from the cache if path, size and times of change are as before.
 
     Raises:
         MissingFolderError: if the file cannot be read; `what` names the field.
     """
     try:
         stat = path.stat()
-        key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+        # Unpacking and copying may set the first time to whatever they like, and weights of one kind have one size.
+        key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
         cached = _cache_get(key)
         if cached is not None:
             return cached

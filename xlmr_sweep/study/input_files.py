@@ -5,6 +5,7 @@ Hidden files are left out: those whose names begin with `.`, such as `._x.jsonl`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,9 @@ ROW_FILES = (".jsonl", ".jsonl.gz")
 OTHER_ROW_FILES = (".jsonl.zst", ".parquet")
 """Endings of such files that are read where a folder has none of the others, so that older mixtures keep their identity."""
 
+ROW_LIKE = re.compile(r"\.(jsonl?|ndjson|parquet)\b", re.IGNORECASE)
+"""What is in the name of a file that may be meant to be read. A folder of parts may have such a name too."""
+
 MAX_NAMED = 5
 
 
@@ -30,7 +34,7 @@ class InputFiles:
     hidden: tuple[Path, ...] = ()
     """What would be read if its name did not begin with a dot, sorted."""
     others: tuple[Path, ...] = ()
-    """What is left out because the folder also holds files of the usual kind, sorted."""
+    """What looks like rows and is left out, because the folder also holds files of the usual kind or for its name, sorted."""
 
     @property
     def left_out(self) -> str:
@@ -91,7 +95,7 @@ def instruction_files(spec: InstructionSpec) -> InputFiles:
 
     Raises:
         MissingFolderError: if there is none.
-        StudyError: if it is a file of another kind.
+        StudyError: if it is a file of another kind, or if one of its files is a link to nothing.
     """
     assert isinstance(spec.folder, Path), "instructions.source: folder"
     files = input_files(spec.folder, "instructions.folder", row_endings(spec.folder))
@@ -100,5 +104,8 @@ def instruction_files(spec: InstructionSpec) -> InputFiles:
         raise StudyError(f"instructions.folder: {spec.folder} is none of {', '.join(every)}")
     if spec.folder.is_file():
         return files
-    others = chosen_kind([path.name for path in sorted(spec.folder.iterdir())])[1]
-    return replace(files, others=tuple(spec.folder / name for name in others if not name.startswith(".")))
+    others = [path for path in sorted(spec.folder.iterdir()) if ROW_LIKE.search(path.name) and path not in files.read]
+    gone = next((path for path in others if not path.exists()), None)
+    if gone is not None:
+        raise StudyError(f"instructions.folder: {gone} is a link to a file that is not there; fetch the file or delete the link")
+    return replace(files, others=tuple(path for path in others if not path.name.startswith(".")))

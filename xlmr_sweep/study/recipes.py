@@ -5,9 +5,9 @@ Fields marked "Runtime" cannot change a score and are not part of a trial's iden
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from xlmr_sweep.study.canonical import Declared
 
@@ -98,7 +98,8 @@ class FinetuneSpec(Declared):
     eval_tokens: int = Field(default=16384, ge=1)
     """Padded tokens of one evaluation batch; part of the identity because it changes rounding."""
 
-    gpu_graphs: Literal["auto", "off"] = "auto"
+    # YAML reads a bare `off` as false.
+    gpu_graphs: Annotated[Literal["auto", "off"], BeforeValidator(lambda value: "off" if value is False else value)] = "auto"
     """Runtime. Captures the step of a trial on one GPU as a CUDA graph, in a model and precision that can (`auto`), or never."""
 
     save_weights: bool = False

@@ -66,6 +66,8 @@ class TaskSpec(Declared):
             raise ValueError("task average: the name is that of the pooled row of every table; choose another")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError(f"task {self.name}: labels must differ from one another")
+        if "label" in self.fields:
+            raise ValueError(f"task {self.name}: its texts name the field 'label', which is the answer; leave it out")
         if not self.fields:
             raise ValueError(f"task {self.name}: its prompt and baseline texts name no field")
         if self.long_field not in placeholders(self.prompt):
