@@ -130,9 +130,10 @@ def test_class_ids_of_the_hub_in_another_order_than_the_labels_are_refused(
     import datasets
 
     study = Study.model_validate({"name": "s", "models": [{"name": "m", "hub": "x"}], "sizes": [1], "seeds": [0]})
-    splits = dict.fromkeys(("train", "validation"), hub_rows(datasets.ClassLabel(names=["neutral", "Entailment", "contradiction"])))
+    names = ["neutral", "Entailment", "contradiction"]
+    splits = dict.fromkeys(("train", "validation"), hub_rows(datasets.ClassLabel(names=names)))
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: splits)
-    said = "class ids stand for neutral, Entailment, contradiction in this order, and the labels of task cb are entailment, contra"
+    said = "class ids stand for neutral, Entailment, contradiction in this order, and the labels of task cb are entailment, "
     with pytest.raises(StudyError, match=said):
         read_task(study, CB, storage)
     del splits["validation"]
@@ -140,9 +141,7 @@ def test_class_ids_of_the_hub_in_another_order_than_the_labels_are_refused(
         read_task(study, CB, storage)
 
 
-def test_a_folder_here_is_not_read_in_the_hubs_place(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_folder_here_is_not_read_in_the_hubs_place(storage: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "aps" / "super_glue").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     study = Study.model_validate({"name": "s", "models": [{"name": "m", "hub": "x"}], "sizes": [1], "seeds": [0]})

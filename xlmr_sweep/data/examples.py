@@ -161,8 +161,8 @@ def _check_counting(task: TaskSpec, labels: set[str], where: str) -> None:
     """
     if "0" not in labels and all(label.isdecimal() and label not in task.labels for label in labels):
         raise StudyError(
-            f"{where}: its labels are {', '.join(sorted(labels))} and never 0, but 0 is {task.labels[0]!r}, the first label of task "
-            f"{task.name}; write the labels' names"
+            f"{where}: its labels are {', '.join(sorted(labels))} and never 0, but 0 is {task.labels[0]!r}, the first label of "
+            f"task {task.name}; write the labels' names"
         )
 
 
@@ -172,8 +172,8 @@ def _read_hub(study: Study, task: TaskSpec) -> tuple[dict[str, list[Row]], dict[
     data = study.data
     if Path(data.hub).is_dir():
         raise StudyError(
-            f"data.hub: {data.hub} is also a folder here, {Path(data.hub).resolve()}, and would be read in the hub's place; start the "
-            "command elsewhere"
+            f"data.hub: {data.hub} is also a folder here, {Path(data.hub).resolve()}, and would be read in the hub's place; "
+            "start the command elsewhere"
         )
     try:
         loaded = datasets.load_dataset(data.hub, task.hub_config, revision=data.revision)
@@ -199,7 +199,7 @@ def _read_hub(study: Study, task: TaskSpec) -> tuple[dict[str, list[Row]], dict[
 
 def _class_names(rows: Any) -> Sequence[str]:
     """Returns the names of the hub's class ids, in their order; none where its labels are no class ids."""
-    feature = (getattr(rows, "features", None) or {}).get("label")
+    feature: Any = (getattr(rows, "features", None) or {}).get("label")
     return list(feature.names) if hasattr(feature, "int2str") else []
 
 
@@ -241,10 +241,8 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Row]]:
         raise StudyError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _checked(
-    task: TaskSpec, rows: Iterable[Row] | Iterable[tuple[int, Row]], where: str, labels: set[str]
-) -> Iterator[Row]:
-    """Yields the fields that a task needs, as text, with the class id. Names the line that lacks one. Adds the labels as given."""
+def _checked(task: TaskSpec, rows: Iterable[Row] | Iterable[tuple[int, Row]], where: str, labels: set[str]) -> Iterator[Row]:
+    """Yields the fields that a task needs, as text, with the class id, and adds the labels as given. Names a line that is wrong."""
     number = 0
     for item in rows:
         number, row = item if isinstance(item, tuple) else (number + 1, item)

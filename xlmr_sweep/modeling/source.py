@@ -53,8 +53,8 @@ def base_source(storage: Storage, study: Study, model: ModelSpec) -> ModelSource
     if model.hub is not None:
         if Path(model.hub).is_dir():
             raise StudyError(
-                f"model {model.name}: hub: {model.hub} is also a folder here, {Path(model.hub).resolve()}, and would be read in the "
-                "hub's place; give it as folder, or start the command elsewhere"
+                f"model {model.name}: hub: {model.hub} is also a folder here, {Path(model.hub).resolve()}, and would be read in "
+                "the hub's place; give it as folder, or start the command elsewhere"
             )
         kept = storage.read_json(commit_file(model)) or {}
         return ModelSource(model.name, model.hub, kept.get("commit") or model.revision, model.new_head)
