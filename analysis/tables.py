@@ -20,6 +20,7 @@ from xlmr_sweep.storage.artifacts import STUDY_FILE
 from xlmr_sweep.storage.location import local_path
 
 if TYPE_CHECKING:
+    from xlmr_sweep.storage.collect import Collected
     from xlmr_sweep.study.spec import Study
 
 FAILURE_COLUMNS = [*CELL, "error_class", "message", "host", "attempt", "time", "trial_id", "traceback"]
@@ -51,6 +52,8 @@ class Results:
     """Names of records that cannot be read."""
     not_here: str = ""
     """Which folder of the study is not here, where records could therefore be matched by their declared settings only."""
+    fingerprint: str = ""
+    """Of the study, `xlmr_sweep.study.plan.plan_fingerprint`; empty for a bare table and where trials have no ids."""
 
 
 def load(results: Path | str, columns: Mapping[str, str] | None = None, paradigms: Mapping[str, str] | None = None) -> Results:
@@ -142,4 +145,13 @@ def _from_storage(source: str) -> Results:
         num_stale=found.num_stale,
         corrupt=tuple(found.corrupt),
         not_here=not_here,
+        fingerprint=_fingerprint(found),
     )
+
+
+def _fingerprint(found: Collected) -> str:
+    from xlmr_sweep.study.plan import plan_fingerprint
+
+    # Planned cells of a storage that was moved have no ids. If all are there, their records have.
+    source = found.planned if all("trial_id" in cell for cell in found.planned) else found.rows
+    return plan_fingerprint(cell["trial_id"] for cell in source) if len(source) == len(found.planned) else ""

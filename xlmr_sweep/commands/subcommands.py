@@ -1,4 +1,4 @@
-"""The parts of the command `xlmr-sweep`: run, instruct, prepare, status, launch, report, compare and benchmark.
+"""The parts of the command `xlmr-sweep`: run, instruct, prepare, status, launch, publish, report, compare and benchmark.
 
 Imports neither torch nor ray, and pandas only for `report` and `compare`.
 """
@@ -15,6 +15,7 @@ import typer
 import xlmr_sweep
 from xlmr_sweep.commands.command_line import prepare_data, run_grid, run_instruct, show_status
 from xlmr_sweep.commands.launch_line import launch_study
+from xlmr_sweep.commands.publish_line import publish_study
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 """Lies in a checkout only."""
@@ -27,6 +28,7 @@ app.command("instruct")(run_instruct)
 app.command("prepare")(prepare_data)
 app.command("status")(show_status)
 app.command("launch")(launch_study)
+app.command("publish")(publish_study)
 
 # Another parser reads the options of these three, `--help` included.
 _PASSES_ON: dict[str, Any] = {

@@ -5,7 +5,7 @@ In: a `Study`. Out: `Trial`s, each with the id under which its record is kept.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -70,6 +70,11 @@ def expand(study: Study, *, as_in_0_1: bool = False) -> list[Trial]:
                         seen[key] = trial
                         trials.append(trial)
     return trials
+
+
+def plan_fingerprint(trial_ids: Iterable[str]) -> str:
+    """Returns the fingerprint of a study: a hash of the ids of all its trials, and so of everything that can change a score."""
+    return fingerprint(sorted(trial_ids))
 
 
 def superseded(study: Study, trials: Sequence[Trial]) -> dict[str, str]:

@@ -1,0 +1,148 @@
+"""The data set that `publish` makes of a storage: results, predictions, tables and manifest. In: a storage. Out: files as bytes.
+
+The same storage gives the same bytes. What tells of the machines that ran the study stays out: hosts, folders and addresses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from xlmr_sweep import __version__
+from xlmr_sweep.storage.artifacts import PREDICTIONS, predictions_file
+from xlmr_sweep.storage.records import CELL_COLUMNS, COLUMNS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.artifacts import Artifacts
+    from analysis.citation import Citation
+    from analysis.derive import Derived
+    from analysis.tables import Results
+    from xlmr_sweep.storage.files import Storage
+    from xlmr_sweep.study.spec import Study
+
+MANIFEST = "manifest.json"
+"""Says what the data set holds. It is written last."""
+
+RESULTS = "data/results.parquet"
+
+PRIVATE_COLUMNS = ("host",)
+"""Columns of results that stay out."""
+
+PRIVATE_FACTS = ("read from", "hosts")
+"""Rows of the table of provenance that stay out."""
+
+PRIVATE_TABLES = ("failures", "trials")
+"""Tables that stay out: messages of failures hold paths, and the trials are the results themselves."""
+
+FOLDERS = (("data", "folder"), ("instructions", "folder"))
+"""Where a study names folders, besides its models."""
+
+
+def predictions_name(task: str) -> str:
+    """Returns the file of a task's predictions."""
+    return f"data/predictions/{task}.parquet"
+
+
+def data_files(
+    storage: Storage, results: Results, derived: Derived, found: Artifacts, cited: Citation, study: Study
+) -> dict[str, bytes]:
+    """Returns the files of the data set but its card, manifest and citation.
+
+    Args:
+        storage: the study's folder.
+        results: its results.
+        derived: every table of its report.
+        found: its manifests of data and weights.
+        cited: the fingerprints of study and results.
+        study: the declared study.
+    """
+    files = {RESULTS: _parquet(_results(results.rows))}
+    for task, table in _predictions(storage, results.rows):
+        files[predictions_name(task)] = _parquet(table)
+    for name, table in derived.tables.items():
+        if name in PRIVATE_TABLES or table.empty:
+            continue
+        shown = table[~table["what"].isin(PRIVATE_FACTS)] if name == "provenance" else table
+        files[f"tables/{name}.csv"] = shown.to_csv(index=False).encode()
+    files["study.json"] = _json(public_study(study))
+    return files
+
+
+def manifest(files: Mapping[str, bytes], found: Artifacts, cited: Citation) -> bytes:
+    """Returns the manifest: fingerprints of the study, its results, data and weights, and the hash of every file.
+
+    Args:
+        files: the data set's other files.
+        found: manifests of data and weights.
+        cited: the fingerprints of study and results.
+    """
+    value = {
+        "study": cited.name,
+        "study_fingerprint": cited.study or None,
+        "results_fingerprint": cited.results,
+        "num_trials": cited.num_trials,
+        "num_planned": cited.num_planned,
+        "versions": {"trials": cited.versions, "published_by": __version__},
+        "task_data": {task: made.get("fingerprint") for task, made in found.task_data.items()},
+        "instruction_data": (found.mixture or {}).get("fingerprint"),
+        "pretrained_weights": {model: made.get("weights") for model, made in found.pretrained.items()},
+        "instructed_weights": {model: made.get("weights") for model, made in found.instructed.items()},
+        "files": {name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in sorted(files.items())},
+    }
+    return _json(value)
+
+
+def public_study(study: Study) -> dict[str, Any]:
+    """Returns the declared study with the last part of each folder only: the rest says who ran it where."""
+    value: dict[str, Any] = study.model_dump(mode="json")
+    for part, name in FOLDERS:
+        value[part][name] = _last(value[part][name])
+    for model in value["models"]:
+        for name in ("folder", "instructed_folder"):
+            model[name] = _last(model[name])
+    return value
+
+
+def _last(folder: str | None) -> str | None:
+    # Without the options of an address, which may hold a key.
+    return None if folder is None else PurePath(folder.partition("?")[0]).name
+
+
+def _results(rows: pd.DataFrame) -> pa.Table:
+    names = [name for name in COLUMNS if name in rows.columns and name not in PRIVATE_COLUMNS]
+    kinds = {"string": pa.string(), "int64": pa.int64(), "double": pa.float64()}
+    schema = pa.schema([(name, kinds[COLUMNS[name]]) for name in names])
+    return pa.Table.from_pandas(rows[names], schema=schema, preserve_index=False).replace_schema_metadata()
+
+
+def _predictions(storage: Storage, rows: pd.DataFrame) -> Iterator[tuple[str, pa.Table]]:
+    """Yields each task with the predictions of all its trials, one row an evaluation example of a trial."""
+    there = {name.removesuffix(".parquet") for name in storage.names(PREDICTIONS, ".parquet")}
+    rows = rows[rows["trial_id"].isin(there)]
+    for task, trials in rows.groupby("task"):
+        parts = []
+        cells = trials[["trial_id", *CELL_COLUMNS]].to_dict("records")
+        for cell, data in zip(cells, storage.read_many(predictions_file(cell["trial_id"]) for cell in cells), strict=True):
+            table = parquet.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+            columns = {name: pa.repeat(pa.scalar(value), len(table)) for name, value in cell.items()}
+            parts.append(pa.table({**columns, **{name: table.column(name) for name in table.column_names}}))
+        yield str(task), pa.concat_tables(parts, promote_options="default")
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    parquet.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode()
