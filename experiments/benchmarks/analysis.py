@@ -166,9 +166,14 @@ def time_publish(folder: Path) -> dict[str, float]:
     subprocess.run([*command, "--to", str(folder / "published")], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     seconds = round(time.perf_counter() - wall, 2)
     files = [path for path in (folder / "published").rglob("*") if path.is_file()]
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    size = sum(path.stat().st_size for path in files) / 1e6
-    return {"publish_s": seconds, "files": len(files), "published_mb": round(size, 2), "peak_gib": round(peak, 2)}
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "publish_s": seconds,
+        "cpu_s": round(used.ru_utime + used.ru_stime, 2),
+        "files": len(files),
+        "published_mb": round(sum(path.stat().st_size for path in files) / 1e6, 2),
+        "peak_gib": round(used.ru_maxrss / 2**20, 2),
+    }
 
 
 def peak_gib() -> float:
