@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import FAMILIES, WORDS, make_encoder
+from builders import FAST_FAMILIES, WORDS, make_encoder
 from torch.nn import functional
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
@@ -29,7 +29,7 @@ def plain_head(weights: dict[str, torch.Tensor], first: torch.Tensor) -> torch.T
 
 
 @pytest.mark.parametrize("paradigm", ["prompted", "baseline"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAST_FAMILIES)
 def test_loss_and_every_gradient_equal_plain_transformers(family: str, paradigm: str, tmp_path: Path) -> None:
     folder = make_encoder(tmp_path, family)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -97,7 +97,7 @@ def test_loss_and_every_gradient_equal_plain_transformers(family: str, paradigm:
         torch.testing.assert_close(parameter.grad, of_plain, rtol=1e-5, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAST_FAMILIES)
 def test_whole_vocabulary_logits_equal_plain_transformers(family: str, tmp_path: Path) -> None:
     folder = make_encoder(tmp_path, family)
     plain = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -109,7 +109,7 @@ def test_whole_vocabulary_logits_equal_plain_transformers(family: str, tmp_path:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAST_FAMILIES)
 @pytest.mark.parametrize("counts", [(1, 1, 1), (2, 0, 1)])
 def test_states_of_some_tokens_and_their_gradients_are_those_among_all(
     family: str, counts: tuple[int, ...], tmp_path: Path

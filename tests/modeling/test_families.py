@@ -13,11 +13,14 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceC
 from xlmr_sweep.modeling.architecture import Architecture
 from xlmr_sweep.modeling.encoder import ClassificationHead
 from xlmr_sweep.modeling.families import FAMILIES, ModelFamily, model_family, usable_length
+from xlmr_sweep.training.trial_model import dropout_of
 
 SHAPE = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12, "vocab_size": 40}
 FAST = [family for family in FAMILIES.values() if family.has_fast_path]
 each_fast_family = pytest.mark.parametrize("family", FAST, ids=lambda family: family.model_type)
-each_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.model_type)
+each_native_family = pytest.mark.parametrize(
+    "family", [family for family in FAMILIES.values() if not family.native_type], ids=lambda family: family.model_type
+)
 
 
 def config(family: ModelFamily, **more: Any) -> Any:
@@ -41,7 +44,7 @@ def test_the_weights_with_a_row_a_token_are_all_named(family: ModelFamily) -> No
     assert sum(name.endswith(family.embedding) for name in state) == 1
 
 
-@each_family
+@each_native_family
 def test_the_longest_input_is_the_longest_that_the_model_takes(family: ModelFamily) -> None:
     made = config(family)
     model = AutoModelForMaskedLM.from_config(made).eval()
@@ -53,15 +56,42 @@ def test_the_longest_input_is_the_longest_that_the_model_takes(family: ModelFami
             model(input_ids=torch.full((1, usable + 1), 5))
 
 
-@each_family
-def test_parameters_are_counted_exactly_where_the_family_says_so(family: ModelFamily) -> None:
+@each_native_family
+def test_parameters_are_counted_exactly_where_there_is_a_fast_path(family: ModelFamily) -> None:
     made = config(family)
-    model = AutoModelForMaskedLM.from_config(made)
+    with torch.device("meta"):
+        model = AutoModelForMaskedLM.from_config(made)
     shape = Architecture.from_config(made.to_dict())
     assert shape is not None
-    is_exact = shape.num_parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert shape.exact == family.has_exact_count
-    assert is_exact or not family.has_exact_count
+    counted = sum(parameter.numel() for parameter in model.parameters())
+    assert shape.exact == family.has_fast_path
+    assert not shape.exact or shape.num_parameters == counted
+    # One row more of the vocabulary.
+    with torch.device("meta"):
+        model = AutoModelForMaskedLM.from_config(config(family, vocab_size=SHAPE["vocab_size"] + 1))
+    more = sum(parameter.numel() for parameter in model.parameters())
+    assert not shape.exact or more - counted == shape.row_parameters
+
+
+@pytest.mark.parametrize("kind", ["albert", "distilbert", "electra", "mpnet"])
+def test_shared_layers_small_embeddings_and_other_names_of_sizes_are_counted_nearly(kind: str) -> None:
+    ffn = FAMILIES[kind].size_names.get("intermediate_size", "intermediate_size")
+    made = config(FAMILIES[kind], hidden_size=96, num_hidden_layers=4, **{ffn: 200})
+    with torch.device("meta"):
+        model = AutoModelForMaskedLM.from_config(made)
+    shape = Architecture.from_config(made.to_dict())
+    assert shape is not None
+    assert shape.num_parameters == pytest.approx(sum(parameter.numel() for parameter in model.parameters()), rel=0.01)
+
+
+@each_native_family
+def test_dropout_of_a_new_head_is_the_familys_own(family: ModelFamily) -> None:
+    made = config(family)
+    own = [getattr(made, name) for name in family.head_dropout if getattr(made, name, None) is not None]
+    assert dropout_of(made) == (own[0] if own else 0.0)
+    # A setting of another name would be left out in silence.
+    named = {name for name in vars(made) if "dropout" in name and ("class" in name or name == "dropout")}
+    assert named <= {*family.head_dropout, *(name for name in named if family.model_type == "xmod")}
 
 
 @each_fast_family

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from xlmr_sweep.modeling.architecture import KNOWN
-from xlmr_sweep.modeling.memory import ASSUMED_ROWS, compacted, layer_parameters
+from xlmr_sweep.modeling.memory import ASSUMED_ROWS, compacted
 from xlmr_sweep.scheduling.speeds import H100, INSTRUCTION_TOKENS, PROMPT_TOKENS, MeasuredStep
 from xlmr_sweep.study.recipes import FinetuneSpec, InstructSpec
 
@@ -46,10 +46,10 @@ def test_a_trial_is_its_steps_its_evaluation_and_its_setup() -> None:
 def test_a_gang_shares_the_work_and_waits_for_the_exchange() -> None:
     shape = compacted(XXL, ASSUMED_ROWS)
     alone = H100.step_s(shape, 1536, 96)
-    layers = shape.num_layers * layer_parameters(shape)
+    layers = shape.num_layers * shape.layer_parameters
     assert H100.step_s(shape, 1536, 96, 4) == pytest.approx(alone / 4 + 3 / 4 * 8 * layers / H100.link_bytes_s)
     small = compacted(LARGE, ASSUMED_ROWS)
-    layers = small.num_layers * layer_parameters(small)
+    layers = small.num_layers * small.layer_parameters
     expected = H100.step_s(small, 1536, 96) / 2 + 1 / 2 * 6 * layers / H100.link_bytes_s
     assert H100.step_s(small, 1536, 96, 2) == pytest.approx(expected), "its weights stay gathered"
 

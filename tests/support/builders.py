@@ -16,6 +16,7 @@ does imply first second choice sentence have same meaning in both sentences more
 """.split()  # noqa: SIM905
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 FAMILIES = ("xlm-roberta", "xlm-roberta-xl", "bert", "modernbert")
+FAST_FAMILIES = (*FAMILIES, "eurobert", "gte")
 
 
 def write_tokenizer(folder: Path, words: Iterable[str] = WORDS, family: str = "xlm-roberta") -> Any:
@@ -84,6 +85,9 @@ def make_encoder(
     if family == "modernbert":
         # A window that cuts the short texts of tests: in the second of two layers a token sees 4 to each side.
         options |= {"cls_token_id": 0, "sep_token_id": 2, "max_position_embeddings": 128, "local_attention": 8}
+    elif family == "eurobert":
+        # Two heads share a key.
+        options |= {"max_position_embeddings": 128, "mask_token_id": len(vocabulary) - 1, "num_key_value_heads": 2}
     else:
         options |= {"max_position_embeddings": 130, "type_vocab_size": 2 if family == "bert" else 1}
     config = AutoConfig.for_model(family, **shape, **(options | settings))

@@ -8,13 +8,15 @@ both counts with torch on the meta device.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.modeling.families import model_family
+from xlmr_sweep.modeling.families import model_family, size_of
+from xlmr_sweep.modeling.weight_names import weight_names
 from xlmr_sweep.storage.artifacts import INSTRUCT, MODELS, instruct_folder, pretrained_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.relocated import folder_of
@@ -44,24 +46,42 @@ class Architecture:
     """Whether a layer's normalisations stand before its products (XL, XXL) and not after its sums."""
     is_fast: bool = True
     """Whether trials take the fast path. Otherwise they keep the whole vocabulary and compute all logits."""
+    is_static: bool = True
+    """Whether a GPU runs a trial's step as one recorded graph."""
+    key_heads: int | None = None
+    """Heads of keys and values, where several attention heads share one."""
+    gated: bool = False
+    """Whether the feed-forward part has a gate: three products in place of two."""
+    embedding: int | None = None
+    """Numbers of a token's embedding, where it is not the hidden size."""
+    num_own_layers: int | None = None
+    """Layers with weights of their own, where several layers share theirs."""
+    counted: tuple[int, int] | None = None
+    """Parameters of one row of the vocabulary, and all others, where each is counted."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Architecture | None:
         """Returns the shape in a `config.json` of transformers, or None where it has none of an encoder."""
         family = model_family(config)
         try:
-            return cls(
-                num_layers=int(config["num_hidden_layers"]),
-                hidden=int(config["hidden_size"]),
-                ffn=int(config["intermediate_size"]),
+            shape = cls(
+                num_layers=int(size_of(config, "num_hidden_layers")) * int(config.get("inner_group_num", 1)),
+                hidden=int(size_of(config, "hidden_size")),
+                ffn=int(size_of(config, "intermediate_size")),
                 vocabulary=int(config["vocab_size"]),
                 positions=int(config.get("max_position_embeddings", 512)),
                 token_types=int(config.get("type_vocab_size", 1)),
-                exact=family.has_exact_count,
-                heads=int(config["num_attention_heads"]) if config.get("num_attention_heads") else None,
+                heads=_number(size_of(config, "num_attention_heads")),
                 pre_norm=family.is_pre_norm,
                 is_fast=family.has_fast_path,
+                is_static=family.has_static_step,
+                key_heads=_number(config.get("num_key_value_heads")),
+                gated=family.is_gated,
+                embedding=_number(config.get("embedding_size")),
+                num_own_layers=_number(int(config.get("num_hidden_groups", 0)) * int(config.get("inner_group_num", 1))),
             )
+            counted = _counted(config)
+            return replace(shape, counted=counted, exact=counted is not None)
         except (KeyError, TypeError, ValueError):
             return None
 
@@ -73,26 +93,42 @@ class Architecture:
     @property
     def num_parameters(self) -> int:
         """Number of parameters with the head, the tied projection counted once."""
-        h, f = self.hidden, self.ffn
-        norm = 2 * h
-        embeddings = (self.vocabulary + self.positions + self.token_types) * h
-        # Query, key, value and output with bias; two feed-forward products with bias; two layer norms.
-        layer = 4 * (h * h + h) + (2 * h * f + f + h) + 2 * norm
-        head = (h * h + h) + norm + self.vocabulary
+        if self.counted is not None:
+            a_row, others = self.counted
+            return self.vocabulary * a_row + others
+        h, e = self.hidden, self.embedding or self.hidden
+        embeddings = (self.vocabulary + self.positions + self.token_types) * e
+        widened = e * h + h if e != h else 0
+        head = (h * e + e) + 2 * e + self.vocabulary
         # There is one more normalisation: after the embeddings (post-norm: base, large) or after the last layer (XL, XXL).
-        return embeddings + norm + self.num_layers * layer + head
+        return embeddings + 2 * e + widened + self.layer_parameters * (self.num_own_layers or self.num_layers) + head
+
+    @property
+    def row_parameters(self) -> int:
+        """Parameters of one row of the vocabulary: its embedding, its output row where that is another, its bias."""
+        return self.counted[0] if self.counted is not None else (self.embedding or self.hidden) + 1
+
+    @property
+    def layer_parameters(self) -> int:
+        """Parameters of one layer: four products of the attention and the feed-forward products with bias, two normalisations."""
+        h, f = self.hidden, self.ffn
+        return self._layer_products + (4 * h + f + h) + 4 * h
+
+    @property
+    def _layer_products(self) -> int:
+        """Weights of a layer's matrices."""
+        h, shared = self.hidden, self.num_heads // (self.key_heads or self.num_heads)
+        return 2 * h * h + 2 * h * h // shared + (3 if self.gated else 2) * h * self.ffn
 
     def encoder_flops_per_token(self, seq_len: int) -> int:
         """Operations of a forward pass without the head, for one token of a sequence of `seq_len` tokens."""
-        h, f = self.hidden, self.ffn
-        products = 2 * (4 * h * h + 2 * h * f)
-        attention = 2 * (2 * seq_len * h)
-        return self.num_layers * (products + attention)
+        attention = 2 * (2 * seq_len * self.hidden)
+        return self.num_layers * (2 * self._layer_products + attention)
 
     def forward_flops_per_token(self, seq_len: int) -> int:
         """Operations of a forward pass with the head, for one token of a sequence of `seq_len` tokens."""
-        h = self.hidden
-        head = 2 * (h * h + h * self.vocabulary)
+        h, e = self.hidden, self.embedding or self.hidden
+        head = 2 * (h * e + e * self.vocabulary)
         return self.encoder_flops_per_token(seq_len) + head
 
     def training_flops(self, num_tokens: float, seq_len: int) -> float:
@@ -128,6 +164,23 @@ def _mapping(read: Callable[[], Any]) -> Mapping[str, Any] | None:
     except (StudyError, OSError, ValueError):
         return None
     return value if isinstance(value, Mapping) else None
+
+
+def _number(value: Any) -> int | None:
+    return int(value) if value else None
+
+
+def _counted(config: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Returns the parameters of a row of the vocabulary and all others; None where the weights are not known by name."""
+    try:
+        names = weight_names(config)
+    except KeyError:
+        return None
+    if names is None:
+        return None
+    of_rows = {name for name in names.needed if name.endswith(model_family(config).vocabulary_weights)}
+    a_row = sum(math.prod(shape[1:]) for name, shape in names.needed.items() if name in of_rows)
+    return a_row, sum(math.prod(shape) for name, shape in names.needed.items() if name not in of_rows)
 
 
 XLMR_POSITIONS = 514

@@ -142,11 +142,14 @@ def _for_transformers(
     sliding_window: int | None = None,
     **unused: Any,
 ) -> tuple[Tensor, None]:
-    """The attention function of a transformers layer; query, key and value are (1, h, N, d)."""
+    """The attention function of a transformers layer; query is (1, h, N, d), key and value may have fewer heads."""
     if lengths is None:
         raise TypeError("this model runs on sequences laid end to end, and their lengths were not given")
     # transformers' layers count the token itself into the window, its masks do not.
     window = 0 if sliding_window is None else sliding_window - 1
+    if key.shape[1] != query.shape[1]:
+        # Several heads share a key and a value.
+        key, value = (part.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for part in (key, value))
     q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
     return attend(q, k, v, lengths, scaling, dropout, window)[None], None
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from xlmr_sweep.modeling.special_tokens import OTHER_NAMES
 from xlmr_sweep.study.model_files import TOKENIZER_CONFIG, tokenizer_file
 
 UNKNOWN = ("<unk>", "[UNK]")
@@ -45,6 +46,8 @@ class BareTokenizer:
         found = {token: number for value in values if (number := self._number(token := _content(value))) is not None}
         self.all_special_tokens: Sequence[str] = list(found)
         self.all_special_ids = set(found.values())
+        for name, other in OTHER_NAMES.items():
+            by_key[name] = by_key.get(name) or by_key.get(other)
         ids = [found.get(_content(by_key.get(f"{name}_token"))) for name in ("cls", "sep", "mask", "pad", "unk")]
         self.cls_token_id, self.sep_token_id, self.mask_token_id, self.pad_token_id, self.unk_token_id = ids
         if self.unk_token_id is None:

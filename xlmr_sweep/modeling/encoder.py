@@ -27,6 +27,7 @@ _TRANSFORMS: dict[HeadTransform, Callable[[nn.Module, Tensor], Tensor]] = {
     "dense, gelu, norm": lambda m, h: m.lm_head.layer_norm(functional.gelu(m.lm_head.dense(h))),  # type: ignore[union-attr,operator]
     "predictions.transform": lambda m, h: m.cls.predictions.transform(h),  # type: ignore[union-attr,operator]
     "head": lambda m, h: m.head(h),  # type: ignore[operator]
+    "nothing": lambda m, h: h,
 }
 """What turns a hidden state into the input of the output projection."""
 

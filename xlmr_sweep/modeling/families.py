@@ -7,11 +7,14 @@ defaults: its models train the plain, padded way.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-HeadTransform = Literal["dense, gelu, norm", "predictions.transform", "head"]
+HeadTransform = Literal["dense, gelu, norm", "predictions.transform", "head", "nothing"]
 """How a masked-LM head turns a hidden state into the input of the output projection; `encoder.py` computes it."""
+
+LayerKind = Literal["bert", "modernbert", "eurobert", "gte"]
+"""How the weights of a family's layers are named and shaped; `weight_names.py` writes them out."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,9 @@ class ModelFamily:
     head_transform: HeadTransform | None = None
     """What stands between the last hidden state and the output projection. With it the family takes the fast path: sequences
     without padding, a compact vocabulary, logits of label words alone. None: batches are padded and all logits computed."""
+
+    layers: LayerKind = "bert"
+    """How the weights of its layers are named. Only families with a fast path are asked."""
 
     head_prefixes: tuple[str, ...] = ()
     """How the names of the masked-LM head's weights begin."""
@@ -48,12 +54,29 @@ class ModelFamily:
     fixed_padding: int | None = None
     """The padding token's id from which positions are counted, whatever the configuration says. None: the configuration's."""
 
+    separates_twice: bool = False
+    """Whether two texts have two separators between them, and no types (RoBERTa and its kin). Otherwise BERT's way: one
+    separator, and the second text is of type 1. Asked only where a tokenizer has no rule of its own."""
+
+    head_dropout: tuple[str, ...] = ("classifier_dropout", "hidden_dropout_prob")
+    """Settings that give the dropout probability of a classification head. The first that is set counts."""
+
+    size_names: Mapping[str, str] = field(default_factory=dict)
+    """Its own names of sizes in `config.json`, by the usual ones."""
+
+    is_gated: bool = False
+    """Whether the feed-forward part has a gate: three products in place of two."""
+
+    discriminator: str = ""
+    """How the names of weights begin that only its discriminators have. A discriminator learned to find replaced tokens and has
+    no trained masked-LM head, so it cannot be prompted."""
+
+    native_type: str = ""
+    """The type of transformers' own that computes the same. Models of this type come with code, which is never run."""
+
     is_pre_norm: bool = False
     """Whether a layer's normalisations stand before its products and not after its sums. Such a layer keeps less for the backward
     pass."""
-
-    has_exact_count: bool = False
-    """Whether `Architecture.num_parameters` counts every parameter. Otherwise a table marks the number as approximate."""
 
     narrows_last_layer: bool = False
     """Whether the last layer has BERT's parts, so that it can compute only what the head reads (`last_layer.py`)."""
@@ -93,7 +116,7 @@ def _like_roberta(model_type: str, **more: Any) -> ModelFamily:
         "encoder_prefix": "roberta",
         "output_weights": ("decoder.weight", "lm_head.bias", "decoder.bias"),
         "counts_positions_from_padding": True,
-        "has_exact_count": True,
+        "separates_twice": True,
         "narrows_last_layer": True,
         "has_cpu_layer": True,
         "has_static_step": True,
@@ -109,32 +132,72 @@ _ROWS = (
         head_prefixes=("cls.",),
         encoder_prefix="bert",
         output_weights=("decoder.weight", "predictions.bias", "decoder.bias"),
-        has_exact_count=True,
         narrows_last_layer=True,
         has_cpu_layer=True,
         has_static_step=True,
     ),
+    # ModernBERT, Ettin and mmBERT.
     ModelFamily(
         "modernbert",
         head_transform="head",
+        layers="modernbert",
         head_prefixes=("head.", "decoder."),
         encoder_prefix="model",
         embedding="tok_embeddings.weight",
         output_weights=("decoder.weight", "decoder.bias"),
+        is_gated=True,
         is_pre_norm=True,
         first_layer_lacks=("attn_norm.weight",),
         takes_masks_by_layer_type=True,
     ),
-    _like_roberta("camembert", has_exact_count=False),
+    ModelFamily(
+        "eurobert",
+        head_transform="nothing",
+        layers="eurobert",
+        head_prefixes=("lm_head.",),
+        encoder_prefix="model",
+        embedding="embed_tokens.weight",
+        output_weights=("lm_head.weight", "lm_head.bias"),
+        is_gated=True,
+        is_pre_norm=True,
+    ),
+    ModelFamily(
+        "gte",
+        head_transform="dense, gelu, norm",
+        layers="gte",
+        head_prefixes=("lm_head.",),
+        encoder_prefix="gte",
+        output_weights=("decoder.weight", "decoder.bias"),
+        separates_twice=True,
+        is_gated=True,
+    ),
+    _like_roberta("camembert"),
     _like_roberta("roberta"),
+    # XLM-R, XLM-V and Glot500.
     _like_roberta("xlm-roberta"),
     _like_roberta("xlm-roberta-xl", is_pre_norm=True, has_cpu_layer=False),
     # Without a fast path.
+    ModelFamily("albert", head_dropout=("classifier_dropout_prob", "hidden_dropout_prob")),
+    ModelFamily(
+        "distilbert",
+        head_dropout=("seq_classif_dropout", "dropout"),
+        size_names={
+            "hidden_size": "dim",
+            "intermediate_size": "hidden_dim",
+            "num_attention_heads": "n_heads",
+            "num_hidden_layers": "n_layers",
+        },
+    ),
+    ModelFamily("electra", discriminator="discriminator_predictions."),
+    ModelFamily("mpnet", counts_positions_from_padding=True, fixed_padding=1, separates_twice=True),
     *(
-        ModelFamily(model_type, counts_positions_from_padding=True)
+        ModelFamily(model_type, counts_positions_from_padding=True, separates_twice=True)
         for model_type in ("data2vec-text", "esm", "ibert", "longformer", "luke", "roberta-prelayernorm", "xmod")
     ),
-    ModelFamily("mpnet", counts_positions_from_padding=True, fixed_padding=1),
+    # Refused, unless a whole masked-LM head was trained for them since.
+    ModelFamily("deberta-v2", discriminator="mask_predictions."),
+    # Refused: these types want code that comes with the model.
+    ModelFamily("new", native_type="gte"),
 )
 
 FAMILIES: Mapping[str, ModelFamily] = {row.model_type: row for row in _ROWS}
@@ -145,6 +208,11 @@ def model_family(config: Any) -> ModelFamily:
     """Returns the family of a model, given its `config.json` as a mapping or its transformers configuration."""
     model_type = config.get("model_type") if isinstance(config, Mapping) else config.model_type
     return FAMILIES.get(str(model_type)) or ModelFamily(str(model_type))
+
+
+def size_of(config: Mapping[str, Any], name: str) -> Any:
+    """Returns a size of a model by its usual name, as `hidden_size`, whatever the family calls it; None where it is not told."""
+    return config.get(model_family(config).size_names.get(name, name))
 
 
 def usable_length(config: Mapping[str, Any]) -> int:

@@ -7,6 +7,7 @@ run, and `.bin` weights are read weights-only. Weights come from the files that 
 from __future__ import annotations
 
 import copy
+import json
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,10 +22,10 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.modeling.families import model_family
+from xlmr_sweep.modeling.families import FAMILIES, model_family
 from xlmr_sweep.modeling.model_folder import several
 from xlmr_sweep.modeling.source import ModelSource, base_source
-from xlmr_sweep.modeling.special_tokens import add_special_tokens, adds_special_tokens
+from xlmr_sweep.modeling.special_tokens import add_special_tokens, adds_special_tokens, name_special_tokens
 from xlmr_sweep.modeling.weights import held_weights, mapped_weights
 from xlmr_sweep.storage.artifacts import commit_file
 from xlmr_sweep.storage.files import Storage
@@ -65,11 +66,12 @@ def load_tokenizer(source: ModelSource) -> Any:
         raise StudyError(
             f"model {source.name}: {source.location} holds no vocabulary; copy its tokenizer.json beside the weights"
         )
+    name_special_tokens(tokenizer)
     for token in ("cls_token", "sep_token", "mask_token", "pad_token"):
         if getattr(tokenizer, token) is None:
             raise StudyError(f"model {source.name}: the tokenizer of {source.location} has no {token}")
     if not adds_special_tokens(tokenizer):
-        add_special_tokens(tokenizer, as_roberta=model_family(load_config(source)).counts_positions_from_padding)
+        add_special_tokens(tokenizer, separates_twice=model_family(load_config(source)).separates_twice)
     return tokenizer
 
 
@@ -171,6 +173,27 @@ def head_is_new(source: ModelSource, base_model_prefix: str, missing: Iterable[s
     return bool(set(missing))
 
 
+def check_no_discriminator(source: ModelSource, model_type: str, names: Iterable[str]) -> None:
+    """Refuses weights of a model that learned to find replaced tokens, unless a new head may be made.
+
+    Args:
+        source: the model.
+        model_type: its `model_type`.
+        names: of its weights.
+
+    Raises:
+        StudyError: naming the weights that tell.
+    """
+    begin = FAMILIES[model_type].discriminator if model_type in FAMILIES else ""
+    telling = [name for name in names if begin and name.startswith(begin)]
+    if telling and not source.new_head:
+        raise StudyError(
+            f"model {source.name}: {source.location} learned to find replaced tokens ({several(telling)}), and a masked-LM head "
+            f"was never trained for it, so it cannot be prompted; give another model, for ELECTRA its generator, or set "
+            "new_head: true to train a new head"
+        )
+
+
 def new_head(source: ModelSource, missing: Iterable[str]) -> str:
     """Returns the line that is said where a head, or what is missing of one, is made new."""
     return f"{source.location} has no masked-LM head; a new one was made for what it lacks: {several(missing)}"
@@ -189,15 +212,25 @@ def cannot_load(source: ModelSource, what: str, error: Exception) -> str:
     if not Path(source.location).is_dir() and Path(source.location).is_absolute():
         return f"model {source.name}: folder {source.location} does not exist"
     text = str(error).strip()
-    if "trust_remote_code" in text or "custom code" in text:
+    native = _native_type(source)
+    if native or "trust_remote_code" in text or "custom code" in text:
+        known = f"; transformers' own type for such models is {native}" if native else ""
         return (
             f"model {source.name}: {source.location} comes with code of its own (auto_map in {CONFIG} or {TOKENIZER_CONFIG}), "
-            f"which is never run, and without it no {what} loads; give a model of a type that transformers knows"
+            f"which is never run, and without it no {what} loads; give a model of a type that transformers knows{known}"
         )
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()] or [type(error).__name__]
     # A line that ends so is the title of the next.
     said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     return f"model {source.name}: no {what} loads from {source.location}: {said}"
+
+
+def _native_type(source: ModelSource) -> str:
+    """Returns transformers' own type for a folder's model whose type is known to come with code; empty for any other."""
+    try:
+        return model_family(json.loads((Path(source.location) / CONFIG).read_text(encoding="utf-8"))).native_type
+    except (OSError, ValueError, AttributeError):
+        return ""
 
 
 @contextmanager

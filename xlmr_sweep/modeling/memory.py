@@ -91,8 +91,8 @@ def trial_memory(
     length = finetune.max_length
     tokens = -(-finetune.batch_size // num_ranks) * length
     width = 2 if precision == "bf16" else 4
-    layer = layer_parameters(shape)
-    rest = total - shape.num_layers * layer
+    layer = shape.layer_parameters
+    rest = total - (shape.num_own_layers or shape.num_layers) * layer
     gathered = 0.0
     if num_ranks > 1:
         # Weights, and gradients in fp32. Of a large model embeddings and head stay gathered, and two layers: one computes while
@@ -132,18 +132,13 @@ def evaluation_bytes(shape: Architecture, num_tokens: int) -> float:
     return num_tokens * 4.0 * max(12 * shape.hidden + 2 * shape.ffn, 0 if shape.is_fast else shape.vocabulary)
 
 
-def layer_parameters(shape: Architecture) -> int:
-    """Returns the parameters of one layer: four products and two feed-forward products with bias, two normalisations."""
-    h, f = shape.hidden, shape.ffn
-    return 4 * (h * h + h) + (2 * h * f + f + h) + 4 * h
-
-
 def token_bytes(shape: Architecture, precision: str, length: int, *, on_gpu: bool = True, dropout: bool = True) -> float:
     """Returns the bytes that one layer keeps of one token from the forward to the backward pass.
 
     On a CPU the attention's weights are kept too: `length` for each head.
     """
-    h, f = shape.hidden, shape.ffn
+    # A gate doubles what the feed-forward part keeps: its own product, and what it lets through.
+    h, f = shape.hidden, shape.ffn * (2 if shape.gated else 1)
     scores = 0 if on_gpu else shape.num_heads * length
     # A pre-norm layer drops nothing after its feed-forward products.
     masks = (1 if shape.pre_norm else 2) * h + scores if dropout else 0
@@ -167,7 +162,7 @@ def gpus_needed(shape: Architecture, finetune: FinetuneSpec, precision: str, gpu
 
 def gpu_bytes_needed(shape: Architecture, finetune: FinetuneSpec, precision: str, num_ranks: int) -> float:
     """Returns what a trial of a (compacted) shape takes of each of its GPUs, for inputs of `finetune.max_length` tokens."""
-    if num_ranks == 1 and precision == "bf16" and shape.exact:
+    if num_ranks == 1 and precision == "bf16" and shape.is_static:
         # One GPU trains by the static step (modeling/gpu).
         return footprint(shape, finetune.batch_size * finetune.max_length, finetune.eval_tokens).total
     return trial_memory(shape, finetune, precision=precision, num_ranks=num_ranks).total

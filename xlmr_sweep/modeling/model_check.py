@@ -18,6 +18,7 @@ from xlmr_sweep.modeling.families import usable_length
 from xlmr_sweep.modeling.hub_files import announced_shapes
 from xlmr_sweep.modeling.loading import (
     cannot_load,
+    check_no_discriminator,
     empty_masked_lm,
     head_is_new,
     load_config,
@@ -57,6 +58,10 @@ def check_model(source: ModelSource, tasks: Iterable[TaskSpec], max_length: int 
             raise StudyError(f"model {source.name}: {error}") from None
     config = load_config(source)
     check_padding(source, config.to_dict())
+    if config.is_encoder_decoder:
+        raise StudyError(
+            f"model {source.name}: {source.location} is an encoder with a decoder ({config.model_type}); give an encoder alone"
+        )
     model = empty_masked_lm(source)
     usable = usable_length(config.to_dict())
     if max_length > usable:
@@ -95,6 +100,7 @@ def _check_weights(source: ModelSource, model: Any, shapes: Mapping[str, tuple[i
 
     Weights that are not on this node yet are not fetched for it. Their values are looked at when they are loaded.
     """
+    check_no_discriminator(source, model.config.model_type, shapes)
     _check_shapes(source, model, shapes)
     if are_here:
         _check_ties(source, model, shapes)

@@ -8,6 +8,9 @@ from tokenizers.processors import TemplateProcessing
 
 from xlmr_sweep.study.text_tokens import special_ids
 
+OTHER_NAMES = {"cls_token": "bos_token", "sep_token": "eos_token"}
+"""The tokens that begin and end a text, by BERT's names, and what language models call them."""
+
 
 def adds_special_tokens(tokenizer: Any) -> bool:
     """Tells whether a text begins and ends with a special token, and two texts have one between them.
@@ -20,16 +23,27 @@ def adds_special_tokens(tokenizer: Any) -> bool:
     return is_around and not special.isdisjoint(pair[1:-1])
 
 
-def add_special_tokens(tokenizer: Any, *, as_roberta: bool) -> None:
+def name_special_tokens(tokenizer: Any) -> None:
+    """Calls the tokens that begin and end a text by BERT's names where a tokenizer names them in another way, as EuroBERT's does.
+
+    Args:
+        tokenizer: of transformers; changed in place, also when it is saved.
+    """
+    for name, other in OTHER_NAMES.items():
+        if getattr(tokenizer, name) is None and getattr(tokenizer, other) is not None:
+            setattr(tokenizer, name, getattr(tokenizer, other))
+
+
+def add_special_tokens(tokenizer: Any, *, separates_twice: bool) -> None:
     """Makes a tokenizer put special tokens around and between texts, as its model's family does.
 
     Args:
         tokenizer: a fast tokenizer of transformers; changed in place, also when it is saved.
-        as_roberta: two separators between two texts, and no types; otherwise BERT's way.
+        separates_twice: two separators between two texts, and no types; otherwise BERT's way.
     """
     begin, end = tokenizer.cls_token, tokenizer.sep_token
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single=f"{begin} $A {end}",
-        pair=f"{begin} $A {end} {end} $B {end}" if as_roberta else f"{begin} $A {end} $B:1 {end}:1",
+        pair=f"{begin} $A {end} {end} $B {end}" if separates_twice else f"{begin} $A {end} $B:1 {end}:1",
         special_tokens=[(begin, tokenizer.cls_token_id), (end, tokenizer.sep_token_id)],
     )

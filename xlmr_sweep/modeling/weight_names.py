@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from xlmr_sweep.modeling.families import model_family
+from xlmr_sweep.modeling.families import LayerKind, model_family
 
 Shape = tuple[int, ...]
 
@@ -28,13 +28,19 @@ _HEAD_PARTS = {
 }
 """Of a head: the product, the normalisation, the bias a token, the output projection."""
 
-_MODERNBERT_OPTIONS = {
-    "attention_bias": False,
-    "mlp_bias": False,
-    "norm_bias": False,
-    "decoder_bias": True,
-    "classifier_bias": False,
+_USUAL_OPTIONS: Mapping[LayerKind, Mapping[str, bool]] = {
+    "bert": {"add_cross_attention": False, "is_decoder": False},
+    "modernbert": {
+        "attention_bias": False,
+        "mlp_bias": False,
+        "norm_bias": False,
+        "decoder_bias": True,
+        "classifier_bias": False,
+    },
+    "eurobert": {"attention_bias": False, "mlp_bias": False},
+    "gte": {},
 }
+"""Options that add or remove weights, with their usual values."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +62,12 @@ def weight_names(config: Mapping[str, Any]) -> WeightNames | None:
         KeyError: if the configuration lacks a size.
     """
     family = model_family(config)
-    if family.head_transform == "head":
-        return _modernbert(config)
-    if family.head_transform is None or config.get("add_cross_attention") or config.get("is_decoder"):
+    usual = _USUAL_OPTIONS[family.layers].items()
+    if family.head_transform is None or any(bool(config.get(name, value)) != value for name, value in usual):
         return None
-    return _bert_like(config, _HEAD_PARTS[family.head_transform], family.encoder_prefix)
+    if family.layers == "bert":
+        return _bert_like(config, _HEAD_PARTS[family.head_transform], family.encoder_prefix)
+    return {"modernbert": _modernbert, "eurobert": _eurobert, "gte": _gte}[family.layers](config)
 
 
 def _bert_like(config: Mapping[str, Any], head: tuple[str, ...], prefix: str) -> WeightNames | None:
@@ -86,8 +93,6 @@ def _bert_like(config: Mapping[str, Any], head: tuple[str, ...], prefix: str) ->
 
 
 def _modernbert(config: Mapping[str, Any]) -> WeightNames | None:
-    if any(bool(config.get(name, usual)) != usual for name, usual in _MODERNBERT_OPTIONS.items()):
-        return None
     hidden, ffn, vocabulary = (int(config[name]) for name in ("hidden_size", "intermediate_size", "vocab_size"))
     needed: dict[str, Shape] = {
         "model.embeddings.tok_embeddings.weight": (vocabulary, hidden),
@@ -109,10 +114,53 @@ def _modernbert(config: Mapping[str, Any]) -> WeightNames | None:
     return _with_output(config, needed, {}, "decoder.weight")
 
 
-def _with_output(config: Mapping[str, Any], needed: dict[str, Shape], tied: dict[str, Shape], decoder: str) -> WeightNames | None:
-    """Adds the output projection: one with the embeddings, or a matrix of its own."""
+def _eurobert(config: Mapping[str, Any]) -> WeightNames | None:
+    hidden, ffn, vocabulary = (int(config[name]) for name in ("hidden_size", "intermediate_size", "vocab_size"))
+    heads = int(config["num_attention_heads"])
+    head = int(config.get("head_dim") or hidden // heads)
+    of_keys = head * int(config.get("num_key_value_heads") or heads)
+    needed: dict[str, Shape] = {"model.embed_tokens.weight": (vocabulary, hidden), "model.norm.weight": (hidden,)}
+    for number in range(int(config["num_hidden_layers"])):
+        parts: dict[str, Shape] = {
+            "self_attn.q_proj": (head * heads, hidden),
+            "self_attn.k_proj": (of_keys, hidden),
+            "self_attn.v_proj": (of_keys, hidden),
+            "self_attn.o_proj": (hidden, head * heads),
+            "mlp.gate_proj": (ffn, hidden),
+            "mlp.up_proj": (ffn, hidden),
+            "mlp.down_proj": (hidden, ffn),
+            "input_layernorm": (hidden,),
+            "post_attention_layernorm": (hidden,),
+        }
+        needed |= {f"model.layers.{number}.{name}.weight": shape for name, shape in parts.items()}
+    return _with_output(config, needed, {}, "lm_head.weight", is_tied=False)
+
+
+def _gte(config: Mapping[str, Any]) -> WeightNames | None:
+    hidden, ffn, vocabulary = (int(config[name]) for name in ("hidden_size", "intermediate_size", "vocab_size"))
+    types = int(config.get("type_vocab_size", 1))
+    needed: dict[str, Shape] = {
+        "gte.embeddings.word_embeddings.weight": (vocabulary, hidden),
+        **({"gte.embeddings.token_type_embeddings.weight": (types, hidden)} if types else {}),
+        **_norm("gte.embeddings.LayerNorm", hidden),
+    }
+    for number in range(int(config["num_hidden_layers"])):
+        layer = f"gte.layers.{number}"
+        for part in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            needed |= _product(f"{layer}.self_attn.{part}", hidden, hidden)
+        needed |= {f"{layer}.mlp.{part}.weight": (ffn, hidden) for part in ("gate_proj", "up_proj")}
+        needed |= _product(f"{layer}.mlp.down_proj", hidden, ffn)
+        needed |= _norm(f"{layer}.post_attention_layernorm", hidden) | _norm(f"{layer}.post_mlp_layernorm", hidden)
+    needed |= _product("lm_head.dense", hidden, hidden) | _norm("lm_head.layer_norm", hidden)
+    return _with_output(config, needed | {"lm_head.decoder.bias": (vocabulary,)}, {}, "lm_head.decoder.weight")
+
+
+def _with_output(
+    config: Mapping[str, Any], needed: dict[str, Shape], tied: dict[str, Shape], decoder: str, *, is_tied: bool = True
+) -> WeightNames | None:
+    """Adds the output projection: one with the embeddings, or a matrix of its own. `is_tied` is what transformers assumes."""
     matrix = {decoder: (int(config["vocab_size"]), int(config["hidden_size"]))}
-    if config.get("tie_word_embeddings", True):
+    if config.get("tie_word_embeddings", is_tied):
         # Models with a table of positions number them anew.
         return WeightNames(needed, tied | matrix, ("position_ids",) if tied else ())
     return None if tied else WeightNames(needed | matrix, tied)

@@ -246,7 +246,7 @@ class CostModel:
         """Returns the seconds of a trial by the known card's speeds; 0 if they say nothing of it."""
         spec = self._study.finetune
         shape = self._shape_on_card(model, spec.precision)
-        if shape is None:
+        if shape is None or not shape.is_static:
             return 0.0
         num_gpus = max(1, round(amount))
         return CARD.trial_s(shape, spec, size, self._operations.num_rows(task), num_gpus) * num_gpus / amount

@@ -17,7 +17,7 @@ import math
 from dataclasses import dataclass
 
 from xlmr_sweep.modeling.architecture import KNOWN, Architecture
-from xlmr_sweep.modeling.memory import ASSUMED_ROWS, GATHERED_PARAMETERS, compacted, layer_parameters
+from xlmr_sweep.modeling.memory import ASSUMED_ROWS, GATHERED_PARAMETERS, compacted
 from xlmr_sweep.study.recipes import FinetuneSpec, InstructSpec
 
 PROMPT_TOKENS = 96
@@ -144,7 +144,7 @@ def instruction_flops(shape: Architecture, spec: InstructSpec, num_rows: float) 
 
 
 def _in_layers(shape: Architecture) -> int:
-    return shape.num_layers * layer_parameters(shape)
+    return shape.num_layers * shape.layer_parameters
 
 
 _SMALL = Architecture(6, 384, 1536, 6_144, 512, token_types=2, heads=12)

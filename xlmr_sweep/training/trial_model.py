@@ -17,6 +17,7 @@ from xlmr_sweep.data.tokenised import TaskInputs
 from xlmr_sweep.modeling.compact import build_compact
 from xlmr_sweep.modeling.device import resolve_precision
 from xlmr_sweep.modeling.encoder import ClassificationHead, MaskedLMEncoder
+from xlmr_sweep.modeling.families import model_family
 from xlmr_sweep.modeling.fsdp import World, shard_model
 from xlmr_sweep.modeling.gpu.packing import vocabulary_rung
 from xlmr_sweep.study.recipes import FinetuneSpec
@@ -99,7 +100,7 @@ def set_dropout(config: Any, probability: float) -> None:
 
 def dropout_of(config: Any) -> float:
     """Returns the dropout probability of a model's classification head: its own, else that of its hidden states."""
-    for name in ("classifier_dropout", "hidden_dropout_prob"):
+    for name in model_family(config).head_dropout:
         value = getattr(config, name, None)
         if value is not None:
             return float(value)
