@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +17,44 @@ does imply first second choice sentence have same meaning in both sentences more
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 FAMILIES = ("xlm-roberta", "xlm-roberta-xl", "bert", "modernbert")
 FAST_FAMILIES = (*FAMILIES, "eurobert", "gte")
+EVERY_FAMILY = (*FAST_FAMILIES, "roberta", "camembert", "electra", "albert", "distilbert", "mpnet")
+WITH_TYPES = ("bert", "electra", "albert")
+"""Families whose tokenizer tells the two texts of a pair apart."""
+_OF_BERT = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"]
+OWN_SPECIAL = {
+    **dict.fromkeys(("bert", "electra", "distilbert", "modernbert"), _OF_BERT),
+    "albert": ["[CLS]", "<pad>", "[SEP]", "<unk>", "[MASK]"],
+    "mpnet": ["<s>", "<pad>", "</s>", "[UNK]", "<mask>"],
+    "eurobert": ["<|begin_of_text|>", "<|pad|>", "<|end_of_text|>", "<|unk|>", "<|mask|>"],
+}
+"""Special tokens as families spell them, in the order of `SPECIAL`, where they spell them in another way."""
 
 
-def write_tokenizer(folder: Path, words: Iterable[str] = WORDS, family: str = "xlm-roberta") -> Any:
-    """Writes a fast tokenizer of whole lower-case words with XLM-R's special tokens; unknown words become <unk>."""
+def write_tokenizer(
+    folder: Path, words: Iterable[str] = WORDS, family: str = "xlm-roberta", special: Sequence[str] = SPECIAL
+) -> Any:
+    """Writes a fast tokenizer of whole lower-case words; unknown words become the unknown token, the fourth of `special`."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {word: i for i, word in enumerate([*SPECIAL[:4], *dict.fromkeys(words), SPECIAL[4]])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    begin, padding, end, unknown, mask = special
+    vocabulary = {word: i for i, word in enumerate([*special[:4], *dict.fromkeys(words), mask])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=unknown))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> $B:1 </s>:1", special_tokens=[("<s>", 0), ("</s>", 2)]
+        single=f"{begin} $A {end}", pair=f"{begin} $A {end} $B:1 {end}:1", special_tokens=[(begin, 0), (end, 2)]
     )
-    inputs = ["input_ids", "attention_mask"] + (["token_type_ids"] if family == "bert" else [])
+    inputs = ["input_ids", "attention_mask"] + (["token_type_ids"] if family in WITH_TYPES else [])
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        bos_token="<s>",
-        cls_token="<s>",
-        eos_token="</s>",
-        sep_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        mask_token="<mask>",
+        bos_token=begin,
+        cls_token=begin,
+        eos_token=end,
+        sep_token=end,
+        pad_token=padding,
+        unk_token=unknown,
+        mask_token=mask,
         model_input_names=inputs,
         model_max_length=128,
     )
@@ -89,7 +103,7 @@ def make_encoder(
         # Two heads share a key.
         options |= {"max_position_embeddings": 128, "mask_token_id": len(vocabulary) - 1, "num_key_value_heads": 2}
     else:
-        options |= {"max_position_embeddings": 130, "type_vocab_size": 2 if family == "bert" else 1}
+        options |= {"max_position_embeddings": 130, "type_vocab_size": 2 if family in WITH_TYPES else 1}
     config = AutoConfig.for_model(family, **shape, **(options | settings))
     with torch.random.fork_rng():
         torch.manual_seed(seed)

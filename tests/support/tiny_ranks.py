@@ -45,6 +45,8 @@ def tiny(family: str = "xlm-roberta", dropout: float = 0.0, **sizes: Any) -> Any
     if family == "modernbert":
         shape |= {"local_attention": 8}
         rates = {"embedding_dropout": dropout, "mlp_dropout": dropout, "attention_dropout": dropout}
+    elif family == "distilbert":
+        rates = {"dropout": dropout, "attention_dropout": dropout, "hidden_dim": 48}
     shape = {"intermediate_size": 48, "max_position_embeddings": 40, "pad_token_id": PAD} | shape | rates
     config = AutoConfig.for_model(family, **shape)
     torch.manual_seed(0)

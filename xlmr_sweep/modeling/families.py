@@ -28,6 +28,9 @@ class ModelFamily:
     model_type: str
     """The `model_type` of its `config.json`."""
 
+    title: str = ""
+    """Its name for readers. Types of one name are one family in the report, as XLM-R in its sizes is."""
+
     head_transform: HeadTransform | None = None
     """What stands between the last hidden state and the output projection. With it the family takes the fast path: sequences
     without padding, a compact vocabulary, logits of label words alone. None: batches are padded and all logits computed."""
@@ -128,6 +131,7 @@ def _like_roberta(model_type: str, **more: Any) -> ModelFamily:
 _ROWS = (
     ModelFamily(
         "bert",
+        title="BERT",
         head_transform="predictions.transform",
         head_prefixes=("cls.",),
         encoder_prefix="bert",
@@ -139,6 +143,7 @@ _ROWS = (
     # ModernBERT, Ettin and mmBERT.
     ModelFamily(
         "modernbert",
+        title="ModernBERT",
         head_transform="head",
         layers="modernbert",
         head_prefixes=("head.", "decoder."),
@@ -152,6 +157,7 @@ _ROWS = (
     ),
     ModelFamily(
         "eurobert",
+        title="EuroBERT",
         head_transform="nothing",
         layers="eurobert",
         head_prefixes=("lm_head.",),
@@ -163,6 +169,7 @@ _ROWS = (
     ),
     ModelFamily(
         "gte",
+        title="gte",
         head_transform="dense, gelu, norm",
         layers="gte",
         head_prefixes=("lm_head.",),
@@ -171,15 +178,16 @@ _ROWS = (
         separates_twice=True,
         is_gated=True,
     ),
-    _like_roberta("camembert"),
-    _like_roberta("roberta"),
+    _like_roberta("camembert", title="CamemBERT"),
+    _like_roberta("roberta", title="RoBERTa"),
     # XLM-R, XLM-V and Glot500.
-    _like_roberta("xlm-roberta"),
-    _like_roberta("xlm-roberta-xl", is_pre_norm=True, has_cpu_layer=False),
+    _like_roberta("xlm-roberta", title="XLM-R"),
+    _like_roberta("xlm-roberta-xl", title="XLM-R", is_pre_norm=True, has_cpu_layer=False),
     # Without a fast path.
-    ModelFamily("albert", head_dropout=("classifier_dropout_prob", "hidden_dropout_prob")),
+    ModelFamily("albert", title="ALBERT", head_dropout=("classifier_dropout_prob", "hidden_dropout_prob")),
     ModelFamily(
         "distilbert",
+        title="DistilBERT",
         head_dropout=("seq_classif_dropout", "dropout"),
         size_names={
             "hidden_size": "dim",
@@ -188,8 +196,8 @@ _ROWS = (
             "num_hidden_layers": "n_layers",
         },
     ),
-    ModelFamily("electra", discriminator="discriminator_predictions."),
-    ModelFamily("mpnet", counts_positions_from_padding=True, fixed_padding=1, separates_twice=True),
+    ModelFamily("electra", title="ELECTRA", discriminator="discriminator_predictions."),
+    ModelFamily("mpnet", title="MPNet", counts_positions_from_padding=True, fixed_padding=1, separates_twice=True),
     *(
         ModelFamily(model_type, counts_positions_from_padding=True, separates_twice=True)
         for model_type in ("data2vec-text", "esm", "ibert", "longformer", "luke", "roberta-prelayernorm", "xmod")

@@ -10,6 +10,7 @@ from typing import Any
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.artifacts import commit_file, instruct_folder, manifest_of, mixture_folder, pretrained_folder, task_folder
 from xlmr_sweep.storage.doubts import Cell, doubts
+from xlmr_sweep.storage.family_doubts import family_doubts
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.identity import READING_VERSION
 from xlmr_sweep.study.input_files import instruction_files
@@ -40,6 +41,9 @@ class Sources:
     doubts: Mapping[Cell, str] = field(default_factory=dict)
     """Why records of an earlier reading are not trusted; by model, paradigm and task."""
 
+    family_doubts: Mapping[Cell, str] = field(default_factory=dict)
+    """Why records that name no family are not trusted; by model, paradigm and task."""
+
     def of(self, trial: Trial) -> dict[str, str | None]:
         """Returns what a trial is made from: `data` and `weights`."""
         weights = self.instructed if trial.paradigm == "instructed" else self.weights
@@ -52,9 +56,9 @@ class Sources:
             was = resolved.get(name)
             if was is not None and now is not None and was != now:
                 return f"{name} {was} then, {now} now"
-        if resolved.get("reading", 1) < READING_VERSION:
-            return self.doubts.get((trial.model, trial.paradigm, trial.task), "")
-        return ""
+        cell = (trial.model, trial.paradigm, trial.task)
+        doubt = self.doubts.get(cell, "") if resolved.get("reading", 1) < READING_VERSION else ""
+        return doubt or ("" if record.get("family") else self.family_doubts.get(cell, ""))
 
 
 def read_sources(storage: Storage, study: Study) -> Sources:
@@ -79,7 +83,7 @@ def read_sources(storage: Storage, study: Study) -> Sources:
         if changed := _changed_source(found, weights.get(name), mixture.get("fingerprint")) or doubt:
             outdated[name] = changed
             instructed[name] += f" ({changed})"
-    return Sources(_known(examples), _known(weights), instructed, outdated, doubts(study))
+    return Sources(_known(examples), _known(weights), instructed, outdated, doubts(study), family_doubts(study))
 
 
 def mixture_doubt(storage: Storage, study: Study) -> str:

@@ -38,6 +38,8 @@ COLUMNS: dict[str, str] = {
     "total_time_s": "double",
     "peak_memory_bytes": "int64",
     "num_parameters": "int64",
+    "family": "string",
+    "num_body_parameters": "int64",
     "num_gpus": "double",
     "num_ranks": "int64",
     "num_cpus": "double",

@@ -80,6 +80,7 @@ def finetune(trial: Trial, warm: WarmState, on_step: Callable[[int], None] | Non
         "eval_time_s": ended - trained,
         "total_time_s": ended - began,
         **_measured(model, world.device),
+        **warm.kind(trial),
         "precision": precision,
     }
     if spec.save_weights:

@@ -21,6 +21,7 @@ from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.modeling.loading import load_config, load_tokenizer, starting_weights
 from xlmr_sweep.modeling.memory_pages import unmap
 from xlmr_sweep.modeling.model_folder import num_token_types
+from xlmr_sweep.modeling.parameter_count import count_parameters
 from xlmr_sweep.modeling.sharded import fill_sharded
 from xlmr_sweep.modeling.source import ModelSource, base_source, instructed_source
 from xlmr_sweep.modeling.weights import as_arrays, as_tensors, stamp
@@ -170,6 +171,11 @@ class WarmState:
             module.static.keep_start(key)
         if weights is not None:
             _unmap_if_large(weights)
+
+    def kind(self, trial: Trial) -> dict[str, Any]:
+        """Returns what the trial's model is, for its record: its family, and its parameters without those of the vocabulary."""
+        source = base_source(self.storage, self.study, self.study.model(trial.model))
+        return {"family": load_config(source).model_type, "num_body_parameters": count_parameters(source).body}
 
     def resolved(self, trial: Trial) -> dict[str, Any]:
         """Returns what the trial was made from, for its record: fingerprints of data and weights, hub commit, row counts."""
