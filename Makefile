@@ -45,7 +45,7 @@ demo: install
 
 # One process runs what starts Ray, one by one: several Rays on few cores run into each other's time limits. The other runs the rest.
 test: install-test
-	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 3 --no-loadscope-reorder
 
 lint: install-dev
 	$(BIN)/ruff check .

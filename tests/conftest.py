@@ -11,6 +11,9 @@ import pytest
 from builders import make_encoder, make_study
 from xdist.scheduler import LoadScopeScheduling
 
+COMMANDS = ("test_run_grid.py", "test_s3.py", "test_slurm.py")
+"""Tests that start a Ray for each command. Together they take about as long as all others that start Ray."""
+
 
 def pytest_configure() -> None:
     """A shell has what it starts in the background ignore Ctrl-C, and so would all that tests start and interrupt."""
@@ -18,26 +21,34 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-class OneRay(LoadScopeScheduling):
-    """What may start Ray goes to one process, so that no two Rays run at once; each other file is a piece of work for any.
+class TwoRays(LoadScopeScheduling):
+    """What starts Ray goes to two processes, so that at most two Rays run at once; each other file is a piece of work for any.
 
     xdist's own `loadgroup` does this by names that pytest 9.2 no longer reads.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "integration" if nodeid.startswith("tests/integration/") else nodeid.split("::")[0]
+        return _piece_of_work(nodeid)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneRay:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TwoRays:
     """Gives xdist the order above."""
-    return OneRay(config, log)
+    return TwoRays(config, log)
+
+
+def _piece_of_work(nodeid: str) -> str:
+    """Returns the name of what must run in one process: one of two halves of the tests that start Ray, else a file."""
+    file = nodeid.split("::")[0]
+    if not file.startswith("tests/integration/"):
+        return file
+    return "commands" if file.endswith(COMMANDS) else "cluster"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the longest piece of work first, and keeps Ray out of all others."""
+    """Puts the longest pieces of work first, and keeps Ray out of all others."""
     elsewhere = [item.nodeid for item in items if item.get_closest_marker("ray") and not _is_integration(item)]
     assert not elsewhere, f"tests that start Ray belong into tests/integration: {elsewhere}"
-    items.sort(key=lambda item: not _is_integration(item))
+    items.sort(key=lambda item: (not _is_integration(item), _piece_of_work(item.nodeid) if _is_integration(item) else ""))
 
 
 def _is_integration(item: pytest.Item) -> bool:
