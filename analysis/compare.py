@@ -23,9 +23,10 @@ from analysis.comparison import SAME, cell_differences, moved_groups, only_in_on
 from analysis.display import decimal, p_value, percent
 from analysis.ipr import ipr_per_seed, ipr_table
 from analysis.options import name_pairs
-from analysis.schema import TableError, checked
+from analysis.schema import TableError
 from analysis.tables import load
 from analysis.wide_console import wide_console
+from analysis.zero_shot import trained
 from xlmr_sweep.plain_output import use_plain_output
 
 
@@ -58,7 +59,7 @@ def compare_runs(
     if cells.empty:
         raise TableError(f"{a} and {b} have no cell in common")
     keys = ["comparison", "model", "task"]
-    tables = [ipr_table(ipr_per_seed(checked(rows)))[[*keys, "mean", "std", "num_seeds"]] for rows in (first, second)]
+    tables = [ipr_table(ipr_per_seed(trained(rows)))[[*keys, "mean", "std", "num_seeds"]] for rows in (first, second)]
     ipr = tables[0].merge(tables[1], on=keys, how="outer", suffixes=("_a", "_b"))
     return Comparison(
         cells, only_in_one(first, second), moved_groups(cells), ipr.assign(difference=ipr["mean_b"] - ipr["mean_a"])

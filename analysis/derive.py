@@ -27,6 +27,7 @@ from analysis.provenance import provenance
 from analysis.schema import PARADIGMS, ordered
 from analysis.significance import with_tests
 from analysis.tables import Results
+from analysis.zero_shot import trained, with_zero_shot
 from xlmr_sweep.modeling.architecture import KNOWN
 
 
@@ -77,7 +78,9 @@ def derive(results: Results, found: Artifacts, options: Options) -> Derived:
 
 
 def _comparisons(results: Results, options: Options) -> dict[str, pd.DataFrame]:
-    rows, planned = results.rows, results.planned
+    rows = with_zero_shot(results.rows) if options.zero_shot else trained(results.rows)
+    # Zero-shot adds no seed to a cell: its one trial stands for all.
+    planned = results.planned[results.planned["train_size"] > 0]
     pairs = paired_curves(rows)
     per_seed = ipr_of_pairs(pairs, options.rule, options.x_scale)
     ipr = with_tests(with_intervals(ipr_table(per_seed, planned), per_seed, "ipr"), per_seed, "ipr")

@@ -21,6 +21,8 @@ class Options:
     """Tasks that the instruction mixture contains; None where only the study can tell."""
     target_score: float | None = None
     """The score whose examples are counted; None for the best of prompting on each task."""
+    zero_shot: bool = False
+    """Count zero-shot scores, the curves' points at training size 0, in ratios and advantages."""
 
 
 def name_pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:

@@ -40,7 +40,8 @@ def provenance(results: Results, found: Artifacts, options: Options) -> pd.DataF
     """Returns `what` and `value`: source, plan, software, hardware, fingerprints of data and weights, rule of integration."""
     rows = results.rows
     facts: list[tuple[str, str]] = [("read from", results.source), ("study", results.name)]
-    facts.append(("integration", f"{options.rule}, {options.x_scale} training size"))
+    zero_shot = ", zero-shot counted" if options.zero_shot else ""
+    facts.append(("integration", f"{options.rule}, {options.x_scale} training size{zero_shot}"))
     facts.append(("trials", f"{len(rows)} with a result of {len(results.planned)} planned"))
     facts.append(("records of other settings", str(results.num_other_settings)))
     facts.append(("stale records", str(results.num_stale)))

@@ -68,6 +68,7 @@ def build_report(
     paradigms: dict[str, str] | None = None,
     mixture_tasks: Sequence[str] | None = None,
     target_score: float | None = None,
+    zero_shot: bool = False,
     images: bool = False,
     latex: bool = False,
 ) -> ReportPaths:
@@ -82,6 +83,7 @@ def build_report(
         paradigms: this project's paradigm names to the file's.
         mixture_tasks: tasks that the instruction mixture contains, where the study cannot tell.
         target_score: score in [0, 1] whose examples the data efficiency counts; by default the best of prompting.
+        zero_shot: count zero-shot scores in IPR and in the prompt advantage.
         images: write a PNG and an SVG of every figure to `images/`.
         latex: write the tables as LaTeX to `latex/`.
 
@@ -91,7 +93,7 @@ def build_report(
     loaded = _loaded(results, columns, paradigms)
     if target_score is not None and not 0 <= target_score <= 1:
         raise TableError(f"--target-score: {target_score} is not in [0, 1]")
-    options = Options(rule, x_scale, None if mixture_tasks is None else tuple(mixture_tasks), target_score)
+    options = Options(rule, x_scale, None if mixture_tasks is None else tuple(mixture_tasks), target_score, zero_shot)
     found = artifacts(loaded)
     derived = derive(loaded, found, options)
     page = assemble(loaded, found, derived, options)
@@ -149,6 +151,9 @@ def main(
     target_score: Annotated[
         float | None, typer.Option(help="Count the examples that this score needs. Default: the best of prompting, by task.")
     ] = None,
+    zero_shot: Annotated[
+        bool, typer.Option("--zero-shot", help="Count training size 0 in IPR and prompt advantage, which leave it out.")
+    ] = False,
     images: Annotated[bool, typer.Option("--images", help="Also write PNG and SVG of every figure (needs Chromium).")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="Also write the tables as LaTeX.")] = False,
 ) -> None:
@@ -164,6 +169,7 @@ def main(
             paradigms=name_pairs("--paradigm", paradigm),
             mixture_tasks=None if mixture_tasks is None else [name for name in mixture_tasks.split(",") if name],
             target_score=target_score,
+            zero_shot=zero_shot,
             images=images,
             latex=latex,
         )

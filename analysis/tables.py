@@ -109,10 +109,13 @@ def from_table(table: Table, name: str = "table", source: str = "memory") -> Res
 
 
 def product_of_values(rows: Table) -> pd.DataFrame:
-    """Returns every combination of the models, paradigms, tasks, sizes and seeds seen in a table."""
+    """Returns every combination of the models, paradigms, tasks, sizes and seeds seen in a table; of size 0 those seen."""
     frame = as_frame(rows)
     grid = pd.MultiIndex.from_product([frame[name].drop_duplicates() for name in CELL], names=CELL)
-    return grid.to_frame(index=False)
+    planned = grid.to_frame(index=False)
+    # Zero-shot is one trial for all seeds, and not every paradigm has it.
+    zero_shot = frame.loc[frame["train_size"] == 0, CELL]
+    return pd.concat([planned[planned["train_size"] != 0], zero_shot], ignore_index=True)
 
 
 def _from_storage(source: str) -> Results:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.figures.panels import axis_names, panel_layout, size_axis
+from analysis.figures.panels import axis_names, panel_layout, size_axis, size_places
 from analysis.figures.style import Figure, label, numbers, paradigm_style, translucent
 from analysis.schema import Table, as_frame, ordered
 
 HOVER = (
-    "%{fullData.name}, %{x} examples<br>mean %{y:.3f}, std %{customdata[0]}<br>"
+    "%{fullData.name}, %{customdata[4]}<br>mean %{y:.3f}, std %{customdata[0]}<br>"
     "%{customdata[1]} of %{customdata[2]} seeds%{customdata[3]}<extra></extra>"
 )
 
@@ -37,13 +37,13 @@ def curve_figure(curve_table: Table, task: str, models: Sequence[str] = ()) -> F
         trace
         for number, model in enumerate(names)
         for position, paradigm in enumerate(ordered(table["paradigm"]))
-        for trace in _traces(table[(table["model"] == model) & (table["paradigm"] == paradigm)], number, position)
+        for trace in _traces(table[(table["model"] == model) & (table["paradigm"] == paradigm)], number, position, sizes)
     ]
     y_axis = {"range": _score_range(table), "tickformat": ".2f"}
     return {"data": traces, "layout": panel_layout(names, "model", size_axis(sizes), y_axis, "score")}
 
 
-def _traces(points: pd.DataFrame, panel: int, position: int) -> list[dict[str, Any]]:
+def _traces(points: pd.DataFrame, panel: int, position: int, sizes: Sequence[int]) -> list[dict[str, Any]]:
     if points["mean"].isna().all():
         return []
     model, paradigm, task = (points[name].iloc[0] for name in ("model", "paradigm", "task"))
@@ -52,16 +52,17 @@ def _traces(points: pd.DataFrame, panel: int, position: int) -> list[dict[str, A
     shared = {"type": "scatter", "xaxis": x_axis, "yaxis": y_axis, "legendgroup": paradigm}
     meta = {"model": model, "task": task, "paradigm": paradigm}
     spread = points.dropna(subset=["mean", "std"])
+    spread_at, all_at = (size_places(some["train_size"].tolist(), sizes) for some in (spread, points))
     upper, lower = spread["mean"] + spread["std"], spread["mean"] - spread["std"]
     band = {
-        **shared, "x": numbers([*spread["train_size"], *spread["train_size"][::-1]]), "y": numbers([*upper, *lower[::-1]]),
+        **shared, "x": numbers([*spread_at, *spread_at[::-1]]), "y": numbers([*upper, *lower[::-1]]),
         "fill": "toself", "mode": "lines", "line": {"width": 0}, "fillcolor": translucent(style["color"], 0.16),
         "hoverinfo": "skip", "showlegend": False, "meta": {**meta, "kind": "band"},
     }  # fmt: skip
     short = points["num_seeds"] < points["num_planned"]
     symbols = [f"{style['symbol']}-open" if few else style["symbol"] for few in short]
     line = {
-        **shared, "x": numbers(points["train_size"]), "y": numbers(points["mean"]), "mode": "lines+markers",
+        **shared, "x": numbers(all_at), "y": numbers(points["mean"]), "mode": "lines+markers",
         "name": label(paradigm), "showlegend": panel == 0, "customdata": _hover_data(points), "hovertemplate": HOVER,
         "line": {"color": style["color"], "dash": style["dash"], "width": 2}, "marker": {"symbol": symbols, "size": 7},
         "meta": {**meta, "kind": "mean"},
@@ -74,9 +75,10 @@ def _hover_data(points: pd.DataFrame) -> list[list[Any]]:
     names = ("std", "num_seeds", "num_planned", "low", "high", "resampled")
     columns = [numbers(points[name]) if name in points else blank for name in names]
     rows = []
-    for std, num_seeds, num_planned, low, high, resampled in zip(*columns, strict=True):
+    for std, num_seeds, num_planned, low, high, resampled, size in zip(*columns, points["train_size"].tolist(), strict=True):
         interval = "" if low is None else f"<br>95% interval {low:.3f} to {high:.3f}, over {resampled}"
-        rows.append(["not defined" if std is None else f"{std:.3f}", num_seeds, num_planned, interval])
+        examples = f"{size} examples" if size else "zero-shot"
+        rows.append(["not defined" if std is None else f"{std:.3f}", num_seeds, num_planned, interval, examples])
     return rows
 
 

@@ -61,6 +61,22 @@ def axis_names(number: int) -> tuple[str, str]:
 
 
 def size_axis(sizes: Sequence[int], title: str = "training examples") -> dict[str, Any]:
-    """Returns an axis of training sizes: logarithmic, because sizes double in a study, unless there is a size of 0."""
-    axis = titled(title, tickmode="array", tickvals=list(sizes), ticktext=[str(size) for size in sizes])
-    return axis if not sizes or sizes[0] <= 0 else {**axis, "type": "log"}
+    """Returns an axis of training sizes, ascending: logarithmic, because sizes double in a study.
+
+    Zero-shot, size 0, which a logarithm does not have, stands one place before the smallest size.
+    """
+    places = size_places(sizes)
+    axis = titled(title, tickmode="array", tickvals=places, ticktext=[str(size) for size in sizes])
+    return {**axis, "type": "log"} if places else axis
+
+
+def size_places(sizes: Sequence[int], among: Sequence[int] | None = None) -> list[float]:
+    """Returns where sizes stand on the axis of `size_axis`.
+
+    Args:
+        sizes: training sizes in examples.
+        among: all sizes of the axis; by default these.
+    """
+    trained = [size for size in (sizes if among is None else among) if size > 0]
+    before = min(trained) / 2 if trained else 1
+    return [size if size > 0 else before for size in sizes]

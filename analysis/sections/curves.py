@@ -21,6 +21,11 @@ def curve_section(derived: Derived, models: list[str], tasks: list[str]) -> Sect
         "Mean score over seeds with a band of one sample standard deviation. A line breaks where a point has no seed; an open "
         "marker has fewer seeds than planned. Hover for the 95% bootstrap interval and what it resamples."
     ]
+    if (table["train_size"] == 0).any():
+        text.append(
+            "Size 0 is zero-shot: the weights before any training, one score for all seeds. It stands one place before the "
+            "smallest size."
+        )
     blocks = [Block(text=text)]
     blocks += [
         Block(
@@ -49,11 +54,25 @@ def curve_section(derived: Derived, models: list[str], tasks: list[str]) -> Sect
             "best_score": ("best score", decimal(3)), "largest_size": ("with at most", plain),
         }  # fmt: skip
         blocks.append(Block("Data efficiency, as a table", shown=shown(efficiency, columns), csv="efficiency", folded=True))
+    blocks += _calibration(derived["trials"])
     if len(derived["seed_spread"]):
         figure = spread_figure(derived["seed_spread"], models)
         text = ["Standard deviation over seeds, mean over tasks."]
         blocks.append(Block("Spread of seeds", text, figure, "seed-spread", csv="seed_spread"))
     return Section("Performance curves", blocks, "curves")
+
+
+def _calibration(trials: pd.DataFrame) -> list[Block]:
+    """Returns the table of zero-shot scores with and without calibration; nothing where none was calibrated."""
+    if "score_uncalibrated" not in trials or trials["score_uncalibrated"].isna().all():
+        return []
+    columns = {
+        "model": ("model", plain), "paradigm": ("paradigm", plain), "task": ("task", plain),
+        "score_uncalibrated": ("as it is", decimal(3)), "score": ("calibrated", decimal(3)),
+    }  # fmt: skip
+    text = ["Calibrated: the probabilities of the label words over those of the prompt without content (Zhao et al. 2021)."]
+    rows = trials.dropna(subset="score_uncalibrated")
+    return [Block("Zero-shot scores with and without calibration", text, shown=shown(rows, columns), csv="trials", folded=True)]
 
 
 def _score_asked_for(efficiency: pd.DataFrame) -> str:

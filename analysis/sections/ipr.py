@@ -18,7 +18,7 @@ def ipr_section(derived: Derived, options: Options, models: list[str], tasks: li
     table = derived["ipr"]
     there = table[table["num_seeds"] > 0]
     names = list(there["comparison"].drop_duplicates())
-    blocks = [Block(text=[_definition(options)])]
+    blocks = [Block(text=[_definition(options, has_zero_shot=bool((derived["curves"]["train_size"] == 0).any()))])]
     blocks += [
         Block(
             title=name.replace("/", " over "),
@@ -55,13 +55,14 @@ def ipr_matrix(part: pd.DataFrame, models: list[str], tasks: list[str]) -> pd.Da
     )
 
 
-def _definition(options: Options) -> str:
+def _definition(options: Options, *, has_zero_shot: bool) -> str:
+    zero_shot = f" Zero-shot scores {'count as size 0' if options.zero_shot else 'are left out'}." if has_zero_shot else ""
     return (
         "Integral of the first performance curve over the integral of the second, minus 1, in percentage points: mean ± sample "
         "standard deviation over seeds; the average pools all values of all tasks. Integrated over the "
         f"{'logarithm of the ' if options.x_scale == 'log' else ''}training size by "
         f"{'the trapezoid rule' if options.rule == 'trapezoid' else 'Simpson’s rule'}, at the sizes that both curves have. "
-        "A cell with fewer values than planned says how many it has."
+        f"A cell with fewer values than planned says how many it has.{zero_shot}"
     )
 
 

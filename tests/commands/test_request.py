@@ -13,7 +13,8 @@ def test_unknown_names_are_said_with_the_known_ones(study_file: Callable[..., Pa
     assert "--models: 'huge' is not in the study; it has tiny" in complaint(path, storage, models=("huge",))
     assert "--tasks: 'rte' is not in the study; it has cb, copa" in complaint(path, storage, tasks=("rte",))
     assert "--paradigms: 'zero' is not in the study" in complaint(path, storage, paradigms=("zero",))
-    assert "sizes: 0 is not a training size" in complaint(path, storage, sizes=(0,))
+    assert "--sizes: 0 is zero-shot, which baseline has not" in complaint(path, storage, sizes=(0,), paradigms=("baseline",))
+    assert "sizes: -1 is not a training size" in complaint(path, storage, sizes=(-1,))
     assert "sizes: 256 is above max_train_size 128" in complaint(path, storage, sizes=(256,))
     assert not storage.exists()
 

@@ -6,13 +6,13 @@ from collections import Counter
 
 import pytest
 from fixed_cost import Fixed
-from paper_admission import EIGHT, admission, of, small, taken
+from paper_admission import EIGHT, PAPER, admission, of, small, taken
 
 from xlmr_sweep.scheduling.admission import Admission
 from xlmr_sweep.scheduling.backlog import MAX_PROBES, rounds
 from xlmr_sweep.scheduling.items import Job
 from xlmr_sweep.scheduling.resources import Node, Width
-from xlmr_sweep.study.plan import Trial
+from xlmr_sweep.study.plan import Trial, expand
 
 
 def test_a_round_covers_tasks_and_sizes_and_paradigms_share_its_cells() -> None:
@@ -86,6 +86,16 @@ def test_a_model_of_unknown_width_measures_with_its_longest_trial_before_the_oth
     queue.ended(second.tune_id)
     queue.set_width("xlmr-base", Width(1, 1 / 8))
     assert len(taken(queue)) == 64
+
+
+def test_a_zero_shot_trial_measures_no_width_while_a_trained_one_can() -> None:
+    study = PAPER.replaced(sizes=[0, 2])
+    trials = [trial for trial in expand(study) if (trial.model, trial.paradigm) == ("xlmr-base", "prompted")]
+    assert trials[0].train_size == 0
+    queue = Admission(trials, {"xlmr-base": Width(1, 1)}, EIGHT, Fixed(), probing=["xlmr-base"])
+    (probe,) = taken(queue)
+    assert probe.trial.train_size == 2
+    assert len(rounds(trials)) == len(trials)
 
 
 def test_after_probes_that_failed_the_others_run_as_wide_but_one_that_succeeds_measures() -> None:

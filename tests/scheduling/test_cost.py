@@ -132,3 +132,18 @@ def test_rows_without_a_time_or_of_models_that_are_gone_say_nothing() -> None:
     )
     assert cost.trial_s(trial(), 0.25) == pytest.approx(40)
     assert cost.trial(trial("xlmr-xl"), 1).source == "card"
+
+
+def test_zero_shot_trials_take_next_to_nothing_whatever_was_measured() -> None:
+    study = PAPER.replaced(sizes=[0, 16])
+    untrained, trained = (
+        next(t for t in expand(study) if (t.model, t.paradigm, t.task, t.train_size) == ("xlmr-base", "prompted", "cb", size))
+        for size in (0, 16)
+    )
+    cost = CostModel.of(study, Storage("/nowhere/at/all"))
+    assert 0 < cost.trial_s(untrained, 1) < 0.1 * cost.trial_s(trained, 1)
+    cost.observe(untrained, 1, 1)
+    assert cost.trial(untrained, 1).source == "measured"
+    assert cost.trial_s(trained, 1) > 100, "scaled by operations"
+    cost.observe(trained, 1, 50)
+    assert (cost.trial_s(untrained, 1), cost.trial_s(trained, 1)) == (1, 50)

@@ -144,3 +144,25 @@ def test_a_missing_folder_is_named(study: Study, tmp_path: Path) -> None:
     gone = study.models[0].model_copy(update={"folder": tmp_path / "gone"})
     with pytest.raises(StudyError, match=r"model tiny: folder: .*gone does not exist"):
         expand(study.replaced(models=(gone,)))
+
+
+def test_zero_shot_is_one_trial_for_all_seeds_that_settings_of_training_do_not_change(study: Study) -> None:
+    with_zero = study.replaced(sizes=[0, 8])
+    zero_shot = {t.paradigm: t for t in expand(with_zero) if t.task == "cb" and t.train_size == 0}
+    assert set(zero_shot) == {"prompted", "instructed"}
+    assert {trial.seed for trial in zero_shot.values()} == {0}
+    assert len(expand(with_zero)) == 2 * (3 * 2 + 2)
+
+    def untrained(study: Study) -> set[str]:
+        return {trial.trial_id for trial in expand(study) if trial.train_size == 0}
+
+    def fine_tuned(**fields: Any) -> Study:
+        return with_zero.replaced(finetune=study.finetune.model_copy(update=fields))
+
+    before = untrained(with_zero)
+    assert untrained(fine_tuned(steps=9, learning_rate=0.5, dropout=0.0)) == before
+    assert untrained(with_zero.replaced(seeds=[5, 7])) == before
+    assert not untrained(fine_tuned(max_length=65)) & before
+    calibrated = with_zero.replaced(zero_shot={"calibrate": True})
+    assert not untrained(calibrated) & before
+    assert set(ids(calibrated).values()) - untrained(calibrated) == set(ids(with_zero).values()) - before

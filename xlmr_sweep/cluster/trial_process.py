@@ -35,7 +35,7 @@ from xlmr_sweep.scheduling.resources import Width
 from xlmr_sweep.storage import environment
 from xlmr_sweep.storage.artifacts import predictions_file, record_file
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.records import COLUMNS, write_failure, write_record
+from xlmr_sweep.storage.records import result_columns, write_failure, write_record
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.template import TEMPLATE_VERSION
@@ -118,7 +118,7 @@ class TrialProcess:
         kept = storage.read_json(record_file(trial.trial_id))
         if kept is not None:
             # An earlier attempt wrote its record and died before Tune heard of it.
-            return {column: kept[column] for column in COLUMNS if column in kept}
+            return {column: kept[column] for column in result_columns(self._study) if column in kept}
         # Of an attempt that died here with its driver, which could not fetch them.
         move_left_logs(storage.patient(0), trial)
         self._attempt = next_attempt(storage, trial)
@@ -201,9 +201,10 @@ class TrialProcess:
 
     def _spec(self) -> dict[str, Any]:
         """Returns the part of the study that this trial was run with."""
+        parts = {"finetune", "instruct", "data", "instructions"} | (set() if self._trial.train_size else {"zero_shot"})
         return {
             **self._trial.as_dict(),
-            **self._study.model_dump(mode="json", include={"finetune", "instruct", "data", "instructions"}),
+            **self._study.model_dump(mode="json", include=parts),
             "model_spec": self._study.model(self._trial.model).model_dump(mode="json"),
             "task_spec": self._study.task(self._trial.task).model_dump(mode="json"),
             "template_version": TEMPLATE_VERSION,

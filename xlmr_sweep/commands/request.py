@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xlmr_sweep.commands.preparation import check_known_sizes
+from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.study_file import open_study
 from xlmr_sweep.study.plan import Trial, expand, select
 from xlmr_sweep.study.reading import load_study
-from xlmr_sweep.study.spec import Study
+from xlmr_sweep.study.spec import NO_ZERO_SHOT, Study
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,10 @@ def choose(request: Request, study: Study, asked: Study, every: Sequence[Trial])
         StudyError: for a name that is not in the study, or a training size that is known to be too large.
     """
     sizes, seeds = set(asked.sizes), set(asked.seeds)
-    listed = [trial for trial in every if trial.train_size in sizes and trial.seed in seeds]
+    if sizes == {0} and request.paradigms is not None and set(request.paradigms) == {"baseline"}:
+        raise StudyError(f"--sizes: {NO_ZERO_SHOT}")
+    # Zero-shot is one trial, whatever the seeds.
+    listed = [trial for trial in every if trial.train_size in sizes and (trial.seed in seeds or trial.train_size == 0)]
     trials = select(listed, request.models, request.tasks, request.paradigms)
     check_known_sizes(study, trials)
     return trials

@@ -22,8 +22,8 @@ from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
-from xlmr_sweep.study.task_check import check_bare_texts, check_instruction_length, check_prompt, check_rows
-from xlmr_sweep.study.tasks import TASKS, TaskSpec
+from xlmr_sweep.study.task_check import check_bare_texts, check_content_free, check_instruction_length, check_prompt, check_rows
+from xlmr_sweep.study.tasks import TASKS, TaskSpec, rows_without_content
 
 ReadTokenizer = Callable[[ModelSpec], Any]
 """Returns a model's tokenizer; None where it is not at hand."""
@@ -51,6 +51,8 @@ def check_texts(study: Study, trials: Sequence[Trial], read_tokenizer: ReadToken
         StudyError: naming the model, the task and what is wrong.
     """
     rows = cache(lambda name: read_rows(study.task(name)))
+    content_free = study.zero_shot.content_free if study.zero_shot.calibrate else ()
+    calibrated = {(trial.model, trial.task) for trial in trials if content_free and trial.train_size == 0}
     unchecked = []
     for model in (study.model(name) for name in dict.fromkeys(trial.model for trial in trials)):
         tokenizer = read_tokenizer(model)
@@ -66,6 +68,10 @@ def check_texts(study: Study, trials: Sequence[Trial], read_tokenizer: ReadToken
                 else:
                     check_prompt(tokenizer, study.task(name), study.finetune.max_length)
                     check_rows(tokenizer, study.task(name), rows(name) or (), study.finetune.max_length)
+                    if (model.name, name) in calibrated:
+                        check_content_free(tokenizer, content_free)
+                        without = rows_without_content(study.task(name), content_free)
+                        check_rows(tokenizer, study.task(name), without, study.finetune.max_length)
             if "instructed" in paradigms and model.instructed_folder is None:
                 check_instruction_length(tokenizer, study.instruct.max_length)
         except StudyError as error:

@@ -242,7 +242,7 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _checked(task: TaskSpec, rows: Iterable[Row] | Iterable[tuple[int, Row]], where: str, labels: set[str]) -> Iterator[Row]:
-    """Yields the fields that a task needs, as text, with the class id, and adds the labels as given. Names a line that is wrong."""
+    """Yields the fields that a task needs, as text, with the class id, and adds the labels as given. Names a wrong line."""
     number = 0
     for item in rows:
         number, row = item if isinstance(item, tuple) else (number + 1, item)

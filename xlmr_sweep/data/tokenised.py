@@ -7,7 +7,7 @@ row in the model is an error that names the example. It never becomes an unknown
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,9 @@ from xlmr_sweep.study.tasks import TaskSpec
 
 SPLITS = ("train", "validation")
 
+CONTENT_FREE = "content_free"
+"""Prompts without content, where zero-shot scores are calibrated."""
+
 
 @dataclass(frozen=True)
 class TaskInputs:
@@ -34,6 +37,8 @@ class TaskInputs:
     label_ids: Tensor
     """(num_labels,) compact ids of the label words; empty for `baseline`."""
     fingerprint: str
+    content_free: list[Encoded] = field(default_factory=list)
+    """Prompts without content; none where nothing is calibrated."""
 
 
 def compact_inputs(
@@ -49,7 +54,7 @@ def compact_inputs(
 
     Args:
         task: for messages.
-        pools: `train` and `validation`, in full ids.
+        pools: `train` and `validation`, perhaps `content_free`, in full ids.
         labels: full ids of the label words; none for `baseline`.
         special: full ids that are always kept.
         vocab_size: rows of the model's embeddings.
@@ -73,7 +78,7 @@ def compact_inputs(
     kept = CompactVocabulary.of(used | set(labels), (token for token in special if token in rows))
     compact = {split: compact_pool(task, split, pool, kept, tokenizer) for split, pool in pools.items()}
     label_ids = kept.compact(torch.tensor(labels, dtype=torch.int64))
-    return TaskInputs(compact["train"], compact["validation"], kept, label_ids, fingerprint)
+    return TaskInputs(compact["train"], compact["validation"], kept, label_ids, fingerprint, compact.get(CONTENT_FREE, []))
 
 
 def compact_pool(task: TaskSpec, split: str, pool: Sequence[Encoded], kept: CompactVocabulary, tokenizer: Any) -> list[Encoded]:
@@ -105,7 +110,7 @@ def to_arrays(inputs: TaskInputs) -> dict[str, np.ndarray]:
     """Returns everything as flat arrays by name."""
     arrays = {"kept": inputs.kept.token_ids.numpy(), "label_ids": inputs.label_ids.numpy()}
     arrays["fingerprint"] = np.array([inputs.fingerprint])
-    for split in SPLITS:
+    for split in (*SPLITS, *([CONTENT_FREE] if inputs.content_free else [])):
         pool: list[Encoded] = getattr(inputs, split)
         types = [example.token_type_ids for example in pool if example.token_type_ids is not None]
         arrays |= {
@@ -126,7 +131,8 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> TaskInputs:
     # A copy: the module holds the label ids for long, and would hold the shared memory with them.
     label_ids = torch.tensor(arrays["label_ids"])
     kept = CompactVocabulary(torch.tensor(arrays["kept"]))
-    return TaskInputs(train, validation, kept, label_ids, str(arrays["fingerprint"][0]))
+    content_free = _pool(arrays, CONTENT_FREE) if f"{CONTENT_FREE}/lengths" in arrays else []
+    return TaskInputs(train, validation, kept, label_ids, str(arrays["fingerprint"][0]), content_free)
 
 
 def _pool(arrays: Mapping[str, np.ndarray], split: str) -> list[Encoded]:

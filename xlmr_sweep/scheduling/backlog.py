@@ -101,7 +101,8 @@ class Backlog:
         """Yields the longest trial of each model that is to be measured and has no probe running."""
         for model, attempts in self._unmeasured.items():
             if attempts and model not in self._probes:
-                yield max(attempts, key=self._expected_s)
+                # A zero-shot trial, which trains nothing, would measure too little.
+                yield max(attempts, key=lambda attempt: (attempt.trial.train_size > 0, self._expected_s(attempt)))
 
     def without_weights(self, model: str) -> Sequence[Attempt]:
         """Returns the attempts that wait for a model's instruction job."""

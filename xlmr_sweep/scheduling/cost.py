@@ -218,8 +218,9 @@ class CostModel:
             # Processes that share a GPU slow each other down, so the same amount says more than the same size.
             nearest = amount if amount in amounts else min(amounts, key=lambda other: abs(math.log(other / amount)))
             cells = self._cells[model, task, nearest]
-            other = min(cells, key=lambda known: abs(math.log(known / size)))
-            ratio = flops / self._operations.trial(model, task, other) if flops else 1.0
+            other = min(cells, key=lambda known: abs(math.log(max(known, 0.5) / max(size, 0.5))))
+            of_other = self._operations.trial(model, task, other)
+            ratio = flops / of_other if flops and of_other else 1.0
             return Estimate(cells[other].mean * ratio / amount, "measured" if other == size or not flops else "scaled")
         of_model = self._of_model.get(model)
         if of_model is not None:

@@ -118,7 +118,7 @@ class Card:
         shape = compacted(full, ASSUMED_ROWS)
         length = min(spec.max_length, full.positions - 2, PROMPT_TOKENS)
         measured = self.nearest(shape)
-        steps_s = spec.steps * self.step_s(shape, min(spec.batch_size, size) * length, length, num_gpus)
+        steps_s = bool(size) * spec.steps * self.step_s(shape, min(spec.batch_size, size) * length, length, num_gpus)
         evaluated = num_rows * length * shape.encoder_flops_per_token(length)
         return steps_s + evaluated / (self.flops_s(measured) * num_gpus) + measured.setup_s
 

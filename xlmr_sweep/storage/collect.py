@@ -24,7 +24,7 @@ from xlmr_sweep.storage.artifacts import (
 )
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.lineage import read_sources
-from xlmr_sweep.storage.records import COLUMNS, read_failures, read_records
+from xlmr_sweep.storage.records import read_failures, read_records, result_columns
 from xlmr_sweep.storage.study_file import read_study
 from xlmr_sweep.study.plan import Trial, expand, superseded
 from xlmr_sweep.study.spec import Study
@@ -85,7 +85,7 @@ def collect(location: Storage | str | Path, study: Study | None = None, trials: 
     trials = expand(study) if trials is None else trials
     found = Collected(study, [trial.as_dict() for trial in trials])
     planned = {trial.trial_id: trial for trial in trials}
-    records = read_records(storage, found.corrupt)
+    columns, records = result_columns(study), read_records(storage, found.corrupt)
     sources = read_sources(storage, study)
     for trial_id, trial in planned.items():
         record = records.get(trial_id)
@@ -95,7 +95,7 @@ def collect(location: Storage | str | Path, study: Study | None = None, trials: 
         if changed:
             found.stale[trial_id] = changed
             continue
-        row = {column: record[column] for column in COLUMNS if column in record}
+        row = {column: record[column] for column in columns if column in record}
         found.rows.append(row | trial.as_dict())
     found.outdated = {instruct_folder(study, study.model(name)): changed for name, changed in sources.outdated.items()}
     found.stale |= {trial_id: reason for trial_id, reason in superseded(study, trials).items() if trial_id in records}
@@ -124,7 +124,8 @@ def write_results(storage: Storage, found: Collected) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    schema = pa.schema([(name, getattr(pa, "float64" if kind == "double" else kind)()) for name, kind in COLUMNS.items()])
+    columns = result_columns(found.study)
+    schema = pa.schema([(name, getattr(pa, "float64" if kind == "double" else kind)()) for name, kind in columns.items()])
     table = pa.Table.from_pylist(found.rows, schema=schema)
     sink = pa.BufferOutputStream()
     parquet.write_table(table, sink)

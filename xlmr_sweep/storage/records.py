@@ -13,6 +13,7 @@ from typing import Any
 from xlmr_sweep.storage.artifacts import FAILURES, RECORDS, failure_file, record_file
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import Trial
+from xlmr_sweep.study.spec import Study
 
 CELL_COLUMNS = ("model", "paradigm", "task", "train_size", "seed")
 """What names a cell; with `score`, the columns that `analysis` needs of any table."""
@@ -57,6 +58,16 @@ COLUMNS: dict[str, str] = {
     "git_commit": "string",
 }
 """Columns of `results.parquet` and their Arrow types; times in seconds, `*_at` in UTC."""
+
+
+OPTIONAL_COLUMNS: dict[str, str] = {"score_uncalibrated": "double"}
+"""Columns that `results.parquet` has only where a study asks for what they hold."""
+
+
+def result_columns(study: Study) -> dict[str, str]:
+    """Returns the columns of a study's `results.parquet` and their Arrow types."""
+    is_calibrated = 0 in study.sizes and study.zero_shot.calibrate
+    return COLUMNS | (OPTIONAL_COLUMNS if is_calibrated else {})
 
 
 def write_record(storage: Storage, record: Mapping[str, Any]) -> None:
@@ -119,7 +130,7 @@ def _problem(record: Any, trial_id: str) -> str:
     for part in ("spec", "resolved"):
         if not isinstance(record.get(part, {}), Mapping):
             return f"{part} is not a mapping"
-    for column, kind in COLUMNS.items():
+    for column, kind in (COLUMNS | OPTIONAL_COLUMNS).items():
         value = record.get(column)
         if value is not None and not _is_of(value, kind):
             return f"{column} {value!r} is not of type {kind}"

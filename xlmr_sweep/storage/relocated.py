@@ -17,9 +17,9 @@ from xlmr_sweep.errors import MissingFolderError, StudyError
 from xlmr_sweep.storage.artifacts import RESULTS_FILE, STUDY_FILE
 from xlmr_sweep.storage.collect import Collected
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.records import CELL_COLUMNS, COLUMNS, read_failure_files, read_records
+from xlmr_sweep.storage.records import CELL_COLUMNS, read_failure_files, read_records, result_columns
 from xlmr_sweep.storage.study_file import read_study
-from xlmr_sweep.study.recipes import FINETUNE_RUNTIME
+from xlmr_sweep.study.plan import sizes_and_seeds
 from xlmr_sweep.study.spec import Study
 
 MODEL_KEYS = ("hub", "revision", "demo", "new_head")
@@ -50,7 +50,8 @@ def collect_relocated(storage: Storage, study: Study | None = None) -> Collected
     for record in sorted(records.values(), key=lambda r: (r["trial_id"] in listed, r.get("finished_at") or "", r["trial_id"])):
         if _cell(record) in cells and _as_declared(record, study):
             chosen[_cell(record)] = record
-    found.rows = [{name: chosen[cell][name] for name in COLUMNS if name in chosen[cell]} for cell in cells if cell in chosen]
+    columns = result_columns(study)
+    found.rows = [{name: chosen[cell][name] for name in columns if name in chosen[cell]} for cell in cells if cell in chosen]
     found.num_other_settings = len(records) - len(chosen)
     failures = {_cell(failure): failure for failure in sorted(read_failure_files(storage), key=lambda f: f.get("time") or "")}
     found.failures = [failures[cell] for cell in cells if cell in failures and cell not in chosen]
@@ -80,8 +81,7 @@ def _planned(study: Study) -> list[dict[str, Any]]:
         for model in study.models
         for paradigm in study.paradigms
         for task in study.tasks
-        for size in study.sizes
-        for seed in study.seeds
+        for size, seed in sizes_and_seeds(study, paradigm)
     ]
 
 
@@ -101,11 +101,14 @@ def _listed(storage: Storage) -> set[str]:
 def _as_declared(record: Mapping[str, Any], study: Study) -> bool:
     """Tells whether a record was made with the study's settings, as far as it says them."""
     model = study.model(record["model"]).model_dump(mode="json")
+    is_zero_shot = record["train_size"] == 0
     declared = {
         "model_spec": {key: model[key] for key in MODEL_KEYS},
         "data": study.data.model_dump(mode="json", exclude={"folder"}),
-        "finetune": study.finetune.model_dump(mode="json", exclude=FINETUNE_RUNTIME),
+        "finetune": study.finetune.identity(is_zero_shot=is_zero_shot),
     }
+    if is_zero_shot:
+        declared["zero_shot"] = study.zero_shot.model_dump(mode="json")
     if record["paradigm"] == "instructed":
         declared["instruct"] = study.instruct.model_dump(mode="json", exclude={"checkpoint_every"})
     spec = record.get("spec") or {}

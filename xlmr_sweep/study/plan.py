@@ -5,14 +5,13 @@ In: a `Study`. Out: `Trial`s, each with the id under which its record is kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.study.canonical import fingerprint
 from xlmr_sweep.study.identity import IDENTITY_VERSION, data_identity, holds_several_weights, model_identity, recipe_id
-from xlmr_sweep.study.recipes import FINETUNE_RUNTIME
 from xlmr_sweep.study.spec import Paradigm, Study
 from xlmr_sweep.study.tasks import TaskSpec
 from xlmr_sweep.study.template import TEMPLATE_VERSION
@@ -58,23 +57,35 @@ def expand(study: Study, *, as_in_0_1: bool = False) -> list[Trial]:
             recipe = recipe_id(study, model, as_in_0_1=as_in_0_1) if paradigm == "instructed" else None
             for task in study.tasks:
                 base = _base_identity(study, weights, recipe, paradigm, task, tasks[task.name])
-                for size in study.sizes:
-                    for seed in study.seeds:
-                        key = fingerprint({"base": base, "train_size": size, "seed": seed})
-                        trial = Trial(model.name, paradigm, task.name, size, seed, key)
-                        if key in seen:
-                            raise StudyError(
-                                f"models {seen[key].model} and {trial.model}, tasks {seen[key].task} and {trial.task}: "
-                                "two names for the same thing; leave one out"
-                            )
-                        seen[key] = trial
-                        trials.append(trial)
+                untrained = _base_identity(study, weights, recipe, paradigm, task, tasks[task.name], is_zero_shot=True)
+                for size, seed in sizes_and_seeds(study, paradigm):
+                    key = fingerprint({"base": base if size else untrained, "train_size": size, "seed": seed})
+                    trial = Trial(model.name, paradigm, task.name, size, seed, key)
+                    if key in seen:
+                        raise StudyError(
+                            f"models {seen[key].model} and {trial.model}, tasks {seen[key].task} and {trial.task}: "
+                            "two names for the same thing; leave one out"
+                        )
+                    seen[key] = trial
+                    trials.append(trial)
     return trials
 
 
 def plan_fingerprint(trial_ids: Iterable[str]) -> str:
     """Returns the fingerprint of a study: a hash of the ids of all its trials, and so of everything that can change a score."""
     return fingerprint(sorted(trial_ids))
+
+
+def sizes_and_seeds(study: Study, paradigm: Paradigm) -> Iterator[tuple[int, int]]:
+    """Yields training size and seed of each trial of a model, paradigm and task.
+
+    Zero-shot is one trial, of seed 0: without training every seed gives the same score. `baseline` has none.
+    """
+    for size in study.sizes:
+        if size:
+            yield from ((size, seed) for seed in study.seeds)
+        elif paradigm != "baseline":
+            yield 0, 0
 
 
 def superseded(study: Study, trials: Sequence[Trial]) -> dict[str, str]:
@@ -92,25 +103,29 @@ def superseded(study: Study, trials: Sequence[Trial]) -> dict[str, str]:
 
 
 def _base_identity(
-    study: Study, weights: dict[str, Any], recipe: str | None, paradigm: Paradigm, task: TaskSpec, data: dict[str, Any]
-) -> str:
-    """Hashes all of a trial's identity except size and seed. So a grid hashes the long part only once."""
+    study: Study, weights: dict[str, Any], recipe: str | None, paradigm: Paradigm, task: TaskSpec, data: dict[str, Any],
+    *, is_zero_shot: bool = False,
+) -> str:  # fmt: skip
+    """Hashes all of a trial's identity except size and seed. So a grid hashes the long part only once.
+
+    What only training uses is no part of a zero-shot trial.
+    """
     # A baseline does not see the prompt, and a prompt does not see the baseline text: a change of one keeps results of the other.
     # Both are shortened at the long field.
     seen: set[str] = {"long_field"} | ({"baseline"} if paradigm == "baseline" else {"prompt", "label_words"})
-    return fingerprint(
-        {
-            "identity_version": IDENTITY_VERSION,
-            "model": weights,
-            "recipe": recipe,
-            "head": "classification" if paradigm == "baseline" else "label_words",
-            "task": task.model_dump(mode="json", include={"labels", "metric"} | seen),
-            "data": data,
-            "template": None if paradigm == "baseline" else TEMPLATE_VERSION,
-            "finetune": study.finetune.model_dump(mode="json", exclude=FINETUNE_RUNTIME),
-        },
-        32,
-    )
+    identity: dict[str, Any] = {
+        "identity_version": IDENTITY_VERSION,
+        "model": weights,
+        "recipe": recipe,
+        "head": "classification" if paradigm == "baseline" else "label_words",
+        "task": task.model_dump(mode="json", include={"labels", "metric"} | seen),
+        "data": data,
+        "template": None if paradigm == "baseline" else TEMPLATE_VERSION,
+        "finetune": study.finetune.identity(is_zero_shot=is_zero_shot),
+    }
+    if is_zero_shot and study.zero_shot.calibrate:
+        identity["content_free"] = list(study.zero_shot.content_free)
+    return fingerprint(identity, 32)
 
 
 def select(

@@ -5,7 +5,7 @@ Fields marked "Runtime" cannot change a score and are not part of a trial's iden
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -58,6 +58,21 @@ class InstructSpec(Declared):
     """Runtime. Steps between checkpoints."""
 
 
+class ZeroShotSpec(Declared):
+    """How zero-shot trials (training size 0) are scored."""
+
+    calibrate: bool = False
+    """Divides the probabilities of the label words by those that the prompt gives without content (Zhao et al. 2021, "Calibrate
+    Before Use"). `score` is then the calibrated one, and `score_uncalibrated` the other."""
+
+    content_free: tuple[str, ...] = Field(default=("N/A", ""), min_length=1)
+    """Texts without content. Each fills all fields of the prompt, and the mean over them counts. Zhao et al. also use the mask,
+    but here no text may hold one."""
+
+
+ZERO_SHOT_FIELDS = {"max_length", "precision", "threads", "eval_tokens"}
+"""Fields of `FinetuneSpec` that can change the score of a zero-shot trial."""
+
 FINETUNE_RUNTIME = {"gpu_graphs", "save_weights"}
 """Fields of `FinetuneSpec` that are no part of a trial's identity."""
 
@@ -105,3 +120,9 @@ class FinetuneSpec(Declared):
     save_weights: bool = False
     """Runtime. Keeps each trial's trained weights, with the whole vocabulary, under `weights/<trial_id>/` as a folder that
     transformers loads. As large as the model, for every trial; a trial that has a record already does not run again for it."""
+
+    def identity(self, *, is_zero_shot: bool = False) -> dict[str, Any]:
+        """Returns the fields that can change the score of a trial, or of a zero-shot trial."""
+        if is_zero_shot:
+            return self.model_dump(mode="json", include=ZERO_SHOT_FIELDS)
+        return self.model_dump(mode="json", exclude=FINETUNE_RUNTIME)

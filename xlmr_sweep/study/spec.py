@@ -17,11 +17,13 @@ from xlmr_sweep.study.canonical import Declared
 from xlmr_sweep.study.cluster_spec import ClusterSpec
 from xlmr_sweep.study.data_spec import DataSpec, InstructionSpec
 from xlmr_sweep.study.model_spec import NAME, ModelSpec
-from xlmr_sweep.study.recipes import FinetuneSpec, InstructSpec
+from xlmr_sweep.study.recipes import FinetuneSpec, InstructSpec, ZeroShotSpec
 from xlmr_sweep.study.tasks import TASKS, TaskSpec
 
 Paradigm = Literal["baseline", "prompted", "instructed"]
 PARADIGMS: tuple[Paradigm, ...] = ("baseline", "prompted", "instructed")
+
+NO_ZERO_SHOT = "0 is zero-shot, which baseline has not: its classification head is new, and an untrained head guesses"
 
 
 def _task(value: Any) -> Any:
@@ -42,7 +44,8 @@ class Study(Declared):
         default=tuple(TASKS.values()), min_length=1, validate_default=False
     )
     sizes: tuple[Annotated[int, Field(strict=True)], ...] = Field(min_length=1)
-    """Training sizes in examples."""
+    """Training sizes in examples. 0 is zero-shot: `prompted` and `instructed` are scored without training, once for all seeds.
+    `baseline` has no such trials: its head is new, and an untrained head guesses."""
 
     seeds: tuple[Annotated[int, Field(strict=True)], ...] = Field(min_length=1)
     """Each feeds the draw of the few examples and the training. They draw independently."""
@@ -54,6 +57,7 @@ class Study(Declared):
     instructions: InstructionSpec = InstructionSpec()
     instruct: InstructSpec = InstructSpec()
     finetune: FinetuneSpec = FinetuneSpec()
+    zero_shot: ZeroShotSpec = ZeroShotSpec()
     cluster: ClusterSpec = ClusterSpec()
 
     @model_validator(mode="after")
@@ -63,10 +67,12 @@ class Study(Declared):
         for field in ("paradigms", "sizes", "seeds"):
             _refuse_twice(field, list(getattr(self, field)))
         for size in self.sizes:
-            if size < 1:
-                raise ValueError(f"sizes: {size} is not a training size; the smallest is 1")
+            if size < 0:
+                raise ValueError(f"sizes: {size} is not a training size; the smallest is 0, which is zero-shot")
             if size > self.max_train_size:
                 raise ValueError(f"sizes: {size} is above max_train_size {self.max_train_size}")
+        if set(self.sizes) == {0} and set(self.paradigms) == {"baseline"}:
+            raise ValueError(f"sizes: {NO_ZERO_SHOT}")
         for seed in self.seeds:
             if not 0 <= seed < 2**63:
                 raise ValueError(f"seeds: {seed} is {'negative' if seed < 0 else 'above 2^63 - 1'}")

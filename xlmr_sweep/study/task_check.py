@@ -72,6 +72,17 @@ def check_prompt(tokenizer: Tokenizer, task: TaskSpec, max_length: int) -> None:
         )
 
 
+def check_content_free(tokenizer: Tokenizer, texts: Sequence[str]) -> None:
+    """Checks that the texts without content, by which zero-shot scores are calibrated, spell no special token.
+
+    Raises:
+        StudyError: naming the text and the special token.
+    """
+    for text in texts:
+        if found := _spelt(tokenizer, text.replace("{", "{{").replace("}", "}}"), USUAL_MASKS):
+            raise StudyError(f"zero_shot.content_free: {text!r} spells {found!r}, a special token, and no text may hold one")
+
+
 def check_bare_texts(tokenizer: Tokenizer, task: TaskSpec) -> None:
     """Checks that a task's bare texts, which `baseline` sees, spell no special token.
 

@@ -6,7 +6,7 @@ A task is a declaration. A study file can name one of the built-in five, or decl
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -145,6 +145,14 @@ def placeholders(text: str) -> tuple[str, ...]:
 def render(text: str, row: Mapping[str, Any]) -> str:
     """Fills the placeholders of `text` from `row`. Braces inside the row's values stay as they are."""
     return text.format_map(row)
+
+
+def rows_without_content(task: TaskSpec, texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns a row for each text without content, which fills all fields of the prompt; its label means nothing."""
+    return [
+        {**dict.fromkeys(task.fields, text), "label": 0, "example_id": f"content-free {number}"}
+        for number, text in enumerate(texts, start=1)
+    ]
 
 
 # Prompts are this study's own: the paper gives none. Label words are the paper's (section 3.2).

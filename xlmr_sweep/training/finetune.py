@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from xlmr_sweep.training.outcome import Outcome
 from xlmr_sweep.training.peak_memory import peak_memory, reset_peak_memory
 from xlmr_sweep.training.save_weights import save_trial_weights
 from xlmr_sweep.training.schedule import finetune_rate
-from xlmr_sweep.training.scoring import score
+from xlmr_sweep.training.scoring import calibrated, score
 from xlmr_sweep.training.seeds import derived_seed
 from xlmr_sweep.training.trial_model import TrialModel
 from xlmr_sweep.training.warm_state import WarmState
@@ -40,7 +41,7 @@ log = logging.getLogger("xlmr_sweep.trial")
 
 
 def finetune(trial: Trial, warm: WarmState, on_step: Callable[[int], None] | None = None) -> Outcome:
-    """Fine-tunes one trial from its starting weights and scores it on the validation set.
+    """Fine-tunes one trial from its starting weights and scores it on the validation set. Zero-shot, it is only scored.
 
     Args:
         trial: what to train.
@@ -63,18 +64,22 @@ def finetune(trial: Trial, warm: WarmState, on_step: Callable[[int], None] | Non
     ready = time.monotonic()
     losses = _train(trial, warm, model, inputs, precision, on_step)
     trained = time.monotonic()
+    task, labels = warm.study.task(trial.task), [example.label for example in inputs.validation]
     logits = _evaluate(model, inputs, spec, precision, world)
-    labels = [example.label for example in inputs.validation]
-    predicted = logits.argmax(dim=1).tolist()
-    scores = score(warm.study.task(trial.task), labels, predicted)
+    scores = score(task, labels, logits.argmax(dim=1).tolist())
+    if inputs.content_free:
+        without_content = replace(inputs, validation=inputs.content_free)
+        logits = calibrated(logits, _evaluate(model, without_content, spec, precision, world))
+        raw, scores = scores["score"], score(task, labels, logits.argmax(dim=1).tolist())
+        scores["score_uncalibrated"] = raw
     ended = time.monotonic()
     columns = {
         **scores,
-        "metric": warm.study.task(trial.task).metric,
-        "train_loss": float(np.mean(losses[-max(1, len(losses) // 10) :])),
+        "metric": task.metric,
+        "train_loss": float(np.mean(losses[-max(1, len(losses) // 10) :])) if losses else None,
         "num_train": trial.train_size,
         "num_eval": len(labels),
-        "steps": spec.steps,
+        "steps": len(losses),
         "setup_time_s": ready - began,
         "train_time_s": trained - ready,
         "eval_time_s": ended - trained,
@@ -83,9 +88,9 @@ def finetune(trial: Trial, warm: WarmState, on_step: Callable[[int], None] | Non
         **warm.kind(trial),
         "precision": precision,
     }
-    if spec.save_weights:
+    if spec.save_weights and losses:
         save_trial_weights(trial, warm, model, inputs)
-    return Outcome(columns, _predictions(inputs, labels, predicted, logits))
+    return Outcome(columns, _predictions(inputs, labels, logits))
 
 
 def _measured(model: TrialModel, device: torch.device) -> dict[str, Any]:
@@ -96,12 +101,12 @@ def _measured(model: TrialModel, device: torch.device) -> dict[str, Any]:
     }
 
 
-def _predictions(inputs: TaskInputs, labels: list[int], predicted: list[int], logits: Tensor) -> dict[str, list[Any]]:
+def _predictions(inputs: TaskInputs, labels: list[int], logits: Tensor) -> dict[str, list[Any]]:
     probabilities = torch.softmax(logits.double(), dim=1)
     return {
         "example_id": [example.example_id for example in inputs.validation],
         "label": labels,
-        "prediction": predicted,
+        "prediction": logits.argmax(dim=1).tolist(),
         **{f"score_{i}": probabilities[:, i].tolist() for i in range(logits.shape[1])},
     }
 
@@ -127,6 +132,10 @@ def _train(
     on_step: Callable[[int], None] | None,
 ) -> list[float]:
     spec, world = warm.study.finetune, warm.world
+    if trial.train_size == 0:
+        if model.static is not None:
+            model.static.stay_untrained()
+        return []
     if model.static is not None:
         return _checked(trial, model.static.train(warm.few_shot(trial), inputs, trial.seed, on_step or (lambda step: None)))
     model.train()

@@ -5,8 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from xlmr_sweep.study.tasks import TaskSpec
+
+
+def calibrated(logits: Tensor, content_free: Tensor) -> Tensor:
+    """Returns logits divided, as probabilities, by what the prompt gives without content (Zhao et al. 2021, section 5).
+
+    Args:
+        logits: of examples, (E, L).
+        content_free: of prompts without content, (C, L); the mean of their probabilities counts.
+    """
+    return logits - torch.softmax(content_free.double(), dim=1).mean(dim=0).log().to(logits.dtype)
 
 
 def score(task: TaskSpec, labels: Sequence[int], predictions: Sequence[int]) -> dict[str, float]:

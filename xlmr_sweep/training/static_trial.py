@@ -158,6 +158,10 @@ class StaticTrainer:
             say_once(f"fine-tuning steps run without a CUDA graph: {self._runner.refusal}")
         return losses
 
+    def stay_untrained(self) -> None:
+        """Makes the starting weights, which were just put in, what is evaluated."""
+        self._step.refresh()
+
     def evaluate(self, inputs: TaskInputs) -> Tensor:
         """Returns the logits of the evaluation set, (num_eval, num_labels)."""
         positions = list(evaluation_batches(inputs.validation, self._spec.eval_tokens))

@@ -7,6 +7,7 @@ the starting weights, so that a warm trial equals a cold one to the last bit.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from xlmr_sweep.data.encoding import Encoded, encode_task, without_unknown_types
 from xlmr_sweep.data.examples import few_shot, load_task
-from xlmr_sweep.data.tokenised import TaskInputs, compact_inputs, from_arrays, to_arrays
+from xlmr_sweep.data.tokenised import CONTENT_FREE, TaskInputs, compact_inputs, from_arrays, to_arrays
 from xlmr_sweep.modeling.compact import always_kept, compact_weights
 from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.modeling.loading import load_config, load_tokenizer, starting_weights
@@ -32,7 +33,7 @@ from xlmr_sweep.study.identity import READING_VERSION, task_data_name
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.task_check import label_token_ids
-from xlmr_sweep.study.tasks import TaskSpec
+from xlmr_sweep.study.tasks import TaskSpec, rows_without_content
 from xlmr_sweep.training.lru_cache import LruCache
 from xlmr_sweep.training.shared_arrays import LocalArrays, SharedArrays, num_bytes
 from xlmr_sweep.training.trial_model import TrialModel, build_trial_model, static_rows
@@ -92,14 +93,24 @@ class WarmState:
 
     def inputs(self, trial: Trial) -> TaskInputs:
         """Returns the trial's task, tokenised."""
-        prompted = trial.paradigm != "baseline"
+        prompted, content_free = trial.paradigm != "baseline", self._content_free(trial)
         # The instructed model has its base model's tokenizer, so both share the tokenised data.
         source = base_source(self.storage, self.study, self.study.model(trial.model))
 
         def size(inputs: TaskInputs) -> int:
             return sum(8 * len(e.input_ids) + 500 for e in (*inputs.train, *inputs.validation))
 
-        return self._inputs.get((source, trial.task, prompted), lambda: self._encode(source, trial.task, prompted), size)
+        key = (source, trial.task, prompted, content_free)
+        return self._inputs.get(key, lambda: self._encode(source, trial.task, prompted, content_free), size)
+
+    def _content_free(self, trial: Trial) -> tuple[str, ...]:
+        """Returns the texts by which the trial's scores are calibrated. Only such trials hold their tokens."""
+        spec = self.study.zero_shot
+        return spec.content_free if spec.calibrate and trial.train_size == 0 else ()
+
+    def _texts(self, trial: Trial) -> tuple[str, tuple[str, ...]]:
+        """Returns what names the texts of a trial, and so the vocabulary that its model holds."""
+        return trial.task, self._content_free(trial)
 
     def few_shot(self, trial: Trial) -> list[Encoded]:
         """Returns the trial's training examples, tokenised."""
@@ -134,7 +145,7 @@ class WarmState:
         shape = json.dumps({name: value for name, value in config.items() if name not in NO_SHAPE}, default=str)
         rows = static_rows(source_config, inputs, num_labels, self.study.finetune, self.world)
         # Modules of the static step are no task's own.
-        of_task = trial.task if rows is None else (rows, num_labels)
+        of_task = self._texts(trial) if rows is None else (rows, num_labels)
         key = (trial.model, of_task, trial.paradigm != "baseline", shape)
 
         def size(module: TrialModel) -> int:
@@ -155,7 +166,7 @@ class WarmState:
     def _fill(self, module: TrialModel, trial: Trial, head: dict[str, Tensor], rows: int | None) -> None:
         """Copies a trial's starting weights into its module."""
         source = self.source(trial)
-        key = (source.name, stamp(source), trial.task, module.head is None)
+        key = (source.name, stamp(source), self._texts(trial), module.head is None)
         if module.static is not None and module.static.restore_start(key):
             if module.head is not None:
                 module.head.load_state_dict(head)
@@ -194,12 +205,12 @@ class WarmState:
             "reading": READING_VERSION,
         }
 
-    def _encode(self, source: ModelSource, task_name: str, prompted: bool) -> TaskInputs:
+    def _encode(self, source: ModelSource, task_name: str, prompted: bool, content_free: Sequence[str]) -> TaskInputs:
         task, length = self.study.task(task_name), self.study.finetune.max_length
         data_name = task_data_name(self.study, task)
-        declared = [stamp(source), task.model_dump(mode="json"), prompted, length, data_name]
+        declared = [stamp(source), task.model_dump(mode="json"), prompted, length, data_name, list(content_free)]
         key = f"tokens of {source.name} {task_name} {fingerprint(declared)}"
-        return from_arrays(self._shared.get(key, lambda: to_arrays(self._tokenised(source, task, prompted))))
+        return from_arrays(self._shared.get(key, lambda: to_arrays(self._tokenised(source, task, prompted, content_free))))
 
     def tokenizer(self, trial: Trial) -> Any:
         """Returns the tokenizer of the trial's inputs."""
@@ -210,14 +221,14 @@ class WarmState:
             self._tokenizers[source] = load_tokenizer(source)
         return self._tokenizers[source]
 
-    def _tokenised(self, source: ModelSource, task: TaskSpec, prompted: bool) -> TaskInputs:
+    def _tokenised(self, source: ModelSource, task: TaskSpec, prompted: bool, content_free: Sequence[str]) -> TaskInputs:
         tokenizer, config = self._tokenizer(source), load_config(source)
         data = load_task(self.study, task, self.storage)
         length = self.study.finetune.max_length
-        pools = {
-            split: encode_task(tokenizer, task, rows, length, prompted=prompted)
-            for split, rows in (("train", data.train), ("validation", data.validation))
-        }
+        rows_of = {"train": data.train, "validation": data.validation}
+        if content_free:
+            rows_of[CONTENT_FREE] = rows_without_content(task, content_free)
+        pools = {split: encode_task(tokenizer, task, rows, length, prompted=prompted) for split, rows in rows_of.items()}
         pools = without_unknown_types(pools, num_token_types(config))
         labels = label_token_ids(tokenizer, task) if prompted else []
         always = always_kept(config, tokenizer)

@@ -93,7 +93,8 @@ class Learning(tune.Callback):  # type: ignore[misc]
 
     def _probed(self, row: Mapping[str, Any], tried: Width) -> Width:
         """Returns the width of the model's other trials: the width of this one if it measured nothing."""
-        measured = Measured.of_row(row)
+        # A trial without training says nothing of what training needs.
+        measured = Measured.of_row(row) if row["train_size"] else None
         if measured is None or tried.total_gpus > 1:
             return tried
         keep_measured(self._storage, row["model"], measured)
