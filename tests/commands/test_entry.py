@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 from complaints import complaint, files
 from rich.console import Console
+from typer.testing import CliRunner
 
 from xlmr_sweep.commands import entry
 from xlmr_sweep.commands.request import Request
+from xlmr_sweep.commands.run import RunPlan
+from xlmr_sweep.commands.subcommands import app
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.collect import collect, write_results
 from xlmr_sweep.storage.files import Storage
@@ -106,3 +109,14 @@ def _hang_up(server: socket.socket) -> None:
     with suppress(OSError):
         while True:
             server.accept()[0].close()
+
+
+def test_instruct_waits_for_as_many_nodes_as_it_is_told(
+    study_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[RunPlan] = []
+    monkeypatch.setattr("xlmr_sweep.commands.run.run_instruction_jobs", plans.append)
+    asked = ["instruct", "--study", str(study_file()), "--storage", str(tmp_path / "runs"), "--min-nodes", "3"]
+    # Nothing is made here, so the weights are missing at the end.
+    assert CliRunner().invoke(app, asked).exit_code == 1
+    assert [plan.min_nodes for plan in plans] == [3]

@@ -123,6 +123,18 @@ def test_the_containers_commands_run_a_study_of_fractions_and_gangs(
     )
     assert not (tmp_path / "elsewhere" / "records").exists()
 
+    # Ray was told of GPUs that are not there, and the token's file is readable by all: both are said, and the rest is well.
+    status, output = run(GRID, "--check", "--study", str(study), *elsewhere, **token)
+    assert status == 2, output
+    assert "wrong  CUDA and driver: " in output
+    assert "Ray counts 2 GPUs and no NVIDIA driver answers" in output
+    assert f"wrong  token: RAY_AUTH_TOKEN_PATH = {tmp_path / 'token'} has mode 644" in output
+    assert "ok     storage: written, read and renamed; " in output
+    assert "ok     examples: 1 tasks, of the folder" in output
+    assert "ok     models on nodes: each has the folders or the hub" in output
+    assert output.count("wrong  ") == 2, output
+    (tmp_path / "token").chmod(0o600)
+
     shell("worker.sh", HEAD_ADDRESS=f"127.0.0.1:{port}", RAY_OPTIONS="--num-cpus 1 --num-gpus 1", ATTEMPTS="30")
     assert head.wait(PATIENCE_S) == 0, (tmp_path / "head.sh.log").read_text()
     table: Any = pd.read_parquet(storage / "results.parquet").set_index(["model", "paradigm", "seed"])

@@ -26,6 +26,7 @@ from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
 from xlmr_sweep.cluster.head_watch import RETURN_S, HeadWatch, answers, gone
 from xlmr_sweep.cluster.surroundings import check_surroundings, is_busy, why_not_started
+from xlmr_sweep.cluster.token_file import protect_token
 from xlmr_sweep.errors import ClusterGoneError, StorageError, StudyError
 from xlmr_sweep.interrupt import end_command
 
@@ -95,6 +96,7 @@ def machine_cpus() -> int:
 def _start_local(num_cpus: int | None, num_gpus: int | None) -> ray.RayContext:
     check_surroundings()
     os.environ.pop("RAY_ADDRESS", None)
+    protect_token()
     for remaining in reversed(range(MAX_STARTS)):
         try:
             return ray.init(

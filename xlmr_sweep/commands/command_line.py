@@ -39,6 +39,7 @@ def run_grid(
     seeds: SeedsOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan and what it needs; starts nothing")] = False,
     status: Annotated[bool, typer.Option("--status", help="show what is done, failed and missing; starts nothing")] = False,
+    check: Annotated[bool, typer.Option("--check", help="look at all that a run needs, on every node; starts nothing")] = False,
     retry_failed: Annotated[bool, typer.Option(help="run trials again whose last attempt failed")] = True,
     min_nodes: MinNodesOption = None,
 ) -> None:
@@ -53,6 +54,8 @@ def run_grid(
             return entry.status(request, console)
         if dry_run:
             return entry.dry_run(request, console)
+        if check:
+            return entry.check(request, address, console)
         return entry.run(request, address, console, retry_failed=retry_failed, min_nodes=min_nodes)
 
     exit_with(command)
@@ -63,6 +66,7 @@ def run_instruct(
     address: AddressOption = "local",
     storage: StorageOption = None,
     models: ModelsOption = None,
+    min_nodes: MinNodesOption = None,
 ) -> None:
     """Makes the instruction-tuned weights that are missing.
 
@@ -71,7 +75,7 @@ def run_instruct(
 
     def command(console: Console) -> int:
         request = Request(study, storage, models=names("--models", models), paradigms=("instructed",))
-        return entry.instruct(request, address, console)
+        return entry.instruct(request, address, console, min_nodes)
 
     exit_with(command)
 

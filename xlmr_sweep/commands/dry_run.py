@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from xlmr_sweep.commands.disk_forecast import Disk, disk_growth
 from xlmr_sweep.commands.preparation import models_to_instruct
-from xlmr_sweep.modeling.architecture import shape_of
 from xlmr_sweep.scheduling.cost import CostModel, Estimate
 from xlmr_sweep.scheduling.forecast import lower_bound_s, simulate
 from xlmr_sweep.scheduling.resources import Node, Width, check_fits, instruct_width
 from xlmr_sweep.scheduling.widths import MAX_TRIALS, widths_of
-from xlmr_sweep.storage.artifacts import instruct_folder, manifest_of, mixture_folder
+from xlmr_sweep.storage.artifacts import instruct_folder, manifest_of
 from xlmr_sweep.storage.collect import Collected
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.model_spec import AUTO
@@ -26,15 +26,6 @@ from xlmr_sweep.study.spec import Study
 
 NODE_GPUS = 8
 """A study that expects more GPUs is assumed to run on nodes of this many."""
-
-TRIAL_BYTES = 27_000
-"""Record, log and Tune's folder of one trial: mean of the demo's 360."""
-
-PREDICTION_BYTES = 34
-"""One evaluation example in a trial's predictions: mean of the demo's."""
-
-Disk = Mapping[str, int | None]
-"""Bytes that will be added to the storage, by what they are; None where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +185,7 @@ class _Grouping:
             sources=frozenset(estimate.source for _, estimate in estimates),
             makespan_s=simulation.makespan_s,
             lower_bound_s=lower_bound_s(left, self.widths, self.nodes, self.cost, jobs),
-            disk=_disk(self.study, self.storage, left, list(jobs) if with_weights else []),
+            disk=disk_growth(self.study, self.storage, left, list(jobs) if with_weights else []),
         )
 
 
@@ -209,29 +200,6 @@ def _paper_hours(cost: CostModel, left: Sequence[Trial], jobs: Sequence[str]) ->
 
 def _amount(width: Width, has_gpus: bool) -> float:
     return width.total_gpus if has_gpus else width.total_cpus
-
-
-def _disk(study: Study, storage: Storage, left: Sequence[Trial], to_instruct: Sequence[str]) -> Disk:
-    rows = sum(study.task(trial.task).num_validation or 0 for trial in left)
-    found: dict[str, int | None] = {"records, predictions and logs": TRIAL_BYTES * len(left) + PREDICTION_BYTES * rows}
-    models = {trial.model for trial in left} | set(to_instruct)
-    shapes = {name: shape_of(study, storage, study.model(name)) for name in models}
-    sizes = {name: None if shape is None else 4 * shape.num_parameters for name, shape in shapes.items()}
-    if study.finetune.save_weights:
-        found["trained weights"] = _sum_if_known([sizes[trial.model] for trial in left])
-    if to_instruct:
-        weights = _sum_if_known([sizes[name] for name in to_instruct])
-        found["instruction-tuned weights"] = weights
-        # Weights and the two moments of AdamW in fp32. The old checkpoint goes only once the new one is written.
-        found["checkpoints while their jobs run"] = None if weights is None else 2 * 3 * weights
-    if to_instruct and not storage.exists(manifest_of(mixture_folder(study))):
-        found["instruction data"] = None
-    return found
-
-
-def _sum_if_known(sizes: Sequence[int | None]) -> int | None:
-    known = [size for size in sizes if size is not None]
-    return sum(known) if len(known) == len(sizes) else None
 
 
 def _instructed(trials: Sequence[Trial]) -> list[str]:

@@ -81,6 +81,13 @@ def dry_run(request: Request, console: Console) -> int:
     return 0
 
 
+def check(request: Request, address: str, console: Console) -> int:
+    """`--check`: what a run needs is looked at, on every node, and nothing is started. Returns 2 if something is wrong."""
+    from xlmr_sweep.commands.check import check as check_all
+
+    return check_all(request, address, console)
+
+
 def run(
     request: Request,
     address: str,
@@ -139,7 +146,7 @@ def _run(
     return 1 if without else 0
 
 
-def instruct(request: Request, address: str, console: Console) -> int:
+def instruct(request: Request, address: str, console: Console, min_nodes: int | None = None) -> int:
     """Makes the instruction-tuned weights of the command's models that are missing; runs no trial.
 
     Raises:
@@ -147,10 +154,10 @@ def instruct(request: Request, address: str, console: Console) -> int:
     """
     opened = open_request(request)
     with _nothing_left_if_refused(opened.storage), only_driver(opened.storage):
-        return _instruct(open_request(request, opened), address, console)
+        return _instruct(open_request(request, opened), address, console, min_nodes)
 
 
-def _instruct(opened: OpenedRequest, address: str, console: Console) -> int:
+def _instruct(opened: OpenedRequest, address: str, console: Console, min_nodes: int | None) -> int:
     study, storage, trials = opened.study, opened.storage, opened.trials
     found = collect(storage, study, opened.every)
     missing = models_to_instruct(study, storage, trials)
@@ -158,7 +165,8 @@ def _instruct(opened: OpenedRequest, address: str, console: Console) -> int:
     if missing:
         from xlmr_sweep.commands.run import RunPlan, run_instruction_jobs
 
-        run_instruction_jobs(RunPlan(study, storage, trials, address, console, _Acceptance(study, storage, found, console)))
+        accept = _Acceptance(study, storage, found, console)
+        run_instruction_jobs(RunPlan(study, storage, trials, address, console, accept, min_nodes=min_nodes))
     left = models_to_instruct(study, storage, trials)
     for name in sorted({trial.model for trial in trials} - set(left)):
         model = study.model(name)

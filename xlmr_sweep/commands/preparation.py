@@ -118,7 +118,13 @@ def check_known_sizes(study: Study, trials: Iterable[Trial]) -> None:
 
 
 def check_models(
-    study: Study, storage: Storage, trials: Sequence[Trial], console: Console, examples: Sequence[ReadTask] = ()
+    study: Study,
+    storage: Storage,
+    trials: Sequence[Trial],
+    console: Console,
+    examples: Sequence[ReadTask] = (),
+    *,
+    keep_commits: bool = True,
 ) -> None:
     """Checks that the trials' models load, and that each prompt can be asked of their tokenizers, of every example.
 
@@ -130,6 +136,7 @@ def check_models(
         trials: those that will run.
         console: where warnings go.
         examples: of the trials' tasks; none where no trial will run.
+        keep_commits: notes which commit a hub model's revision is now.
 
     Raises:
         StudyError: naming the model and what is wrong.
@@ -145,12 +152,18 @@ def check_models(
         if model.demo is not None:
             check_demo_length(model, max_length)
         else:
-            _check_given_model(study, storage, model, tasks, max_length, console)
+            _check_given_model(study, storage, model, tasks, max_length, console, keep_commits)
     check_run_texts(study, storage, trials, examples)
 
 
 def _check_given_model(
-    study: Study, storage: Storage, model: ModelSpec, tasks: Sequence[TaskSpec], max_length: int, console: Console
+    study: Study,
+    storage: Storage,
+    model: ModelSpec,
+    tasks: Sequence[TaskSpec],
+    max_length: int,
+    console: Console,
+    keep_commits: bool,
 ) -> None:
     """Checks a model of the hub or of a folder, and the instruction-tuned weights that the study gives for it."""
     source = base_source(storage, study, model)
@@ -159,7 +172,7 @@ def _check_given_model(
     if not family.has_fast_path:
         text = f"no fast path for {family.model_type}; its trials keep the whole vocabulary and pad, and take longer"
         console.print(f"Warning: model {model.name}: {text}", highlight=False, soft_wrap=True)
-    if model.hub is not None:
+    if model.hub is not None and keep_commits:
         from xlmr_sweep.modeling.loading import keep_commit
 
         keep_commit(storage, study, model)

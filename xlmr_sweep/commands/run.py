@@ -23,6 +23,7 @@ from xlmr_sweep.cluster.quick_import import quick_imports
 from xlmr_sweep.cluster.ray_data import RayDataRunner
 from xlmr_sweep.cluster.save_requests import SaveRequests
 from xlmr_sweep.cluster.storage_check import LateNodes, check_storage_on_nodes
+from xlmr_sweep.cluster.token_file import find_token
 from xlmr_sweep.cluster.trial_log import log_name
 from xlmr_sweep.cluster.tune.sweep import run_trials
 from xlmr_sweep.cluster.waiting import wait_for_head, wait_for_nodes
@@ -174,6 +175,8 @@ def _checked_inputs(plan: RunPlan, trials: Sequence[Trial], display: ProgressDis
             wait_for_head(plan.address)
         # Before anything long: an address where nobody answers is said within seconds.
         head_of(plan.address)
+        if problem := find_token().problem:
+            plan.console.print(f"Warning: {problem}", highlight=False, markup=False, soft_wrap=True)
     examples = read_examples(plan.study, plan.storage, trials, display) if trials else []
     check_models(plan.study, plan.storage, plan.trials, plan.console, examples)
     return examples

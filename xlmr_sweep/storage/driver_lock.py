@@ -82,6 +82,24 @@ def only_driver(
         claim.release()
 
 
+def live_driver(storage: Storage) -> str:
+    """Returns who runs the study of a storage now, as far as that can be told at once; empty if nobody seems to.
+
+    A new driver looks more closely. Here, the last sign of life of a driver elsewhere is compared with this machine's clock.
+    """
+    for name in storage.names(DRIVER, ".json"):
+        claim = storage.read_json(f"{DRIVER}/{name}")
+        if isinstance(claim, dict) and claim.get("held") and _seems_alive(claim):
+            return _who(claim)
+    return ""
+
+
+def _seems_alive(claim: Mapping[str, Any]) -> bool:
+    if claim["host"] == environment.host() and claim["machine"] == _machine():
+        return bool(_process_start(claim["pid"]) == claim["process_started"])
+    return bool(abs(time.time() - claim["beat_at"]) < SILENT_S)
+
+
 class _Claim:
     """This process's claim: a file that no other process writes."""
 
