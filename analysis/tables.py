@@ -138,7 +138,7 @@ def _from_storage(source: str) -> Results:
     failures = pd.DataFrame(found.failures) if found.failures else pd.DataFrame(columns=FAILURE_COLUMNS)
     return Results(
         name=found.study.name,
-        source=source,
+        source=str(storage),
         rows=checked(rows),
         planned=pd.DataFrame([dict(cell) for cell in found.planned])[CELL],
         failures=failures.reindex(columns=FAILURE_COLUMNS),

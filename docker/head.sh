@@ -7,8 +7,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 port="${RAY_PORT:-6379}"
 export RAY_ADDRESS="127.0.0.1:$port"
+# Ray's own ports are open to the other nodes, and ask for the token.
+dashboard="${DASHBOARD_HOST:-127.0.0.1}"
+[ "$dashboard" = 127.0.0.1 ] || echo "The dashboard, port 8265, listens on $dashboard: who reaches it needs the token." >&2
 eval "options=(${STUDY_OPTIONS:-})"
-ray start --head --port "$port" --dashboard-host "${DASHBOARD_HOST:-127.0.0.1}" --disable-usage-stats --block ${RAY_OPTIONS:-} &
+ray start --head --port "$port" --dashboard-host "$dashboard" --disable-usage-stats --block ${RAY_OPTIONS:-} &
 head=$!
 # --block ends the head's own processes with it; `ray stop` would end every Ray on the machine.
 trap 'kill "$head" 2> /dev/null; wait "$head" || true' EXIT

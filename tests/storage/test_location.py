@@ -8,7 +8,7 @@ import pytest
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.location import locate
+from xlmr_sweep.storage.location import locate, shown
 
 NO_STORAGES = ["memory://", "s3://", "file:///", "://runs", "file:runs", "file://host/runs", "kind://x", "", "a\0b"]
 
@@ -86,3 +86,29 @@ def test_a_storage_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         Storage(tmp_path / "file" / "below").check_writable()
     with pytest.raises(StudyError, match="--storage nosuch://x: neither pyarrow nor fsspec"):
         Storage("nosuch://x")
+
+
+@pytest.mark.parametrize(
+    ("uri", "seen"),
+    [
+        ("s3://KEY:marked@bucket/runs?region=x", "s3://***@bucket/runs?region=x"),
+        ("s3://KEY:mar/ked@bucket/runs", "s3://***@bucket/runs"),
+        ("az://c/runs?account_key=marked&x=1", "az://c/runs?account_key=***&x=1"),
+        ("s3://b/runs?session_TOKEN=marked", "s3://b/runs?session_TOKEN=***"),
+        ("abfss://container@account.dfs.core.windows.net/runs", "abfss://container@account.dfs.core.windows.net/runs"),
+        ("runs/a:b@c?token=x", "runs/a:b@c?token=x"),
+    ],
+)
+def test_keys_in_a_uri_are_never_shown(uri: str, seen: str) -> None:
+    assert shown(uri) == seen
+
+
+def test_a_storage_with_keys_in_its_uri_shows_none_and_keeps_them() -> None:
+    uri = "s3://KEY:marked@bucket/runs?endpoint_override=127.0.0.1:1"
+    storage = Storage(uri)
+    assert storage.uri == uri
+    for said in (str(storage), storage.path(""), storage.path("records/a.json")):
+        assert "marked" not in said
+    with pytest.raises(StudyError) as refused:
+        Storage("s4://KEY:marked@bucket/runs?secret_key=marked")
+    assert "marked" not in str(refused.value)

@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import grpc
 import ray
@@ -25,6 +25,7 @@ from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
 from xlmr_sweep.cluster.head_watch import RETURN_S, HeadWatch, answers, gone
+from xlmr_sweep.cluster.loopback import on_loopback, who_reaches
 from xlmr_sweep.cluster.surroundings import check_surroundings, is_busy, why_not_started
 from xlmr_sweep.cluster.token_file import protect_token
 from xlmr_sweep.errors import ClusterGoneError, StorageError, StudyError
@@ -51,7 +52,7 @@ def connected(address: str, num_cpus: int | None = None, num_gpus: int | None = 
         num_gpus: GPUs of a local Ray; None for the machine's.
 
     Yields:
-        The dashboard's address, or an empty string where there is none.
+        The dashboard's address and in brackets who reaches it, if others than this machine do. Empty where there is no dashboard.
 
     Raises:
         StudyError: if nobody answers there, or the token is missing or wrong.
@@ -61,7 +62,10 @@ def connected(address: str, num_cpus: int | None = None, num_gpus: int | None = 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     head = ""
     on_sigterm = signal.getsignal(signal.SIGTERM)
+    own = ExitStack()
     try:
+        if address == "local":
+            own.enter_context(on_loopback())
         context = _start_local(num_cpus, num_gpus) if address == "local" else _join(address)
         head = str(context.address_info["gcs_address"])
         # Ray installs a handler that ends the process with another status. Ours ends the command in order.
@@ -69,7 +73,8 @@ def connected(address: str, num_cpus: int | None = None, num_gpus: int | None = 
             signal.signal(signal.SIGTERM, on_sigterm)
         watch = HeadWatch(head, _say, end_command, RETURN_S if address != "local" else 0.0)
         with watch.running():
-            yield str(context.dashboard_url or "")
+            url = str(context.dashboard_url or "")
+            yield url and f"http://{url}{who_reaches(url, is_token_auth_enabled())}"
     except (StudyError, StorageError):
         raise
     except Exception as error:
@@ -81,6 +86,7 @@ def connected(address: str, num_cpus: int | None = None, num_gpus: int | None = 
         # Without its head this would wait for a minute. Ray's own processes on this machine end with this one.
         if not head or answers(head):
             ray.shutdown()
+        own.close()
 
 
 def _say(line: str) -> None:

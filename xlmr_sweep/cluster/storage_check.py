@@ -128,7 +128,7 @@ def node_problem(uri: str, marker: str) -> str:
     except StudyError as error:
         return str(error)
     if not storage.exists(marker):
-        return f"--storage {uri}: does not hold what the driver wrote; use a folder or URI that all nodes share"
+        return f"--storage {storage}: does not hold what the driver wrote; use a folder or URI that all nodes share"
     return ""
 
 

@@ -6,6 +6,7 @@ know nothing else of the work, so a benchmark of scheduling replaces this and no
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -105,6 +106,25 @@ class _TorchRunner:
             dist.destroy_process_group()
 
 
+def meeting_place(rank_info: RankInfo, timeout: timedelta = timedelta(seconds=COLLECTIVE_TIMEOUT_S)) -> Any:
+    """Returns the store in which the ranks of a gang find each other. Rank 0 serves it, on the address that the others are told.
+
+    torch itself would serve it on every network of the node, to anybody.
+    """
+    import torch.distributed
+
+    # Its type stubs do not name it.
+    distributed: Any = torch.distributed
+    host, _, port = rank_info.address.removeprefix("tcp://").rpartition(":")
+    host = host.strip("[]")
+    if rank_info.rank:
+        return distributed.TCPStore(host, int(port), rank_info.size, is_master=False, timeout=timeout)
+    # The store closes it.
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    number = socket.create_server((host, int(port)), family=family).detach()
+    return distributed.TCPStore(host, int(port), rank_info.size, is_master=True, timeout=timeout, master_listen_fd=number)
+
+
 def _join(rank_info: RankInfo) -> Any:
     """Joins a gang's process group and returns its `World`: NCCL between GPUs, gloo between CPUs and for single numbers."""
     import torch.distributed as dist
@@ -115,7 +135,6 @@ def _join(rank_info: RankInfo) -> Any:
     device = pick_device()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_S)
-    dist.init_process_group(
-        backend, init_method=rank_info.address, rank=rank_info.rank, world_size=rank_info.size, timeout=timeout
-    )
+    store = meeting_place(rank_info, timeout)
+    dist.init_process_group(backend, store=store, rank=rank_info.rank, world_size=rank_info.size, timeout=timeout)
     return World(rank_info.rank, rank_info.size, device)

@@ -13,6 +13,7 @@ from xlmr_sweep.commands.request import Request, open_request
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.scheduling.resources import Node
 from xlmr_sweep.storage.collect import collect
+from xlmr_sweep.storage.location import shown
 from xlmr_sweep.study.spec import Study
 
 CPUS = 8
@@ -104,6 +105,8 @@ def study_needs(
     Raises:
         StudyError: for anything wrong with the study, or if the nodes could never hold one of its trials or jobs.
     """
+    if shown(storage) != storage:
+        raise StudyError(f"--storage {shown(storage)}: the file would hold its keys; set them on the nodes")
     opened = open_request(request)
     study = opened.study
     own = Path(request.study).resolve() if Path(request.study).suffix.lower() in (".yaml", ".yml") else None

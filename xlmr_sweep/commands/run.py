@@ -157,7 +157,7 @@ def _started(plan: RunPlan, trials: Sequence[Trial]) -> Iterator[_StartedRun]:
         check_storage_on_nodes(storage)
         display.spans["starting Ray"] = (began, time.monotonic())
         if dashboard:
-            plan.console.print(f"Ray dashboard: http://{dashboard}", highlight=False)
+            plan.console.print(f"Ray dashboard: {dashboard}", highlight=False, soft_wrap=True)
         if to_instruct:
             prepare_instructions(study, storage, display, RayDataRunner(plan.address))
         plan.accept()

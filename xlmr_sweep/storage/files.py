@@ -22,7 +22,7 @@ from pyarrow import fs
 
 from xlmr_sweep.errors import StorageError, StudyError
 from xlmr_sweep.storage.artifacts import temporary_file
-from xlmr_sweep.storage.location import locate
+from xlmr_sweep.storage.location import locate, shown
 
 log = logging.getLogger(__name__)
 
@@ -60,15 +60,15 @@ class Storage:
         return type(self)(self.uri, patience_s)
 
     def __str__(self) -> str:
-        return self.uri
+        return shown(self.uri)
 
     def path(self, name: str) -> str:
-        """Returns where `name` is, as a path or URI to show or to give to Ray."""
+        """Returns where `name` is, as a path or URI to show: without keys that the URI holds."""
         if not name:
-            return self.uri
+            return str(self)
         if self.local is not None:
             return str(self.local / name)
-        location, mark, query = self.uri.partition("?")
+        location, mark, query = str(self).partition("?")
         return f"{location.rstrip('/')}/{name}{mark}{query}"
 
     def for_ray(self, name: str) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class Storage:
             raise
         except OSError as error:
             problem = " ".join(str(error).split())
-            raise StudyError(f"--storage {self.uri}: {name} cannot be read: {problem}") from None
+            raise StudyError(f"--storage {self}: {name} cannot be read: {problem}") from None
         except ValueError as error:
             raise StudyError(f"{self.path(name)}: not JSON: {error}; restore or delete it") from None
 
@@ -225,7 +225,7 @@ class Storage:
             found = self._fs.get_file_info(fs.FileSelector(self._at(folder), allow_not_found=True))
         except OSError as error:
             problem = " ".join(str(error).split())
-            raise StudyError(f"--storage {self.uri}: {folder} cannot be listed: {problem}") from None
+            raise StudyError(f"--storage {self}: {folder} cannot be listed: {problem}") from None
         return [(info.base_name, info.type) for info in found]
 
     def read_many(self, names: Iterable[str]) -> list[bytes]:
@@ -303,7 +303,7 @@ class Storage:
             self.delete(name)
         except (OSError, NotImplementedError) as error:  # Of a kind of storage that can only be read, such as http.
             problem = " ".join(str(error).split()) or "it can only be read"
-            raise StudyError(f"--storage {self.uri}: cannot be written on {socket.gethostname()}: {problem}") from None
+            raise StudyError(f"--storage {self}: cannot be written on {socket.gethostname()}: {problem}") from None
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root

@@ -18,6 +18,17 @@ CLIENT_PATIENCE_S = 15
 """Seconds for which an object store's own client may try. What must be tried for longer is tried again by `Storage`."""
 
 
+KEYS = re.compile(r"(?i)([?&][^=&]*(?:key|token|secret|password|sig|credential)[^=&]*=)[^&]*")
+"""Values of a URI's query that are keys."""
+
+
+def shown(text: str) -> str:
+    """Returns a path or URI as it may be shown and written: without the keys and passwords that a URI can hold."""
+    if not URI.match(text):
+        return text
+    return KEYS.sub(r"\1***", re.sub(r"://[^?]*:[^?]*@", "://***@", text))
+
+
 @dataclass(frozen=True)
 class Location:
     """Where a storage is."""
@@ -50,7 +61,7 @@ def locate(text: str) -> Location:
     if text.startswith("://") or (text.startswith("file:") and not is_uri):
         raise StudyError(f"--storage {text}: not a path or URI; a URI of this machine's disk is as file:///data/paper")
     if is_uri and not text[is_uri.end() :].strip("/"):
-        raise StudyError(f"--storage {text}: names no folder; give a bucket and a path in it")
+        raise StudyError(f"--storage {shown(text)}: names no folder; give a bucket and a path in it")
     local = local_path(text)
     if local is not None:
         return Location(str(local), local, fs.LocalFileSystem(), str(local))
@@ -91,7 +102,8 @@ def _filesystem(uri: str) -> tuple[fs.FileSystem, str]:
         except (ImportError, ValueError, OSError) as second:
             # An OSError of pyarrow's says why a storage that it knows does not answer, a ValueError only that it knows none.
             problem = " ".join(str(first if isinstance(first, OSError) else second).split())
-            raise StudyError(f"--storage {uri}: neither pyarrow nor fsspec can open it: {problem}") from None
+            problem = problem.replace(uri, shown(uri))
+            raise StudyError(f"--storage {shown(uri)}: neither pyarrow nor fsspec can open it: {problem}") from None
         filesystem = fs.PyFileSystem(fs.FSSpecHandler(wrapped))
     return filesystem, root.rstrip("/")
 

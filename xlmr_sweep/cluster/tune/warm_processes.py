@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -11,22 +10,17 @@ import ray
 
 from xlmr_sweep.cluster.trial_process import TrialProcess
 
-CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
-"""Variables of the driver that its processes get too, as Tune's own do."""
-
 
 class OneActorClass:
     """Makes every process a `TrialProcess`. Stands in for Tune's `_ActorClassCache`.
 
     Tune's gives every process a runtime environment of its own. For that Ray starts Python twice and cannot use the processes
-    that it keeps ready. Here a process has such an environment only if there are credentials to hand on.
+    that it keeps ready. It also shows the credentials that Tune hands on by it, in its logs and in command lines of processes.
     """
 
     def __init__(self) -> None:
-        handed_on = {name: os.environ[name] for name in CREDENTIALS if name in os.environ}
         # Not by `options`: what it returns is no actor class, and Tune's actor manager refuses it.
-        make = ray.remote(runtime_env={"env_vars": handed_on}) if handed_on else ray.remote
-        self._actor_class = make(TrialProcess)
+        self._actor_class = ray.remote(TrialProcess)
 
     def get(self, trainable_cls: type) -> Any:
         """Returns the actor class, whatever Tune was told to run."""
