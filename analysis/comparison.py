@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.schema import AVERAGE, CELL, Table, as_frame, checked
+from analysis.schema import AVERAGE, CELL, Table, TableError, as_frame, checked, metrics_of
 from analysis.significance import ALPHA, holm, sign_flip_test, smallest_p
 
 CELL_COLUMNS = [*CELL, "score_a", "score_b", "difference", "noise"]
@@ -24,20 +24,30 @@ Z_95 = 1.959963984540054
 def cell_differences(a: Table, b: Table) -> pd.DataFrame:
     """Returns the cells that both runs have, with `score_a`, `score_b`, `difference` (b minus a) and `noise`.
 
-    `noise` is the half-width of the 95% interval of a difference of two independent accuracies on `num_eval` examples; NaN
+    `noise` is the half-width of the 95% interval of a difference of two independent accuracies on `num_eval` examples each; NaN
     where the number of examples or the metric is not known, or the metric is not accuracy.
+
+    Raises:
+        TableError: if a task's scores are of another metric in the second run than in the first.
     """
     first, second = checked(a), checked(b)
-    known = {"num_eval", "metric"} <= set(first.columns)
-    keep = [*CELL, "score", *(["num_eval", "metric"] if known else [])]
-    both = first[keep].merge(second[[*CELL, "score"]], on=CELL, suffixes=("_a", "_b"))
+    metrics = metrics_of(first), metrics_of(second)
+    for task in metrics[0].keys() & metrics[1].keys():
+        if metrics[0][task] != metrics[1][task]:
+            raise TableError(
+                f"task {task}: metric is {metrics[0][task][0]} in the first run and {metrics[1][task][0]} in the second"
+            )
+    known = "metric" in first.columns and all("num_eval" in some.columns for some in (first, second))
+    more = ["num_eval"] if known else []
+    both = first[[*CELL, "score", *more]].merge(second[[*CELL, "score", *more]], on=CELL, suffixes=("_a", "_b"))
     both["difference"] = both["score_b"] - both["score_a"]
     both["noise"] = np.nan
     if known:
         share = (both["score_a"] + both["score_b"]) / 2
-        num_eval = both["num_eval"].astype("float64")
-        noise = Z_95 * np.sqrt(2 * share * (1 - share) / num_eval.where(num_eval > 0))
-        both["noise"] = noise.where(both["metric"] == "accuracy")
+        counts = (both[f"num_eval_{side}"].astype("float64") for side in "ab")
+        parts = sum(1 / number.where(number > 0) for number in counts)
+        noise = Z_95 * np.sqrt(share * (1 - share) * parts)
+        both["noise"] = noise.where(both["task"].map(metrics[0]).map(lambda found: found == ["accuracy"]))
     return both[CELL_COLUMNS]
 
 

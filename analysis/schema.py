@@ -104,7 +104,8 @@ def checked(table: Table) -> pd.DataFrame:
 
     Raises:
         TableError: missing columns or two of one name, empty keys, sizes or seeds that are no whole numbers, measures that are
-            no numbers from 0 up, scores that are NaN or outside [0, 1], a task called `average`, and cells that occur twice.
+            no numbers from 0 up, scores that are NaN or outside [0, 1], a task called `average` or with two metrics, and cells
+            that occur twice.
     """
     frame = as_frame(table)
     missing = [name for name in REQUIRED if name not in frame.columns]
@@ -124,12 +125,25 @@ def checked(table: Table) -> pd.DataFrame:
     frame = frame.assign(**typed)
     if (frame["task"] == AVERAGE).any():
         raise TableError(f"a task is called {AVERAGE!r}, which is the name of the pooled row; rename it")
+    for task, found in metrics_of(frame).items():
+        if len(found) > 1:
+            raise TableError(
+                f"task {task}: metric is {' in some rows and '.join(found)} in others; give a table of one metric a task"
+            )
     twice = frame.duplicated(CELL, keep=False)
     if twice.any():
         cells = frame.loc[twice, CELL].drop_duplicates()
         named = [" ".join(f"{key}={value}" for key, value in row.items()) for row in cells.head(3).to_dict("records")]
         raise TableError(f"{len(cells)} cell{'s' * (len(cells) > 1)} more than once: {'; '.join(named)}")
     return frame.sort_values(CELL, ignore_index=True)
+
+
+def metrics_of(table: pd.DataFrame) -> dict[str, list[str]]:
+    """Returns which metrics the scores of each task are, by the column `metric` where the table has it."""
+    if "metric" not in table.columns:
+        return {}
+    known = table.dropna(subset="metric")
+    return {str(task): sorted(map(str, part.unique())) for task, part in known.groupby("task")["metric"]}
 
 
 def ordered(values: Iterable[Any], declared: Sequence[Any] = ()) -> list[Any]:

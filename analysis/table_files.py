@@ -66,7 +66,7 @@ def read_table_file(source: str, columns: Mapping[str, str]) -> pd.DataFrame:
     read = _read_csv if source.lower().endswith(".csv") else _read_parquet
     try:
         return read(source, numbers)
-    except (OSError, ValueError, ImportError, pa.ArrowException) as error:
+    except (OSError, ValueError, ImportError, csv.Error, pa.ArrowException) as error:
         raise TableError(f"{source}: cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}") from error
     except StudyError as error:
         raise TableError(str(error).removeprefix("--storage ")) from error

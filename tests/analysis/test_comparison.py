@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from analysis.comparison import cell_differences, moved_groups, only_in_one
+from analysis.schema import TableError
 
 
 def test_the_same_table_is_identical_everywhere(study_table: pd.DataFrame) -> None:
@@ -44,8 +45,20 @@ def test_noise_of_a_cell_is_that_of_two_proportions(study_table: pd.DataFrame) -
     cells = cell_differences(table, table)
     expected = stats.norm.ppf(0.975) * np.sqrt(2 * 0.25 / 200)
     assert cells["noise"].tolist() == pytest.approx([expected] * len(cells))
+    fewer = cell_differences(table, table.assign(num_eval=50))["noise"]
+    assert fewer.tolist() == pytest.approx([1.96 * np.sqrt(0.25 / 200 + 0.25 / 50)] * len(cells), rel=1e-3)
     for unknown in (table.assign(metric="macro_f1"), table.drop(columns="metric"), table.assign(num_eval=0)):
-        assert cell_differences(unknown, table)["noise"].isna().all()
+        assert cell_differences(unknown, unknown)["noise"].isna().all()
+
+
+def test_runs_of_another_metric_are_not_compared(study_table: pd.DataFrame) -> None:
+    table = study_table.assign(num_eval=200, metric="accuracy")
+    other = table.assign(metric=table["metric"].where(table["task"] != "cb", "macro_f1"))
+    with pytest.raises(TableError, match="task cb: metric is accuracy in the first run and macro_f1 in the second"):
+        cell_differences(table, other)
+    mixed = table.assign(metric=table["metric"].where(table["seed"] > 0, "macro_f1"))
+    with pytest.raises(TableError, match="task cb: metric is accuracy in some rows and macro_f1 in others"):
+        cell_differences(mixed, table)
 
 
 def test_cells_of_only_one_run_are_named(study_table: pd.DataFrame) -> None:

@@ -118,8 +118,8 @@ def folder_study(tmp_path: Path) -> Study:
 
 
 def write_trials(storage: Storage, study: Study, score: float, finished_at: str) -> None:
-    settings = study.model_dump(mode="json", include={"finetune", "instruct", "data"})
-    spec = {**settings, "model_spec": study.models[0].model_dump(mode="json")}
+    spec = study.model_dump(mode="json", include={"finetune", "instruct", "instructions", "data"})
+    spec |= {"model_spec": study.models[0].model_dump(mode="json"), "task_spec": study.tasks[0].model_dump(mode="json")}
     for number, trial in enumerate(expand(study)):
         if number != 3:
             row = {**trial.as_dict(), "score": score + number / 100, "metric": "accuracy", "finished_at": finished_at}
@@ -162,3 +162,18 @@ def test_of_a_moved_storages_records_of_one_cell_the_newest_counts_but_for_those
     storage.delete("results.parquet")
     assert load(tmp_path / "runs").rows["score"].max() == pytest.approx(0.7 + 0.11)
     assert load(tmp_path / "runs").num_other_settings == 11
+
+
+def test_of_a_moved_storage_records_of_another_prompt_are_none_of_the_study(folder_study: Study, tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "runs")
+    write_trials(storage, folder_study, 0.5, "2026-01-02")
+    (task,) = folder_study.tasks
+    asked = folder_study.replaced(tasks=[task.model_copy(update={"prompt": f"{task.prompt} Well?"})])
+    write_study(storage, asked)
+    before = load(tmp_path / "runs").rows
+    (tmp_path / "encoder").rename(tmp_path / "gone")
+    after = load(tmp_path / "runs").rows
+    assert set(before["paradigm"]) == set(after["paradigm"]) == {"baseline"}
+    others = folder_study.replaced(instructions=folder_study.instructions.model_copy(update={"max_target_tokens": 2}))
+    write_study(storage, others)
+    assert set(load(tmp_path / "runs").rows["paradigm"]) == {"baseline", "prompted"}

@@ -208,6 +208,34 @@ def test_a_padding_token_that_is_none_is_one_line(value: object, tmp_path: Path)
         assert quick_check(bert, [CB]) == check_model(bert, [CB]) == []
 
 
+def configured(folder: Path, **settings: object) -> Path:
+    """Changes settings of a folder's `config.json`."""
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+    return folder
+
+
+def test_positions_that_are_counted_from_another_token_than_the_padding_are_refused(tmp_path: Path) -> None:
+    """transformers would give each such token in a text the position of padding."""
+    folder = configured(make_encoder(tmp_path / "xlmr"), pad_token_id=0)
+    source = ModelSource("m", str(folder))
+    assert quick_check(source, [CB]) is None
+    with pytest.raises(StudyError, match="pad_token_id is 0 in .*, and the tokenizer's padding token is 1; xlm-roberta counts"):
+        check_model(source, [CB])
+    bert = ModelSource("m", str(configured(make_encoder(tmp_path / "bert", "bert"), pad_token_id=0)))
+    assert quick_check(bert, [CB]) == check_model(bert, [CB]) == []
+
+
+@pytest.mark.parametrize("family", ["bert", "xlm-roberta"])
+def test_a_model_that_attends_to_earlier_tokens_alone_is_refused(family: str, tmp_path: Path) -> None:
+    source = ModelSource("m", str(configured(make_encoder(tmp_path / "model", family), is_decoder=True)))
+    assert quick_check(source, [CB]) is None
+    with pytest.raises(
+        StudyError, match="model m: is_decoder is true in .*config.json, so a token attends to earlier ones alone"
+    ):
+        check_model(source, [CB])
+
+
 @pytest.mark.parametrize("family", [name for name, row in ROWS.items() if row.counts_positions_from_padding and name != "luke"])
 def test_positions_before_the_first_are_no_room_for_tokens(family: str, tmp_path: Path) -> None:
     own = {"xmod": {"languages": ["en"], "default_language": "en"}, "longformer": {"attention_window": [8, 8]}}

@@ -10,13 +10,17 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
 from xlmr_sweep.modeling.special_tokens import OTHER_NAMES
 from xlmr_sweep.study.model_files import TOKENIZER_CONFIG, tokenizer_file
 
 UNKNOWN = ("<unk>", "[UNK]")
 """Usual unknown tokens, for tokenizers whose settings do not name theirs."""
+
+
+_CLASSES = {"bert": "BertTokenizer", "roberta": "RobertaTokenizer", "xlm-roberta": "XLMRobertaTokenizer"}
+"""transformers' class of a model type's tokenizer, where the settings name none."""
 
 
 class BareTokenizer:
@@ -50,10 +54,12 @@ class BareTokenizer:
             by_key[name] = by_key.get(name) or by_key.get(other)
         ids = [found.get(_content(by_key.get(f"{name}_token"))) for name in ("cls", "sep", "mask", "pad", "unk")]
         self.cls_token_id, self.sep_token_id, self.mask_token_id, self.pad_token_id, self.unk_token_id = ids
-        if self.unk_token_id is None:
+        own = getattr(self._tokenizer.model, "unk_token", None)
+        if own is not None or self.unk_token_id is None:
             # Without it a label word that has no token would count as one token.
-            numbers = (self._number(name) for name in UNKNOWN)
+            numbers = (self._number(name) for name in ((own,) if own is not None else UNKNOWN))
             self.unk_token_id = next((number for number in numbers if number is not None), None)
+        self._settings = named
         self.vocab_size: int = self._tokenizer.get_vocab_size()
         self.added_tokens_decoder: Mapping[int, Any] = self._tokenizer.get_added_tokens_decoder()
 
@@ -61,6 +67,38 @@ class BareTokenizer:
     def has_template_tokens(self) -> bool:
         """Whether the settings name the tokens that begin and end a text, and the mask."""
         return None not in (self.cls_token_id, self.sep_token_id, self.mask_token_id)
+
+    def is_made_as_written(self, model_type: str) -> bool:
+        """Tells whether transformers surely makes the same tokens of texts as the file alone.
+
+        Its own classes take the vocabulary of the file and make the rest by the settings. Only the usual ones are known here.
+
+        Args:
+            model_type: as `config.json` names it.
+        """
+        found, settings = self._tokenizer, self._settings
+        name = str(settings.get("tokenizer_class") or _CLASSES.get(model_type)).removesuffix("Fast")
+        made: tuple[Any, Any]
+        if name in ("PreTrainedTokenizer", "TokenizersBackend"):
+            return "add_prefix_space" not in settings
+        if name == "BertTokenizer":
+            lowers = {
+                "handle_chinese_chars": settings.get("tokenize_chinese_chars", True),
+                "strip_accents": settings.get("strip_accents"),
+                "lowercase": settings.get("do_lower_case", True),
+            }
+            made = normalizers.BertNormalizer(clean_text=True, **lowers), pre_tokenizers.BertPreTokenizer()
+        elif name == "RobertaTokenizer":
+            made = None, pre_tokenizers.ByteLevel(add_prefix_space=settings.get("add_prefix_space", False))
+        elif name == "XLMRobertaTokenizer":
+            kept = found.normalizer if isinstance(found.normalizer, normalizers.Precompiled) else None
+            scheme = "always" if settings.get("add_prefix_space", True) else "never"
+            parts = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(replacement="\u2581", prepend_scheme=scheme)]
+            made = kept, pre_tokenizers.Sequence(parts)
+        else:
+            return False
+        written = found.normalizer, found.pre_tokenizer
+        return all(_state(one) == _state(other) for one, other in zip(made, written, strict=True))
 
     def _number(self, token: str) -> int | None:
         number: int | None = self._tokenizer.token_to_id(token)
@@ -99,3 +137,8 @@ def _content(token: Any) -> str:
     """Returns a special token as text. Settings hold it as text or as a mapping with its content. Empty where there is none."""
     found = token.get("content") if isinstance(token, Mapping) else token
     return found if isinstance(found, str) else ""
+
+
+def _state(part: Any) -> Any:
+    """Returns a part of a tokenizer in a form that can be compared."""
+    return None if part is None else json.loads(part.__getstate__())

@@ -25,7 +25,8 @@ from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.families import FAMILIES, model_family
 from xlmr_sweep.modeling.model_folder import several
 from xlmr_sweep.modeling.source import ModelSource, base_source
-from xlmr_sweep.modeling.special_tokens import add_special_tokens, adds_special_tokens, name_special_tokens
+from xlmr_sweep.modeling.special_tokens import add_special_tokens, adds_special_tokens, name_special_tokens, name_unknown_token
+from xlmr_sweep.modeling.tokenizer_file import check_needed_tokens
 from xlmr_sweep.modeling.weights import held_weights, mapped_weights
 from xlmr_sweep.storage.artifacts import commit_file
 from xlmr_sweep.storage.files import Storage
@@ -51,7 +52,7 @@ def load_tokenizer(source: ModelSource) -> Any:
     """Returns the source's fast tokenizer. Where it puts no special tokens around texts, it is made to.
 
     Raises:
-        StudyError: if there is none, or if it lacks a special token that the template needs.
+        StudyError: if there is none, or if it lacks a special token that the template needs, or has one made new.
     """
     with quiet():
         try:
@@ -70,6 +71,8 @@ def load_tokenizer(source: ModelSource) -> Any:
     for token in ("cls_token", "sep_token", "mask_token", "pad_token"):
         if getattr(tokenizer, token) is None:
             raise StudyError(f"model {source.name}: the tokenizer of {source.location} has no {token}")
+    name_unknown_token(tokenizer)
+    check_needed_tokens(source, tokenizer)
     if not adds_special_tokens(tokenizer):
         add_special_tokens(tokenizer, separates_twice=model_family(load_config(source)).separates_twice)
     return tokenizer

@@ -26,8 +26,17 @@ from xlmr_sweep.modeling.loading import (
     quiet,
     unlike_embeddings,
 )
-from xlmr_sweep.modeling.model_folder import check_padding, read_model_folder, several, unplaced_note, weight_shapes
+from xlmr_sweep.modeling.model_folder import (
+    check_direction,
+    check_padding,
+    check_positions,
+    read_model_folder,
+    several,
+    unplaced_note,
+    weight_shapes,
+)
 from xlmr_sweep.modeling.source import ModelSource
+from xlmr_sweep.modeling.tokenizer_file import other_tokens_note
 from xlmr_sweep.modeling.weights import cached_files, held_weights, tied_groups
 from xlmr_sweep.study.task_check import label_token_ids
 from xlmr_sweep.study.tasks import TaskSpec
@@ -58,6 +67,8 @@ def check_model(source: ModelSource, tasks: Iterable[TaskSpec], max_length: int 
             raise StudyError(f"model {source.name}: {error}") from None
     config = load_config(source)
     check_padding(source, config.to_dict())
+    check_positions(source, config.to_dict(), tokenizer.pad_token_id)
+    check_direction(source, config.to_dict())
     if config.is_encoder_decoder:
         raise StudyError(
             f"model {source.name}: {source.location} is an encoder with a decoder ({config.model_type}); give an encoder alone"
@@ -75,12 +86,14 @@ def check_model(source: ModelSource, tasks: Iterable[TaskSpec], max_length: int 
             f"{config.vocab_size}; they do not belong together"
         )
     _check_input(source, model)
+    other_tokens = other_tokens_note(source, tokenizer)
+    notes = [other_tokens] if other_tokens else []
     folder = read_model_folder(source)
     if folder is not None:
-        return folder.notes() + _check_weights(source, model, folder.shapes, are_here=True)
+        return notes + folder.notes() + _check_weights(source, model, folder.shapes, are_here=True)
     cached = cached_files(source)
     shapes = weight_shapes(source, cached) if cached else announced_shapes(source)
-    return _check_weights(source, model, shapes, are_here=bool(cached)) if shapes else []
+    return notes + (_check_weights(source, model, shapes, are_here=bool(cached)) if shapes else [])
 
 
 def _check_input(source: ModelSource, model: Any) -> None:

@@ -138,6 +138,40 @@ def check_padding(source: ModelSource, config: Mapping[str, Any]) -> None:
         )
 
 
+def check_positions(source: ModelSource, config: Mapping[str, Any], padding: int | None) -> None:
+    """Refuses a model that counts positions from another token than the tokenizer's padding token.
+
+    transformers gives such a token, where it stands in a text, the position of padding.
+
+    Args:
+        source: the model.
+        config: its `config.json`.
+        padding: the id of the tokenizer's padding token.
+
+    Raises:
+        StudyError: naming both tokens.
+    """
+    family, named = model_family(config), config.get("pad_token_id")
+    if family.counts_positions_from_padding and family.fixed_padding is None and padding is not None and named != padding:
+        raise StudyError(
+            f"model {source.name}: pad_token_id is {named} in {source.location}/{CONFIG}, and the tokenizer's padding token is "
+            f"{padding}; {family.model_type} counts positions from it; set both to the token that the model was trained with"
+        )
+
+
+def check_direction(source: ModelSource, config: Mapping[str, Any]) -> None:
+    """Refuses a model whose tokens attend to earlier ones alone.
+
+    Raises:
+        StudyError: naming the setting.
+    """
+    if config.get("is_decoder"):
+        raise StudyError(
+            f"model {source.name}: is_decoder is true in {source.location}/{CONFIG}, so a token attends to earlier ones alone; "
+            "set it to false if the model was trained as a masked language model"
+        )
+
+
 def _settings(source: ModelSource, path: Path) -> Mapping[str, Any] | None:
     """Returns a JSON object; None where there is no such file."""
     try:

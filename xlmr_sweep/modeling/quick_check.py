@@ -14,7 +14,14 @@ from safetensors import SafetensorError
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.bare_tokenizer import BareTokenizer, tokenizer_texts
 from xlmr_sweep.modeling.families import usable_length
-from xlmr_sweep.modeling.model_folder import ModelFolder, check_padding, read_model_folder, unplaced_note
+from xlmr_sweep.modeling.model_folder import (
+    ModelFolder,
+    check_direction,
+    check_padding,
+    check_positions,
+    read_model_folder,
+    unplaced_note,
+)
 from xlmr_sweep.modeling.source import ModelSource
 from xlmr_sweep.modeling.weight_names import weight_names
 from xlmr_sweep.study.task_check import label_token_ids
@@ -49,6 +56,7 @@ def _weight_notes(folder: ModelFolder, max_length: int) -> list[str] | None:
     """Returns what to say of the weights; None where they are not exactly those of the family's usual model."""
     config, source = folder.config, folder.source
     check_padding(source, config)
+    check_direction(source, config)
     names = weight_names(config)
     if names is None or int(config["hidden_size"]) % int(config["num_attention_heads"]) or max_length > usable_length(config):
         return None
@@ -66,10 +74,12 @@ def _has_words(folder: ModelFolder, tasks: Iterable[TaskSpec]) -> bool:
     tokenizer: Any = BareTokenizer(*tokenizer_texts(lambda name: (home / name).read_text(encoding="utf-8")))
     if (
         not tokenizer.has_template_tokens
+        or not tokenizer.is_made_as_written(str(folder.config.get("model_type")))
         or tokenizer.pad_token_id is None
         or not NEEDED < tokenizer.vocab_size <= folder.config["vocab_size"]
     ):
         return False
+    check_positions(folder.source, folder.config, tokenizer.pad_token_id)
     for task in tasks:
         label_token_ids(tokenizer, task)
     return True

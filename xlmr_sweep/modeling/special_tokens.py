@@ -1,7 +1,8 @@
-"""The special tokens that a tokenizer puts around and between texts, put there where it has no rule of its own."""
+"""Special tokens where a tokenizer lacks what it needs: a rule that puts them around and between texts, the unknown token."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from tokenizers.processors import TemplateProcessing
@@ -47,3 +48,21 @@ def add_special_tokens(tokenizer: Any, *, separates_twice: bool) -> None:
         pair=f"{begin} $A {end} {end} $B {end}" if separates_twice else f"{begin} $A {end} $B:1 {end}:1",
         special_tokens=[(begin, tokenizer.cls_token_id), (end, tokenizer.sep_token_id)],
     )
+
+
+def name_unknown_token(tokenizer: Any) -> None:
+    """Lets a tokenizer know which token it makes of unknown characters, where its settings do not say so or name another.
+
+    Otherwise that token would be one that no text may yield, and an unknown word would vanish from a text.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers; changed in place, also when it is saved.
+    """
+    backend = tokenizer.backend_tokenizer
+    own = getattr(backend.model, "unk_token", None)
+    if own is None and tokenizer.unk_token_id is None:
+        # Only the file of a unigram model tells its unknown token.
+        number = json.loads(backend.to_str())["model"].get("unk_id")
+        own = None if number is None else backend.id_to_token(number)
+    if own is not None and own != tokenizer.unk_token and backend.token_to_id(own) is not None:
+        tokenizer.unk_token = own

@@ -19,8 +19,9 @@ from xlmr_sweep.storage.collect import Collected
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.records import CELL_COLUMNS, read_failure_files, read_records, result_columns
 from xlmr_sweep.storage.study_file import read_study
-from xlmr_sweep.study.plan import sizes_and_seeds
+from xlmr_sweep.study.plan import seen_of_task, sizes_and_seeds
 from xlmr_sweep.study.spec import Study
+from xlmr_sweep.study.template import TEMPLATE_VERSION
 
 MODEL_KEYS = ("hub", "revision", "demo", "new_head")
 """What of a model decides its weights, apart from the contents of its folder."""
@@ -109,9 +110,13 @@ def _as_declared(record: Mapping[str, Any], study: Study) -> bool:
     }
     if is_zero_shot:
         declared["zero_shot"] = study.zero_shot.model_dump(mode="json")
-    if record["paradigm"] == "instructed":
+    declared["task_spec"] = seen_of_task(study.task(record["task"]), record["paradigm"])
+    if record["paradigm"] == "instructed" and model["instructed_folder"] is None:
         declared["instruct"] = study.instruct.model_dump(mode="json", exclude={"checkpoint_every"})
+        declared["instructions"] = study.instructions.model_dump(mode="json", exclude={"folder", "max_malformed"})
     spec = record.get("spec") or {}
+    if record["paradigm"] != "baseline" and spec.get("template_version", TEMPLATE_VERSION) != TEMPLATE_VERSION:
+        return False
     return all(
         spec[part].get(key, value) == value
         for part, settings in declared.items()

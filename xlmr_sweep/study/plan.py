@@ -110,15 +110,12 @@ def _base_identity(
 
     What only training uses is no part of a zero-shot trial.
     """
-    # A baseline does not see the prompt, and a prompt does not see the baseline text: a change of one keeps results of the other.
-    # Both are shortened at the long field.
-    seen: set[str] = {"long_field"} | ({"baseline"} if paradigm == "baseline" else {"prompt", "label_words"})
     identity: dict[str, Any] = {
         "identity_version": IDENTITY_VERSION,
         "model": weights,
         "recipe": recipe,
         "head": "classification" if paradigm == "baseline" else "label_words",
-        "task": task.model_dump(mode="json", include={"labels", "metric"} | seen),
+        "task": seen_of_task(task, paradigm),
         "data": data,
         "template": None if paradigm == "baseline" else TEMPLATE_VERSION,
         "finetune": study.finetune.identity(is_zero_shot=is_zero_shot),
@@ -126,6 +123,14 @@ def _base_identity(
     if is_zero_shot and study.zero_shot.calibrate:
         identity["content_free"] = list(study.zero_shot.content_free)
     return fingerprint(identity, 32)
+
+
+def seen_of_task(task: TaskSpec, paradigm: Paradigm) -> dict[str, Any]:
+    """Returns what a trial of a paradigm sees of a task's declaration."""
+    # A baseline does not see the prompt, and a prompt does not see the baseline text: a change of one keeps results of the other.
+    # Both are shortened at the long field.
+    seen = {"baseline"} if paradigm == "baseline" else {"prompt", "label_words"}
+    return task.model_dump(mode="json", include={"labels", "metric", "long_field"} | seen)
 
 
 def select(

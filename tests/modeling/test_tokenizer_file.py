@@ -1,0 +1,91 @@
+"""A tokenizer as transformers makes it, beside its own file: what differs is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import make_encoder, tokenizer_of
+
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.modeling.bare_tokenizer import BareTokenizer
+from xlmr_sweep.modeling.loading import load_tokenizer
+from xlmr_sweep.modeling.model_check import check_model
+from xlmr_sweep.modeling.quick_check import quick_check
+from xlmr_sweep.modeling.source import ModelSource
+from xlmr_sweep.study.task_check import label_token_ids
+from xlmr_sweep.study.tasks import RTE
+from xlmr_sweep.study.text_tokens import TextTokens
+
+WORDS = ["the", "cat", "Cat", "sat", "yes", "no", "user", ":", "assistant"]
+
+
+def bert_folder(folder: Path, *, lowercase: bool, **settings: Any) -> ModelSource:
+    """Writes a BERT whose tokenizer's file lower-cases or does not, with these settings."""
+    from tokenizers import models, normalizers, pre_tokenizers
+
+    vocabulary = {word: i for i, word in enumerate(["<s>", "<pad>", "</s>", "<unk>", *WORDS, "<mask>"])}
+    model = models.WordPiece(vocabulary, unk_token="<unk>")
+    tokenizer = tokenizer_of(model, normalizers.BertNormalizer(lowercase=lowercase), [], mask="<mask>")
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    make_encoder(folder, "bert", vocab_size=len(vocabulary) + 3)
+    tokenizer.save_pretrained(folder)
+    change(folder, tokenizer_class="BertTokenizer", **settings)
+    return ModelSource("m", str(folder))
+
+
+def change(folder: Path, *without: str, **settings: Any) -> None:
+    path = folder / "tokenizer_config.json"
+    found = {**json.loads(path.read_text()), **settings}
+    path.write_text(json.dumps({name: value for name, value in found.items() if name not in without}))
+
+
+@pytest.mark.parametrize(
+    ("lowercase", "settings"), [(False, {"do_lower_case": False}), (True, {}), (True, {"do_lower_case": True})]
+)
+def test_a_tokenizer_whose_settings_agree_with_its_file_is_sure(
+    lowercase: bool, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    source = bert_folder(tmp_path, lowercase=lowercase, **settings)
+    assert quick_check(source, [RTE]) == check_model(source, [RTE]) == []
+
+
+def test_other_tokens_than_those_of_the_file_are_named(tmp_path: Path) -> None:
+    """transformers' BertTokenizer lower-cases unless its settings say otherwise, whatever the file says."""
+    source = bert_folder(tmp_path, lowercase=False)
+    assert load_tokenizer(source)("Cat", add_special_tokens=False)["input_ids"] == [4 + WORDS.index("cat")]
+    assert quick_check(source, [RTE]) is None
+    (note,) = check_model(source, [RTE])
+    assert "transformers' BertTokenizer makes of" in note
+    assert "set tokenizer_class and its options" in note
+
+
+def test_a_special_token_that_the_file_does_not_hold_is_refused(tmp_path: Path) -> None:
+    """Where the model has rows to spare it would take one that nothing has trained."""
+    source = bert_folder(tmp_path, lowercase=True, mask_token="[MASK]")
+    assert quick_check(source, [RTE]) is None
+    said = (
+        r"model m: mask_token of .* is '\[MASK\]', which its tokenizer.json does not hold; .* name the token that the model knows"
+    )
+    with pytest.raises(StudyError, match=said):
+        check_model(source, [RTE])
+
+
+def test_an_unknown_word_stays_unknown_where_no_setting_names_its_token(tmp_path: Path) -> None:
+    source = bert_folder(tmp_path, lowercase=True)
+    change(tmp_path, "unk_token", tokenizer_class="PreTrainedTokenizerFast")
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    special = {"special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    content["added_tokens"].append({"id": 3, "content": "<unk>", **special})
+    content["added_tokens"].sort(key=lambda token: token["id"])
+    content["added_tokens"] = [*{token["id"]: token for token in content["added_tokens"]}.values()]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    tokenizer = load_tokenizer(source)
+    the, unknown, sat = (4 + WORDS.index("the"), 3, 4 + WORDS.index("sat"))
+    assert TextTokens(tokenizer).ids(["the zebra sat"]) == [[the, unknown, sat]]
+    files = ((tmp_path / name).read_text() for name in ("tokenizer.json", "tokenizer_config.json"))
+    for some in (tokenizer, BareTokenizer(*files)):
+        with pytest.raises(StudyError, match="label word 'zebra' is an unknown token of the tokenizer"):
+            label_token_ids(some, RTE.model_copy(update={"label_words": ("yes", "zebra")}))

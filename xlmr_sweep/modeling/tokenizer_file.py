@@ -1,0 +1,84 @@
+"""A tokenizer as transformers made it, beside its own file. In: a source, its loaded tokenizer. Out: what differs.
+
+transformers' own classes take the vocabulary of `tokenizer.json` and make everything else by `tokenizer_config.json`. A special
+token that the file does not hold gets a new row. Nothing of this is said by transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.modeling.bare_tokenizer import tokenizer_texts
+from xlmr_sweep.modeling.hub_files import read_small_file
+from xlmr_sweep.modeling.source import ModelSource
+from xlmr_sweep.study.model_files import TOKENIZER, TOKENIZER_CONFIG
+
+NEEDED = ("cls_token", "sep_token", "mask_token", "pad_token", "unk_token")
+
+PROBES = (
+    "Hello World, hello WORLD",
+    "na\u00efve caf\u00e9 \u00c9T\u00c9 \u0130stanbul",
+    "\uff26\uff35\uff2c\uff2c width \ufb01ne \u00bd \u2460",
+    "\u65e5\u672c\u8a9e \u4e2d\u6587 \ud55c\uad6d\uc5b4",
+    "  two  spaces\tand\na line ",
+    "don't stop-it, 3.14 (x)! #1 a_b",
+)
+"""Texts in which the usual kinds of tokenizers differ: case, accents, width, scripts, spaces, punctuation."""
+
+
+NUM_WORDS = 200
+"""Words of the vocabulary that are tried as well, as they are and with a capital letter."""
+
+
+def check_needed_tokens(source: ModelSource, tokenizer: Any) -> None:
+    """Checks that the tokens which every example needs are tokens of the tokenizer's file and not made new by transformers.
+
+    Raises:
+        StudyError: naming the token.
+    """
+    own = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+    added = {name: token for name in NEEDED if (token := getattr(tokenizer, name)) is not None and token not in own}
+    if not added:
+        return
+    try:
+        text, settings = tokenizer_texts(partial(read_small_file, source))
+        declared = {token["content"] for token in json.loads(text).get("added_tokens") or ()}
+        declared |= {token["content"] for token in (json.loads(settings).get("added_tokens_decoder") or {}).values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # A tokenizer of older files, which transformers converts, or one that is read otherwise.
+        return
+    for name, token in added.items():
+        if token not in declared:
+            raise StudyError(
+                f"model {source.name}: {name} of {source.location} is {token!r}, which its {TOKENIZER} does not hold; it would "
+                f"get a row that nothing has trained; name the token that the model knows in {TOKENIZER_CONFIG}"
+            )
+
+
+def other_tokens_note(source: ModelSource, tokenizer: Any) -> str:
+    """Returns the line that is said where transformers makes other tokens of texts than the tokenizer's file; empty if not."""
+    try:
+        text, _ = tokenizer_texts(partial(read_small_file, source))
+        written = Tokenizer.from_str(text)
+    except (
+        Exception
+    ):  # No such file, or what the library, which raises the bare class, says of it: the tokenizer itself did load.
+        return ""
+    written.no_truncation()
+    written.no_padding()
+    words = sorted(filter(str.isalpha, written.get_vocab()))[:NUM_WORDS]
+    for probe in (*PROBES, *words, *(word.title() for word in words)):
+        ours = tokenizer.backend_tokenizer.encode(probe, add_special_tokens=False)
+        theirs = written.encode(probe, add_special_tokens=False)
+        if ours.ids != theirs.ids:
+            return (
+                f"{source.location}: transformers' {type(tokenizer).__name__} makes of {probe!r} the tokens "
+                f"{' '.join(ours.tokens)}, and {TOKENIZER} alone {' '.join(theirs.tokens)}; the first are used; "
+                f"set tokenizer_class and its options in {TOKENIZER_CONFIG} to what the model was trained with"
+            )
+    return ""
