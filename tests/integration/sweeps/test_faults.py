@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +95,9 @@ def scrape() -> str:
     for node in ray.nodes():
         if node["Alive"]:
             address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-            text = urllib.request.urlopen(address, timeout=10).read().decode()
-            lines += [line for line in text.splitlines() if "xlmr_sweep_" in line]
+            with suppress(OSError):  # A slow answer: who waits asks again.
+                text = urllib.request.urlopen(address, timeout=PATIENCE_S).read().decode()
+                lines += [line for line in text.splitlines() if "xlmr_sweep_" in line]
     return "\n".join(lines)
 
 
@@ -172,9 +173,20 @@ def test_each_failure_is_answered_by_its_cause(cluster: Any, tmp_path: Path, not
 def test_a_trial_over_its_time_and_one_whose_process_hears_nothing_are_killed_and_run_again(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_is_left: Callable[[], None]
 ) -> None:
-    monkeypatch.setattr(deadlines, "KILL_MARGIN_S", 2.0)
+    monkeypatch.setattr(deadlines, "KILL_MARGIN_S", PATIENCE_S)
+    stream = io.StringIO()
+
+    def lose_patience() -> None:
+        # The slow one ends itself, however slow the machine is. Only then is the stopped one killed, and no second attempt.
+        wait_for(lambda: "Again slow" in stream.getvalue())
+        monkeypatch.setattr(deadlines, "KILL_MARGIN_S", 0.0)
+        wait_for(lambda: "Again stopped" in stream.getvalue())
+        monkeypatch.setattr(deadlines, "KILL_MARGIN_S", PATIENCE_S)
+
     study = study_of({"trial_timeout_s": 8, "storage_patience_s": 1}, seeds=1, slow="1/2", stopped="1/2")
-    trials, storage, said, live_table = run(study, tmp_path, Faulty(tmp_path, kinds={"slow": "slow", "stopped": "stopped"}))
+    kinds = {"slow": "slow", "stopped": "stopped"}
+    with in_thread(lose_patience):
+        trials, storage, said, live_table = run(study, tmp_path, Faulty(tmp_path, kinds=kinds), stream=stream)
     assert live_table.done == len(trials) == 2
     assert {record["attempt"] for record in records(storage).values()} == {2}
     again = {line.split(": ")[0].split("/")[0]: line for line in said.splitlines() if line.startswith("Again ")}

@@ -106,6 +106,7 @@ def test_jobs_run_beside_trials_and_instructed_trials_follow_their_models_weight
     widths, probing = widths_of(study, storage, [model.name for model in study.models], found)
     assert probing == ["tuned"]
     jobs: dict[str, tuple[float, float]] = {}
+    ended: list[tuple[Trial, Any]] = []
 
     def run_job(job: Job) -> None:
         began = time.time()
@@ -113,11 +114,9 @@ def test_jobs_run_beside_trials_and_instructed_trials_follow_their_models_weight
         assert all(free[node]["GPU"] >= job.allocation.node_ids.count(node) for node in job.allocation.node_ids)
         if job.model == "broken":
             raise RuntimeError("no weights today")
-        # Until two trials have finished beside it.
-        wait_for(lambda: len(list((tmp_path / "runs" / "records").glob("*.json"))) >= 2)
+        wait_for(lambda: sum(began < row["began"] for _, row in list(ended)) >= 2)
         jobs[job.model] = (began, time.time())
 
-    ended: list[tuple[Trial, Any]] = []
     live_table = Ended(ended, trials)
     # Each fits twice into 10 GiB with the margin.
     gib = 2**30
