@@ -30,6 +30,7 @@ from xlmr_sweep.cluster.surroundings import check_surroundings, is_busy, why_not
 from xlmr_sweep.cluster.token_file import protect_token
 from xlmr_sweep.errors import ClusterGoneError, StorageError, StudyError
 from xlmr_sweep.interrupt import end_command
+from xlmr_sweep.storage.environment import machine_cpus
 
 PROBE_TIMEOUT_S = 5.0
 
@@ -92,11 +93,6 @@ def connected(address: str, num_cpus: int | None = None, num_gpus: int | None = 
 def _say(line: str) -> None:
     # Not by a console of rich's own: a live table has put its own stream in place of this one.
     print(line, file=sys.stderr, flush=True)
-
-
-def machine_cpus() -> int:
-    """Returns the CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start_local(num_cpus: int | None, num_gpus: int | None) -> ray.RayContext:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import xlmr_sweep
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.storage.environment import host, package_versions
+from xlmr_sweep.storage.environment import host, machine_cpus, package_versions
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.user_cache import user_cache
 
@@ -118,7 +118,7 @@ def read_facts(question: NodeQuestion) -> NodeFacts:
         driver_cuda=driver_cuda,
         cuda_problem=_cuda_problem() if driver else "",
         gpus=gpus,
-        cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cpus=machine_cpus(),
         memory=_memory(),
         shared_memory=shutil.disk_usage(SHARED_MEMORY).total if SHARED_MEMORY.is_dir() else 0,
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[1],

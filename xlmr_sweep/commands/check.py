@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from xlmr_sweep.cluster.connect import connected, head_of, machine_cpus
+from xlmr_sweep.cluster.connect import connected, head_of
 from xlmr_sweep.cluster.node_answers import NodeAnswer, NodeQuestions
 from xlmr_sweep.cluster.node_facts import NodeQuestion, read_facts
 from xlmr_sweep.cluster.surroundings import check_surroundings
@@ -27,6 +27,7 @@ from xlmr_sweep.scheduling.resources import Node, check_fits
 from xlmr_sweep.storage.artifacts import DRIVER, TMP, temporary_file
 from xlmr_sweep.storage.collect import collect
 from xlmr_sweep.storage.driver_lock import live_driver
+from xlmr_sweep.storage.environment import machine_cpus
 from xlmr_sweep.study.cluster_spec import ClusterSpec
 from xlmr_sweep.study.plan import Trial
 

@@ -6,7 +6,6 @@ that of the admission of a real run, on a simulated clock.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -19,6 +18,7 @@ from xlmr_sweep.scheduling.resources import Node, Width, check_fits, instruct_wi
 from xlmr_sweep.scheduling.widths import MAX_TRIALS, widths_of
 from xlmr_sweep.storage.artifacts import instruct_folder, manifest_of
 from xlmr_sweep.storage.collect import Collected
+from xlmr_sweep.storage.environment import machine_cpus
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.model_spec import AUTO
 from xlmr_sweep.study.plan import Trial
@@ -141,8 +141,7 @@ def assumed_nodes(study: Study) -> list[Node]:
     """Returns the cluster that a dry run assumes: the study's GPUs on nodes of eight, or one machine's CPUs."""
     if not study.cluster.gpus:
         ranks = [model.instruct_ranks for model in study.models]
-        machine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return [Node(study.cluster.cpus or max([machine, *ranks]), 0, "assumed")]
+        return [Node(study.cluster.cpus or max([machine_cpus(), *ranks]), 0, "assumed")]
     whole, rest = divmod(int(study.cluster.gpus), NODE_GPUS)
     sizes = [NODE_GPUS] * whole + ([rest] if rest else [])
     # A study does not say how many CPUs a node has. Enough are assumed.

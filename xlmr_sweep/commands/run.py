@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from xlmr_sweep.cluster.connect import connected, head_of, machine_cpus
+from xlmr_sweep.cluster.connect import connected, head_of
 from xlmr_sweep.cluster.ending import Ending
 from xlmr_sweep.cluster.jobs import InstructionJobs, RunJob, in_one_line, pretrain_models
 from xlmr_sweep.cluster.nodes import nodes
@@ -44,6 +44,7 @@ from xlmr_sweep.scheduling.cost import CostModel
 from xlmr_sweep.scheduling.items import Job
 from xlmr_sweep.scheduling.resources import NODE_LABEL, Node, check_fits, instruct_width
 from xlmr_sweep.scheduling.widths import widths_of
+from xlmr_sweep.storage.environment import machine_cpus
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +24,13 @@ from xlmr_sweep.data.chat_encoder import ChatEncoder, Chats, Ragged
 from xlmr_sweep.data.jsonl import FIELDS, ParsedRows, parse_lines, parse_table
 from xlmr_sweep.data.row_files import Payload, Segment
 from xlmr_sweep.errors import StorageError
+from xlmr_sweep.storage.environment import machine_cpus
 from xlmr_sweep.storage.files import Storage
 
-NUM_THREADS = 2
-"""Parts at a time in one process: one is read and packed while another is in the tokenizer, which has threads of its own."""
+THREADS_VARIABLE = "TOKENIZERS_PARALLELISM"
+
+MOST_THREADS = 8
+"""Parts at a time in one process. Python's own share of the work would keep more of them waiting for each other."""
 
 
 @dataclass(frozen=True)
@@ -134,19 +139,34 @@ Runner = Callable[[PartWork, Sequence[Segment]], Iterator[PartDone]]
 
 
 def run_here(work: PartWork, segments: Sequence[Segment]) -> Iterator[PartDone]:
-    """Does the work in this process."""
+    """Does the work in this process, a part a thread."""
     running: deque[Any] = deque()
-    with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="parts") as pool:
+    num_threads = min(MOST_THREADS, machine_cpus())
+    with _tokenizers_of_one_thread(), ThreadPoolExecutor(num_threads, thread_name_prefix="parts") as pool:
         try:
             for segment in segments:
                 for payload in segment.payloads():
                     running.append(pool.submit(work, payload))
-                    while len(running) > NUM_THREADS:
+                    while len(running) > num_threads:
                         yield running.popleft().result()
             while running:
                 yield running.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _tokenizers_of_one_thread() -> Iterator[None]:
+    """Within the block a tokenizer works in its caller's thread. Parts have threads; more would be in the way."""
+    before = os.environ.get(THREADS_VARIABLE)
+    os.environ[THREADS_VARIABLE] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[THREADS_VARIABLE]
+        else:
+            os.environ[THREADS_VARIABLE] = before
 
 
 def parsed(payload: Payload) -> ParsedRows:

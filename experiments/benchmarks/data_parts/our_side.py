@@ -32,9 +32,8 @@ def main(study_file: str, storage: str, where: str, kill_after_s: float) -> None
 
     import xlmr_sweep.modeling.loading  # noqa: F401
 
-    spent = [0.0]
-    if os.environ.get("TOKENIZERS_PARALLELISM") == "false":
-        _count_tokenizer(spent)
+    spent: list[float] = []
+    _note_tokenizer(spent)
     if kill_after_s:
         threading.Timer(kill_after_s, os.kill, (os.getpid(), signal.SIGKILL)).start()
     began, used_before = time.perf_counter(), cpu_s()
@@ -56,7 +55,7 @@ def main(study_file: str, storage: str, where: str, kill_after_s: float) -> None
         "starting": started - began,
         "parts_seconds": told.last_s,
         "cpu": cpu_s() - used_before,
-        "tokenizer_cpu": spent[0],
+        "tokenizer_cpu": sum(spent),
         "rows": manifest["num_rows"],
         "tokens": manifest["num_tokens"],
         "rows_of_this_run": told.done,
@@ -79,8 +78,8 @@ class _Progress:
         self.done, self.last_s = done, time.perf_counter() - self._began
 
 
-def _count_tokenizer(spent: list[float]) -> None:
-    """Adds up the CPU time of the tokenizer's calls. They have one thread then, that of the caller."""
+def _note_tokenizer(spent: list[float]) -> None:
+    """Notes the CPU time of each call of the tokenizer. It works in the caller's thread."""
     chunk = ChatEncoder._rows
 
     def timed(encoder: ChatEncoder, texts: list[str]) -> Any:
@@ -88,7 +87,7 @@ def _count_tokenizer(spent: list[float]) -> None:
         try:
             return chunk(encoder, texts)
         finally:
-            spent[0] += time.thread_time() - began
+            spent.append(time.thread_time() - began)
 
     ChatEncoder._rows = timed  # type: ignore[method-assign]
 
