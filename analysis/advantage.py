@@ -1,7 +1,7 @@
 """The average prompt advantage of Scao and Rush (2021), both ways. In: a table of results. Out: training examples saved.
 
-At each score level that both curves reach, how many examples fewer does the first paradigm need? The paper computes it
-(Table 3) and distrusts it (appendix A), because only the band of scores that both curves cover counts. So every row
+The question: at each score that both curves reach, how many fewer examples does the first paradigm need? The paper computes
+this (Table 3) and distrusts it (appendix A), because only the band of scores that both curves cover counts. So every row
 says which band that was, and what share of the curves lies outside it.
 """
 
@@ -28,14 +28,14 @@ def advantage_per_seed(table: Table, comparisons: Iterable[str] = COMPARISONS) -
         comparisons: keys of `analysis.pairs.COMPARISONS`.
 
     Returns:
-        One row a pair: `comparison`, `model`, `task`, `seed`, `advantage`, the band, and `used` (False for an empty band
-        and for the pairs that `paired_curves` does not use).
+        One row per pair: `comparison`, `model`, `task`, `seed`, `advantage`, the band, and `used`. `used` is False for an empty
+        band and for the pairs that `paired_curves` does not use.
     """
     return advantage_of_pairs(paired_curves(table, comparisons))
 
 
 def advantage_of_pairs(pairs: Mapping[str, PairedCurves]) -> pd.DataFrame:
-    """Returns what `advantage_per_seed` does, from curves that are paired already."""
+    """Does what `advantage_per_seed` does, with curves that are already paired."""
     return pd.concat([_seeds_of(curves, comparison) for comparison, curves in pairs.items()], ignore_index=True)
 
 
@@ -48,14 +48,14 @@ def _seeds_of(pairs: PairedCurves, comparison: str) -> pd.DataFrame:
 def advantage_table(table: Table, planned: Table | None = None, per_seed: Table | None = None) -> pd.DataFrame:
     """Returns both kinds of average prompt advantage, in training examples.
 
-    `per_seed` pools the advantage of each seed like the paper's Table 3; its band is the mean over the seeds used.
-    `best_of_seeds` is Scao and Rush's own: per size the best seed; `std` is over leaving one run out on each side, every
-    pair of runs in turn; its average row is mean and sample standard deviation over tasks.
+    `per_seed` pools the advantage of each seed, as in the paper's Table 3. Its band is the mean over the seeds used.
+    `best_of_seeds` is Scao and Rush's own method. It takes the best seed of each size. Its `std` comes from leaving out one
+    run on each side, for every pair of runs. Its average row is the mean and sample standard deviation over tasks.
 
     Args:
         table: results, as in `analysis.schema.checked`.
-        planned: one row a planned cell, so that missing cells are there, empty.
-        per_seed: what `advantage_per_seed` returns, if it is at hand.
+        planned: one row per planned cell. Missing cells then have empty rows.
+        per_seed: what `advantage_per_seed` returned, if the caller has it.
 
     Returns:
         `comparison`, `model`, `task`, `mean`, `std`, `num_seeds`, `analysis.crossings.BAND`, `method`, and the counts of
@@ -73,7 +73,7 @@ def advantage_table(table: Table, planned: Table | None = None, per_seed: Table 
 
 
 def _bands(values: pd.DataFrame) -> pd.DataFrame:
-    """Mean band a cell and a model. A seed with an empty band counts as wholly outside, so that it is not hidden."""
+    """Returns the mean band per cell and per model. A seed with an empty band counts as wholly outside, so it is not hidden."""
     there = values[values["num_sizes"].astype("float64") >= 2]
     used = there[there["used"].astype(bool)]
     parts = []

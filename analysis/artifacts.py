@@ -1,6 +1,6 @@
 """What a storage keeps beside its records. In: `Results` of a storage. Out: manifests of data and weights, shapes of models.
 
-Whatever is absent is simply not known: every field may be empty, and a report shows what is there.
+Every field may be empty. The report shows what is there.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ Manifest = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Artifacts:
-    """Manifests and shapes, as far as a storage has them."""
+    """The manifests and shapes that a storage has."""
 
     mixture: Manifest | None = None
     """Manifest of the filtered instruction data."""
     instructed: Mapping[str, Manifest] = field(default_factory=dict)
     """Manifests of the instruction-tuned weights, by model."""
     pretrained: Mapping[str, Manifest] = field(default_factory=dict)
-    """Manifests of the models that the study pre-trained itself, by model."""
+    """Manifests of the models that the study itself pre-trained, by model."""
     task_data: Mapping[str, Manifest] = field(default_factory=dict)
     """Manifests of the tasks' examples, by task."""
     architectures: Mapping[str, Architecture] = field(default_factory=dict)
@@ -48,9 +48,9 @@ class Artifacts:
 
 
 def artifacts(results: Results) -> Artifacts:
-    """Returns what the storage of the results keeps; nothing for a bare table.
+    """Returns what the storage of the results keeps. A bare table has no storage, so it gives nothing.
 
-    A manifest that cannot be read counts as absent: it concerns a figure, not the results.
+    A manifest that cannot be read counts as absent. Only figures need it; the results do not.
     """
     if results.storage is None or results.study is None:
         return Artifacts()

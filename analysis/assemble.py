@@ -22,7 +22,7 @@ from analysis.tables import Results
 
 
 def assemble(results: Results, found: Artifacts, derived: Derived, options: Options) -> Page:
-    """Returns the page of a report; chapters about what is not known are not there."""
+    """Returns the page of a report. A chapter without data is left out."""
     names = pd.concat([results.planned, results.rows], ignore_index=True)
     models = ordered(names["model"], [model.name for model in results.study.models] if results.study else [])
     tasks = ordered(names["task"], [task.name for task in results.study.tasks] if results.study else [])

@@ -1,7 +1,8 @@
-"""Scao and Rush's own advantage: of the best run of each size, with runs left out in turn. In: a table. Out: one row a cell.
+"""Scao and Rush's own advantage, from the best run of each size. In: a table of results. Out: one row per cell.
 
-Leaving a run out changes the curve of best runs only where that run was the best. So at most one run of each size gives a
-new curve, and every other run gives the full curve again. A few weighted curves stand for all n runs.
+The spread comes from leaving out one run at a time. Leaving out a run changes the curve of best runs only at the sizes where
+that run was the best. So at most one run per size gives a new curve. Every other run gives the full curve again. A few weighted
+curves therefore stand for all n runs.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ COLUMNS = ["comparison", "model", "task", "mean", "std", "num_seeds", *BAND]
 def best_of_seeds(table: Table) -> pd.DataFrame:
     """Returns the average prompt advantage of the best runs, in training examples.
 
-    Per size the best seed counts. `std` is the sample standard deviation over leaving one run out on each side, every pair
-    of runs in turn (Scao and Rush 2021; that it is every pair and not the same run on both sides is deduced). The average
-    row is mean and sample standard deviation over tasks, and its `num_seeds` the number of tasks.
+    The best seed of each size counts. `std` is the sample standard deviation over all pairs of left-out runs, one run on
+    each side (Scao and Rush 2021). They do not say whether both sides leave out the same run. Every pair is our reading.
+    The average row is the mean and sample standard deviation over tasks. Its `num_seeds` is the number of tasks.
 
     Args:
         table: results, as in `analysis.schema.checked`.
 
     Returns:
-        `COLUMNS`; cells whose band of scores is empty have no value and none in the average, but count there as wholly
-        outside the band, so that the average hides none of them.
+        `COLUMNS`. A cell whose band of scores is empty has no value, and adds none to the average. In the average's
+        `share_outside` it counts as wholly outside the band, so it is not hidden.
     """
     rows = checked(table)
     parts = [_comparison(rows, name) for name in COMPARISONS]
@@ -70,7 +71,7 @@ def _comparison(rows: pd.DataFrame, comparison: str) -> pd.DataFrame:
 
 
 def _runs(side: pd.DataFrame, cells: pd.MultiIndex, sizes: np.ndarray) -> np.ndarray:
-    """Scores of one paradigm, (num_cells, num_seeds, num_sizes), NaN where there is no run."""
+    """Returns the scores of one paradigm, (num_cells, num_seeds, num_sizes). NaN means that there is no run."""
     wide = side.set_index(["model", "task", "train_size", "seed"])["score"].unstack(["train_size", "seed"])
     seeds = sorted(set(side["seed"]))
     columns = pd.MultiIndex.from_product([sizes.astype("int64"), seeds])
@@ -79,10 +80,11 @@ def _runs(side: pd.DataFrame, cells: pd.MultiIndex, sizes: np.ndarray) -> np.nda
 
 
 def _leave_one_out(runs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Curves of best runs with one run left out, how many runs each stands for, and the number of runs a cell.
+    """Returns the curves of best runs with one run left out.
 
     Returns:
-        Curves (num_cells, num_sizes + 1, num_sizes), the last of all runs; weights (num_cells, num_sizes + 1); (num_cells,).
+        The curves, (num_cells, num_sizes + 1, num_sizes); the last one is of all runs. The number of runs that each curve
+        stands for, (num_cells, num_sizes + 1). The number of runs of each cell, (num_cells,).
     """
     num_runs = (~np.isnan(runs)).any(axis=2).sum(axis=1)
     filled = np.where(np.isnan(runs), -np.inf, runs)
@@ -92,8 +94,7 @@ def _leave_one_out(runs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
     same_run = winner[:, :, None] == winner[:, None, :]
     curves = np.where(same_run, without[:, None, :], best[:, None, :])
     curves = np.concatenate([curves, best[:, None, :]], axis=1)
-    # A run that is best at several sizes is left out once: it counts where it wins first. Sizes without any run have
-    # no winner.
+    # A run that is best at several sizes is left out only once, at the first of them. A size without runs has no winner.
     earlier = np.tril(same_run, k=-1).any(axis=2)
     counts = (~earlier & np.isfinite(best)).astype("float64")
     weights = np.concatenate([counts, (num_runs - counts.sum(axis=1))[:, None]], axis=1)
@@ -101,7 +102,7 @@ def _leave_one_out(runs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def _weighted_std(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Sample standard deviation of values that each stand for several equal ones, along the last axis; NaN ones are left out."""
+    """Returns the sample standard deviation along the last axis. Each value stands for `weights` equal ones; NaN is left out."""
     weights = np.where(np.isnan(values), 0.0, weights)
     values = np.nan_to_num(values)
     total = weights.sum(axis=1)

@@ -3,8 +3,8 @@
     python -m analysis.compare runs/paper runs/paper-again
     python -m analysis.compare a.csv b.parquet --out differences
 
-In: two sources as `analysis.report` reads them. Out: a table of what moved in the terminal, and with `--out` the tables as
-CSV. Exit status 0; 2 where an input is wrong.
+In: two sources as `analysis.report` reads them. Out: a table in the terminal of what moved, and with `--out` the tables as
+CSV. Exit status: 0, or 2 if an input is wrong.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from xlmr_sweep.plain_output import use_plain_output
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs compared: cells both have, cells only one has, groups with their verdicts, and both IPR tables joined."""
+    """Two runs compared: the cells that both have, those that only one has, groups with verdicts, and both IPR tables joined."""
 
     cells: pd.DataFrame
     lone: pd.DataFrame
@@ -52,7 +52,7 @@ def compare_runs(
         paradigms: maps this project's paradigm names to those of tables from elsewhere, in both sources.
 
     Raises:
-        TableError: where one cannot be used, or they have no cell in common.
+        TableError: if one of them cannot be used, or if they have no cell in common.
     """
     first, second = (load(source, columns, paradigms).rows for source in (a, b))
     cells = cell_differences(first, second)

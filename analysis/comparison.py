@@ -1,4 +1,4 @@
-"""Two runs against each other. In: two tables of results. Out: which scores moved, and whether that is noise."""
+"""Two runs side by side. In: two tables of results. Out: which scores moved, and whether that is noise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GROUP_COLUMNS = [
     "model", "paradigm", "task", "num_cells", "num_moved", "mean_difference", "largest_difference", "num_pairs", "p_smallest",
     "p", "p_holm", "share_within_noise", "verdict",
 ]  # fmt: skip
-# Scores are shares of whole numbers of examples; less than this is rounding.
+# A score is a number of examples divided by another. A smaller difference is rounding.
 SAME = 1e-9
 Z_95 = 1.959963984540054
 
@@ -24,8 +24,8 @@ Z_95 = 1.959963984540054
 def cell_differences(a: Table, b: Table) -> pd.DataFrame:
     """Returns the cells that both runs have, with `score_a`, `score_b`, `difference` (b minus a) and `noise`.
 
-    `noise` is the half-width of the 95% interval of a difference of two independent accuracies on `num_eval` examples each; NaN
-    where the number of examples or the metric is not known, or the metric is not accuracy.
+    `noise` is half the width of the 95% interval of the difference of two independent accuracies on `num_eval` examples each. It
+    is NaN if the number of examples or the metric is not known, or if the metric is not accuracy.
 
     Raises:
         TableError: if a task's scores are of another metric in the second run than in the first.
@@ -62,15 +62,15 @@ def only_in_one(a: Table, b: Table) -> pd.DataFrame:
 def moved_groups(cells: Table) -> pd.DataFrame:
     """Returns the change by model, paradigm and task, and pooled over tasks, with a paired permutation test.
 
-    Sizes of one seed are nested draws and not independent, so the test pairs the mean difference of each task and seed. The
-    verdict is `identical`, `moved` (p after Holm's correction below 0.05), `noise` (tested, and not below), or `too few to
-    tell` where so few pairs cannot give a p below 0.05 after the correction.
+    The sizes of one seed are nested draws, so they are not independent. The test therefore pairs the mean difference of each
+    task and seed. The verdict is `identical`, `moved` (p below 0.05 after Holm's correction), `noise` (tested, and p is not
+    below 0.05), or `too few to tell` (so few pairs cannot give a p below 0.05 after the correction).
 
     Args:
         cells: what `cell_differences` returns.
 
     Returns:
-        `GROUP_COLUMNS`; rows of task `average` pool the tasks of a model and paradigm.
+        `GROUP_COLUMNS`. Rows of task `average` pool the tasks of a model and paradigm.
     """
     frame = as_frame(cells)
     rows = []

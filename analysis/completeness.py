@@ -1,4 +1,4 @@
-"""What is there and what is missing. In: results, plan and failures. Out: counts a model, paradigm and task."""
+"""What is there and what is missing. In: results, plan and failures. Out: counts per model, paradigm and task."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ COMPLETENESS_COLUMNS = [*GROUP, "planned", "present", "failed", "missing"]
 
 
 def completeness(rows: Table, planned: Table, failures: Table) -> pd.DataFrame:
-    """Returns one row a model, paradigm and task with how many of its planned cells are there.
+    """Returns one row per model, paradigm and task: how many of its planned cells are there.
 
     Args:
         rows: results; cells outside the plan are not counted.
-        planned: one row a planned cell.
-        failures: one row a failed trial; one whose cell has a result counts as present.
+        planned: one row per planned cell.
+        failures: one row per failed trial. A cell that also has a result counts as present.
 
     Returns:
-        `COMPLETENESS_COLUMNS`: `planned` = `present` + `failed` + `missing`, where missing cells never failed.
+        `COMPLETENESS_COLUMNS`: `planned` = `present` + `failed` + `missing`. A missing cell has neither a result nor a failure.
     """
     status = cell_status(rows, planned, failures)
     counts = status.groupby([*GROUP, "status"]).size().unstack("status", fill_value=0)

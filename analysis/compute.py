@@ -1,4 +1,4 @@
-"""The compute of a study. In: shapes, manifests and the timings of trials. Out: the tables behind the paper's Tables 1 and 4."""
+"""The compute of a study. In: shapes, manifests and times of trials. Out: the tables behind the paper's Tables 1 and 4."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PRETRAINING_COLUMNS = [
     "model", "num_parameters", "batch_size", "seq_len", "tokens_per_step", "flops_per_step", "tokens_seen",
     "pretraining_flops", "step_source",
 ]  # fmt: skip
-# Batch and length of the step of models whose pre-training nobody reports: those of large (Goyal et al. 2021).
+# Batch size and length of a step, for models whose pre-training is not reported. They are XLM-R large's (Goyal et al. 2021).
 REFERENCE_STEP = (8192, 512)
 Step = tuple[int, int, float, str]
 
@@ -26,15 +26,15 @@ def pretraining(
     pretrained: Mapping[str, Mapping[str, Any]] | None = None,
     paper_models: Sequence[str] = paper.MODELS,
 ) -> pd.DataFrame:
-    """Returns FLOPs of one pre-training step and of all tokens seen (paper, Tables 1 and 4, appendix B).
+    """Returns the FLOPs of one pre-training step and of all tokens seen (paper, Tables 1 and 4, appendix B).
 
     Args:
         architectures: shapes by model.
-        pretrained: manifests of models that the study pre-trained itself, by model.
-        paper_models: models that are the paper's, so that its steps and tokens hold for them.
+        pretrained: manifests of models that the study itself pre-trained, by model.
+        paper_models: models of the paper. The paper's steps and tokens hold for them.
 
     Returns:
-        `PRETRAINING_COLUMNS`; `step_source` says whose batch was counted: `paper`, `own` or `reference`.
+        `PRETRAINING_COLUMNS`. `step_source` says whose batch was counted: `paper`, `own` or `reference`.
     """
     rows = []
     for model, shape in architectures.items():
@@ -75,16 +75,16 @@ def _row(model: str, shape: Architecture, batch: int, length: int, tokens: float
 
 
 def device_hours(rows: Table, instructed: Mapping[str, Mapping[str, Any]] | None = None) -> pd.DataFrame:
-    """Returns where the hours went: one row a model and stage.
+    """Returns where the hours went, one row per model and stage.
 
     Args:
-        rows: results; `total_time_s`, `num_gpus` and `num_ranks` are used where they are there.
+        rows: results. `total_time_s`, `num_gpus` and `num_ranks` are used if they are there.
         instructed: manifests of instruction tuning by model, with `wall_time_s`, `num_gpus` and `num_ranks`.
 
     Returns:
-        `model`, `stage` (`instruct` or the paradigm of fine-tuning), `gpu_hours` (seconds x GPUs, fractions counted as
-        fractions), `process_hours` (seconds x ranks, for machines without a GPU), `num_jobs` and `num_timed`: jobs that
-        recorded no time are in the first count only.
+        `model`; `stage`, which is `instruct` or the paradigm of fine-tuning; `gpu_hours`, seconds x GPUs, where half a GPU
+        counts as a half; `process_hours`, seconds x ranks, for machines without a GPU; `num_jobs`; and `num_timed`, the jobs
+        that recorded their time.
     """
     frame = as_frame(rows)
     for name in ("total_time_s", "num_gpus", "num_ranks"):
@@ -112,18 +112,18 @@ def device_hours(rows: Table, instructed: Mapping[str, Mapping[str, Any]] | None
         timed=hours.notna(),
     )
     groups = both.groupby(["model", "stage"], sort=False)
-    # min_count: if none of a model's jobs was timed, its hours are unknown, not zero.
+    # With min_count, the hours of a model without any timed job are unknown, not zero.
     table = groups[["gpu_hours", "process_hours"]].sum(min_count=1)
     return table.assign(num_jobs=groups.size(), num_timed=groups["timed"].sum()).reset_index()
 
 
 def hours_kind(hours: Table) -> str:
-    """Returns which hours of `device_hours` tell something: `gpu_hours`, or `process_hours` where no GPU was used."""
+    """Returns which column of `device_hours` to show: `gpu_hours`, or `process_hours` if no GPU was used."""
     return "gpu_hours" if as_frame(hours)["gpu_hours"].fillna(0).sum() > 0 else "process_hours"
 
 
 def compute_table(pretraining_table: Table, hours: Table) -> pd.DataFrame:
-    """Returns the paper's Table 1 from ours: parameters, tokens, FLOPs, and hours of both stages, one row a model."""
+    """Returns our version of the paper's Table 1: parameters, tokens, FLOPs, and the hours of both stages, one row per model."""
     costs = as_frame(hours)
     kinds = {"instruct": costs[costs["stage"] == "instruct"], "finetune": costs[costs["stage"] != "instruct"]}
     table = as_frame(pretraining_table)[["model", "num_parameters", "tokens_seen", "pretraining_flops"]]

@@ -1,4 +1,4 @@
-"""How many examples apart two curves reach the same scores. In: pairs of curves. Out: the average advantage and its band."""
+"""How many examples lie between two curves at the same score. In: pairs of curves. Out: the average advantage and its band."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from analysis.pairs import same_sizes
 
 NUM_LEVELS = 1000
 BAND = ["y_low", "y_high", "share_outside", "range_low", "range_high"]
-# A level this close to a vertex, in steps between levels, is at the vertex: rounding must not move it past a plateau.
+# A level this close to a vertex (in steps between levels) counts as the vertex. Rounding must not move it past a plateau.
 SNAP = 1e-9
 
 
 def average_advantage(first: np.ndarray, second: np.ndarray, x: np.ndarray) -> pd.DataFrame:
     """Returns the average advantage of pairs of curves.
 
-    Each curve is made monotone by a running maximum. The band goes from the larger of the two minima to the smaller of
-    the two maxima; at 1,000 equally spaced levels inside it each curve's first crossing is found by linear interpolation
-    (Scao and Rush 2021). The mean over levels is taken in closed form, segment by segment.
+    A running maximum makes each curve monotone. The band goes from the larger of the two minima to the smaller of the two
+    maxima. It is divided by 1,000 equally spaced levels. At each level, linear interpolation finds where each curve first
+    crosses it (Scao and Rush 2021). The mean over the levels is computed in closed form, segment by segment.
 
     Args:
         first: scores, (num_pairs, num_sizes), NaN where a pair lacks a size.
@@ -26,9 +26,9 @@ def average_advantage(first: np.ndarray, second: np.ndarray, x: np.ndarray) -> p
         x: training sizes, ascending, (num_sizes,).
 
     Returns:
-        One row a pair: `advantage` in training examples, positive where the first curve needs fewer, NaN where the band
-        is empty; `y_low`, `y_high`; `share_outside`, the part of the two curves' joint range of scores outside the band;
-        `range_low` and `range_high`, that joint range.
+        One row per pair. `advantage` is in training examples: positive if the first curve needs fewer, NaN if the band is
+        empty. `y_low` and `y_high` are the band. `range_low` and `range_high` are all scores that either curve reaches.
+        `share_outside` is the part of that range outside the band.
     """
     found = np.full((len(first), 1 + len(BAND)), np.nan)
     for chosen, pattern in same_sizes(~np.isnan(first)):
@@ -48,9 +48,9 @@ def average_advantage(first: np.ndarray, second: np.ndarray, x: np.ndarray) -> p
 
 
 def _mean_crossing(curve: np.ndarray, x: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Mean x over the levels low + k (high - low) / 1001, k = 1 to 1000, of monotone curves (num_pairs, num_sizes)."""
+    """Returns the mean x of monotone curves (num_pairs, num_sizes) over the levels low + k (high - low) / 1001, k = 1 to 1000."""
     step = (high - low) / (NUM_LEVELS + 1)
-    # Level k lies in the segment whose end is the first vertex at or above it: k from last[i - 1] + 1 to last[i].
+    # A level lies in the segment that ends at the first vertex at or above it. Segment i has k = last[i - 1] + 1 to last[i].
     last = np.clip(np.floor((curve - low[:, None]) / step[:, None] + SNAP), 0, NUM_LEVELS)
     count = np.diff(last, axis=1)
     mean_level = low[:, None] + step[:, None] * (last[:, :-1] + 1 + last[:, 1:]) / 2

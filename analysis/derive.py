@@ -1,4 +1,4 @@
-"""From results to every table of the report. In: `Results` and options. Out: named DataFrames, one CSV file each."""
+"""All tables of the report. In: `Results` and options. Out: named DataFrames, one for each CSV file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Derived:
 
     tables: dict[str, pd.DataFrame]
     notes: list[str] = field(default_factory=list)
-    """What a reader must know first, one line each: why a table is empty, what was set aside."""
+    """What a reader must know first, one line each: why a table is empty, what was left out."""
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         """Returns the table of that name."""
@@ -53,7 +53,7 @@ def derive(results: Results, found: Artifacts, options: Options) -> Derived:
         options: the reader's choices.
 
     Raises:
-        TableError: where an option does not fit the results.
+        TableError: if an option does not fit the results.
     """
     rows, planned = results.rows, results.planned
     predictions, num_unusable = read_predictions(results)
@@ -113,7 +113,7 @@ _HUB = dict(zip(paper.MODELS, KNOWN, strict=True))
 
 
 def _paper_models(results: Results) -> list[str]:
-    """Models that are the paper's. They have its name and, where a study says where weights come from, its hub id."""
+    """Returns the models of the paper. They have its name and, if a study says where weights come from, its hub id."""
     if results.study is not None:
         return [model.name for model in results.study.models if _HUB.get(model.name, "") == model.hub]
     return [model for model in paper.MODELS if model in set(results.rows["model"])]

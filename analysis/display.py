@@ -1,4 +1,4 @@
-"""Numbers as a reader sees them. In: values and tables. Out: text, with a dash for what is missing."""
+"""Numbers as text. In: values and tables. Out: what a reader sees, with a dash for a missing value."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ MISSING = "–"
 
 
 def decimal(places: int) -> Callable[[Any], str]:
-    """Returns a formatter with a fixed number of decimals; what rounds to zero has no sign."""
+    """Returns a formatter with a fixed number of decimals. A value that rounds to zero has no sign."""
     return lambda value: MISSING if pd.isna(value) else f"{round(value, places) + 0.0:.{places}f}"
 
 
 def p_value(value: Any) -> str:
-    """Returns a p value with two digits that count."""
+    """Returns a p value with two significant digits."""
     if pd.isna(value):
         return MISSING
     return "< 0.0001" if value < 0.0001 else f"{value:.2g}"
@@ -28,12 +28,12 @@ def percent(value: Any) -> str:
 
 
 def count(value: Any) -> str:
-    """Returns a whole number with thousands separated."""
+    """Returns a whole number with commas between thousands."""
     return MISSING if pd.isna(value) else f"{value:,.0f}"
 
 
 def power(value: Any) -> str:
-    """Returns a large number as 1.47 × 10¹⁶; smaller ones as `count` does."""
+    """Returns a large number as 1.47 × 10¹⁶, and one below a million as `count` does."""
     if pd.isna(value) or abs(value) < 1e6:
         return count(value)
     mantissa, exponent = f"{value:.2e}".split("e")
@@ -41,7 +41,7 @@ def power(value: Any) -> str:
 
 
 def compact(value: Any) -> str:
-    """Returns a large number in three digits and a letter, as 278M or 3.48B; for places too narrow for `power`."""
+    """Returns a large number as three digits and a letter, such as 278M or 3.48B. It is for places too narrow for `power`."""
     if pd.isna(value):
         return MISSING
     size, letter = next(((size, letter) for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")) if value >= size), (1, ""))
@@ -55,7 +55,7 @@ def plain(value: Any) -> str:
 
 
 def mean_std(row: Mapping[Any, Any], places: int = 1) -> str:
-    """Returns `mean ± std` of a row, without the spread where there is none."""
+    """Returns `mean ± std` of a row, or only the mean if there is no spread."""
     if pd.isna(row["mean"]):
         return MISSING
     text = decimal(places)
@@ -73,6 +73,6 @@ def shown(table: pd.DataFrame, columns: Mapping[str, tuple[str, Callable[[Any], 
 
     Args:
         table: any table.
-        columns: for each column of the table to show, its heading and its formatter.
+        columns: the columns to show, each with its heading and its formatter.
     """
     return pd.DataFrame({heading: table[name].map(text) for name, (heading, text) in columns.items()})

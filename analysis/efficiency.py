@@ -1,4 +1,4 @@
-"""How many examples a score costs, and how far seeds lie apart. In: the curve table. Out: one row a curve, or a size."""
+"""How many examples a score needs, and how far seeds lie apart. In: the curve table. Out: one row per curve, or per size."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ EFFICIENCY_COLUMNS = [
 def data_efficiency(curve_table: Table, target_score: float | None = None) -> pd.DataFrame:
     """Returns how many training examples each paradigm needs for the same score (paper, section 3, on data efficiency).
 
-    Unless one is given, the score asked for is the best that prompting reaches, of the mean curve made monotone by a running
-    maximum; where a model and task have no prompted curve, that of the first paradigm there is.
+    A running maximum makes each mean curve monotone. By default the target score is the best that prompting reaches. If a
+    model and task have no prompted curve, it is the best of their first paradigm.
 
     Args:
         curve_table: what `analysis.curves.curves` returns.
-        target_score: the score asked for on every task, in [0, 1].
+        target_score: the target on every task, in [0, 1].
 
     Returns:
-        `EFFICIENCY_COLUMNS`: `target_of` is the paradigm whose best score is asked for, or `given`; `examples_needed` is
-        linearly interpolated between sizes, the smallest size where that is enough, and NaN where the score is not reached
-        with `largest_size` examples.
+        `EFFICIENCY_COLUMNS`. `target_of` is the paradigm whose best score is the target, or `given`. `examples_needed` is
+        interpolated linearly between sizes. It is the smallest size if that is enough, and NaN if `largest_size` is not.
     """
     table = as_frame(curve_table).dropna(subset="mean").sort_values("train_size")
     rows = []
@@ -43,7 +42,7 @@ def data_efficiency(curve_table: Table, target_score: float | None = None) -> pd
 
 
 def first_crossing(sizes: np.ndarray, best: np.ndarray, target: float) -> float:
-    """Returns the training size at which a monotone curve first reaches a score, NaN where it does not."""
+    """Returns the training size at which a monotone curve first reaches a score, or NaN if it never does."""
     reached = np.flatnonzero(best >= target)
     if not len(reached):
         return float("nan")
@@ -55,7 +54,7 @@ def first_crossing(sizes: np.ndarray, best: np.ndarray, target: float) -> float:
 
 
 def seed_spread(curve_table: Table) -> pd.DataFrame:
-    """Returns how far seeds lie apart at each size: mean and largest standard deviation over a model's tasks.
+    """Returns how far seeds lie apart at each size: the mean and largest standard deviation over a model's tasks.
 
     Args:
         curve_table: what `analysis.curves.curves` returns.

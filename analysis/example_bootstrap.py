@@ -1,9 +1,9 @@
-"""Intervals of performance curves over seeds and evaluation examples. In: a curve table. Out: it with 95% bounds.
+"""Intervals of performance curves over seeds and evaluation examples. In: a curve table. Out: the table with 95% bounds.
 
-Seeds and examples are crossed (every trial is evaluated on the same examples), so both are resampled independently: the
-examples once for all trials of a task, the seeds of each point for itself, with residuals stretched as `analysis.intervals`
-says. Such crossed resampling errs on the wide side (Owen 2007, "The pigeonhole bootstrap"): up to three times the variance
-where seeds differ by nothing but chance on single examples, hardly at all where they truly differ. Without predictions
+Every trial is evaluated on the same examples, so seeds and examples are crossed. Both are resampled independently. The examples
+are drawn once for all trials of a task. The seeds are drawn for each point, with stretched residuals (`analysis.intervals`).
+Crossed resampling gives intervals that are rather too wide (Owen 2007, "The pigeonhole bootstrap"). The variance is up to three
+times too large if seeds differ only by chance on single examples, and nearly right if they truly differ. Without predictions
 only seeds can be resampled, and the table says so.
 """
 
@@ -31,11 +31,11 @@ def with_curve_intervals(
     Args:
         curve_table: what `analysis.curves.curves` returns.
         rows: the results it was made from.
-        predictions: predictions by task; tasks without any resample seeds only.
-        num_resamples: bootstrap resamples a point.
+        predictions: predictions by task. A task without any resamples only seeds.
+        num_resamples: bootstrap resamples per point.
 
     Returns:
-        `resampled` is `seeds and examples`, `examples` (one seed), `seeds`, or empty where there is no interval.
+        `resampled` is `seeds and examples`, `examples` (one seed), `seeds`, or empty if there is no interval.
     """
     bounds: dict[tuple[object, ...], tuple[float, float, str]] = {}
     for key, scores in checked(rows).groupby(POINT)["score"]:
@@ -57,12 +57,12 @@ def with_curve_intervals(
 def _task_bounds(
     data: TaskPredictions, num_resamples: int, known: Mapping[tuple[object, ...], tuple[float, float, str]]
 ) -> dict[tuple[object, ...], tuple[float, float, str]]:
-    """Bounds of every point of a task whose seeds all have predictions."""
+    """Returns the bounds of each point of a task whose seeds all have predictions."""
     rng = np.random.default_rng(zlib.crc32(data.task.encode()))
     num_examples = len(data.labels)
     drawn = rng.integers(0, num_examples, (num_resamples, num_examples)) + num_examples * np.arange(num_resamples)[:, None]
     counts = np.bincount(drawn.reshape(-1), minlength=num_resamples * num_examples)
-    # Counts are small whole numbers and sums stay below 2^24, so float32 is exact and twice as fast.
+    # Counts are small whole numbers and sums stay below 2^24. So float32 is exact, and it is twice as fast.
     weights = counts.reshape(num_resamples, num_examples).T.astype("float32")
     scores = scores_of(data, weights)
     found: dict[tuple[object, ...], tuple[float, float, str]] = {}
@@ -78,7 +78,7 @@ def _task_bounds(
 
 
 def _resampled_seeds(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Means over drawn seeds, each on its own resample of examples, (num_resamples,), from (num_seeds, num_resamples)."""
+    """Returns means over drawn seeds, (num_resamples,), from (num_seeds, num_resamples). A column is one resample of examples."""
     num_seeds, num_resamples = scores.shape
     mean = scores.mean(axis=0)
     residuals = (scores - mean) * np.sqrt(num_seeds / (num_seeds - 1))

@@ -1,4 +1,4 @@
-"""Figures as image files. In: figures. Out: a PNG and an SVG of each, drawn by kaleido with the Chromium at hand."""
+"""Figures as image files. In: figures. Out: a PNG and an SVG of each, drawn by kaleido with an installed Chromium."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ PAPER, INK = "#ffffff", "#1d2330"
 
 
 def write_images(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
-    """Writes `<name>.png` and `<name>.svg` of every figure, on white, at the report's proportions.
+    """Writes `<name>.png` and `<name>.svg` of every figure, on white, in the report's proportions.
 
-    What no file system takes in a name, such as the slash of a task `a/b`, is written as `%2F`.
+    A character that file names cannot hold is written as its code. The slash of a task `a/b` becomes `%2F`.
 
     Args:
         figures: figures by name.
-        folder: where to write; made if needed.
+        folder: where to write. It is made if needed.
 
     Raises:
-        TableError: where kaleido or a Chromium is missing, saying how to get it.
+        TableError: if kaleido or Chromium is missing. The message says how to get it.
     """
     try:
-        import kaleido  # noqa: F401  (plotly imports it late, and then says less clearly that it is missing)
+        import kaleido  # noqa: F401  (plotly imports it late, and its own message is less clear)
     except ImportError as error:
         raise TableError("--images needs kaleido: pip install 'xlmr_sweep[images]'") from error
     from choreographer.errors import BrowserFailedError, ChromeNotFoundError
@@ -43,7 +43,7 @@ def write_images(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
     except (ChromeNotFoundError, BrowserFailedError) as error:
         raise TableError("--images needs Chromium or Chrome: install one, or name it in BROWSER_PATH") from error
     except RuntimeError as error:
-        # plotly wraps a browser that it cannot find in a RuntimeError of its own.
+        # plotly raises a RuntimeError of its own if it finds no browser.
         if "chrome" not in str(error).lower():
             raise
         raise TableError("--images needs Chromium or Chrome: install one, or name it in BROWSER_PATH") from error

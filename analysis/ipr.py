@@ -1,8 +1,8 @@
 """The Integral Performance Ratio. In: a table of results. Out: the ratio of each seed, and their mean and spread.
 
-IPR(f, g) = integral of f / integral of g - 1 over training size (paper, section 4.2). What the paper leaves open
-follows from its Table 2: one ratio a seed, a cell is mean and sample standard deviation over seeds, and the average row
-is mean and sample standard deviation over all values of all tasks. Rule and scale of x are options.
+IPR(f, g) = integral of f / integral of g - 1, over training size (paper, section 4.2). The paper leaves some points open; its
+Table 2 settles them. There is one ratio per seed. A cell is the mean and sample standard deviation over seeds. The average row
+is the mean and sample standard deviation over all values of all tasks. The rule and the scale of x are options.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ SEED_COLUMNS = [
 
 
 def integral_ratio(first: np.ndarray, second: np.ndarray, x: np.ndarray, rule: Rule = "trapezoid") -> np.ndarray:
-    """Returns the IPR of pairs of curves, a fraction (0.1 is ten per cent more).
+    """Returns the IPR of pairs of curves as a fraction: 0.1 is ten per cent more.
 
     Args:
-        first: scores (num_pairs, num_sizes); NaN where the pair has no common size, which the rule then bridges.
+        first: scores (num_pairs, num_sizes). NaN where the two curves do not share a size; the rule bridges the gap.
         second: scores of the same shape, NaN in the same places.
         x: positions of the sizes, ascending, (num_sizes,).
-        rule: how a curve is integrated. Simpson's needs three common sizes; with two it is the trapezoid.
+        rule: how a curve is integrated. Simpson's rule needs three common sizes. With two it is the trapezoid rule.
 
     Returns:
-        (num_pairs,); NaN for pairs with fewer than two common sizes or an integral of 0 in the denominator, and for those
-        where the rule counts a size negatively (`has_negative_weight`), whose integrals are no areas.
+        (num_pairs,). NaN if a pair has fewer than two common sizes, if the integral in the denominator is 0, or if the rule
+        counts a size negatively (`has_negative_weight`), because its integral is then no area.
     """
     ratios = np.full(len(first), np.nan)
     for chosen, pattern in same_sizes(~np.isnan(first)):
@@ -50,16 +50,16 @@ def integral_ratio(first: np.ndarray, second: np.ndarray, x: np.ndarray, rule: R
 
 
 def has_negative_weight(x: np.ndarray, rule: Rule) -> bool:
-    """Returns whether a rule counts a score at one of the positions negatively, so that a better curve could count as worse.
+    """Tells whether a rule gives some position a negative weight. A better curve could then count as worse.
 
-    Simpson's does where a step is more than twice its neighbour, as over the sizes 8, 32 and 128 on the linear scale.
+    Simpson's rule does so if a step is more than twice its neighbour: for example sizes 8, 32 and 128 on the linear scale.
 
     Args:
         x: positions of the sizes, ascending, (num_sizes,).
         rule: how a curve is integrated.
     """
     weights = RULES[rule](np.eye(len(x)), x=x, axis=1)
-    # Steps that double give a weight of exactly 0 but for rounding.
+    # If steps double, a weight is 0 except for rounding.
     return bool((weights < -1e-9 * np.ptp(x)).any())
 
 
@@ -71,21 +71,21 @@ def ipr_per_seed(
     Args:
         table: results, as in `analysis.schema.checked`.
         rule: trapezoid or Simpson's rule.
-        x_scale: integrate over the training size, or over its logarithm.
+        x_scale: integrates over the training size, or over its logarithm.
         comparisons: keys of `analysis.pairs.COMPARISONS`.
 
     Returns:
-        `SEED_COLUMNS`: `ipr` in percentage points, sizes in examples. `used` is False for seeds that are left out:
-        another range than their cell, fewer than two common sizes, or an undefined ratio (`integral_ratio`).
+        `SEED_COLUMNS`: `ipr` in percentage points, sizes in examples. `used` is False for a seed that is left out: its range
+        differs from its cell's, it has fewer than two common sizes, or its ratio is undefined (`integral_ratio`).
 
     Raises:
-        TableError: for the log scale with a training size of 0.
+        TableError: if the scale is logarithmic and a training size is 0.
     """
     return ipr_of_pairs(paired_curves(table, comparisons), rule, x_scale)
 
 
 def ipr_of_pairs(pairs: Mapping[str, PairedCurves], rule: Rule = "trapezoid", x_scale: XScale = "linear") -> pd.DataFrame:
-    """Returns what `ipr_per_seed` does, from curves that are paired already."""
+    """Does what `ipr_per_seed` does, with curves that are already paired."""
     parts = [_seeds_of(curves, comparison, rule, x_scale) for comparison, curves in pairs.items()]
     return pd.concat(parts, ignore_index=True)[SEED_COLUMNS]
 
@@ -102,13 +102,13 @@ def _seeds_of(pairs: PairedCurves, comparison: str, rule: Rule, x_scale: XScale)
 
 
 def ipr_table(per_seed: Table, planned: Table | None = None) -> pd.DataFrame:
-    """Returns mean and spread a comparison, model and task, and the pooled average (paper, Table 2).
+    """Returns mean and spread per comparison, model and task, and the pooled average (paper, Table 2).
 
     Args:
         per_seed: what `ipr_per_seed` returns.
-        planned: one row a planned cell, so that cells without any value are there, empty, and counted.
+        planned: one row per planned cell. A cell without any value then has an empty row and is counted.
 
     Returns:
-        The columns of `analysis.pooling.pooled`, percentage points.
+        The columns of `analysis.pooling.pooled`, in percentage points.
     """
     return pooled(per_seed, "ipr", planned)

@@ -1,4 +1,4 @@
-"""Tables for a paper. In: derived tables. Out: LaTeX with booktabs rules, and a document that holds them all."""
+"""Tables for a paper. In: derived tables. Out: LaTeX with booktabs rules, and a document that holds all of them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _ESCAPES = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "×": r"$\times$", "’": "'",
     "<": "$<$", ">": "$>$", "|": r"\textbar{}", '"': "''", "“": "``", "”": "''", "ß": r"\ss{}", "æ": r"\ae{}",
     "Æ": r"\AE{}", "ø": r"\o{}", "Ø": r"\O{}", "œ": r"\oe{}", "Œ": r"\OE{}", "ł": r"\l{}", "Ł": r"\L{}", "ı": r"\i{}",
-    # At the start of a row these two would be read as options of the line break before it.
+    # At the start of a row, LaTeX would read these two as options of the line break before it.
     "[": "{[}", "*": "{*}",
 }  # fmt: skip
-# Accents by their combining character.
+# LaTeX's accents, by Unicode's combining character.
 _ACCENTS = {
     "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u", "\u0307": ".", "\u0308": '"',
     "\u030a": "r", "\u030b": "H", "\u030c": "v", "\u0327": "c",
@@ -32,7 +32,7 @@ _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻"
 _METHODS = {PER_SEED: "per seed, pooled", BEST_OF_SEEDS: "best of seeds"}
 
 
-# A small installation of LaTeX lacks booktabs; plain lines do then.
+# A small LaTeX installation has no booktabs. The document then uses plain lines.
 _PREAMBLE = r"""\documentclass{article}
 \usepackage[landscape,margin=2cm]{geometry}
 \IfFileExists{booktabs.sty}{\usepackage{booktabs}}{\let\toprule\hline\let\midrule\hline\let\bottomrule\hline}
@@ -40,10 +40,10 @@ _PREAMBLE = r"""\documentclass{article}
 
 
 def escaped(text: object) -> str:
-    """Returns text as any LaTeX shows it: special characters escaped, signs and powers of ten as mathematics.
+    """Returns text that every LaTeX can show. Special characters are escaped; signs and powers of ten become mathematics.
 
-    Letters with accents become commands. What the standard fonts lack is shown as its code, such as U+6A21: pdflatex would
-    stop at the character itself.
+    A letter with an accent becomes a command. A character that the standard fonts lack is shown as its code, such as U+6A21,
+    because pdflatex would stop at it.
     """
     out, power_of = "", ""
     for character in f"{text}\0":
@@ -66,9 +66,9 @@ def _letter(character: str) -> str:
 
 
 def latex_tables(derived: Derived, models: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:
-    """Returns LaTeX by file name without `.tex`: a table for each comparison of IPR and advantage, and of compute.
+    """Returns LaTeX by file name without `.tex`: one table per comparison of IPR and of advantage, and those of compute.
 
-    `tables` is a document that compiles by itself and holds all others.
+    `tables` is a document that compiles by itself and holds all the others.
     """
     found = {}
     ipr = derived["ipr"]

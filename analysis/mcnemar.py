@@ -1,7 +1,7 @@
-"""Whether two paradigms err on different examples. In: predictions of a task. Out: McNemar's exact test a pair of trials.
+"""Whether two paradigms err on different examples. In: predictions of a task. Out: McNemar's exact test per pair of trials.
 
-The test looks at one pair of trained models on the same examples, so it says whether these two models differ, not whether
-the paradigms do: that is what the permutation test over seeds and tasks is for.
+The test compares one pair of trained models on the same examples. So it says whether these two models differ, not whether the
+paradigms do. The permutation test over seeds and tasks answers the second question.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def mcnemar_table(predictions: Mapping[str, TaskPredictions]) -> pd.DataFrame:
     """Returns McNemar's exact test of each pair at the largest training size that both have.
 
     Returns:
-        `COLUMNS`: one row a comparison, model, task and seed; examples that only one of the two gets right; the two-sided
-        `p`, and `p_holm` after Holm's correction over a comparison.
+        `COLUMNS`, one row per comparison, model, task and seed: how many examples only one of the two gets right, the
+        two-sided `p`, and `p_holm`, which is corrected (Holm) over a comparison.
     """
     rows = [
         row
@@ -43,7 +43,7 @@ def mcnemar_table(predictions: Mapping[str, TaskPredictions]) -> pd.DataFrame:
 
 
 def exact_p(only_first: np.ndarray, only_second: np.ndarray) -> np.ndarray:
-    """Returns McNemar's exact two-sided p values from the counts of examples that only one of the two gets right."""
+    """Returns McNemar's exact two-sided p values. The counts are of examples that only one of the two models gets right."""
     fewer, both = np.minimum(only_first, only_second), only_first + only_second
     return np.asarray(np.minimum(1.0, 2 * stats.binom.cdf(fewer, both, 0.5)))
 

@@ -1,4 +1,4 @@
-"""The filtered instruction data, from the manifest of their preparation. No second pass over the data."""
+"""Tables of the filtered instruction data. In: the manifest of their preparation; the data are not read. Out: three tables."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from analysis.artifacts import Artifacts
 
 
 def mixture_tables(found: Artifacts) -> dict[str, pd.DataFrame]:
-    """Returns `mixture_counts`, `mixture_lengths` and `mixture_targets` (paper, figures 2 and 4), those that are known."""
+    """Returns `mixture_counts`, `mixture_lengths` and `mixture_targets` (paper, figures 2 and 4), as far as they are known."""
     manifest = found.mixture or {}
     tables = {}
     if manifest.get("counts"):
-        # Each step keeps at most what the one before it kept; JSON has the steps in alphabetical order.
+        # Each step keeps at most what the step before it kept. JSON holds the steps in alphabetical order.
         steps = sorted(manifest["counts"].items(), key=lambda step: (step[0] != "read", -step[1]))
         tables["mixture_counts"] = pd.DataFrame(steps, columns=["step", "rows"])
     histogram = manifest.get("length_histogram")

@@ -1,4 +1,4 @@
-"""What a reader of a report can choose."""
+"""The options of a report. In: what the reader typed. Out: how tables are computed, and which names mean the same."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from analysis.schema import TableError
 
 @dataclass(frozen=True)
 class Options:
-    """How the tables are computed. Defaults are what the paper most likely did."""
+    """How the tables are computed. The defaults are what the paper most likely did."""
 
     rule: Rule = "trapezoid"
     """How curves are integrated."""
     x_scale: XScale = "linear"
-    """Integrate over the training size or its logarithm."""
+    """Whether to integrate over the training size or over its logarithm."""
     mixture_tasks: tuple[str, ...] | None = None
-    """Tasks that the instruction mixture contains; None where only the study can tell."""
+    """Tasks that the instruction mixture contains. None means that the study says it."""
     target_score: float | None = None
-    """The score whose examples are counted; None for the best of prompting on each task."""
+    """The score whose examples are counted. None means the best score of prompting on each task."""
     zero_shot: bool = False
-    """Count zero-shot scores, the curves' points at training size 0, in ratios and advantages."""
+    """Whether ratios and advantages count zero-shot scores, the curves' points at training size 0."""
 
 
 def name_pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:
     """Reads OURS=THEIRS options.
 
     Raises:
-        TableError: for a text of another form, and for a name of ours that is given twice.
+        TableError: if a text has another form, or if a name of ours is given twice.
     """
     pairs = {}
     for text in texts or []:

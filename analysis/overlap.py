@@ -1,7 +1,7 @@
-"""Which tasks the instruction mixture contains. In: a study, or names given by the reader. Out: one row a task.
+"""Which tasks the instruction mixture contains. In: a study, or names given by the reader. Out: one row per task.
 
-The paper's largest gain is on a task of its mixture (WiC) and its zero on one that is held out (CB), so gains have to be
-read with this in mind.
+In the paper the largest gain is on a task of its mixture (WiC), and a task that is held out (CB) has no gain. So a gain must be
+read together with this table.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from xlmr_sweep.study.spec import Study
 
 XP3 = "bigscience/xP3"
-# xP3's training mixture has WiC and, by its script, BoolQ; CB, RTE and COPA are evaluation sets of its authors.
+# xP3's training mixture has WiC and, according to its script, BoolQ. CB, RTE and COPA are its authors' evaluation sets.
 IN_XP3 = ("boolq", "wic")
 HELD_OUT_OF_XP3 = ("cb", "copa", "rte")
-# The demo's instruction rows hold relatives of its tasks as xP3 does; see `xlmr_sweep.data.demo.instructions`. CB's relative
-# asks the same answers without a hypothesis.
+# Like xP3, the demo's instruction rows hold relatives of its tasks (`xlmr_sweep.data.demo.instructions`). CB's relative has the
+# same answers but no hypothesis.
 IN_DEMO, RELATED_IN_DEMO, HELD_OUT_OF_DEMO = ("boolq", "wic"), ("cb",), ("copa", "rte")
 IN, RELATED, OUT, UNKNOWN = "in the mixture", "related", "held out", "not known"
 ORDER = (IN, RELATED, OUT)
 
 
 def mixture_overlap(tasks: Sequence[str], study: Study | None = None, named: Sequence[str] | None = None) -> pd.DataFrame:
-    """Returns whether each task is part of the instruction mixture.
+    """Tells of each task whether it is part of the instruction mixture.
 
     Args:
         tasks: tasks of the results.
-        study: the declared study; known is what the hub's xP3 and the demo hold, unless the study leaves a part out.
-        named: tasks that the reader says are in the mixture; then all others are held out.
+        study: the declared study. The contents of the hub's xP3 and of the demo are known, unless the study leaves out a part.
+        named: tasks that the reader says are in the mixture. All others are then held out.
 
     Returns:
         `task`, `overlap` (`in the mixture`, `related`, `held out`, `not known`).
@@ -55,7 +55,7 @@ def _known(study: Study) -> dict[str, str]:
         outside = dict.fromkeys(HELD_OUT_OF_DEMO, OUT)
     else:
         return {}
-    # What was left out of the mixture may have been a task's rows or not: then only what is held out anyway is known.
+    # A part that was left out may have held a task's rows. So only the tasks that were held out anyway are known.
     return (inside if not spec.exclude else {}) | outside
 
 

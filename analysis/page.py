@@ -1,7 +1,7 @@
 """The page: one self-contained HTML file. In: sections of text, tables and figures. Out: HTML that opens offline.
 
-Figures travel as plotly's JSON and are drawn when they come into view; tables carry the names that the filters act on;
-each table's CSV is inside the page, so that a page sent by mail still gives it.
+Figures are plotly's JSON and are drawn when they come into view. Tables carry the names that the filters use. The CSV of each
+table is inside the page, so a page that is sent by mail still has it.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from plotly.offline import get_plotlyjs
 
 from analysis.figures.style import Figure
 
-# A larger table is linked to the file beside the page, so that the page stays below 8 MB.
+# The page links to the file of a larger table instead of holding it. So the page stays below 8 MB.
 MAX_EMBEDDED_BYTES = 400_000
 
 
 @dataclass(frozen=True)
 class Block:
-    """One thing to show: a figure, a table, or text; with the table it is drawn from as CSV."""
+    """One thing to show: a figure, a table or text, and as CSV the table behind it."""
 
     title: str = ""
     text: Sequence[str] = ()
     """Paragraphs above the figure or table."""
     figure: Figure | None = None
     name: str = ""
-    """Name of the figure's image files, unique on the page."""
+    """Name of the figure's image files. It is unique on the page."""
     scope: dict[str, str] = field(default_factory=dict)
-    """What the whole block belongs to, for the filters, such as {"task": "cb"}. `paradigms` holds two names with a space."""
+    """What the block belongs to, for the filters, such as {"task": "cb"}. `paradigms` holds two names with a space between."""
     shown: pd.DataFrame | None = None
-    """A table of text as it is displayed. Columns `model`, `task`, `paradigm` and `comparison` make its rows filterable, and
-    columns named like a task or model follow that filter."""
+    """A table of text as it is displayed. Its rows are filtered by the columns `model`, `task`, `paradigm` and `comparison`.
+    Columns that have the name of a task or model are filtered too."""
     csv: str = ""
     """Name of the table, without `.csv`, that the figure or table shows."""
     folded: bool = False
-    """Shown closed, to be opened by a click."""
+    """Whether the block is closed at first and opens on a click."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Page:
     notes: Sequence[str]
     """Warnings above everything else."""
     filters: dict[str, list[str]]
-    """What can be filtered by: `model`, `task`, `paradigm`, each with its values in order."""
+    """The filters `model`, `task` and `paradigm`, each with its values in order."""
     sections: Sequence[Section]
 
     @property
@@ -105,11 +105,11 @@ def _csv_link(name: str, text: str) -> str:
 
 
 def _word_columns(table: pd.DataFrame) -> set[str]:
-    """Columns of shown text that hold words, which are read from the left, rather than numbers."""
+    """Returns the columns that hold words and not numbers. Words are aligned to the left."""
     first = {str(name): table[name].head(3).astype(str).str[:1] for name in table.columns}
     return {name for name, letters in first.items() if any(letter.isalpha() or letter in tuple("/[(“") for letter in letters)}
 
 
 def _figure_json(figure: Figure) -> Markup:
-    # A "<" in a name could end the script element that holds the figure, or open another.
+    # A "<" in a name could end the script element that holds the figure, or open another one.
     return Markup(json.dumps(figure, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"))

@@ -1,6 +1,6 @@
-"""Curves of two paradigms side by side. In: a table of results. Out: the scores of both at the sizes both have.
+"""Curves of two paradigms side by side. In: a table of results. Out: the scores of both at the sizes that both have.
 
-One row a model, task and seed, because few-shot draws are shared between paradigms: the comparison is paired. Ratios of
+There is one row per model, task and seed. Paradigms share their few-shot examples, so the comparison is paired. The ratio of
 integrals and the prompt advantage both start from here.
 """
 
@@ -28,24 +28,24 @@ class PairedCurves:
     """Two paradigms' curves, (num_pairs, num_sizes) each."""
 
     keys: pd.DataFrame
-    """One row a pair: `model`, `task`, `seed`."""
+    """One row per pair: `model`, `task`, `seed`."""
     sizes: np.ndarray
     """Training sizes in examples, ascending, (num_sizes,)."""
     first: np.ndarray
-    """Scores of the first paradigm; NaN at sizes that the two do not share."""
+    """Scores of the first paradigm. NaN at sizes that the two do not share."""
     second: np.ndarray
-    """Scores of the second paradigm; NaN where `first` is."""
+    """Scores of the second paradigm. NaN in the same places."""
     ranges: pd.DataFrame
-    """One row a pair, beside `keys`: `size_low`, `size_high` (the common range), `num_sizes` in it, `num_bridged`
-    (sizes inside the range that the cell has elsewhere and this pair has not), and `used` (bool)."""
+    """One row per pair, in the order of `keys`. `size_low` and `size_high` are the common range, `num_sizes` the sizes in it.
+    `num_bridged` counts sizes inside the range that other pairs of the cell have and this one lacks. `used` is a bool."""
 
 
 def paired_curves(table: Table, comparisons: Iterable[str] = COMPARISONS) -> dict[str, PairedCurves]:
     """Returns the paired curves of each comparison.
 
-    The common range of a pair goes from its smallest to its largest common size. A cell's range (model and task) is the
-    one that most of its seeds have, on a tie the wider; a seed with another range, or with fewer than two common sizes,
-    is not used, because ratios over different ranges are not the same quantity.
+    The common range of a pair goes from its smallest to its largest common size. A cell is a model and task. Its range is the
+    one that most of its seeds have, and the wider one on a tie. A seed with another range is not used, because ratios over
+    different ranges are different quantities. Nor is a seed with fewer than two common sizes.
 
     Args:
         table: results, as in `analysis.schema.checked`.
@@ -74,20 +74,20 @@ def _pair_curves(rows: pd.DataFrame, comparison: str) -> PairedCurves:
 
 
 def same_sizes(there: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Groups pairs that have the same sizes, so that each group is computed at once.
+    """Groups pairs that have the same sizes, so that a group can be computed at once.
 
-    A study has few such patterns, however many rows it has.
+    A study has few such patterns, even if it has many rows.
 
     Args:
         there: which sizes a pair has, bool, (num_pairs, num_sizes).
 
     Yields:
-        Numbers of the pairs, and their pattern, bool, (num_sizes,).
+        The numbers of the pairs, and their pattern, bool, (num_sizes,).
     """
     codes = np.zeros(len(there), dtype="int64")
     for start in range(0, there.shape[1], BITS):
         block = there[:, start : start + BITS]
-        # Numbered anew after each block, so that any number of sizes fits; hashing is ten times faster than sorting rows.
+        # Codes are numbered again after each block, so any number of sizes fits. Hashing is ten times faster than sorting rows.
         codes = pd.factorize(codes * 2**BITS + block @ (2 ** np.arange(block.shape[1])))[0]
     for chosen in pd.Series(codes).groupby(codes).indices.values():
         yield np.asarray(chosen), there[chosen[0]]
@@ -98,7 +98,7 @@ def _grid(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _sizes_of_cells(rows: pd.DataFrame, keys: pd.DataFrame, sizes: np.ndarray) -> np.ndarray:
-    """Which sizes the cell of each pair has for any seed or paradigm, (num_pairs, num_sizes)."""
+    """Tells which sizes the cell of each pair has for any seed or paradigm, (num_pairs, num_sizes)."""
     seen = rows.groupby(["model", "task", "train_size"]).size().unstack("train_size")
     seen = seen.reindex(index=pd.MultiIndex.from_frame(keys[["model", "task"]]), columns=sizes)
     return np.asarray(seen.notna().to_numpy())
@@ -116,7 +116,7 @@ def _ranges(keys: pd.DataFrame, sizes: np.ndarray, common: np.ndarray, of_cell: 
     cells = keys[["model", "task"]].assign(low=low, high=high)[usable]
     votes = cells.groupby(["model", "task", "low", "high"]).size().rename("votes").reset_index()
     votes["width"] = votes["high"] - votes["low"]
-    # Sorted so that the winner is last: most seeds, then the wider range, then the one with larger sizes.
+    # The winner is sorted last. It has the most seeds, then the wider range, then the larger sizes.
     winner = votes.sort_values(["votes", "width", "low"]).drop_duplicates(["model", "task"], keep="last")
     of_pair = keys[["model", "task"]].merge(winner, on=["model", "task"], how="left")
     return pd.DataFrame(

@@ -1,7 +1,7 @@
-"""What the paper reports, as data with its source. Out: its Tables 1 to 4 as DataFrames, and what does not fit together.
+"""What the paper reports, as data with their source. Out: its Tables 1 to 4 as DataFrames, and known inconsistencies.
 
 "Scaling Effects of Instruction Tuning in Encoder-Based Language Models" (anonymous ACL submission). Numbers are copied as
-printed; nothing here is computed from our results.
+printed. Nothing here is computed from our results.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ADVANTAGE = {
     "xl": [(46.6, 21.6), (-1.0, 12.2), (27.1, 29.9), (45.6, 39.6), (44.4, 38.5), (32.5, 31.8)],
     "xxl": [(41.0, 38.1), (-0.2, 17.6), (39.7, 24.5), (43.9, 18.3), (39.6, 40.3), (32.8, 30.2)],
 }
-# Parameters, tokens seen in pre-training, its FLOPs, then hours and GPUs of instruction tuning and of fine-tuning.
+# Parameters; tokens and FLOPs of pre-training; hours and GPUs of instruction tuning; hours and GPUs of fine-tuning.
 _MODELS = {
     "base": (250e6, None, None, 6, 2, 6, 1),
     "large": (550e6, 6e12, 2.2e22, 12, 2, 10, 1),

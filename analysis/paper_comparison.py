@@ -1,4 +1,4 @@
-"""Ours beside the paper's. In: derived tables. Out: one row a number that both have, with the difference."""
+"""Our numbers beside the paper's. In: derived tables. Out: one row per number that both have, with the difference."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ COMPARED = "instructed/prompted"
 def compare_with_paper(
     ipr: Table, advantage: Table, compute: Table, pretraining: Table, models: Sequence[str] = paper.MODELS
 ) -> pd.DataFrame:
-    """Returns our figures beside those of the paper's Tables 1 to 4.
+    """Returns our numbers beside those of the paper's Tables 1 to 4.
 
     Args:
         ipr: what `analysis.ipr.ipr_table` returns.
-        advantage: what `analysis.advantage.advantage_table` returns; the paper's way is `per_seed`.
+        advantage: what `analysis.advantage.advantage_table` returns. The paper's method is `per_seed`.
         compute: what `analysis.compute.compute_table` returns.
         pretraining: what `analysis.compute.pretraining` returns.
-        models: models that are the paper's own, so that a comparison means something.
+        models: models of the paper. Only they can be compared.
 
     Returns:
-        `COLUMNS`: `difference` is ours minus the paper's; numbers that only one side has are left out.
+        `COLUMNS`. `difference` is ours minus the paper's. A number that only one side has is left out.
     """
     prompts = as_frame(advantage)
     parts = [

@@ -1,7 +1,7 @@
-"""From one value a seed to cells and averages, as the paper's Tables 2 and 3 do it. In: values. Out: mean and spread.
+"""Cells and averages from one value per seed, as in the paper's Tables 2 and 3. In: values. Out: mean and spread.
 
-A cell is mean and sample standard deviation over seeds; the average row is mean and sample standard deviation over all
-values of all tasks of a model. That is what the paper's eight averages follow from.
+A cell is the mean and sample standard deviation over seeds. The average row is the mean and sample standard deviation over all
+values of all tasks of a model. The paper's eight averages follow from this.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ POOLED_COLUMNS = [
 
 
 def pooled(per_seed: Table, value: str, planned: Table | None = None) -> pd.DataFrame:
-    """Returns mean and spread a comparison, model and task, and the pooled average.
+    """Returns mean and spread per comparison, model and task, and the pooled average.
 
     Args:
-        per_seed: one row a comparison, model, task and seed, with `used`, `num_bridged`, `size_low` and `size_high`.
+        per_seed: one row per comparison, model, task and seed, with `used`, `num_bridged`, `size_low` and `size_high`.
         value: the column to average, in its own unit.
-        planned: one row a planned cell, so that cells without any value are there, empty, and counted.
+        planned: one row per planned cell. A cell without any value then has an empty row and is counted.
 
     Returns:
-        `POOLED_COLUMNS`: the rows of task `average` pool all values of the model's tasks, and their `num_seeds` is the
-        number of values; `num_left_out` counts seeds that have both paradigms and were not used, `num_bridged` used
-        seeds with an interior gap; `size_low` and `size_high` are the range in examples (of an average: the widest).
+        `POOLED_COLUMNS`. Rows of task `average` pool all values of the model's tasks; their `num_seeds` is the number of
+        values. `num_left_out` counts seeds that have both paradigms and were not used. `num_bridged` counts used seeds with
+        a gap inside their range. `size_low` and `size_high` are the range in examples; of an average it is the widest.
     """
     values = as_frame(per_seed)
     pairs = _planned_pairs(values, planned)
@@ -39,7 +39,7 @@ def pooled(per_seed: Table, value: str, planned: Table | None = None) -> pd.Data
 
 
 def in_order(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns the rows by comparison as `COMPARISONS` has them, then model, then task with the average last."""
+    """Returns the rows ordered by comparison (as in `COMPARISONS`), then model, then task with the average last."""
     order = {name: position for position, name in enumerate(COMPARISONS)}
     keyed = table.assign(_comparison=table["comparison"].map(order), _average=table["task"] == AVERAGE)
     by = [*(["method"] if "method" in table else []), "_comparison", "model", "_average", "task"]
@@ -47,7 +47,7 @@ def in_order(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _planned_pairs(values: pd.DataFrame, planned: Table | None) -> pd.DataFrame:
-    """The pairs that a study plans: seeds for which both paradigms of a comparison are to be run."""
+    """Returns the pairs that a study plans: seeds for which both paradigms of a comparison are planned."""
     seen = values[VALUE_KEYS]
     if planned is None:
         return seen

@@ -1,8 +1,8 @@
 """Per-example predictions of the trials of a task. In: a storage's `predictions/`. Out: aligned labels and predictions.
 
-Trials of a task are evaluated on the same examples, so labels are kept once and predictions are a matrix. A trial whose
-file is absent, whose examples differ, or whose predictions do not give its recorded score is left out and counted: what
-is computed from predictions must speak of the same scores as the tables.
+Trials of a task are evaluated on the same examples. So labels are kept once, and predictions are a matrix. A trial is left out
+and counted if its file is absent, if its examples differ, or if its predictions do not give its recorded score. Otherwise what
+is computed from predictions would be about other scores than the tables.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from xlmr_sweep.storage.artifacts import PREDICTIONS, predictions_file
 COLUMNS = ["example_id", "label", "prediction"]
 SCORE_TOLERANCE = 1e-6
 METRICS = ("accuracy", "macro_f1")
-# Of one trial: `example_id`, an array of Arrow or numpy, and `label` and `prediction`, numpy arrays.
+# The columns of one trial: `example_id`, an array of Arrow or numpy; `label` and `prediction`, numpy arrays.
 Columns = Mapping[str, Any]
 
 
@@ -35,7 +35,7 @@ class TaskPredictions:
     metric: str
     """`accuracy` or `macro_f1`."""
     trials: pd.DataFrame
-    """One row a trial: the columns of `analysis.schema.CELL`."""
+    """One row per trial: the columns of `analysis.schema.CELL`."""
     labels: np.ndarray
     """(num_examples,), class numbers."""
     predictions: np.ndarray
@@ -44,14 +44,14 @@ class TaskPredictions:
 
     @property
     def correct(self) -> np.ndarray:
-        """Whether each prediction is right, bool, (num_trials, num_examples)."""
+        """Which predictions are right, bool, (num_trials, num_examples)."""
         return np.asarray(self.predictions == self.labels)
 
 
 def read_predictions(results: Results) -> tuple[dict[str, TaskPredictions], int]:
     """Returns the predictions by task, and how many trials with a file were left out.
 
-    Nothing is read for a bare table, and for results without `trial_id` or `metric`.
+    For a bare table, and for results without `trial_id` or `metric`, nothing is read.
     """
     rows = results.rows
     if results.storage is None or not {"trial_id", "metric"} <= set(rows.columns):
@@ -75,7 +75,7 @@ def read_predictions(results: Results) -> tuple[dict[str, TaskPredictions], int]
 def _read(data: bytes) -> Columns | None:
     try:
         table = parquet.ParquetFile(pa.BufferReader(data)).read(columns=COLUMNS, use_threads=False)
-        # Ids stay Arrow's: turned into Python strings, those of 1,260 trials would take longer than all else here.
+        # Ids stay in Arrow. To turn those of 1,260 trials into Python strings would take longer than all the rest.
         columns = {name: table.column(name).to_numpy() for name in COLUMNS[1:]}
         return {**columns, "example_id": table.column("example_id").combine_chunks()}
     except (pa.ArrowException, KeyError, ValueError):
@@ -86,8 +86,8 @@ def task_predictions(trials: pd.DataFrame, tables: Iterable[Columns | None]) -> 
     """Returns the aligned predictions of the trials of one task, or None if none can be used.
 
     Args:
-        trials: one row a trial with the cell's columns, `score` and `metric`.
-        tables: for each trial its columns `example_id`, `label` and `prediction`, or None.
+        trials: one row per trial, with the cell's columns, `score` and `metric`.
+        tables: the columns `example_id`, `label` and `prediction` of each trial, or None.
     """
     metric = str(trials["metric"].iloc[0])
     kept, predictions = [], []
@@ -110,7 +110,7 @@ def task_predictions(trials: pd.DataFrame, tables: Iterable[Columns | None]) -> 
 
 
 def _aligned(tables: Iterable[Columns | None]) -> Iterator[tuple[int, Columns]]:
-    """Brings every table into the order of the first one's examples; those with other examples are passed over."""
+    """Brings every table into the order of the first one's examples. Tables with other examples are left out."""
     reference: pa.Array | None = None
     order = np.array([], dtype="int64")
     for position, table in enumerate(tables):
@@ -134,11 +134,11 @@ def scores_of(data: TaskPredictions, weights: np.ndarray | None = None) -> np.nd
 
     Args:
         data: predictions of a task.
-        weights: how often each example counts, (num_examples, num_resamples); by default each once.
+        weights: how often each example counts, (num_examples, num_resamples). By default each counts once.
 
     Returns:
-        (num_trials,) without weights, else (num_trials, num_resamples). Macro-F1 is over all classes, 0 for a class that
-        neither occurs nor is predicted, as scikit-learn with `zero_division=0`.
+        (num_trials,) without weights, else (num_trials, num_resamples). Macro-F1 is the mean over all classes. A class that
+        neither occurs nor is predicted has 0, as in scikit-learn with `zero_division=0`.
     """
     count = np.ones((len(data.labels), 1), dtype="float64") if weights is None else weights
     kind = count.dtype

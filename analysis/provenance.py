@@ -1,4 +1,4 @@
-"""Where results come from. In: results and manifests. Out: what a reader needs to trust or to repeat them, as rows of text."""
+"""Where results come from. In: results and manifests. Out: rows of text that a reader needs to trust or repeat the results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PAPER_SETTINGS = {
     ("instructions", "max_target_tokens"): 3,
     ("finetune", "learning_rate"): 1e-5,
 }
-# What varies between rows and is worth listing, with its heading.
+# Columns whose values are listed, with their headings.
 ROW_FACTS = {
     "git_commit": "commit", "device": "device", "precision": "precision", "host": "hosts", "num_gpus": "GPUs of a trial",
     "num_ranks": "ranks of a trial", "started_at": "first and last start",
@@ -37,7 +37,7 @@ ROW_FACTS = {
 
 
 def provenance(results: Results, found: Artifacts, options: Options) -> pd.DataFrame:
-    """Returns `what` and `value`: source, plan, software, hardware, fingerprints of data and weights, rule of integration."""
+    """Returns `what` and `value`: source, plan, software, hardware, fingerprints of data and weights, and rule of integration."""
     rows = results.rows
     facts: list[tuple[str, str]] = [("read from", results.source), ("study", results.name)]
     zero_shot = ", zero-shot counted" if options.zero_shot else ""
@@ -64,7 +64,7 @@ def provenance(results: Results, found: Artifacts, options: Options) -> pd.DataF
 
 
 def deviations(study: Study | None) -> list[str]:
-    """Returns, one sentence each, how a study differs from the paper's; nothing for a bare table."""
+    """Returns how a study differs from the paper's, one sentence for each difference. A bare table gives none."""
     if study is None:
         return []
     found = []
@@ -96,7 +96,7 @@ def deviations(study: Study | None) -> list[str]:
 
 
 def settings(study: Study | None) -> pd.DataFrame:
-    """Returns every declared setting of a study as `setting` and `value`, nested names joined by dots."""
+    """Returns every declared setting of a study as `setting` and `value`. Dots join nested names."""
     rows: list[tuple[str, str]] = []
     if study is not None:
         _flatten("", study.model_dump(mode="json", exclude={"models", "tasks"}), rows)

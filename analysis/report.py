@@ -4,8 +4,8 @@
     python -m analysis.report --results results.csv --out report --column score=accuracy_at_end
 
 In: a storage folder or URI, a parquet or CSV file, or a folder of Ray Tune. Out: `index.html`, which opens offline, and
-beside it every table as CSV; the IPR table in the terminal; last line: where the report is. Exit status 0, also for
-incomplete studies; 2 where the input is wrong.
+beside it every table as CSV. The terminal shows the IPR table; its last line says where the report is. Exit status: 0, also if
+the study is not complete; 2 if the input is wrong.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = ["ReportPaths", "build_report", "main", "print_ipr"]
 
 @dataclass(frozen=True)
 class ReportPaths:
-    """What a report wrote, and what a caller may print of it."""
+    """The files of a report, and what a caller may print."""
 
     html: Path
     csv: dict[str, Path]
@@ -75,20 +75,20 @@ def build_report(
     """Reads results and writes the report.
 
     Args:
-        results: a path or URI as `analysis.tables.load` takes, results that are loaded already, or a DataFrame.
-        out: folder to write to, made if needed; by default `report` in a local storage, else `./report`.
+        results: a path or URI as `analysis.tables.load` takes, loaded results, or a DataFrame.
+        out: folder to write to. It is made if needed. Default: `report` in a local storage, else `./report`.
         rule: how curves are integrated.
-        x_scale: integrate over the training size or its logarithm.
+        x_scale: integrates over the training size or over its logarithm.
         columns: this project's column names to the file's.
         paradigms: this project's paradigm names to the file's.
-        mixture_tasks: tasks that the instruction mixture contains, where the study cannot tell.
-        target_score: score in [0, 1] whose examples the data efficiency counts; by default the best of prompting.
-        zero_shot: count zero-shot scores in IPR and in the prompt advantage.
-        images: write a PNG and an SVG of every figure to `images/`.
-        latex: write the tables as LaTeX to `latex/`.
+        mixture_tasks: tasks that the instruction mixture contains, if the study does not say it.
+        target_score: score in [0, 1] whose examples the data efficiency counts. Default: the best score of prompting.
+        zero_shot: whether IPR and the prompt advantage count zero-shot scores.
+        images: whether to write a PNG and an SVG of every figure to `images/`.
+        latex: whether to write the tables as LaTeX to `latex/`.
 
     Raises:
-        TableError: where the results cannot be used, or the folder cannot be written; one line.
+        TableError: if the results cannot be used, or if the folder cannot be written. Its message is one line.
     """
     loaded = _loaded(results, columns, paradigms)
     if target_score is not None and not 0 <= target_score <= 1:
@@ -127,7 +127,7 @@ def _write(folder: Path, derived: Derived, page: Page, *, images: bool, latex: b
 
 
 def default_folder(results: Results) -> Path:
-    """Returns where a report goes that names no folder: into a local storage, else the working directory."""
+    """Returns where a report goes if no folder is named: into a local storage, else into the working directory."""
     storage = None if results.storage is None else local_path(results.storage)
     return Path("report") if storage is None else storage / REPORT
 

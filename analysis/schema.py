@@ -1,7 +1,7 @@
 """What a table of results must hold. In: any table with the six columns. Out: a checked, typed, sorted DataFrame.
 
-Every other module of this package expects a table that went through `checked`; it is cheap enough to be called by each
-public function, so that a table from elsewhere gets the same clear errors as one of ours.
+Every other module of this package expects a table that `checked` returned. The check is cheap, so each public function makes it.
+So a table from elsewhere gets the same clear errors as one of ours.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ import pyarrow as pa
 REQUIRED = ("model", "paradigm", "task", "train_size", "seed", "score")
 CELL = ["model", "paradigm", "task", "train_size", "seed"]
 NAMES = ("model", "paradigm", "task")
-"""Columns whose values are names, whatever they look like."""
+"""Columns whose values are names, even if they look like numbers."""
 PARADIGMS = ("baseline", "prompted", "instructed")
-# The order of the paper's tables; names unknown to it come after, sorted.
+# The order of the paper's tables. Other names come after these, sorted.
 PAPER_MODELS = ("base", "large", "xl", "xxl")
 PAPER_TASKS = ("boolq", "cb", "copa", "rte", "wic")
 AVERAGE = "average"
-# Columns that a table may lack, numbers where it has them.
+# Columns that a table may lack. If it has them, they hold numbers.
 MEASURES = ("total_time_s", "num_gpus", "num_ranks", "num_eval")
 MAX_NAMED = 5
 TOO_LARGE = 2**63
 
 
 class TableError(ValueError):
-    """A table or folder of results cannot be used; the message is one line that names what is wrong where."""
+    """A table or folder of results cannot be used. The message is one line that says what is wrong, and where."""
 
 
 class ArrowTable(Protocol):
-    """A table of another library that speaks the Arrow interface: polars, pyarrow, duckdb."""
+    """A table of another library that has the Arrow interface: polars, pyarrow, duckdb."""
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """Exports the table as an Arrow stream."""
@@ -44,12 +44,12 @@ Table = pd.DataFrame | ArrowTable
 
 
 def as_frame(table: Table) -> pd.DataFrame:
-    """Returns a pandas DataFrame of a table of pandas, polars, pyarrow or anything else with the Arrow interface.
+    """Returns a table of pandas, polars, pyarrow or anything else with the Arrow interface as a pandas DataFrame.
 
-    What an index names that is no column becomes one.
+    A named level of the index becomes a column, unless there is a column of that name.
 
     Raises:
-        TableError: for other types, and for a column of the Arrow interface in place of a table.
+        TableError: if the type is another one, or if it is a column instead of a table.
     """
     if isinstance(table, pd.DataFrame):
         named = [name for name in table.index.names if name is not None and name not in table.columns]
@@ -72,7 +72,7 @@ def renamed(table: Table, columns: Mapping[str, str], paradigms: Mapping[str, st
         paradigms: this project's paradigm name to the table's own value.
 
     Raises:
-        TableError: for a column or a paradigm that the table does not have, or a name that would then be there twice.
+        TableError: if the table lacks a column or a paradigm, or if a name would then be there twice.
     """
     table = as_frame(table)
     for ours, theirs in columns.items():
@@ -93,19 +93,19 @@ def renamed(table: Table, columns: Mapping[str, str], paradigms: Mapping[str, st
 
 
 def checked(table: Table) -> pd.DataFrame:
-    """Returns the table with typed columns, sorted by cell, so that the order of its rows changes nothing.
+    """Returns the table with typed columns, sorted by cell. So the order of the given rows changes nothing.
 
     Args:
-        table: one row a completed trial, with at least the columns of `REQUIRED`.
+        table: one row per completed trial, with at least the columns of `REQUIRED`.
 
     Returns:
-        `model`, `paradigm`, `task` as strings, `train_size` and `seed` as int64, `score` as float64, those of `MEASURES` as
-        numbers, other columns as they are; sorted by cell, index 0 to n - 1.
+        `model`, `paradigm` and `task` as strings, `train_size` and `seed` as int64, `score` as float64, the columns of
+        `MEASURES` as numbers, and all other columns as they are. Rows are sorted by cell; the index is 0 to n - 1.
 
     Raises:
-        TableError: missing columns or two of one name, empty keys, sizes or seeds that are no whole numbers, measures that are
-            no numbers from 0 up, scores that are NaN or outside [0, 1], a task called `average` or with two metrics, and cells
-            that occur twice.
+        TableError: if a column is missing or there twice, a key is empty, a size or seed is not a whole number, a measure is not
+            a number from 0 up, a score is NaN or outside [0, 1], a task is called `average` or has two metrics, or a cell is
+            there twice.
     """
     frame = as_frame(table)
     missing = [name for name in REQUIRED if name not in frame.columns]
@@ -147,7 +147,7 @@ def metrics_of(table: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def ordered(values: Iterable[Any], declared: Sequence[Any] = ()) -> list[Any]:
-    """Returns the distinct values: first those declared, then those the paper has, then the rest sorted."""
+    """Returns the distinct values: first the declared ones, then those of the paper, then the rest, sorted."""
     found = set(values)
     known = [*declared, *PARADIGMS, *PAPER_MODELS, *PAPER_TASKS]
     first = [value for value in dict.fromkeys(known) if value in found]
@@ -155,7 +155,7 @@ def ordered(values: Iterable[Any], declared: Sequence[Any] = ()) -> list[Any]:
 
 
 def _as_counted(name: Any) -> list[tuple[int, str]]:
-    """Sorts `m-2` before `m-10`: runs of digits count as numbers."""
+    """Returns a key that sorts `m-2` before `m-10`: digits in a row count as a number."""
     return [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d+)", str(name))]
 
 
@@ -167,7 +167,7 @@ def _text(frame: pd.DataFrame, name: str) -> pd.Series:
 
 
 def _whole(frame: pd.DataFrame, name: str) -> pd.Series:
-    # Not by way of floats, which would make large seeds equal.
+    # Not as floats, which would make different large seeds equal.
     numbers = _numbers(frame, name)
     wrong = numbers.isna() | (numbers < 0) | (numbers % 1 != 0) | (numbers >= TOO_LARGE)
     if wrong.any():
@@ -195,7 +195,7 @@ def _scores(frame: pd.DataFrame) -> pd.Series:
 
 
 def _numbers(frame: pd.DataFrame, name: str) -> pd.Series:
-    """Numbers of a column, NaN where there is none; dates, durations and truth values are none, though pandas counts them."""
+    """Returns a column as numbers, NaN for an empty field. Dates, durations and booleans are refused, unlike in pandas."""
     numbers = pd.to_numeric(frame[name], errors="coerce")
     for kind in (frame[name].dtype, numbers.dtype):
         if getattr(kind, "kind", "") in "bmM" and len(frame):
@@ -204,7 +204,7 @@ def _numbers(frame: pd.DataFrame, name: str) -> pd.Series:
 
 
 def _rows(wrong: pd.Series) -> str:
-    """Names the rows as a person counts them: the first below the header is 1."""
+    """Returns the numbers of rows as a person counts them: the first row below the header is 1."""
     numbers = [str(i + 1) for i in np.flatnonzero(wrong.to_numpy())]
     more = f" and {len(numbers) - MAX_NAMED} more" if len(numbers) > MAX_NAMED else ""
     return f"row{'s' * (len(numbers) > 1)} {', '.join(numbers[:MAX_NAMED])}{more}"

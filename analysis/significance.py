@@ -1,9 +1,9 @@
-"""Whether a difference could be chance. In: one value a pair of trials. Out: p values of a paired permutation test.
+"""Whether a difference could be chance. In: one value per pair of trials. Out: p values of a paired permutation test.
 
-Under the null hypothesis the two paradigms of a pair (same model, task and seed, so the same few-shot examples) can be
-swapped. Swapping turns an IPR r into 1 / (1 + r) - 1, so the test statistic is the mean of r / (2 + r) = (f - g) / (f + g),
-which only changes its sign; an advantage changes its sign by itself. Three seeds have 8 sign patterns: no p below 0.25.
-So cells are tested only where p < 0.05 can be reached, and the pooled rows of seeds and tasks carry the evidence.
+A pair has the same model, task and seed, so the same few-shot examples. Under the null hypothesis its two paradigms can be
+swapped. A swap turns an IPR r into 1 / (1 + r) - 1. So the test statistic is the mean of r / (2 + r) = (f - g) / (f + g), which
+only changes its sign. An advantage only changes its sign anyway. Three seeds have 8 sign patterns, so no p below 0.25. So a cell
+is tested only if p < 0.05 can be reached. The evidence is in the rows that pool seeds and tasks.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from analysis.schema import AVERAGE, Table, as_frame
 MAX_EXACT = 16
 NUM_FLIPS = 9_999
 ALPHA = 0.05
-# Sign patterns are drawn in batches of this many values, to bound memory: 64 MB as float64.
+# Sign patterns are drawn in batches of so many values: 64 MB as float64.
 BATCH_VALUES = 8_000_000
 
 
 def sign_flip_test(values: np.ndarray) -> float:
-    """Returns the two-sided p value of the mean of paired differences under random signs; see `sign_flip_tests`."""
+    """Returns the two-sided p value of the mean of paired differences under random signs (`sign_flip_tests`)."""
     return float(sign_flip_tests([values])[0])
 
 
 def sign_flip_tests(samples: Sequence[np.ndarray]) -> np.ndarray:
     """Returns the two-sided p values of the means of paired differences under random signs.
 
-    All 2^n sign patterns are counted up to n = 16; beyond, 9,999 random ones and the one observed. Samples of like length
-    share their patterns: filled up with zeros their sums stay what they are, and a million rows take seconds.
+    Up to n = 16 all 2^n sign patterns are counted. Beyond that, 9,999 random patterns and the observed one are. Samples of
+    similar length are filled up with zeros, which changes no sum, and share their patterns. So a million rows take seconds.
 
     Args:
-        samples: (n,) differences each, that change sign when a pair is swapped.
+        samples: (n,) differences each. A difference changes its sign when its pair is swapped.
 
     Returns:
         (num_samples,); NaN for an empty sample.
@@ -55,8 +55,8 @@ def sign_flip_tests(samples: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _share_as_extreme(samples: np.ndarray) -> np.ndarray:
-    """Share of sign patterns whose sums are as far from 0 as those observed; samples are columns, (n, num_samples)."""
-    # Sums that are equal but for the order of additions must count as equal.
+    """Returns the share of sign patterns whose sums are as far from 0 as the observed ones, for columns of (n, num_samples)."""
+    # Sums that differ only by the order of additions must count as equal.
     observed = np.abs(samples.sum(axis=0)) - 1e-9 * np.abs(samples).sum(axis=0)
     n = len(samples)
     if n <= MAX_EXACT:
@@ -73,7 +73,7 @@ def _share_as_extreme(samples: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _all_signs(n: int) -> np.ndarray:
-    """Every pattern of signs, (2^n, n); 8 MB at most."""
+    """Returns every pattern of signs, (2^n, n). It takes 8 MB at most."""
     return 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
 
 
@@ -83,7 +83,7 @@ def smallest_p(n: int) -> float:
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """Returns p values after Holm's correction over those that are not NaN."""
+    """Returns p values after Holm's correction over all that are not NaN."""
     corrected = np.full(len(p_values), np.nan)
     ascending = np.argsort(p_values)[: np.sum(~np.isnan(p_values))]
     num_left = np.arange(len(ascending), 0, -1)
@@ -92,7 +92,7 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 
 def antisymmetric(ipr: np.ndarray) -> np.ndarray:
-    """Returns (f - g) / (f + g) of IPR values in percentage points; it changes only its sign when f and g are swapped."""
+    """Returns (f - g) / (f + g) of IPR values in percentage points. If f and g are swapped, it only changes its sign."""
     ratio = ipr / 100
     return np.asarray(ratio / (2 + ratio))
 
@@ -100,11 +100,11 @@ def antisymmetric(ipr: np.ndarray) -> np.ndarray:
 def with_tests(table: Table, per_seed: Table, value: str) -> pd.DataFrame:
     """Returns a pooled table with `p_smallest`, `p` and `p_holm`.
 
-    `p` is empty where the number of pairs cannot give a p below 0.05; `p_smallest` says what it could have given.
-    `p_holm` corrects over all tests of a comparison.
+    `p` is empty if so few pairs cannot give a p below 0.05. `p_smallest` is the smallest p that they can give. `p_holm` is
+    corrected over all tests of a comparison.
 
     Args:
-        table: rows by `comparison`, `model` and `task`, as `analysis.pooling.pooled` returns.
+        table: rows by `comparison`, `model` and `task`, as `analysis.pooling.pooled` returns them.
         per_seed: the values, with `used`.
         value: `ipr` (percentage points) or `advantage` (examples).
     """

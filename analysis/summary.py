@@ -1,4 +1,4 @@
-"""The summary in words. In: derived tables. Out: a few sentences, every one built from numbers in the tables."""
+"""The summary in words. In: derived tables. Out: a few sentences with numbers from the tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_MODELS = 12
 
 
 def summary(derived: Derived, models: Sequence[str]) -> list[str]:
-    """Returns paragraphs: which model gains, how sure, where most and least, and what is missing."""
+    """Returns paragraphs: which model gains and how sure that is, where it gains most and least, and what is missing."""
     return [*_gains(derived["ipr"], models), *_extremes(derived["ipr"]), *_paper(derived), _missing(derived)]
 
 

@@ -1,6 +1,6 @@
 """Reads a table from a file. In: the path or URI of a CSV or parquet file, or of a folder of parquet files. Out: a DataFrame.
 
-Names stay as they are written: a model may be called `1.10`, `007` or `None`. In a CSV only a field with nothing in it is empty.
+Names stay as they are written: a model may be called `1.10`, `007` or `None`. In a CSV a field is empty only if nothing is in it.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ NUMBERS = frozenset(name for name, kind in COLUMNS.items() if kind != "string")
 """Columns that hold numbers. All others hold text."""
 
 BY_PANDAS = ("http://", "https://", "ftp://")
-"""What pandas fetches by itself. Other URIs are opened as storages are."""
+"""URIs that pandas fetches by itself. Other URIs are opened like a storage."""
 
 PARTITION = "="
-"""In a folder of parts, a subfolder `model=base` says the value of a column."""
+"""In a folder of parts, a subfolder `model=base` gives the value of a column."""
 
 
 def is_table_file(name: str) -> bool:
-    """Tells whether a path or URI is named as a file that can be read, whatever the case of its ending."""
+    """Tells by its ending whether a file can be read. Upper and lower case are the same."""
     return name.lower().endswith(FILE_KINDS)
 
 
 def parquet_parts(folder: Path) -> list[Path]:
-    """Returns the parquet files of a folder that was written in parts, also of subfolders such as `model=base`.
+    """Returns the parquet files of a folder that was written in parts, also those in subfolders such as `model=base`.
 
-    Files and folders whose names begin with `.` or `_` are none: other programs keep their notes in them.
+    Files and folders whose names begin with `.` or `_` are left out: other programs keep their notes in them.
     """
     found = []
     for path in sorted(folder.rglob("*")):
@@ -57,10 +57,10 @@ def read_table_file(source: str, columns: Mapping[str, str]) -> pd.DataFrame:
 
     Args:
         source: a path or URI.
-        columns: this project's column names to the file's, which says what columns hold numbers.
+        columns: this project's column names to the file's. They say which columns hold numbers.
 
     Raises:
-        TableError: if it cannot be read as a table; one line.
+        TableError: if it cannot be read as a table. Its message is one line.
     """
     numbers = {columns.get(name, name) for name in NUMBERS}
     read = _read_csv if source.lower().endswith(".csv") else _read_parquet
@@ -82,7 +82,7 @@ def _read_parquet(source: str, numbers: set[str]) -> pd.DataFrame:
     parts = parquet_parts(where.local)
     if not parts:
         raise ValueError("a folder without parquet files")
-    # Declared, because pyarrow would read the folder `model=007` as the number 7.
+    # Without declared types, pyarrow would read the folder `model=007` as the number 7.
     keys = [part.partition(PARTITION)[0] for path in parts for part in path.relative_to(where.local).parts[:-1]]
     schema = pa.schema([(key, pa.float64() if key in numbers else pa.string()) for key in dict.fromkeys(keys)])
     found = dataset.dataset(
@@ -103,12 +103,12 @@ def _read_csv(source: str, numbers: set[str]) -> pd.DataFrame:
             raise ValueError(f"its columns are separated by {word}, not by commas; write it with commas, or as parquet")
     double = sorted({name for name in header if name and header.count(name) > 1})
     if double:
-        # Of which pandas would rename the second.
+        # pandas would rename the second one.
         raise ValueError(f"column{'s' * (len(double) > 1)} {', '.join(double)} more than once")
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
         try:
-            # Without `index_col=False` a comma at the end of each line would shift all columns by one.
+            # Without `index_col=False`, a comma at the end of each line would shift all columns by one.
             table = pd.read_csv(io.BytesIO(data), dtype="str", keep_default_na=False, na_values=[""], index_col=False)
         except pd.errors.ParserWarning:
             raise ValueError(f"its lines have more fields than the first line, which names {len(header)} columns") from None
@@ -125,6 +125,6 @@ def _bytes(source: str) -> bytes:
 
 
 def _as_numbers(texts: pd.Series) -> pd.Series:
-    """Returns a column of numbers, or the texts as they are if one is no number, so that a message can name it."""
+    """Returns a column of numbers. If one text is not a number, returns all texts unchanged, so that a message can name it."""
     numbers = pd.to_numeric(texts, errors="coerce")
     return texts if (numbers.isna() & texts.notna()).any() else numbers

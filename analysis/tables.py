@@ -1,6 +1,6 @@
-"""Loads results from wherever they are. In: a storage folder or URI, a file, or Tune's folder. Out: `Results`.
+"""Loads results. In: a storage folder or URI, a file, or Tune's folder. Out: `Results`.
 
-Only this module knows where results come from, and `xlmr_sweep.storage.records.collect` is the only reader of records.
+Only this module knows where results come from. Only `xlmr_sweep.storage.collect.collect` reads records.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ FAILURE_COLUMNS = [*CELL, "error_class", "message", "host", "attempt", "time", "
 
 @dataclass(frozen=True)
 class Results:
-    """A table of results and what is known of where it comes from."""
+    """A table of results, and what is known about its source."""
 
     name: str
-    """What the report calls it: the study's name, or the file's."""
+    """The name in the report: the study's, or the file's."""
     source: str
     """The path or URI that was read."""
     rows: pd.DataFrame
-    """One row a completed trial, as `analysis.schema.checked` returns it."""
+    """One row per completed trial, as `analysis.schema.checked` returns them."""
     planned: pd.DataFrame
-    """One row a planned cell: the columns of `analysis.schema.CELL`."""
+    """One row per planned cell: the columns of `analysis.schema.CELL`."""
     failures: pd.DataFrame
-    """One row a trial that failed and has no record: the columns of `FAILURE_COLUMNS`."""
+    """One row per trial that failed and has no record: the columns of `FAILURE_COLUMNS`."""
     study: Study | None = None
-    """The declared study, where the source is a storage folder."""
+    """The declared study, if the source is a storage folder."""
     storage: str | None = None
-    """The storage folder or URI, where the source is one: manifests and predictions lie below it."""
+    """The storage folder or URI, if the source is one. Manifests and predictions are in it."""
     num_other_settings: int = 0
-    """Records in the storage of settings that are no longer the study's."""
+    """Number of records in the storage whose settings are no longer the study's."""
     num_stale: int = 0
-    """Records whose resolved values no longer match."""
+    """Number of records whose resolved values no longer match."""
     corrupt: tuple[str, ...] = field(default=())
     """Names of records that cannot be read."""
     not_here: str = ""
-    """Which folder of the study is not here, where records could therefore be matched by their declared settings only."""
+    """A folder of the study that is not on this machine, and what follows. Records are then matched by declared settings only."""
     fingerprint: str = ""
-    """Of the study, `xlmr_sweep.study.plan.plan_fingerprint`; empty for a bare table and where trials have no ids."""
+    """The study's (`xlmr_sweep.study.plan.plan_fingerprint`). Empty for a bare table and where trials have no ids."""
 
 
 def load(results: Path | str, columns: Mapping[str, str] | None = None, paradigms: Mapping[str, str] | None = None) -> Results:
@@ -66,7 +66,7 @@ def load(results: Path | str, columns: Mapping[str, str] | None = None, paradigm
         paradigms: this project's paradigm names to the file's.
 
     Raises:
-        TableError: where nothing can be read there, or the table is wrong.
+        TableError: if nothing can be read there, or if the table is wrong.
     """
     source = str(results)
     try:
@@ -86,7 +86,7 @@ def load(results: Path | str, columns: Mapping[str, str] | None = None, paradigm
 
 
 def _read_local(path: Path, source: str, columns: Mapping[str, str]) -> tuple[pd.DataFrame, str]:
-    """Returns the table of a local file or folder, and what to call it."""
+    """Returns the table of a local file or folder, and its name."""
     if not path.exists():
         raise TableError(f"{source}: no such file or folder")
     if path.is_dir() and not parquet_parts(path):
@@ -97,10 +97,10 @@ def _read_local(path: Path, source: str, columns: Mapping[str, str]) -> tuple[pd
 
 
 def from_table(table: Table, name: str = "table", source: str = "memory") -> Results:
-    """Returns results of a bare table; its plan is the product of the values seen in each column.
+    """Returns results of a bare table. Its plan is the product of the values in each column.
 
     Raises:
-        TableError: where the table is wrong or has no row.
+        TableError: if the table is wrong or has no row.
     """
     rows = checked(table)
     if rows.empty:
@@ -109,7 +109,7 @@ def from_table(table: Table, name: str = "table", source: str = "memory") -> Res
 
 
 def product_of_values(rows: Table) -> pd.DataFrame:
-    """Returns every combination of the models, paradigms, tasks, sizes and seeds seen in a table; of size 0 those seen."""
+    """Returns every combination of the models, paradigms, tasks, sizes and seeds of a table. Of size 0 only those seen count."""
     frame = as_frame(rows)
     grid = pd.MultiIndex.from_product([frame[name].drop_duplicates() for name in CELL], names=CELL)
     planned = grid.to_frame(index=False)
@@ -119,7 +119,7 @@ def product_of_values(rows: Table) -> pd.DataFrame:
 
 
 def _from_storage(source: str) -> Results:
-    # Imported here so that a table from elsewhere needs nothing of the runner.
+    # Imported here: a table from elsewhere needs no storage.
     from xlmr_sweep.storage.collect import collect
     from xlmr_sweep.storage.files import Storage
     from xlmr_sweep.storage.relocated import collect_relocated
@@ -132,7 +132,7 @@ def _from_storage(source: str) -> Results:
         except MissingFolderError as error:
             found, not_here = collect_relocated(storage), str(error)
     except StudyError as error:
-        # Storages name the option of the commands that run a study.
+        # A storage names the option `--storage`, which this command does not have.
         raise TableError(str(error).removeprefix("--storage ")) from error
     rows = pd.DataFrame(found.rows) if found.rows else pd.DataFrame(columns=list(REQUIRED))
     failures = pd.DataFrame(found.failures) if found.failures else pd.DataFrame(columns=FAILURE_COLUMNS)

@@ -1,4 +1,4 @@
-"""The IPR table for a terminal. In: the table of `analysis.ipr.ipr_table`. Out: one rich table a comparison."""
+"""The IPR table for a terminal. In: the table of `analysis.ipr.ipr_table`. Out: one rich table per comparison."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from analysis.schema import AVERAGE, Table, as_frame, ordered
 
 
 def print_ipr(console: Console, ipr_table: Table) -> None:
-    """Prints mean and standard deviation a model and task, one table a comparison that has a value.
+    """Prints mean and standard deviation per model and task. Each comparison that has a value gets a table.
 
-    A cell with fewer values than planned says how many it has; one with none shows a dash.
+    A cell with fewer values than planned says how many it has. A cell without values shows a dash.
 
     Args:
         console: where to print.
@@ -42,7 +42,7 @@ def _rich_table(part: pd.DataFrame, comparison: str) -> RichTable:
 
 
 def cell_text(row: dict[Hashable, Any] | None) -> str:
-    """Returns a cell as `mean ± std`, with `(n of planned)` where values are missing, or a dash where all are."""
+    """Returns a cell as `mean ± std`. If values are missing it adds `(n of planned)`; if all are, it is a dash."""
     if row is None or not row["num_seeds"]:
         return MISSING
     complete = pd.isna(row["num_planned"]) or row["num_seeds"] == row["num_planned"]

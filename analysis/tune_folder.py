@@ -1,7 +1,7 @@
-"""Reads the table of results out of Ray Tune's own experiment folder, without ray. In: a folder. Out: rows of trials.
+"""Reads the table of results from Ray Tune's own experiment folder, without ray. In: a folder. Out: rows of trials.
 
-Tune writes one folder a trial with a `result.json` of JSON lines, one a report. A trial here reports its row once; a
-retried trial leaves several lines or folders, of which the newest that holds a whole row counts.
+Tune writes one folder per trial. Its `result.json` has one line of JSON per report. Our trials report their row once. A trial
+that was tried again leaves several lines or folders; the newest with a whole row counts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from analysis.schema import CELL, NAMES, REQUIRED, TableError
 from xlmr_sweep.storage.artifacts import STUDY_FILE
 
 RESULT_FILE = "result.json"
-# What Tune adds to every report; its own bookkeeping, not columns of results.
+# Fields that Tune adds to every report. They are its bookkeeping, not results.
 TUNE_KEYS = {
     "checkpoint_dir_name", "config", "date", "done", "experiment_tag", "hostname", "iterations_since_restore", "node_ip",
     "pid", "should_checkpoint", "time_since_restore", "time_this_iter_s", "time_total_s", "timestamp",
@@ -26,14 +26,14 @@ TUNE_KEYS = {
 
 
 def read_tune_folder(folder: Path) -> pd.DataFrame:
-    """Returns one row a trial from all `result.json` files below a folder.
+    """Returns one row per trial from all `result.json` files below a folder.
 
     Args:
         folder: a Tune experiment, or a folder of several.
 
     Returns:
-        The reported columns. Of rows of the same cell the newest is kept, by Tune's `timestamp`. Cells and not
-        `trial_id` decide, because Tune puts an id of its own into every result.
+        The reported columns. Among rows of the same cell, the one with the newest `timestamp` is kept. `trial_id` is not
+        used, because Tune writes an id of its own into every result.
 
     Raises:
         TableError: if no file below the folder holds a row with the six columns.
@@ -48,7 +48,7 @@ def read_tune_folder(folder: Path) -> pd.DataFrame:
 
 
 def _last_row(path: Path) -> dict[str, Any] | None:
-    """The last line that holds the six columns; a line cut short by a crash is passed over."""
+    """Returns the last line that holds the six columns. A line that a crash cut short is left out."""
     for line in reversed(path.read_text(encoding="utf-8", errors="replace").splitlines()):
         try:
             row = json.loads(line)
@@ -60,13 +60,13 @@ def _last_row(path: Path) -> dict[str, Any] | None:
 
 
 def _timestamp(row: dict[str, Any]) -> float:
-    """When Tune wrote the row; before all others where it does not say."""
+    """Returns when Tune wrote the row. A row without a time comes before all others."""
     time = row.get("timestamp")
     return float(time) if isinstance(time, int | float) else float("-inf")
 
 
 def _columns(row: dict[str, Any]) -> dict[str, Any]:
-    """Returns what is a column of results. A name that is written as a number is text before pandas sees it among others."""
+    """Returns the columns of results. A name that looks like a number becomes text before pandas could make it one."""
     found = {key: row[key] for key in row if key not in TUNE_KEYS and not key.startswith(("config/", "perf/"))}
     return found | {name: str(row[name]) for name in NAMES if row[name] is not None and not _is_nan(row[name])}
 

@@ -1,6 +1,6 @@
-"""Figures, each drawn from one table of this package: thin functions that compute nothing.
+"""Figures. Each is drawn from one table of this package, by a thin function that computes nothing.
 
-A figure is a plain dict with `data` and `layout`, plotly's own JSON: `plotly.graph_objects.Figure(figure)` shows it in a
-notebook. The report writes 1,260 trials as about twenty figures; plotly's classes would take seconds to check what a test
-checks once.
+A figure is a plain dict with `data` and `layout`, which is plotly's own JSON. `plotly.graph_objects.Figure(figure)` shows it in a
+notebook. plotly's classes are not used: they check every value, which takes seconds for the twenty figures of a report. A test
+checks the figures once instead.
 """

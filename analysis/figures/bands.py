@@ -1,4 +1,4 @@
-"""Which scores the average prompt advantage looks at: the band that both curves reach, within all that they reach."""
+"""Figure of the scores that the average prompt advantage uses: the band that both curves reach, and all that either reaches."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ COMPARISON = "instructed/prompted"
 
 
 def band_figure(advantage: Table, models: Sequence[str], tasks: Sequence[str]) -> Figure:
-    """Returns for each model and task the scores that both curves reach (thick) within those that either reaches (thin).
+    """Returns two lines per model and task: scores that both curves reach (thick) and scores that either reaches (thin).
 
-    What lies outside the thick part counts for nothing in the advantage (paper, appendix A).
+    Scores outside the thick line do not count in the advantage (paper, appendix A).
 
     Args:
         advantage: rows of one method of `analysis.advantage.advantage_table`.

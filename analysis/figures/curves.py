@@ -1,4 +1,4 @@
-"""Performance curves of a task, and the spread of seeds: one panel a model, one line a paradigm."""
+"""Figures of performance curves and of the spread of seeds: one panel per model, one line per paradigm."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def curve_figure(curve_table: Table, task: str, models: Sequence[str] = ()) -> F
     """Returns the performance curves of one task (paper, figures 3 and 5).
 
     Args:
-        curve_table: what `analysis.curves.curves` returns, with `low`, `high` and `resampled` where intervals were computed.
+        curve_table: what `analysis.curves.curves` returns, with `low`, `high` and `resampled` if there are intervals.
         task: the task to show.
-        models: order of the panels; by default the paper's.
+        models: order of the panels. By default the paper's.
 
     Returns:
-        A figure whose traces carry `meta` with model, task, paradigm and kind (`mean` or `band`). A point without any
-        seed breaks the line; one with fewer seeds than planned has an open marker.
+        A figure. `meta` of each trace has model, task, paradigm and kind (`mean` or `band`). A point without any seed
+        breaks the line. A point with fewer seeds than planned has an open marker.
     """
     table = as_frame(curve_table)
     table = table[table["task"] == task].sort_values("train_size")
@@ -83,7 +83,7 @@ def _hover_data(points: pd.DataFrame) -> list[list[Any]]:
 
 
 def _score_range(table: pd.DataFrame) -> list[float]:
-    """One range of scores for all panels of a task, so that heights compare between models."""
+    """Returns one range of scores for all panels of a task, so that heights can be compared between models."""
     spread = table["std"].fillna(0)
     low, high = (table["mean"] - spread).min(), (table["mean"] + spread).max()
     if pd.isna(low):
@@ -97,7 +97,7 @@ def spread_figure(spread_table: Table, models: Sequence[str] = ()) -> Figure:
 
     Args:
         spread_table: what `analysis.efficiency.seed_spread` returns.
-        models: order of the panels; by default the paper's.
+        models: order of the panels. By default the paper's.
     """
     table = as_frame(spread_table)
     names = ordered(table["model"], models)

@@ -1,7 +1,7 @@
-"""Small multiples: one panel a name, which the page can hide and rearrange. In: names. Out: a layout with panels.
+"""Small multiples: one panel per name. The page can hide and rearrange panels. In: names. Out: a layout with panels.
 
-`layout.meta.panels` tells the page which axes and which title belong to a name, so that a filter or a narrow screen can
-lay the panels out anew.
+`layout.meta.panels` tells the page which axes and which title belong to a name. With it a filter or a narrow screen can place
+the panels again.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ GAP_X, GAP_Y = 0.035, 0.16
 
 
 def panel_layout(names: Sequence[str], key: str, x: dict[str, Any], y: dict[str, Any], y_title: str) -> dict[str, Any]:
-    """Returns a layout with one titled panel a name; traces of the n-th use the axes `axis_names(n)`.
+    """Returns a layout with one titled panel per name. Traces of panel n use the axes `axis_names(n)`.
 
     Args:
         names: what the panels show, such as models.
-        key: the filter the names belong to: `model`, `task` or `paradigm`.
-        x: what all x axes have.
-        y: what all y axes have; names (a category axis) are written once a row, because they are longer than the gap.
-        y_title: title of the y axes of the first column.
+        key: the filter that the names belong to: `model`, `task` or `paradigm`.
+        x: settings of all x axes.
+        y: settings of all y axes. Names (a category axis) are written once per row, because they are wider than the gap.
+        y_title: title of the y axes in the first column.
     """
     columns = max(1, min(MAX_COLUMNS, len(names)))
     rows = max(1, math.ceil(len(names) / columns))
@@ -55,15 +55,15 @@ def panel_layout(names: Sequence[str], key: str, x: dict[str, Any], y: dict[str,
 
 
 def axis_names(number: int) -> tuple[str, str]:
-    """Returns the names by which a trace refers to the axes of the n-th panel: x and y, x2 and y2, and so on."""
+    """Returns the names that a trace has for the axes of panel n: x and y, then x2 and y2, and so on."""
     suffix = "" if number == 0 else str(number + 1)
     return f"x{suffix}", f"y{suffix}"
 
 
 def size_axis(sizes: Sequence[int], title: str = "training examples") -> dict[str, Any]:
-    """Returns an axis of training sizes, ascending: logarithmic, because sizes double in a study.
+    """Returns an axis of training sizes, ascending. It is logarithmic, because sizes double in a study.
 
-    Zero-shot, size 0, which a logarithm does not have, stands one place before the smallest size.
+    A logarithm has no place for zero-shot, size 0. It stands one place before the smallest size.
     """
     places = size_places(sizes)
     axis = titled(title, tickmode="array", tickvals=places, ticktext=[str(size) for size in sizes])
@@ -75,7 +75,7 @@ def size_places(sizes: Sequence[int], among: Sequence[int] | None = None) -> lis
 
     Args:
         sizes: training sizes in examples.
-        among: all sizes of the axis; by default these.
+        among: all sizes of the axis. Default: `sizes`.
     """
     trained = [size for size in (sizes if among is None else among) if size > 0]
     before = min(trained) / 2 if trained else 1

@@ -1,4 +1,4 @@
-"""Figures of ratios and advantages: by model, by overlap with the mixture, and against each other."""
+"""Figures of ratios and advantages: per model, by overlap with the mixture, and one against the other."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from analysis.figures.style import Figure, label, layout_of, numbers, series_mar
 from analysis.overlap import ORDER
 from analysis.schema import AVERAGE, Table, as_frame, ordered
 
-# Both ends stand out from white and from near-black.
+# Both ends can be seen on white and on nearly black.
 OUTSIDE_SCALE = [[0, "#9fb4c8"], [1, "#d0364a"]]
 ZERO_LINE = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0, "line": {"width": 1, "color": "#888888"}}
 
 
 def ipr_by_model(ipr: Table, models: Sequence[str], num_parameters: Mapping[str, float] | None = None) -> Figure:
-    """Returns the pooled IPR of each model with its 95% interval, one series a comparison.
+    """Returns the pooled IPR of each model with its 95% interval, one series per comparison.
 
     Args:
         ipr: the table of `analysis.ipr.ipr_table` with `ci_low` and `ci_high`.
         models: order of the models, smallest first.
-        num_parameters: parameters by model, where they are known, to be shown below the names.
+        num_parameters: known numbers of parameters, by model. They are shown below the names.
     """
     table = as_frame(ipr)
     table = table[(table["task"] == AVERAGE) & (table["num_seeds"] > 0)]
@@ -56,7 +56,7 @@ def _interval_trace(row: pd.DataFrame, model: str, comparison: str, position: in
 
 
 def ipr_by_overlap_figure(cells: Table, models: Sequence[str]) -> Figure:
-    """Returns the IPR of instructed over prompted by whether the instruction mixture contains the task.
+    """Returns the IPR of instructed over prompted, grouped by whether the instruction mixture contains the task.
 
     Args:
         cells: what `analysis.overlap.ipr_by_overlap` returns.
@@ -66,7 +66,7 @@ def ipr_by_overlap_figure(cells: Table, models: Sequence[str]) -> Figure:
     table = table[table["comparison"] == "instructed/prompted"]
     traces: list[dict[str, Any]] = []
     for position, model in enumerate(models):
-        # Labels of neighbours in height lie on both sides, so that near values do not write over each other.
+        # Labels change sides from one height to the next, so that near ones do not overlap.
         part = table[table["model"] == model].sort_values(["overlap", "mean"])
         traces.extend(
             {
@@ -85,17 +85,17 @@ def ipr_by_overlap_figure(cells: Table, models: Sequence[str]) -> Figure:
 
 
 def _sureness(row: Mapping[Any, Any] | pd.Series, of: str = "seeds") -> str:
-    """Second line of a hover: the number of values and the interval, where there is one."""
+    """Returns the second line of a hover text: the number of values and, if there is one, the interval."""
     planned = row["num_seeds"] if pd.isna(row["num_planned"]) else row["num_planned"]
     inside = "" if pd.isna(row["ci_low"]) else f", 95% interval {interval(row['ci_low'], row['ci_high'])}"
     return f"<br>{row['num_seeds']} of {planned} {of}{inside}"
 
 
 def advantage_against_ipr(advantage: Table, ipr: Table, models: Sequence[str]) -> Figure:
-    """Returns the prompt advantage of each cell against its IPR; the colour is the share of the curves outside the band.
+    """Returns the prompt advantage of each cell against its IPR. The colour is the share of the curves outside the band.
 
-    Where the two measures disagree and the colour is red, the advantage ignores most of the curves: the reason why the
-    paper distrusts it (appendix A).
+    If the two measures disagree and the colour is red, the advantage ignores most of the curves. That is why the paper
+    distrusts it (appendix A).
 
     Args:
         advantage: rows of one method of `analysis.advantage.advantage_table`.

@@ -1,4 +1,4 @@
-"""Figures of the study itself: what is there, what it cost, what it trained on, and how many examples a score needs."""
+"""Figures of the study itself: which trials are there, hours, instruction data, and how many examples a score needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROW_HEIGHT = 26
 
 
 def completeness_map(cells: Table, models: Sequence[str], tasks: Sequence[str]) -> Figure:
-    """Returns how many seeds of each planned point are there: models and paradigms by tasks and sizes.
+    """Returns a map of how many seeds each planned point has: models and paradigms by tasks and sizes.
 
     Args:
         cells: what `analysis.completeness.cell_status` returns.
@@ -63,7 +63,7 @@ def _point_squares(points: pd.DataFrame, model: str, paradigm: str, task: str) -
 
 
 def hours_figure(hours: Table, models: Sequence[str]) -> Figure:
-    """Returns where the hours went: bars a model, one colour a stage; GPU-hours, or process-hours where no GPU was used.
+    """Returns where the hours went: one bar per model, one colour per stage. Without GPUs, process-hours stand for GPU-hours.
 
     Args:
         hours: what `analysis.compute.device_hours` returns.
@@ -93,10 +93,10 @@ def hours_figure(hours: Table, models: Sequence[str]) -> Figure:
 def length_figure(histogram: Mapping[str, Any]) -> Figure:
     """Returns the token-length distribution of the filtered instruction data (paper, figure 2).
 
-    Bins differ in width, so a bar's height is samples per token of length and its area the samples.
+    Bins differ in width. So the height of a bar is samples per token of length, and its area is the number of samples.
 
     Args:
-        histogram: `edges` (n + 1) in tokens and `counts` (n), as the data's manifest has them.
+        histogram: `edges` (n + 1) in tokens and `counts` (n), as in the manifest of the data.
     """
     edges, counts = np.array(histogram["edges"], dtype="float64"), np.array(histogram["counts"])
     edges = edges[: len(counts) + 1] if len(edges) > len(counts) else np.append(edges, 2 * edges[-1] - edges[-2])
@@ -129,7 +129,7 @@ def target_figure(top_targets: Table) -> Figure:
 
 
 def efficiency_figure(efficiency: Table, models: Sequence[str], tasks: Sequence[str]) -> Figure:
-    """Returns how many examples each paradigm needs for the score that prompting ends at: one panel a model.
+    """Returns how many examples each paradigm needs for the target score of the table: one panel per model.
 
     Args:
         efficiency: what `analysis.efficiency.data_efficiency` returns.
@@ -161,7 +161,7 @@ def efficiency_figure(efficiency: Table, models: Sequence[str], tasks: Sequence[
 
 
 def _examples_axis(efficiency: Table) -> dict[str, Any]:
-    """One range of examples for all panels, so that places compare between models."""
+    """Returns one range of examples for all panels, so that places can be compared between models."""
     table = as_frame(efficiency)
     largest, smallest = float(table["largest_size"].max()), float(table["examples_needed"].min())
     if not smallest > 0:

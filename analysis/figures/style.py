@@ -1,4 +1,4 @@
-"""Colours, symbols and words that all figures share. One palette serves light and dark pages and colour-blind readers."""
+"""Colours, symbols and words of all figures. One palette is for light pages, dark pages and colour-blind readers."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import pandas as pd
 Figure = dict[str, Any]
 """Plotly's JSON: `data`, a list of traces, and `layout`."""
 
-# Mid-tones with more than 3:1 contrast on white and on near-black; line style and marker repeat what the colour says.
+# Medium tones with a contrast above 3:1 on white and on nearly black. Line style and marker repeat what the colour says.
 PARADIGM_STYLE: dict[str, dict[str, Any]] = {
     "baseline": {"color": "#8a8f98", "dash": "dot", "symbol": "circle"},
     "prompted": {"color": "#3b87d0", "dash": "dash", "symbol": "square"},
     "instructed": {"color": "#df6f1f", "dash": "solid", "symbol": "diamond"},
 }
 SERIES_COLORS = ("#3b87d0", "#df6f1f", "#3a9d6e", "#b04fb3", "#b8860b", "#8a8f98", "#d0485c", "#1fa3b3")
-# As many symbols as colours: the n-th round of colours starts at the n-th symbol, so 64 series look different.
+# There are as many symbols as colours. Round n of the colours starts at symbol n, so 64 series look different.
 SERIES_SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "star", "hexagon")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 AXIS = {"gridcolor": "rgba(128,128,128,0.22)", "zeroline": False, "linecolor": "rgba(128,128,128,0.5)", "automargin": True}
 
 
 def paradigm_style(paradigm: str, position: int = 0) -> dict[str, Any]:
-    """Returns colour, dash and marker symbol of a paradigm; others than the paper's take the next series colour."""
+    """Returns colour, dash and marker symbol of a paradigm. One that the paper lacks gets the next colour of the series."""
     other = {"color": SERIES_COLORS[(position + 2) % len(SERIES_COLORS)], "dash": "dashdot", "symbol": "cross"}
     return PARADIGM_STYLE.get(paradigm, other)
 
 
 def series_marker(position: int, size: int = 9) -> dict[str, Any]:
-    """Returns the marker of the n-th series of a figure whose series are not paradigms."""
+    """Returns the marker of series n, for figures whose series are not paradigms."""
     return {
         "color": SERIES_COLORS[position % len(SERIES_COLORS)],
         "symbol": SERIES_SYMBOLS[(position + position // len(SERIES_COLORS)) % len(SERIES_SYMBOLS)],
@@ -39,7 +39,7 @@ def series_marker(position: int, size: int = 9) -> dict[str, Any]:
 
 
 def label(name: object) -> str:
-    """Returns a name as plotly shows it letter by letter; it would take `<b>` for bold and `%{x}` for a value of the trace."""
+    """Returns a name that plotly shows letter by letter. It would read `<b>` as bold and `%{x}` as a value of the trace."""
     return str(name).replace("&", "&amp;").replace("<", "&lt;").replace("%{", "&#37;{")
 
 
@@ -50,16 +50,16 @@ def translucent(color: str, alpha: float) -> str:
 
 
 def numbers(values: Iterable[Any]) -> list[Any]:
-    """Returns plain JSON values; what is missing becomes None, which plotly leaves out."""
+    """Returns plain JSON values. A missing value becomes None, which plotly leaves out."""
     return [None if pd.isna(value) else getattr(value, "item", lambda value=value: value)() for value in values]
 
 
 def layout_of(height: int, **layout: Any) -> dict[str, Any]:
-    """Returns the shared look: no background of its own, so that the page's colours show.
+    """Returns the look of all figures. They have no background, so the page's colours show.
 
     Args:
         height: pixels.
-        layout: what this figure adds; `xaxis` and `yaxis` are merged with the shared look of axes.
+        layout: what this figure adds. `xaxis` and `yaxis` are merged with the look of all axes.
     """
     base: dict[str, Any] = {
         "height": height,

@@ -1,4 +1,4 @@
-"""The chapter of the average prompt advantage, and why it is to be distrusted."""
+"""The chapter of the average prompt advantage, and why the paper distrusts it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ WORDS = {
 
 
 def advantage_section(derived: Derived, models: list[str], tasks: list[str]) -> Section | None:
-    """Returns both kinds of prompt advantage with the band of scores behind each (paper, appendix A), or None without any."""
+    """Returns both kinds of prompt advantage with their bands of scores (paper, appendix A). Without any it returns None."""
     table = derived["prompt_advantage"]
     there = table[table["mean"].notna() | table["share_outside"].notna()]
     if there.empty:
         return None
     text = [
-        "How many training examples fewer the first paradigm needs for the same score, on average over the scores that both "
-        "reach. Positive where the first needs fewer.",
-        "The paper distrusts this measure because it looks only at that band of scores: a model that improves beyond the other’s "
-        "best gains nothing by it. So each cell shows, in brackets, the share of the two curves’ range outside the band, and "
-        "where values are missing or have no band, how many there are.",
+        "How many fewer training examples the first paradigm needs for the same score, on average over the scores that both "
+        "reach. It is positive if the first needs fewer.",
+        "The paper distrusts this measure because it looks only at that band of scores: a model that improves beyond the "
+        "other’s best gains nothing by it. So each cell shows in brackets the share of the two curves’ range outside the band. "
+        "If values are missing or have no band, it also shows how many there are.",
     ]
     blocks = [Block(text=text)]
     for method, words in WORDS.items():
@@ -47,14 +47,14 @@ def advantage_section(derived: Derived, models: list[str], tasks: list[str]) -> 
     bands = band_figure(per_seed, models, tasks)
     if bands["data"]:
         why = [
-            "Instructed over prompted, mean over seeds: the advantage is measured on the thick part only. Where the thin line "
-            "goes beyond it, one paradigm reaches scores that the other never does, and that counts for nothing."
+            "Instructed over prompted, mean over seeds. The advantage is measured only on the thick line. Where the thin line "
+            "goes beyond it, one paradigm reaches scores that the other never reaches, and that does not count."
         ]
         blocks.append(Block("The band of scores that counts", why, bands, "advantage-bands", csv="prompt_advantage"))
     both = per_seed[(per_seed["comparison"] == "instructed/prompted") & (per_seed["task"] != AVERAGE)]
     if both["mean"].notna().any():
         figure = advantage_against_ipr(both, derived["ipr"], models)
-        why = ["One marker a model and task, instructed over prompted; the redder, the more of the curves it ignores."]
+        why = ["One marker per model and task, instructed over prompted. The redder, the more of the curves is ignored."]
         blocks.append(Block("Advantage against IPR", why, figure, "advantage-against-ipr", csv="prompt_advantage"))
     blocks += [_bands(there[there["method"] == method], models, words) for method, words in WORDS.items()]
     return Section("Average prompt advantage", blocks, "advantage")

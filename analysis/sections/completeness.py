@@ -1,4 +1,4 @@
-"""The chapter of what is there: a map of the cells, counts a model and paradigm, and the failures by name."""
+"""The chapter of what is there: a map of the cells, counts per model and paradigm, and the failures by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SHOWN_FAILURES = 50
 
 
 def completeness_section(derived: Derived, models: list[str], tasks: list[str]) -> Section:
-    """Returns the counts of planned, present, failed and missing cells, and what failed."""
+    """Returns the counts of planned, present, failed and missing cells, and the failures."""
     counts = derived["completeness"].astype(str)
     figure = completeness_map(derived["cells"], models, tasks)
     blocks = [

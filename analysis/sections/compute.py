@@ -14,11 +14,11 @@ from analysis.page import Block, Section
 
 
 def compute_section(derived: Derived, models: list[str]) -> Section | None:
-    """Returns parameters, pre-training FLOPs and where the hours went, or None where nothing of it is known."""
+    """Returns parameters, pre-training FLOPs and where the hours went, or None if nothing of this is known."""
     blocks = []
     hours = derived["hours"]
     if hours["num_timed"].sum():
-        text = ["Recorded seconds times GPUs (fractions as fractions); on machines without a GPU, times ranks."]
+        text = ["Recorded seconds times GPUs, where half a GPU counts as a half. On machines without a GPU: times ranks."]
         blocks.append(Block("Where the hours went", text, hours_figure(hours, models), "hours", csv="hours"))
     table = derived["compute"]
     if table.drop(columns="model").notna().any(axis=None):
@@ -39,8 +39,8 @@ def compute_section(derived: Derived, models: list[str]) -> Section | None:
             "step_source": ("whose batch", plain),
         }  # fmt: skip
         text = [
-            "Matrix products of forward and backward pass with the language-model head, by closed-form arithmetic that equals "
-            "torch's counter. “reference” counts the batch of XLM-R large for a model whose own is not reported.",
+            "Matrix products of forward and backward pass with the language-model head. The formula gives the same number as "
+            "torch's counter. “reference” means the batch of XLM-R large, for a model whose own is not reported.",
             *(paper.FOOTNOTES["table_4"] if "paper" in set(steps["step_source"]) else []),
         ]
         blocks.append(Block("One pre-training step", text, shown=shown(steps, columns), csv="pretraining"))

@@ -1,4 +1,4 @@
-"""The chapter of performance curves: one figure a task, the examples a score needs, and the spread of seeds."""
+"""The chapter of performance curves: one figure per task, the examples that a score needs, and the spread of seeds."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from analysis.schema import ordered
 
 
 def curve_section(derived: Derived, models: list[str], tasks: list[str]) -> Section:
-    """Returns the curves of every task that has a result (paper, figures 3 and 5), and what they say of data efficiency."""
+    """Returns the curves of every task that has a result (paper, figures 3 and 5), and the data efficiency."""
     table = derived["curves"]
     present = set(table.loc[table["num_seeds"] > 0, "task"])
     text = [
-        "Mean score over seeds with a band of one sample standard deviation. A line breaks where a point has no seed; an open "
-        "marker has fewer seeds than planned. Hover for the 95% bootstrap interval and what it resamples."
+        "Mean score over seeds with a band of one sample standard deviation. A line breaks where a point has no seed. An open "
+        "marker has fewer seeds than planned. Hover to see the 95% bootstrap interval and what it resamples."
     ]
     if (table["train_size"] == 0).any():
         text.append(
@@ -80,4 +80,4 @@ def _score_asked_for(efficiency: pd.DataFrame) -> str:
     score = (
         f"a score of {row['target_score']:g}" if row["target_of"] == GIVEN else f"the best score that {row['target_of']} reaches"
     )
-    return f"Examples that the mean curve needs for {score}; no marker where it is not reached."
+    return f"Examples that the mean curve needs for {score}. Without a marker, it is not reached."

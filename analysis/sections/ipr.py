@@ -1,4 +1,4 @@
-"""The chapter of the Integral Performance Ratio: one table a comparison, its tests, and figures by model and by overlap."""
+"""The chapter of the Integral Performance Ratio: a table per comparison, its tests, and figures by model and by overlap."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ipr_section(derived: Derived, options: Options, models: list[str], tasks: li
         blocks.append(_tests(there, models))
     if len(derived["ipr_by_overlap"]):
         figure = ipr_by_overlap_figure(derived["ipr_by_overlap"], models)
-        text = ["Instructed over prompted, one marker a task: gains on tasks that instruction tuning has seen are no transfer."]
+        text = ["Instructed over prompted, one marker per task. A gain on a task of the instruction data is no transfer."]
         blocks.append(Block("By overlap with the instruction mixture", text, figure, "ipr-by-overlap", csv="ipr_by_overlap"))
     if len(derived["mcnemar"]):
         blocks.append(_mcnemar(derived["mcnemar"]))
@@ -44,7 +44,7 @@ def ipr_section(derived: Derived, options: Options, models: list[str], tasks: li
 
 
 def ipr_matrix(part: pd.DataFrame, models: list[str], tasks: list[str]) -> pd.DataFrame:
-    """Returns one comparison as text, one row a model and one column a task."""
+    """Returns one comparison as text, one row per model and one column per task."""
     cells = {(row["model"], row["task"]): row for row in part.to_dict("records")}
     return pd.DataFrame(
         [
@@ -59,7 +59,7 @@ def _definition(options: Options, *, has_zero_shot: bool) -> str:
     zero_shot = f" Zero-shot scores {'count as size 0' if options.zero_shot else 'are left out'}." if has_zero_shot else ""
     return (
         "Integral of the first performance curve over the integral of the second, minus 1, in percentage points: mean ± sample "
-        "standard deviation over seeds; the average pools all values of all tasks. Integrated over the "
+        "standard deviation over seeds. The average pools all values of all tasks. Integrated over the "
         f"{'logarithm of the ' if options.x_scale == 'log' else ''}training size by "
         f"{'the trapezoid rule' if options.rule == 'trapezoid' else 'Simpson’s rule'}, at the sizes that both curves have. "
         f"A cell with fewer values than planned says how many it has.{zero_shot}"
@@ -89,7 +89,7 @@ def _tests(table: pd.DataFrame, models: list[str]) -> Block:
     smallest = table.loc[table["task"] != AVERAGE, "p_smallest"].min()
     text = [
         "Two-sided paired permutation test (signs flipped within pairs of the same task and seed), Holm-corrected over the "
-        "tests of a comparison. The interval resamples seeds inside each task, so it speaks of these tasks.",
+        "tests of a comparison. The interval resamples seeds inside each task, so it is about these tasks only.",
         f"Single cells have too few seeds to be tested one by one: their p could not be below {smallest:.2g}."
         if smallest >= 0.05
         else "Cells with six seeds or more are tested too; see the CSV.",
@@ -99,7 +99,7 @@ def _tests(table: pd.DataFrame, models: list[str]) -> Block:
 
 
 def _mcnemar(table: pd.DataFrame) -> Block:
-    text = ["Per pair of trained models at the largest common size, on the same evaluation examples; exact test."]
+    text = ["Exact test of each pair of trained models at the largest common size, on the same evaluation examples."]
     columns = {
         "comparison": ("comparison", plain), "model": ("model", plain), "task": ("task", plain), "seed": ("seed", plain),
         "train_size": ("size", plain), "num_examples": ("examples", plain), "only_first_right": ("only first right", plain),

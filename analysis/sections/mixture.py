@@ -1,4 +1,4 @@
-"""The chapter of the instruction data and instruction tuning, from their manifests."""
+"""The chapter of the instruction data and of instruction tuning. It is made from their manifests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def mixture_section(found: Artifacts, derived: Derived) -> Section | None:
         blocks.append(Block("Rows after each step of the preparation", shown=rows, csv="mixture_counts"))
     if "mixture_lengths" in tables and found.mixture is not None:
         figure = length_figure(found.mixture["length_histogram"])
-        text = ["Samples longer than the last edge are cut and count in the last bin."]
+        text = ["Samples longer than the last edge are cut, and count in the last bin."]
         blocks.append(Block("Length of the samples", text, figure=figure, name="mixture-lengths", csv="mixture_lengths"))
     if "mixture_targets" in tables:
         figure = target_figure(tables["mixture_targets"])

@@ -1,4 +1,4 @@
-"""The chapter that sets a reproduction beside the paper's Tables 1 to 4."""
+"""The chapter that compares a reproduction with the paper's Tables 1 to 4."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from analysis.page import Block, Section
 
 
 def reproduction_section(derived: Derived, models: list[str]) -> Section | None:
-    """Returns ours, theirs and the difference, with the paper's known inconsistencies; None without a model of the paper."""
+    """Returns our numbers, the paper's and the difference, with its inconsistencies. Without a model of the paper: None."""
     table = derived["paper_comparison"]
     if table.empty:
         return None
     blocks = []
     if (table["source"] == "Table 2").any():
-        text = ["IPR of instructed over prompted, one marker a task, the large one the average; bars are standard deviations."]
+        text = ["IPR of instructed over prompted, a marker per task. The large one is the average; bars are standard deviations."]
         figure = ours_against_paper(table, models)
         blocks.append(Block("Ours against the paper’s Table 2", text, figure, "ours-against-paper", csv="paper_comparison"))
     for source in table["source"].drop_duplicates():
