@@ -118,16 +118,16 @@ class NotedStep:
         self._step, self._cuda = step, cuda
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._step, name)
+        found = getattr(self._step, name)
+        if name not in ("train", "evaluate", "add"):
+            return found
+
+        def noted(*inputs: Any) -> None:
+            self._cuda.note(name, lambda: found(*inputs))
+            found(*inputs)
+
+        return noted
 
     def begin(self) -> None:
         self._cuda.log.append("begin")
         self._step.begin()
-
-    def train(self, rows: Any) -> None:
-        self._cuda.note("train", lambda: self._step.train(rows))
-        self._step.train(rows)
-
-    def evaluate(self, rows: Any) -> None:
-        self._cuda.note("evaluate", lambda: self._step.evaluate(rows))
-        self._step.evaluate(rows)

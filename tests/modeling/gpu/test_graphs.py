@@ -1,7 +1,7 @@
-"""Capture and replay over a stand-in for `torch.cuda`: the order of calls, and that a warm trial equals a cold one.
+"""Trials as replays over a stand-in for `torch.cuda`: the order of calls, and that a warm trial equals a cold one.
 
-The stand-in allows what the lists of CUDA and torch forbid a capture (see the module's own comment, line by line). What of it can
-be seen without a GPU is seen in `test_launches.py`: no value is read, and no operation depends on a batch's numbers.
+The stand-in does not forbid what CUDA forbids during a capture (the list is in `capture`). `test_launches.py` tests what can be
+tested of it without a GPU: no value is read, and no operation depends on the numbers of a batch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import torch
 from fake_cuda import FakeCuda, NotedStep
 from static_steps import examples, tiny
 
-from xlmr_sweep.modeling.gpu.graphs import StepRunner, fingerprint
+from xlmr_sweep.modeling.gpu.capture import fingerprint
+from xlmr_sweep.modeling.gpu.graphs import StepRunner
 from xlmr_sweep.modeling.gpu.packing import RowShape, pack
 
 SHAPE, STEPS = RowShape(64, 4, 24, 3), 6
@@ -176,26 +177,6 @@ def test_a_capture_that_fails_means_no_graph_and_the_same_scores() -> None:
     assert world.trial(1) == World(use_graphs=False).trial(1)
     assert world.runner.refusal == "the capture failed: operation not permitted when stream is capturing"
     assert gc.isenabled()
-
-
-def test_running_out_of_memory_in_a_capture_is_the_trial_s_failure() -> None:
-    world = World()
-
-    def train(rows: Any) -> None:
-        raise torch.OutOfMemoryError("out of memory")
-
-    world.step.train = train  # type: ignore[method-assign]
-    with pytest.raises(torch.OutOfMemoryError):
-        world.trial(1)
-
-
-def test_a_fingerprint_sees_one_bit_and_two_swapped_numbers() -> None:
-    numbers = torch.randn(1000, generator=torch.Generator().manual_seed(0))
-    other, swapped = numbers.clone(), numbers.clone()
-    other.view(torch.int32)[500] ^= 1
-    swapped[[3, 4]] = swapped[[4, 3]]
-    assert len({tuple(fingerprint([tensor])) for tensor in (numbers, other, swapped)}) == 3
-    assert fingerprint([numbers]) == fingerprint([numbers.clone()])
 
 
 def test_every_result_is_a_tensor_of_its_own() -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
-from fake_cuda import FakeCuda
+from fake_cuda import FakeCuda, NotedStep
 from static_steps import NaNBeyondTheEnd
 from tiny_ranks import Rows, longest_first, tiny
 from torch import Tensor
 
 from xlmr_sweep.modeling.gpu import mlm_graphs, mlm_packing
 from xlmr_sweep.modeling.gpu.mlm_graphs import MicroBatchRunner
-from xlmr_sweep.modeling.gpu.mlm_packing import PackShape, cut, pack
+from xlmr_sweep.modeling.gpu.mlm_packing import cut, pack
 from xlmr_sweep.modeling.gpu.mlm_step import MaskedLMStep
 from xlmr_sweep.modeling.gpu.static_step import Optimisation
 from xlmr_sweep.modeling.gpu.torch_kernels import TorchKernels
@@ -27,32 +25,13 @@ def _small_rungs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlm_packing, "ASKED", 32)
 
 
-class Noted:
-    """A step that tells the stand-in what runs."""
-
-    def __init__(self, step: MaskedLMStep, cuda: FakeCuda) -> None:
-        self._step, self._cuda = step, cuda
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._step, name)
-
-    def begin(self) -> None:
-        self._cuda.log.append("begin")
-        self._step.begin()
-
-    def add(self, shape: PackShape, numbers: Tensor) -> None:
-        self._cuda.note("add", lambda: self._step.add(shape, numbers))
-        self._step.add(shape, numbers)
-
-
 class Made:
     def __init__(self, *, use_graphs: bool = True) -> None:
         self.cuda = FakeCuda()
         model = tiny("xlm-roberta", dropout=0.3, max_position_embeddings=60)
         kernels = TorchKernels(torch.float32, adds=True)
         self.step = MaskedLMStep(model, 2, Optimisation(1.0, 0.01), torch.float32, NaNBeyondTheEnd(), kernels, TorchVocabulary())
-        noted: Any = Noted(self.step, self.cuda)
-        self.runner = MicroBatchRunner(noted, use_graphs=use_graphs, cuda=self.cuda)
+        self.runner = MicroBatchRunner(NotedStep(self.step, self.cuda), use_graphs=use_graphs, cuda=self.cuda)
 
     def run(self, number: int, least: int = 2, seed: int = 5) -> Tensor:
         rows = longest_first(Rows().rows(number, range(8)))

@@ -1,12 +1,15 @@
-"""An encoder's forward and backward pass written out, without autograd: embeddings, layers, and the last layer for some tokens.
+"""An encoder's forward and backward pass, written out without autograd. The last layer computes only what the head reads.
 
-In: a row of `packing` or `mlm_packing`, weights as views of flat buffers. Out: the hidden states of the asked tokens, and later
-all gradients, written or added in place. The same code serves layers with the normalisation after each sum (BERT, RoBERTa,
-CamemBERT, XLM-R) and before each product (XLM-R XL): either is a chain of "add, then normalise", of which the one passes on the
-normalised sum and the other the sum itself.
+In: a row of `packing` or `mlm_packing`, and the weights as views of flat buffers. Out: the hidden states of the asked tokens.
+Later also all gradients, which are written or added in place.
 
-Shapes: N tokens in S slots, M of them asked (fine-tuning: one a slot), hidden H, h heads of d numbers, C rows of the embeddings
-(words, positions, types).
+Both kinds of layers are a chain of "add, then normalise". BERT, RoBERTa, CamemBERT and XLM-R normalise after each sum and pass on
+the normalised sum. XLM-R XL normalises before each product and passes on the sum itself.
+
+An asked token is one whose last hidden state the head reads.
+
+Shapes: N tokens in S slots, M asked tokens (in fine-tuning one per slot), hidden H, h heads of d numbers, C rows of the
+embeddings (words, positions, types).
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from xlmr_sweep.modeling.gpu.torch_kernels import Kernels, Normed, gelu
 
 @dataclass(frozen=True)
 class Form:
-    """What of a model's configuration a step depends on."""
+    """The part of a model's configuration that a step needs."""
 
     num_layers: int
     heads: int
@@ -43,34 +46,34 @@ class Form:
 
 @dataclass(frozen=True)
 class Views:
-    """The same entries of three buffers, by key (`layout`)."""
+    """The entries of three buffers, by key (`layout`)."""
 
     master: dict[str, Tensor]
-    """fp32."""
+    """The weights in fp32."""
     low: dict[str, Tensor]
-    """In the type of the products."""
+    """The weights in the type of the products."""
     grads: dict[str, Tensor]
-    """fp32."""
+    """The gradients in fp32."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One step's numbers, views of a row on the device."""
+    """The numbers of one step, as views of a row on the device."""
 
     rows_at: Tensor
-    """(3, N or more) rows of the embeddings; in fine-tuning label words follow."""
+    """(3, N or more): the embedding rows of each token. In fine-tuning the rows of label words follow."""
     offsets: Tensor
-    """(S + 1,)"""
+    """(S + 1,): where each slot's tokens begin among the N."""
     asked: Tensor
-    """(M,) the tokens that the head reads, slot by slot."""
+    """(M,): the asked tokens, slot by slot."""
     asked_offsets: Tensor
-    """(S + 1,) where each slot's asked tokens begin among the M."""
+    """(S + 1,): where each slot's asked tokens begin among the M."""
     slot_at: Tensor
-    """(N,) which of the M asks for a token, M for none."""
+    """(N,): the place of each token among the M. M means that it is not asked."""
     longest: int
-    """Most tokens of a slot."""
+    """The most tokens in a slot."""
     most_asked: int
-    """Most asked tokens of a slot."""
+    """The most asked tokens in a slot."""
 
     @property
     def num_tokens(self) -> int:
@@ -84,7 +87,7 @@ class Layer:
 
     low: Tensor
     asked: Tensor | None
-    """Rows of `low` that ask, in the last layer."""
+    """In the last layer: the rows of `low` of the asked tokens."""
     three: tuple[Tensor, Tensor, Tensor]
     attention: tuple[Any, ...]
     attended: Tensor
@@ -96,7 +99,7 @@ class Layer:
 
 @dataclass
 class Embedded:
-    """What the embeddings keep."""
+    """What the embeddings keep for the backward pass."""
 
     normed: Normed
     mask: Tensor | None
@@ -106,11 +109,11 @@ class Blocks:
     """Forward and backward pass of an encoder.
 
     Args:
-        form: of the model.
-        views: of its weights and their gradients.
-        attention: the way it is computed.
-        kernels: the way the rest is.
-        product: writes or adds a matrix's gradient.
+        form: the model's form.
+        views: its weights and gradients.
+        attention: computes attention.
+        kernels: computes all else except products.
+        product: writes or adds the gradient of a matrix.
     """
 
     def __init__(self, form: Form, views: Views, attention: Attention, kernels: Kernels, product: Product) -> None:
@@ -119,7 +122,7 @@ class Blocks:
         self._dtype = views.low["0.qkv"].dtype
 
     def forward(self, row: Row, *, is_training: bool) -> tuple[Tensor, Embedded, list[Layer]]:
-        """Returns the last hidden states of the asked tokens, (M, H) in the products' type, and what the backward pass needs."""
+        """Returns the asked tokens' last hidden states, (M, H) in the products' type, and what the backward pass needs."""
         residual, low, embedded = self._embed(row, is_training)
         layers = []
         for i in range(self.form.num_layers):
@@ -129,13 +132,13 @@ class Blocks:
         return low, embedded, layers
 
     def backward(self, of_low: Tensor, row: Row, embedded: Embedded, layers: list[Layer]) -> Tensor:
-        """Writes the gradients of the layers, and returns that of each token's embedding, (N, H) fp32.
+        """Writes the gradients of the layers. Returns the gradient of each token's embedding, (N, H) fp32.
 
         Args:
             of_low: gradient of the asked tokens' states, (M, H).
-            row: of the forward pass.
-            embedded: likewise.
-            layers: likewise; emptied on the way, so that memory is free as soon as it can be.
+            row: the row of the forward pass.
+            embedded: what `forward` returned.
+            layers: what `forward` returned. The list is emptied on the way, so that memory is freed early.
         """
         of_rest: Tensor | None = None
         for i in range(self.form.num_layers - 1, -1, -1):
@@ -195,12 +198,12 @@ class Blocks:
             outer, between, master[f"{i}.norm_2"], form.eps, self._last_dropout(p), wants_out=wants_out and not is_last
         )
         after = normed_2.total if form.is_pre_norm else normed_2.out
-        # The backward pass needs the sums, not what became of them.
+        # The backward pass needs the sums, not the normalised sums.
         normed_1, normed_2 = (replace(normed, out=normed.total) for normed in (normed_1, normed_2))
         return after, normed_2.low, Layer(low, asked, three, kept, attended, normed_1, inner, active, normed_2)
 
     def _last_dropout(self, p: float) -> float:
-        """XL drops nothing after its feed-forward products."""
+        """Returns the dropout after the feed-forward products. XL has none there."""
         return 0.0 if self.form.is_pre_norm else p
 
     def _query_key_value(self, i: int, low: Tensor, asked: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -218,7 +221,7 @@ class Blocks:
         return Offsets(queries, row.offsets, most, row.longest)
 
     def _layer_backward(self, i: int, of_low: Tensor, of_rest: Tensor | None, row: Row, layer: Layer) -> tuple[Tensor, Tensor]:
-        """Returns the gradients of the layer's input in the products' type and of its residual stream, both (N, H)."""
+        """Returns the gradients of the layer's input (in the products' type) and of its residual stream, both (N, H)."""
         low_of, master, grads, form = self.views.low, self.views.master, self.views.grads, self.form
         p, is_pre = form.hidden_dropout, form.is_pre_norm
         into = (grads[f"{i}.norm_2"], grads[f"{i}.outer_bias"])
@@ -255,5 +258,5 @@ class Blocks:
         self.kernels.sum_rows(gradient, self.views.grads[f"{key}_bias"][rows])
 
     def _spread(self, rows: Tensor, row: Row) -> Tensor:
-        """Returns rows of the asked tokens, (M, H), at their places, (N, H), else zeros: gathered, which needs no order."""
+        """Returns (N, H): the asked tokens' rows, (M, H), at their places, zeros elsewhere. It gathers, so no order matters."""
         return functional.pad(rows, (0, 0, 0, 1)).index_select(0, row.slot_at)

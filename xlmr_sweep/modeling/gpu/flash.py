@@ -1,9 +1,9 @@
-"""Attention over sequences that lie end to end. Their offsets stay on the device, so a CUDA graph can hold it.
+"""Attention over sequences that lie end to end. The offsets stay on the device, so a CUDA graph can hold the attention.
 
-In: query, key and value of N tokens, offsets of S sequences. Out: the attended values, and later the three gradients. A GPU
-uses torch's flash kernels, dropout included. A CPU goes through the sequences with plain products and computes the same.
+In: query, key and value of N tokens; the offsets of S sequences. Out: the attended values, and later the three gradients. A GPU
+uses torch's flash kernels, with their dropout. A CPU computes the same with plain products, one sequence after another.
 
-Rows beyond the last offset are not read and not written. They hold whatever was in memory, so the caller's offsets end at N.
+Rows beyond the last offset are neither read nor written, and hold whatever was in memory. So the caller's offsets must end at N.
 
 Shapes: h heads of d numbers, (N, h, d).
 """
@@ -20,24 +20,24 @@ from torch import Tensor
 from xlmr_sweep.modeling.cpu.dropout import keep_mask, keep_scale
 
 SavedTensors = tuple[Any, ...]
-"""What a forward pass saves for the backward pass, as `save_for_backward` does in autograd."""
+"""What a forward pass saves for the backward pass, like `save_for_backward` in autograd."""
 
 MAX_HEAD = 256
-"""The largest head of flash kernels. A head's size is a multiple of 8, and its numbers have 16 bits."""
+"""The largest head that flash kernels take. Its size must be a multiple of 8, and its numbers must have 16 bits."""
 
 
 @dataclass(frozen=True)
 class Offsets:
-    """Where each sequence begins and ends, among the queries and among keys and values."""
+    """Where each sequence begins and ends, for queries and for keys and values."""
 
     queries: Tensor
     """(S + 1,) int32."""
     keys: Tensor
     """(S + 1,) int32."""
     most_queries: int
-    """The most queries of a sequence."""
+    """The most queries in a sequence."""
     most_keys: int
-    """The most keys of a sequence."""
+    """The most keys in a sequence."""
 
 
 class Attention(Protocol):
@@ -46,7 +46,7 @@ class Attention(Protocol):
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, offsets: Offsets, p: float, scale: float
     ) -> tuple[Tensor, SavedTensors]:
-        """Returns the attended values and what the backward pass needs beside the inputs."""
+        """Returns the attended values, and what the backward pass needs in addition to the inputs."""
 
     def backward(
         self,
@@ -72,12 +72,12 @@ def flash_refuses(head_size: int, dtype: torch.dtype, capability: tuple[int, int
 
 
 class FlashAttention:
-    """torch's flash kernels. Their backward pass is deterministic only if the caller switches on `strict_determinism`."""
+    """torch's flash kernels. Their backward pass is deterministic only inside `strict_determinism`."""
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, offsets: Offsets, p: float, scale: float
     ) -> tuple[Tensor, SavedTensors]:
-        """As `Attention` says."""
+        """See `Attention`."""
         attended, logsumexp, state, unused, _ = torch.ops.aten._flash_attention_forward(
             query, key, value, offsets.queries, offsets.keys, offsets.most_queries, offsets.most_keys, p, False, False,
             scale=scale,
@@ -93,7 +93,7 @@ class FlashAttention:
         p: float,
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As `Attention` says."""
+        """See `Attention`."""
         attended, logsumexp, state, unused = saved
         of_three: tuple[Tensor, Tensor, Tensor] = torch.ops.aten._flash_attention_backward(
             gradient, *inputs, attended, logsumexp, offsets.queries, offsets.keys, offsets.most_queries, offsets.most_keys,
@@ -103,12 +103,12 @@ class FlashAttention:
 
 
 class LoopedAttention:
-    """One sequence after another, on a CPU, where reading offsets costs nothing."""
+    """One sequence after another, for a CPU, where reading offsets costs nothing."""
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, offsets: Offsets, p: float, scale: float
     ) -> tuple[Tensor, SavedTensors]:
-        """As `Attention` says."""
+        """See `Attention`."""
         attended = torch.empty(query.shape, dtype=query.dtype)
         saved = []
         for at, of in _ranges(offsets):
@@ -128,7 +128,7 @@ class LoopedAttention:
         p: float,
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As `Attention` says."""
+        """See `Attention`."""
         query, key, value = inputs
         of_query, of_key, of_value = (torch.empty(part.shape, dtype=part.dtype) for part in inputs)
         for (at, of), (weights, factor) in zip(_ranges(offsets), saved, strict=True):

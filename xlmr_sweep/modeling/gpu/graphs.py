@@ -1,35 +1,16 @@
-"""Capture, replay, generator, memory pool and copies: a trial's steps as replays of one CUDA graph.
+"""A trial's steps as replays of one CUDA graph.
 
 In: a static step and the rows of a trial. Out: its losses; the weights are trained in place. A process captures one graph for
-each shape of rows. It serves every later trial. Evaluation works the same way and shares the pool.
+each shape of rows (`capture`). Every later trial of that shape uses it. Evaluation works the same way and shares the memory pool.
 
-The order makes a warm trial equal a cold one. First the rows are uploaded. A missing graph is captured next. Before that, one
-step runs without it, in which libraries make their handles and Triton compiles. Both change the weights. So the starting weights,
-zeroed moments and the seed come after it, and then the replays. After every capture one replay is compared with that first step,
-both from the same weights, moments and seed. If any bit differs, this process uses no graph.
-
-What a capture forbids (CUDA's programming guide, "Prohibited and Unhandled Operations"; torch's notes on CUDA graphs), and how a
-step keeps to it:
-
-* Values read by the host: no `.item()` or `.tolist()` in the step, and no branch on a number.
-* Synchronising, or asking for events of the captured stream: events are recorded only between replays.
-* Pinning memory, and copies from pageable memory: rows are uploaded before.
-* Tensors made of Python values: constants are made with the step.
-* Other streams without fork and join: none is used.
-* Freeing tensors of other graphs: the garbage collector is off during a capture.
-* Unsafe calls of other threads: only calls of this thread count (`thread_local`).
-* Shapes that change: one graph a shape. Rates that change: they lie in the rows.
-* Tensors that move: every buffer lives as long as the step.
-* A generator that the graph does not know: torch registers the device's default one; Triton draws from a number in the rows.
-* Autocast's cache, which returns old weights: copies in bf16 are buffers of the step.
+The order makes a warm trial equal a cold one. First the rows are uploaded. A missing graph is captured next, which changes the
+weights. So the starting weights, zeroed moments and the seed come after it. Then the graph is replayed for each step.
 """
 
 from __future__ import annotations
 
-import gc
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,11 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xlmr_sweep.modeling.gpu.capture import Graphs
 from xlmr_sweep.modeling.gpu.packing import RowShape
 from xlmr_sweep.modeling.gpu.static_step import Rows, strict_determinism
-
-PIECE = 2**22
-"""A fingerprint works on so many numbers at once: 32 MiB of int64."""
 
 
 class Step(Protocol):
@@ -65,12 +44,12 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class _Work:
-    """What a graph holds: the function to run, how to restore what it changes, and what it changes."""
+    """What is captured: the function to run, how to restore what it changes, and what it changes."""
 
     rows: Rows
     run: Callable[[], None]
     start: Callable[[int], None]
-    """Told the step to begin with."""
+    """Its argument is the step to begin with."""
     changed: list[Tensor]
 
 
@@ -78,8 +57,8 @@ class StepRunner:
     """Runs whole trials of one static step.
 
     Args:
-        step: whose buffers live as long as this.
-        use_graphs: or step by step.
+        step: the step. Its buffers live as long as the runner.
+        use_graphs: whether to capture graphs. False runs step by step.
         cuda: `torch.cuda`, or a stand-in.
     """
 
@@ -87,11 +66,12 @@ class StepRunner:
         self._step, self._cuda = step, cuda
         self._use_graphs = use_graphs
         self._rows: dict[tuple[RowShape, int, bool], Rows] = {}
-        self._graphs: dict[tuple[RowShape, int, bool], Any] = {}
-        self._pool: Any = None
-        self._stream: Any = None
-        self.refusal: str | None = None
-        """Why steps run without a graph although one was asked for."""
+        self._graphs = Graphs(cuda, "step")
+
+    @property
+    def refusal(self) -> str | None:
+        """Why steps run without a graph although one was asked for, or None."""
+        return self._graphs.refusal
 
     def train(
         self, numbers: np.ndarray, shape: RowShape, fill: Callable[[], None], seed: int, on_step: Callable[[int], None]
@@ -100,10 +80,10 @@ class StepRunner:
 
         Args:
             numbers: the rows of its steps, (steps, width) int32.
-            shape: of the rows.
+            shape: shape of the rows.
             fill: puts the starting weights into the step.
-            seed: of dropout.
-            on_step: told the number of steps that the device has finished.
+            seed: seed of dropout.
+            on_step: called with the number of steps that the device has finished.
         """
         rows = self._uploaded(numbers, shape, is_training=True)
 
@@ -131,7 +111,9 @@ class StepRunner:
     def _run(self, key: tuple[RowShape, int, bool], work: _Work, on_step: Callable[[int], None]) -> Tensor:
         with strict_determinism():
             if self._use_graphs and self.refusal is None and key not in self._graphs:
-                self._make(key, work)
+                # The first step's learning rate is 0, so a step in the middle is captured.
+                middle = len(work.rows.numbers) // 2
+                self._graphs.add(key, work.run, lambda: work.start(middle), lambda: work.changed)
             graph = self._graphs.get(key)
             work.start(0)
             finished = _Finished(self._cuda, on_step)
@@ -151,52 +133,6 @@ class StepRunner:
         # The host's array is pageable, so the call returns when the array may change again. 5 MB take a millisecond.
         self._rows[key].numbers.copy_(torch.from_numpy(numbers))
         return self._rows[key]
-
-    def _make(self, key: tuple[RowShape, int, bool], work: _Work) -> None:
-        """Captures a graph. Keeps it if a replay computes the same bits as the step without it."""
-        try:
-            # In the middle: the first step's learning rate is 0.
-            middle = len(work.rows.numbers) // 2
-            work.start(middle)
-            self._beside(work.run)
-            expected = fingerprint(work.changed)
-            work.start(middle)
-            graph = self._capture(work)
-            work.start(middle)
-            graph.replay()
-            is_exact = fingerprint(work.changed) == expected
-        except torch.OutOfMemoryError:
-            # A step without a graph would need as much memory.
-            raise
-        except RuntimeError as error:
-            self._refuse(f"the capture failed: {str(error).splitlines()[0]}")
-            return
-        if is_exact:
-            self._graphs[key] = graph
-        else:
-            self._refuse("a replay's bits are not those of the step without it")
-
-    def _refuse(self, reason: str) -> None:
-        self.refusal = reason
-        self._graphs.clear()
-
-    def _beside(self, run: Callable[[], None]) -> None:
-        """Runs a step on the stream and in the pool of captures, so that it takes no extra memory."""
-        cuda = self._cuda
-        if self._pool is None:
-            self._pool, self._stream = cuda.MemPool(), cuda.Stream()
-        self._stream.wait_stream(cuda.current_stream())
-        with cuda.stream(self._stream), cuda.use_mem_pool(self._pool):
-            run()
-        cuda.current_stream().wait_stream(self._stream)
-
-    def _capture(self, work: _Work) -> Any:
-        cuda = self._cuda
-        cuda.synchronize()
-        graph = cuda.CUDAGraph()
-        with uncollected(), cuda.graph(graph, pool=self._pool.id, stream=self._stream, capture_error_mode="thread_local"):
-            work.run()
-        return graph
 
 
 class _Finished:
@@ -223,30 +159,3 @@ class _Finished:
             steps, event = self._events.popleft()
             event.synchronize()
             self._on_step(steps)
-
-
-def fingerprint(tensors: list[Tensor]) -> list[int]:
-    """Returns one number for each tensor: the sum of its words times odd mixed factors, modulo 2^64. Every bit changes it."""
-    longest = min(PIECE, max(tensor.numel() for tensor in tensors))
-    factors = torch.arange(longest, device=tensors[0].device) * 0x1E3779B97F4A7C15
-    factors = ((factors ^ (factors >> 29)) * 0x3F58476D1CE4E5B9) | 1
-    sums = []
-    for tensor in tensors:
-        words = tensor.detach().reshape(-1).view(torch.int32 if tensor.element_size() == 4 else torch.int16)
-        parts = [(piece.long() * factors[: len(piece)]).sum() for piece in torch.split(words, PIECE)]
-        # A part's place counts too.
-        sums.append(sum(int(part) * (2 * i + 1) for i, part in enumerate(parts)) % 2**64)
-    return sums
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Collects garbage, then keeps the collector off for a block: a capture forbids freeing other graphs' tensors."""
-    gc.collect()
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()

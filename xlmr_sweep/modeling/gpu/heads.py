@@ -1,4 +1,6 @@
-"""What reads the hidden states of the asked tokens: label words of the masked-LM head, or a classification head. Written out.
+"""The heads of a static step, written out without autograd: label words of the masked-LM head, or a classification head.
+
+In: the hidden states of the asked tokens. Out: logits, and later the gradients.
 
 Shapes: S slots, hidden H, L labels.
 """
@@ -15,17 +17,17 @@ from xlmr_sweep.modeling.gpu.torch_kernels import gelu
 
 
 class Head(Protocol):
-    """One of the two."""
+    """One of the two heads."""
 
     def forward(self, states: Tensor, row: Row, *, is_training: bool) -> tuple[Tensor, tuple[Any, ...]]:
-        """Returns the logits (S, L) in fp32 and what the backward pass needs."""
+        """Returns the logits, (S, L) fp32, and what the backward pass needs."""
 
     def backward(self, of_logits: Tensor, kept: tuple[Any, ...], row: Row) -> tuple[Tensor, Tensor | None]:
-        """Writes the head's gradients; returns those of the states (S, H) and of the label words' rows (L, H), None without."""
+        """Writes the head's gradients. Returns those of the states, (S, H), and of the label words' rows, (L, H) or None."""
 
 
 class LabelWords:
-    """Logits of a few rows of the output projection, which is tied to the word embeddings."""
+    """The logits of a few rows of the output projection, which is tied to the word embeddings."""
 
     def __init__(self, blocks: Blocks, num_labels: int) -> None:
         self._blocks, self._num_labels = blocks, num_labels
@@ -36,7 +38,7 @@ class LabelWords:
         return row.rows_at[0, row.num_tokens : row.num_tokens + self._num_labels]
 
     def forward(self, states: Tensor, row: Row, *, is_training: bool) -> tuple[Tensor, tuple[Any, ...]]:
-        """As `Head` says."""
+        """See `Head`."""
         views, form = self._blocks.views, self._blocks.form
         dense = torch.addmm(views.low["head.dense_bias"], states, views.low["head.dense"].t())
         active = gelu(dense).float()
@@ -47,7 +49,7 @@ class LabelWords:
         return logits, (states, dense, normed, words)
 
     def backward(self, of_logits: Tensor, kept: tuple[Any, ...], row: Row) -> tuple[Tensor, Tensor | None]:
-        """As `Head` says."""
+        """See `Head`."""
         states, dense, normed, words = kept
         views = self._blocks.views
         is_label = (self._places == self._label_ids(row)).float()
@@ -62,7 +64,7 @@ class LabelWords:
 
 
 class Classification:
-    """Dropout, dense, tanh, dropout, projection."""
+    """Dropout, dense layer, tanh, dropout, projection."""
 
     def __init__(self, blocks: Blocks, dropout: float) -> None:
         self._blocks, self._dropout = blocks, dropout
@@ -80,7 +82,7 @@ class Classification:
         return undropped
 
     def forward(self, states: Tensor, row: Row, *, is_training: bool) -> tuple[Tensor, tuple[Any, ...]]:
-        """As `Head` says."""
+        """See `Head`."""
         low, p = self._blocks.views.low, self._dropout if is_training else 0.0
         first, mask_1 = self._dropped(states, p)
         active = torch.tanh(torch.addmm(low["head.dense_bias"], first, low["head.dense"].t()))
@@ -89,7 +91,7 @@ class Classification:
         return logits, (first, mask_1, active, second, mask_2)
 
     def backward(self, of_logits: Tensor, kept: tuple[Any, ...], row: Row) -> tuple[Tensor, Tensor | None]:
-        """As `Head` says."""
+        """See `Head`."""
         first, mask_1, active, second, mask_2 = kept
         views, kernels = self._blocks.views, self._blocks.kernels
         of_out = of_logits.to(first.dtype)

@@ -1,11 +1,11 @@
 """Where every weight of a trial's model lies in one flat buffer. In: a `TrialModel`'s parts. Out: offsets, and views by name.
 
-Weights, gradients and AdamW's two moments have one buffer each. So a step's bookkeeping takes only four launches: one for the
-norm, two for AdamW, one for the bf16 copies. Query, key and value of a layer lie together, so one product computes all three.
-The parameters keep their names and become views.
+Weights, gradients and AdamW's two moments have one buffer each. So all that a step does beside its passes takes four launches:
+one for the norm, two for AdamW, one for the bf16 copies. Query, key and value of a layer lie together, so one product computes
+all three. The parameters keep their names and become views.
 
-Order: embeddings (words, positions, types), matrices of the layers, matrices of the head. Then, without weight decay: biases
-and norms in the order of a forward pass, and last what is left of the head.
+Order: embeddings (words, positions, types), matrices of the layers, matrices of the head. The rest has no weight decay: biases
+and norms in the order of a forward pass, then what is left of the head.
 
 Shapes: hidden H, feed-forward F, embedding rows V, positions P, token types T.
 """
@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from xlmr_sweep.modeling.families import model_family
 
 ALIGNED = 8
-"""Every entry begins at a multiple of so many numbers: 16 bytes in bf16, for fast products. `triton_sources` relies on it."""
+"""Every entry begins at a multiple of so many numbers: 16 bytes in bf16, for fast products. `triton_sources` needs it."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of the step: one or more parameters, stacked along their first dimension."""
+    """One tensor of the step: one parameter, or several stacked along their first dimension."""
 
     key: str
     parameters: tuple[nn.Parameter, ...]
@@ -44,7 +44,7 @@ class Entry:
 
     @property
     def numel(self) -> int:
-        """Numbers of the stack."""
+        """Number of elements of the stack."""
         return math.prod(self.shape)
 
 
@@ -54,15 +54,15 @@ class Layout:
 
     entries: dict[str, tuple[int, Entry]]
     num_embedded: int
-    """Numbers in the embeddings, which come first and need no bf16 copy."""
+    """Number of elements of the embeddings. They come first and need no bf16 copy."""
     num_decayed: int
-    """Numbers with weight decay. The others follow."""
+    """Number of elements with weight decay. The others follow."""
     chain: tuple[int, int]
     """Half-open range of the biases and norms. Their gradients are sums over rows."""
     total: int
 
     def views(self, flat: Tensor, start: int = 0) -> dict[str, Tensor]:
-        """Returns the entries that lie in a buffer whose first number is number `start` of the layout, by key."""
+        """Returns views of a buffer, by key. The buffer's first element is element `start` of the layout."""
         return {
             key: flat[offset - start : offset - start + entry.numel].view(entry.shape)
             for key, (offset, entry) in self.entries.items()
@@ -71,12 +71,12 @@ class Layout:
 
 
 def make_layout(matrices: Sequence[Entry], chain: Sequence[Entry], head: Sequence[Entry]) -> Layout:
-    """Places the entries one behind the other.
+    """Places the entries one after the other.
 
     Args:
-        matrices: with weight decay; the embeddings come first.
-        chain: biases and norms in the order of a forward pass; their gradients are sums over rows.
-        head: everything else without weight decay.
+        matrices: entries with weight decay. The embeddings come first.
+        chain: biases and norms in the order of a forward pass. Their gradients are sums over rows.
+        head: all other entries without weight decay.
     """
     entries: dict[str, tuple[int, Entry]] = {}
     place = 0
@@ -92,14 +92,14 @@ def make_layout(matrices: Sequence[Entry], chain: Sequence[Entry], head: Sequenc
 def family_layout(model: nn.Module, head: nn.Module | None) -> Layout:
     """Returns the layout of a masked-LM model of transformers and, for `baseline`, its classification head.
 
-    Leaves out parameters that a trial does not train: the masked-LM head of `baseline`.
+    `baseline` does not train the masked-LM head, so it is left out there.
     """
     config: Any = model.config
     body: Any = model.base_model
     layers = list(body.encoder.layer)
     embeddings = body.embeddings
     words, positions = embeddings.word_embeddings.weight, embeddings.position_embeddings.weight
-    # Their gradient is a product with one column for each row. An odd number of columns takes a kernel five times as slow.
+    # The embeddings' gradient is a product with one column per row. With an odd number of columns it takes five times as long.
     matrices = [Entry("embeddings", (words, positions, embeddings.token_type_embeddings.weight), rows=64)]
     norms = _norms(body, is_pre_norm=model_family(config).is_pre_norm)
     chain = [_norm("norm", norms[0])]
@@ -112,7 +112,7 @@ def family_layout(model: nn.Module, head: nn.Module | None) -> Layout:
             Entry(f"{i}.inner", (layer.intermediate.dense.weight,)),
             Entry(f"{i}.outer", (layer.output.dense.weight,)),
         ]
-        # A dense layer's bias comes before the norm behind it: both gradients are sums over the same rows.
+        # A dense layer's bias comes before the norm that follows it. Both gradients are sums over the same rows.
         chain += [
             Entry(f"{i}.qkv_bias", tuple(part.bias for part in three)),
             Entry(f"{i}.out_bias", (layer.attention.output.dense.bias,)),
@@ -130,7 +130,7 @@ def _norm(key: str, norm: Any) -> Entry:
 
 
 def _norms(body: Any, *, is_pre_norm: bool) -> list[nn.Module]:
-    """Returns the normalisations in the order of a forward pass: one, then two a layer."""
+    """Returns the normalisations in the order of a forward pass: one, then two per layer."""
     layers = body.encoder.layer
     if is_pre_norm:
         pairs = [(layer.attention.self_attn_layer_norm, layer.LayerNorm) for layer in layers]
@@ -156,7 +156,7 @@ def _label_words(model: Any) -> _OfHead:
 
 
 def label_head(model: Any) -> tuple[nn.Linear, nn.LayerNorm]:
-    """Returns the dense layer and the normalisation in front of a masked-LM head's output projection."""
+    """Returns the dense layer and the normalisation before the output projection of a masked-LM head."""
     if model_family(model.config).head_transform == "predictions.transform":
         transform = model.cls.predictions.transform
         return transform.dense, transform.LayerNorm
@@ -164,7 +164,7 @@ def label_head(model: Any) -> tuple[nn.Linear, nn.LayerNorm]:
 
 
 def move_into(layout: Layout, flat: Tensor) -> None:
-    """Copies every parameter of the layout into the flat buffer and makes it a view there."""
+    """Copies every parameter of the layout into the flat buffer. The parameter becomes a view of it."""
     with torch.no_grad():
         for offset, entry in layout.entries.values():
             place = offset

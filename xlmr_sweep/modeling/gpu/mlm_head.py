@@ -1,4 +1,6 @@
-"""The masked-LM head over the whole vocabulary, written out: losses and all gradients in one pass, with few logits at a time.
+"""The masked-LM head over the whole vocabulary, written out without autograd.
+
+In: the hidden states of the asked tokens. Out: losses and all gradients, in one pass that holds few logits at a time.
 
 Shapes: M asked tokens, hidden H, V words, W columns of the logits.
 """
@@ -13,25 +15,25 @@ from xlmr_sweep.modeling.gpu.torch_kernels import gelu
 from xlmr_sweep.modeling.gpu.vocabulary_kernels import VocabularyKernels, Wanted
 
 COLUMNS = 64
-"""W is a multiple of this. XLM-R's 250,002 columns would take a product several times as slow."""
+"""W is a multiple of this. A product with XLM-R's 250,002 columns would take several times as long."""
 
 
 class MaskedLMHead:
-    """Dense, gelu, norm, and the output projection, which is tied to the word embeddings.
+    """Dense layer, gelu, norm, and the output projection, which is tied to the word embeddings.
 
     Args:
-        blocks: of the encoder; its views hold the head's weights, and copies of the embeddings in the products' type.
-        vocabulary: the way losses are computed.
+        blocks: the encoder's. Its views hold the head's weights, and copies of the embeddings in the products' type.
+        vocabulary: computes losses.
     """
 
     def __init__(self, blocks: Blocks, vocabulary: VocabularyKernels) -> None:
         self._blocks, self._vocabulary = blocks, vocabulary
         num_words = len(blocks.views.master["head.rows_bias"])
-        # Behind the words lie positions and token types, whose logits count for nothing. The table ends at a multiple too.
+        # Positions and token types follow the words. Their logits do not count. The table's rows are a multiple of `COLUMNS` too.
         self._columns = -(-num_words // COLUMNS) * COLUMNS
 
     def losses(self, states: Tensor, wanted: Wanted) -> tuple[Tensor, Tensor]:
-        """Returns the weighted losses, (M,) fp32, and the gradient of their sum by the states, (M, H); adds the head's."""
+        """Returns the weighted losses, (M,) fp32, and the states' gradient of their sum, (M, H). Adds the head's gradients."""
         blocks = self._blocks
         views, kernels, low = blocks.views, blocks.kernels, blocks.views.low
         dense = torch.addmm(low["head.dense_bias"], states, low["head.dense"].t())
@@ -63,6 +65,6 @@ class MaskedLMHead:
         return torch.cat(losses), of_inputs
 
     def _chunk(self, num_asked: int) -> int:
-        """Returns how many asked tokens are done at a time: even parts, each a multiple of 128."""
+        """Returns how many asked tokens are computed at a time: equal parts, each a multiple of 128."""
         number = -(-num_asked * self._columns // self._vocabulary.most_logits)
         return -(-num_asked // number // 128) * 128

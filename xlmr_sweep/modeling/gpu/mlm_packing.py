@@ -1,13 +1,14 @@
-"""Micro-batches of masked language modelling in buffers of fixed size: all that a pass reads, as one row of int32. On the host.
+"""Micro-batches of masked language modelling in buffers of fixed size. All that a pass reads is one row of int32.
 
-In: the masked rows of one rank and step. Out: `PackShape`, which tells what lies where, and a row a micro-batch, all of one
-shape.
+In: the masked sequences of one rank and step. Out: `PackShape`, which says where each field lies in a row, and one row per
+micro-batch, all of the same shape. They are made on the host.
 
-A row holds N tokens in S slots, of which M are asked for. Sequences lie end to end, then filler, so that every one of the N
-tokens and M places is computed: attention leaves places beyond the last offset uninitialised, and NaN times 0 is NaN. What is
-asked of filler has weight 0, and all of its gradients are zero.
+A row holds N tokens in S slots. M of the tokens are asked: their words are to be predicted. Sequences lie end to end, then comes
+filler. Filler makes sure that all N tokens and M places are computed: attention leaves places beyond the last offset
+uninitialised, and NaN times 0 is NaN. Asked tokens of filler have weight 0, so all gradients of filler are zero.
 
-Rows are dealt to micro-batches longest first, there and back, so that these have as many rows and almost as many tokens each.
+Sequences are dealt to micro-batches longest first, in turn forwards and backwards. So all micro-batches have nearly the same
+number of sequences and of tokens.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from numpy.typing import NDArray
 from xlmr_sweep.modeling.gpu.packing import Table, places, width_of
 
 TOKENS, ASKED, SLOTS = 512, 256, 8
-"""What N, M and S are multiples of: so that few shapes come up, of which each needs a graph."""
+"""N, M and S are multiples of these. So there are few shapes; each needs a graph."""
 
 PIECE = 64
-"""Most tokens of one word whose gradients one program sums."""
+"""One program sums the gradients of at most so many tokens of a word."""
 
 
 class MaskedRow(Protocol):
@@ -34,24 +35,24 @@ class MaskedRow(Protocol):
 
     @property
     def input_ids(self) -> Sequence[int] | NDArray[np.int64]:
-        """(T,) tokens with masks put in."""
+        """(T,): the tokens, with masks."""
 
     @property
     def positions(self) -> Sequence[int] | NDArray[np.int64]:
-        """(n,) where the masks are, ascending."""
+        """(n,): where the masks are, ascending."""
 
     @property
     def labels(self) -> Sequence[int] | NDArray[np.int64]:
-        """(n,) the tokens that stood there."""
+        """(n,): the tokens that the masks replaced."""
 
     @property
     def num_targets(self) -> int:
-        """How many of the masks, the last ones, lie in the target."""
+        """How many masks lie in the target. They are the last ones."""
 
 
 @dataclass(frozen=True)
 class PackShape:
-    """What lies where in a row. Micro-batches of one shape differ in numbers alone, so that one graph serves them."""
+    """Where each field lies in a row. Micro-batches of one shape differ only in their numbers, so one graph serves them."""
 
     tokens: int
     """N."""
@@ -60,7 +61,7 @@ class PackShape:
     asked: int
     """M."""
     longest: int
-    """Most tokens of a slot, and most asked ones."""
+    """The most tokens in a slot, and the most asked ones."""
 
     @cached_property
     def fields(self) -> dict[str, slice]:
@@ -85,7 +86,7 @@ class PackShape:
 
     @property
     def width(self) -> int:
-        """Numbers of a row."""
+        """The length of a row."""
         return width_of(self.fields)
 
 
@@ -97,11 +98,11 @@ class Pack:
     numbers: NDArray[np.int32]
     """(micro-batches, width)."""
     num_tokens: int
-    """Without filler."""
+    """The number of tokens without filler."""
 
 
 def deal(rows: Sequence[MaskedRow], number: int) -> list[list[MaskedRow]]:
-    """Deals rows, given longest first, to so many micro-batches, there and back."""
+    """Deals rows to so many micro-batches, in turn forwards and backwards. The longest row comes first."""
     dealt: list[list[MaskedRow]] = [[] for _ in range(number)]
     for i, row in enumerate(rows):
         lap, place = divmod(i, number)
@@ -110,13 +111,13 @@ def deal(rows: Sequence[MaskedRow], number: int) -> list[list[MaskedRow]]:
 
 
 def cut(rows: Sequence[MaskedRow], max_tokens: int, longest: int, least: int = 1) -> tuple[list[list[MaskedRow]], PackShape]:
-    """Returns the fewest micro-batches that stay within a budget, and the shape that holds each of them.
+    """Returns as few micro-batches as fit into a budget, and the shape that holds each of them.
 
     Args:
-        rows: longest first.
-        max_tokens: greatest N; more only where a single row needs it.
-        longest: most tokens that a sequence of the model can have.
-        least: micro-batches to make at least.
+        rows: the longest first.
+        max_tokens: largest N. N is larger only if a single row needs it.
+        longest: the most tokens that a sequence of the model can have.
+        least: the smallest number of micro-batches.
     """
     total = sum(len(row.input_ids) for row in rows)
     number = max(1, least, min(len(rows), -(-total // max_tokens)))
@@ -132,7 +133,7 @@ def _shape(batches: Sequence[Sequence[MaskedRow]], longest: int) -> PackShape:
     """Returns the smallest shape with room for every batch and at least one slot of filler in each."""
     sizes = [(len(b), sum(len(row.input_ids) for row in b), sum(max(1, len(row.positions)) for row in b)) for b in batches]
     slots = _up(max(size[0] for size in sizes) + 1, SLOTS)
-    # Every slot of filler has at least one token and one asked place.
+    # Each slot of filler has at least one token and one asked token.
     tokens = _up(max(used + slots - num_rows for num_rows, used, _ in sizes), TOKENS)
     asked = _up(max(used + slots - num_rows for num_rows, _, used in sizes), ASKED)
     while any(max(tokens - t, asked - a) > (slots - num_rows) * longest for num_rows, t, a in sizes):
@@ -146,11 +147,11 @@ def pack(batches: Sequence[Sequence[MaskedRow]], shape: PackShape, table: Table,
     """Returns the rows of micro-batches.
 
     Args:
-        batches: that the shape holds.
-        shape: by `cut`.
-        table: of the embeddings.
-        num_masked: masked tokens of the step's global batch, by which the loss is divided.
-        draws: a number a micro-batch, for kernels that draw by themselves; 31 bits.
+        batches: what `cut` returned.
+        shape: what `cut` returned.
+        table: the embeddings' table.
+        num_masked: masked tokens in the global batch of the step. The loss is divided by it.
+        draws: one number of 31 bits per micro-batch, the seed of kernels that draw by themselves.
     """
     numbers = np.zeros((len(batches), shape.width), dtype=np.int32)
     used = 0
@@ -163,7 +164,7 @@ def pack(batches: Sequence[Sequence[MaskedRow]], shape: PackShape, table: Table,
 def _fill(row: NDArray[np.int32], batch: Sequence[MaskedRow], shape: PackShape, table: Table, weight: float) -> int:
     field, num_rows = shape.fields, len(batch)
     lengths = _filled([len(one.input_ids) for one in batch], shape.tokens, shape.slots)
-    # A row without a mask is asked for its first token, with weight 0: no slot is without one.
+    # Each slot needs an asked token. In a sequence without a mask it is the first token, with weight 0.
     counts = _filled([max(1, len(one.positions)) for one in batch], shape.asked, shape.slots)
     offsets, asked_offsets = (np.concatenate([[0], np.cumsum(sizes)]) for sizes in (lengths, counts))
     row[field["offsets"]], row[field["asked_offsets"]] = offsets, asked_offsets
@@ -173,7 +174,7 @@ def _fill(row: NDArray[np.int32], batch: Sequence[MaskedRow], shape: PackShape, 
         words[:used] = np.concatenate([np.asarray(one.input_ids) for one in batch])
     positions[:] = table.words + table.first_position + np.arange(shape.tokens) - np.repeat(offsets[:-1], lengths)
     types[:] = table.words + table.positions
-    # Filler is asked for the first token of its slot, as often as places are left.
+    # In filler the first token of a slot is asked again and again, until all M places are used.
     asked = np.repeat(offsets[:-1], counts)
     labels, weights, is_target = row[field["labels"]], row[field["weights"]].view(np.float32), row[field["is_target"]]
     labels[:] = -1
@@ -186,14 +187,14 @@ def _fill(row: NDArray[np.int32], batch: Sequence[MaskedRow], shape: PackShape, 
     row[field["asked"]] = asked
     slot_at = row[field["slot_at"]]
     slot_at[:] = shape.asked
-    # Backwards, so that of several places that ask for one token the first stays.
+    # Written backwards: if several places ask for one token, the first place stays.
     slot_at[asked[::-1]] = np.arange(shape.asked - 1, -1, -1)
     _fill_words(row, words[:used], shape)
     return used
 
 
 def _fill_words(row: NDArray[np.int32], words: NDArray[np.int32], shape: PackShape) -> None:
-    """Tells which tokens hold which word, in pieces of at most `PIECE`: what the sums of the words' gradients read."""
+    """Writes which tokens hold which word, in pieces of at most `PIECE`. The sums of the words' gradients read it."""
     field = shape.fields
     order = np.argsort(words, kind="stable")
     found, firsts, counts = np.unique(words[order], return_index=True, return_counts=True)
@@ -212,7 +213,7 @@ def _fill_words(row: NDArray[np.int32], words: NDArray[np.int32], shape: PackSha
 
 
 def _filled(sizes: Sequence[int], total: int, slots: int) -> NDArray[np.int64]:
-    """Returns the sizes of all slots: those of the rows, then filler as even as can be, so that their sum is `total`."""
+    """Returns the sizes of all slots: first the rows, then filler, as equal as possible. Their sum is `total`."""
     left, free = total - sum(sizes), slots - len(sizes)
     filler = np.full(free, left // free, dtype=np.int64)
     filler[: left % free] += 1

@@ -1,9 +1,9 @@
 """One step of masked language modelling over fixed buffers: micro-batches add their gradients, then AdamW. Nothing is read back.
 
-In: a masked-LM model, whose weights move into one flat buffer; rows of `mlm_packing` on the device. Out: the weights changed in
-place; the step's loss on inputs and on targets, and the norm of its gradient, as tensors on the device.
+In: a masked-LM model, whose weights move into one flat buffer; rows of `mlm_packing` on the device. Out: the weights, changed in
+place; and as tensors on the device the step's loss on inputs and on targets, and the norm of its gradient.
 
-The same functions run on a CPU, where tests hold them against the plain way, and on the meta device.
+The same functions run on a CPU, where tests compare them with the plain way, and on the meta device.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class MaskedLMStep:
     """The step of one model, with its buffers.
 
     Args:
-        model: of transformers, on its device; its parameters become views of a flat buffer.
+        model: a model of transformers on its device. Its parameters become views of a flat buffer.
         first_position: the position of a sequence's first token.
-        optimisation: settings.
-        dtype: of the products.
-        attention: the way it is computed.
-        kernels: the way the rest is; they add gradients.
-        vocabulary: the way losses are computed.
+        optimisation: the optimiser's settings.
+        dtype: type of the products.
+        attention: computes attention.
+        kernels: compute all else except products. They add gradients.
+        vocabulary: computes losses.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class MaskedLMStep:
     ) -> None:  # fmt: skip
         self.layout, self.optimisation = family_layout(model, None), optimisation
         self.device = next(model.parameters()).device
-        # The output projection multiplies with the embeddings, so these have a copy too.
+        # The output projection multiplies by the embeddings, so they have a copy too.
         self.state = move_weights(self.layout, self.device, dtype, 0)
         views = Views(*(self.layout.views(flat) for flat in (self.state.weights, self.state.low, self.state.grads)))
         self.table = table_of(model, first_position)
@@ -54,21 +54,21 @@ class MaskedLMStep:
         num_others = len(views.master["embeddings"]) - self.table.words
         self._places = torch.arange(num_others, dtype=torch.int32, device=self.device)
         self.losses = torch.zeros(2, device=self.device)
-        """Of the step so far: on inputs, on targets."""
+        """The step's losses so far: on inputs, on targets."""
         self.refresh()
 
     @property
     def longest(self) -> int:
-        """Most tokens of a sequence."""
+        """The most tokens in a sequence."""
         return self.table.positions - self.table.first_position
 
     def refresh(self) -> None:
-        """Makes the copies in the products' type anew, after weights were put in."""
+        """Makes the copies in the products' type again. Call it after weights were put in."""
         if self.state.low is not self.state.weights:
             self.state.low.copy_(self.state.weights)
 
     def begin(self) -> None:
-        """Forgets the gradients of the step before."""
+        """Zeroes the gradients and losses of the step before."""
         self.state.grads.zero_()
         self.losses.zero_()
 
@@ -81,11 +81,11 @@ class MaskedLMStep:
         """Adds a micro-batch's gradients and losses.
 
         Args:
-            shape: of the row.
+            shape: shape of the row.
             numbers: the row, (width,) int32.
 
         Raises:
-            RuntimeError: outside `strict_determinism`.
+            RuntimeError: if called outside `strict_determinism`.
         """
         demand_determinism()
         views = {name: numbers[place] for name, place in shape.fields.items()}
@@ -108,7 +108,7 @@ class MaskedLMStep:
     def _add_embeddings(self, of_tokens: Tensor, rows_at: Tensor, uses: WordUses) -> None:
         grads, num_words = self._blocks.views.grads["embeddings"], self.table.words
         self._vocabulary.add_words(of_tokens, uses, grads[:num_words])
-        # Of positions and token types there are few: a product with ones where a token uses one. Words become negative here.
+        # Positions and token types are few, so their sums are a product with ones. Here words are negative, which is no row.
         ones = self.kernels.uses(rows_at - num_words, self._places)
         self._blocks.product(ones, of_tokens.to(ones.dtype), grads[num_words:])
 
@@ -120,11 +120,11 @@ class MaskedLMStep:
 
     @torch.no_grad()
     def update(self, norm: Tensor, rate: Tensor, corrections: Tensor) -> None:
-        """Clips and takes AdamW's step.
+        """Clips the gradient and takes AdamW's step.
 
         Args:
-            norm: of the gradient.
-            rate: of learning, (1,) fp32.
+            norm: norm of the gradient.
+            rate: learning rate, (1,) fp32.
             corrections: of the moments' bias in this step, (2,) fp32: 1 - beta_1^step and sqrt(1 - beta_2^step).
         """
         divisor = ((norm + 1e-6) / self.optimisation.clip).clamp_(min=1.0)

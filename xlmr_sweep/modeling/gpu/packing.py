@@ -1,10 +1,10 @@
-"""Batches of fixed size: everything that a static step reads, as one row of int32 a step. Made on the host.
+"""Batches of fixed size. All that a static step reads is one row of int32, made on the host.
 
 In: the examples of each step. Out: `RowShape`, which says where each field lies in a row, and the rows of a whole trial. All rows
-are uploaded at once (about 5 MB for 320 steps), so no buffer is overwritten while copies queue, and nothing waits for the host.
+are uploaded at once (about 5 MB for 320 steps). So no buffer is overwritten while copies queue, and nothing waits for the host.
 
-A row holds N tokens in S slots: first one slot for each example, then filler sequences of at most `longest` tokens. Filler makes
-sure that all N rows are computed: attention leaves rows beyond the last offset uninitialised, and NaN times 0 is NaN. A missing
+A row holds N tokens in S slots: first one slot per example, then filler sequences of at most `longest` tokens. Filler makes sure
+that all N tokens are computed: attention leaves places beyond the last offset uninitialised, and NaN times 0 is NaN. A missing
 example is filler with weight 0. No slot is empty.
 """
 
@@ -20,13 +20,13 @@ import numpy as np
 from torch import Tensor
 
 EXTRA = 8
-"""Rows behind the tokens in the embeddings' gradient, one for each label word: the most label words that a step takes."""
+"""The most label words that a step takes. Their rows follow the tokens in the embeddings' gradient."""
 
 BETA_1, BETA_2 = 0.9, 0.999
-"""AdamW's decay of its two moments. A row holds the corrections of their bias, which depend only on the number of the step."""
+"""AdamW's decay of its two moments. A row holds the corrections of their bias, which depend only on the step's number."""
 
 ABSENT = -1
-"""In `rows_at`: not a row of the table."""
+"""In `rows_at`: no row of the table."""
 
 
 class Example(Protocol):
@@ -42,7 +42,7 @@ class Example(Protocol):
 
     @property
     def mask_at(self) -> int:
-        """The token whose state the head reads."""
+        """The place of the token whose state the head reads."""
 
     @property
     def token_type_ids(self) -> Tensor | None:
@@ -50,21 +50,21 @@ class Example(Protocol):
 
 
 def rung(need: int) -> int:
-    """Returns the smallest size, of a ladder, that holds so many tokens: every 64 up to 2048, then 16 sizes an octave."""
+    """Returns the smallest step of a ladder that holds so many tokens. Steps: every 64 up to 2048, then 16 for each doubling."""
     step = max(64, (1 << (need - 1).bit_length()) // 32)
     return -(-need // step) * step
 
 
 def vocabulary_rung(rows: int) -> int:
-    """Returns the smallest number of embedding rows, of a ladder (2^k and 1.5 x 2^k from 256 on), that holds these rows."""
+    """Returns the smallest step of a ladder that holds so many embedding rows. Steps: 2^k and 1.5 x 2^k, from 256 on."""
     power = max(256, 1 << (rows - 1).bit_length())
     return power // 4 * 3 if rows <= power // 4 * 3 and power > 256 else power
 
 
 def places(sizes: Mapping[str, int]) -> dict[str, slice]:
-    """Returns the places of fields in a row of numbers, by the size of each.
+    """Returns the places of fields in a row of numbers, from their sizes.
 
-    Each begins at a multiple of 16 bytes: kernels that read several numbers at once need it.
+    Each field begins at a multiple of 16 bytes. Kernels that read several numbers at once need it.
     """
     found, place = {}, 0
     for name, size in sizes.items():
@@ -74,7 +74,7 @@ def places(sizes: Mapping[str, int]) -> dict[str, slice]:
 
 
 def width_of(fields: Mapping[str, slice]) -> int:
-    """Returns the numbers of a row with these fields, a multiple of 16 bytes."""
+    """Returns the length of a row with these fields. It is a multiple of 16 bytes."""
     last: int = max(field.stop for field in fields.values())
     return -(-last // 4) * 4
 
@@ -88,9 +88,9 @@ class RowShape:
     examples: int
     """Slots for examples. They come first."""
     longest: int
-    """Most tokens of a sequence."""
+    """The most tokens in a sequence."""
     fillers: int
-    """Slots for filler, beside the slots of missing examples."""
+    """Slots for filler, without the slots of missing examples."""
 
     @property
     def slots(self) -> int:
@@ -115,7 +115,7 @@ class RowShape:
 
     @property
     def width(self) -> int:
-        """Numbers of a row."""
+        """The length of a row."""
         return width_of(self.fields)
 
 
@@ -123,9 +123,9 @@ def shape_for(batches: Sequence[Sequence[Example]], examples: int, longest: int)
     """Returns the shape that holds every batch of a trial. It depends on nothing else.
 
     Args:
-        batches: of the trial.
-        examples: the most examples of a batch, by the study's settings.
-        longest: the most tokens of a sequence, by the study's settings.
+        batches: the trial's batches.
+        examples: the most examples in a batch, by the study's settings.
+        longest: the most tokens in a sequence, by the study's settings.
     """
     tokens = rung(max(sum(len(example.input_ids) for example in batch) for batch in batches))
     while True:
@@ -139,7 +139,7 @@ def shape_for(batches: Sequence[Sequence[Example]], examples: int, longest: int)
 
 @dataclass(frozen=True)
 class Table:
-    """The embeddings' three tables lie one behind the other: how many rows words and positions have."""
+    """The embeddings' three tables, which lie one after the other: how many rows words and positions have."""
 
     words: int
     positions: int
@@ -159,14 +159,14 @@ def pack(
 
     Args:
         batches: the examples of each step.
-        shape: of the rows; it holds every batch.
-        table: of the embeddings.
-        label_ids: rows of the label words; empty for a classification head.
-        rates: the learning rate of each step; written as the bits of an fp32.
-        draws: for each step a random number of 31 bits, the seed of kernels that draw by themselves.
+        shape: shape of the rows. It holds every batch.
+        table: the embeddings' table.
+        label_ids: rows of the label words. Empty for a classification head.
+        rates: the learning rate of each step. It is written as the bits of an fp32.
+        draws: a random number of 31 bits per step, the seed of kernels that draw by themselves.
 
     Raises:
-        ValueError: if a batch does not fit the shape, or there are too many label words.
+        ValueError: if a batch does not fit the shape, or if there are too many label words.
     """
     if len(label_ids) > EXTRA:
         raise ValueError(f"{len(label_ids)} label words; a static step takes {EXTRA} at most")
@@ -185,7 +185,7 @@ def _fill(row: np.ndarray, batch: Sequence[Example], shape: RowShape, table: Tab
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     row[field["offsets"]] = offsets
     words, positions, types = row[field["rows_at"]].reshape(3, shape.tokens + EXTRA)
-    # Filler tokens are row 0 of the table. Nothing reads their result.
+    # Filler tokens use row 0 of the table. Nothing reads their result.
     used = sum(len(example.input_ids) for example in batch)
     words[:used] = np.concatenate([example.input_ids.numpy() for example in batch])
     places = np.arange(shape.tokens, dtype=np.int32) - np.repeat(offsets[:-1], lengths)
@@ -207,7 +207,7 @@ def _fill(row: np.ndarray, batch: Sequence[Example], shape: RowShape, table: Tab
 
 
 def slot_lengths(lengths: Sequence[int], shape: RowShape) -> np.ndarray:
-    """Returns the tokens of each slot, (S,): first the examples, then filler of lengths as equal as possible.
+    """Returns the number of tokens of each slot, (S,): first the examples, then filler, as equal as possible.
 
     Raises:
         ValueError: if the examples do not fit.

@@ -1,9 +1,9 @@
 """One training step over fixed buffers: forward, backward, clipping, AdamW. Nothing is read back, so a CUDA graph can hold it.
 
-In: a trial's model, whose weights move into one flat buffer; rows of `packing` on the device. Out: the weights changed in place,
-the step's loss in its place of a (steps,) buffer, the count of steps one higher. `evaluate` writes logits likewise.
+In: a trial's model, whose weights move into one flat buffer; rows of `packing` on the device. Out: the weights, changed in place;
+the step's loss, at its place in a (steps,) buffer; and the count of steps, one higher. `evaluate` writes logits in the same way.
 
-The same function runs on a CPU, where tests hold it against the plain way, and on the meta device, where they count its launches.
+The same function runs on a CPU, where tests compare it with the plain way, and on the meta device, where they count its launches.
 
 Shapes: S slots, L labels.
 """
@@ -34,7 +34,7 @@ FLOATS = ("weights", "learning_rate", "corrections")
 
 @dataclass(frozen=True)
 class Optimisation:
-    """Settings of a trial's optimiser."""
+    """Settings of the optimiser."""
 
     clip: float
     weight_decay: float
@@ -42,7 +42,7 @@ class Optimisation:
 
 @dataclass
 class Rows:
-    """The rows of a trial's steps, and where the next one is."""
+    """The rows of a trial's steps, and the place of the next one."""
 
     shape: RowShape
     numbers: Tensor
@@ -57,15 +57,15 @@ class StaticStep:
     """The step of one model, with its buffers.
 
     Args:
-        model: of transformers, on its device; its parameters become views of a flat buffer.
+        model: a model of transformers on its device. Its parameters become views of a flat buffer.
         head: the classification head of `baseline`, or None for label words.
         num_labels: L.
         first_position: the position of a sequence's first token.
-        head_dropout: of the classification head.
-        optimisation: settings.
-        dtype: of the products.
-        attention: the way it is computed.
-        kernels: the way the rest is.
+        head_dropout: dropout of the classification head.
+        optimisation: the optimiser's settings.
+        dtype: type of the products.
+        attention: computes attention.
+        kernels: compute all else except products.
     """
 
     def __init__(
@@ -93,13 +93,13 @@ class StaticStep:
         self._places = torch.arange(len(views.master["embeddings"]), dtype=torch.int32, device=device)
 
     def begin(self) -> None:
-        """Forgets what an earlier trial trained, but for the weights: moments and count are zeroed in place."""
+        """Zeroes the moments and the count of an earlier trial, in place. The weights stay."""
         for tensor in (self.state.firsts, self.state.seconds, self.state.count):
             tensor.zero_()
         self.refresh()
 
     def refresh(self) -> None:
-        """Makes the copies in the products' type anew, after weights were put in."""
+        """Makes the copies in the products' type again. Call it after weights were put in."""
         if self.state.low is not self.state.weights:
             self.state.low.copy_(self.state.weights[self.state.num_embedded :])
 
@@ -120,7 +120,7 @@ class StaticStep:
         """Takes the next step of a trial.
 
         Raises:
-            RuntimeError: outside `strict_determinism`.
+            RuntimeError: if called outside `strict_determinism`.
         """
         demand_determinism()
         fields = self._next(rows)
@@ -156,36 +156,36 @@ class StaticStep:
 
     def _row(self, fields: dict[str, Tensor], shape: RowShape) -> Row:
         rows_at = fields["rows_at"].view(3, shape.tokens + EXTRA)
-        # One asked token a slot.
+        # One asked token per slot.
         each = self._numbers[: shape.slots + 1]
         return Row(rows_at, fields["offsets"], fields["asked"], each, fields["slot_at"], shape.longest, 1)
 
     def _embed_backward(self, of_states: Tensor, of_labels: Tensor | None, row: Row) -> None:
-        """Writes the embeddings' gradient from that of each token, (N, H), and of the label words' rows, (k, H)."""
+        """Writes the embeddings' gradient, from the gradients of the tokens, (N, H), and of the label words' rows, (k, H)."""
         grads = self._blocks.views.grads["embeddings"]
         rows = functional.pad(of_states.to(self._dtype), (0, 0, 0, EXTRA))
         if of_labels is not None:
             rows[row.num_tokens : row.num_tokens + len(of_labels)] = of_labels
-        # A product with ones where a token uses a row: exact, deterministic and one launch, where index_add would sort or lock.
+        # A product with ones where a token uses a row. It is exact, deterministic and one launch; index_add would sort or lock.
         self._blocks.product(self.kernels.uses(row.rows_at, self._places), rows, grads)
 
     def _loss(self, logits: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the weighted cross-entropy and its gradient, (S, L)."""
         is_label = labels[:, None] == self._labels
         log_probabilities = torch.log_softmax(logits, 1)
-        # An absent example has weight 0.
+        # A missing example has weight 0.
         loss = -(log_probabilities.masked_fill(is_label.logical_not(), 0.0).sum(1) * weights).sum()
         return loss, (log_probabilities.exp() - is_label.float()) * weights[:, None]
 
     def _note(self, rows: Rows, result: Tensor) -> None:
-        """Puts a result in its place and counts the step. No index is read by the host."""
+        """Puts a result at its place and counts the step. The host reads no index."""
         is_here = (self._numbers[: len(rows.results)] == rows.at).view(-1, *[1] * result.dim())
         torch.where(is_here, result, rows.results, out=rows.results)
         rows.at.add_(1)
 
 
 def form_of(config: Any) -> Form:
-    """Returns what of a transformers configuration a step depends on."""
+    """Returns the part of a transformers configuration that a step needs."""
     heads = config.num_attention_heads
     return Form(
         config.num_hidden_layers, heads, config.hidden_size // heads, model_family(config).is_pre_norm, config.layer_norm_eps,
@@ -201,12 +201,12 @@ def table_of(model: nn.Module, first_position: int) -> Table:
 
 
 def move_weights(layout: Layout, device: torch.device, dtype: torch.dtype, num_embedded: int) -> AdamWState:
-    """Returns a step's buffers, with the parameters' values; the first `num_embedded` numbers get no copy in `dtype`."""
-    # Zeros, because gaps between entries count in the gradient's norm.
+    """Returns a step's buffers with the parameters' values. The first `num_embedded` elements get no copy in `dtype`."""
+    # Zeros, because gaps between entries are part of the gradient's norm.
     weights = torch.zeros(layout.total, device=device)
     move_into(layout, weights)
     if device.type == "cuda":
-        # What the parameters were would stay reserved beside the buffers.
+        # Otherwise the parameters' old memory would stay reserved beside the buffers.
         torch.cuda.empty_cache()
     grads, firsts, seconds = (torch.zeros(layout.total, device=device) for _ in range(3))
     low = weights
@@ -218,7 +218,7 @@ def move_weights(layout: Layout, device: torch.device, dtype: torch.dtype, num_e
 
 @contextmanager
 def strict_determinism() -> Iterator[None]:
-    """Runs a block with deterministic kernels alone, and without filling new memory, which was half of all launches."""
+    """Runs a block with deterministic kernels only, and without filling new memory, which was half of all launches."""
     was, only_warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     memory: Any = torch.utils.deterministic
     filled = memory.fill_uninitialized_memory
@@ -232,11 +232,11 @@ def strict_determinism() -> Iterator[None]:
 
 
 def demand_determinism() -> None:
-    """Raises outside `strict_determinism`.
+    """Raises an error outside `strict_determinism`.
 
     Raises:
-        RuntimeError: there.
+        RuntimeError: if called outside it.
     """
-    # With warn_only flash's backward pass takes the way of atomic additions.
+    # With warn_only, the flash kernels' backward pass would use atomic additions.
     if not torch.are_deterministic_algorithms_enabled() or torch.is_deterministic_algorithms_warn_only_enabled():
         raise RuntimeError("a static step runs inside strict_determinism()")

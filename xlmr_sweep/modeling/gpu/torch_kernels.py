@@ -1,6 +1,7 @@
-"""What a static step computes beside its products and attention, by torch's own operators: on any GPU, a CPU, the meta device.
+"""All that a static step computes except products and attention, with torch's own operators: on any GPU, a CPU, the meta device.
 
-Each method is one place where launches can be saved; `triton_kernels` has the same methods with fewer.
+In: rows, weights and gradients as tensors. Out: the same, changed or new. Each method is one place where launches can be saved.
+`triton_kernels` has the same methods with fewer launches.
 
 Shapes: n rows of H numbers.
 """
@@ -17,44 +18,44 @@ from torch.nn import functional
 from xlmr_sweep.modeling.gpu.packing import BETA_1, BETA_2
 
 EPS = 1e-8
-"""AdamW's."""
+"""AdamW's epsilon."""
 
 
 @dataclass(frozen=True)
 class Normed:
-    """The outcome of a sum and its normalisation."""
+    """A sum and its normalisation."""
 
     total: Tensor
     """The sum, (n, H) fp32."""
     out: Tensor
-    """The normalised sum, (n, H) fp32; not there where `low` alone was asked for."""
+    """The normalised sum, (n, H) fp32. None if only `low` was asked for."""
     low: Tensor
-    """The same in the type of the products."""
+    """The normalised sum in the type of the products."""
     kept: tuple[Any, ...]
-    """For the backward pass."""
+    """What the backward pass needs."""
 
 
 @dataclass(frozen=True)
 class AdamWState:
-    """All that AdamW reads and writes, flat; the first `num_decayed` weights decay."""
+    """All that AdamW reads and writes, in flat buffers. The first `num_decayed` weights decay."""
 
     weights: Tensor
     grads: Tensor
     firsts: Tensor
     seconds: Tensor
     low: Tensor
-    """The weights behind the embeddings in the type of the products, refreshed by the step; the same tensor for fp32."""
+    """The weights after the embeddings in the type of the products. A step refreshes them. In fp32 it is the same tensor."""
     num_embedded: int
     num_decayed: int
     count: Tensor
-    """Scalar fp32: finished steps."""
+    """The number of finished steps, a scalar fp32."""
 
 
 class Kernels(Protocol):
-    """One set of them."""
+    """The methods of one set of kernels."""
 
     def begin(self, draw: Tensor, grads_of_chain: Tensor, *, is_training: bool) -> None:
-        """Starts a step. `draw` is a number of the trial's stream, (1,) int32; the chain holds biases and norms."""
+        """Starts a step. `draw` is a number of the trial's stream, (1,) int32. The chain holds gradients of biases and norms."""
 
     def add_norm(self, x: Tensor | None, residual: Tensor, norm: Tensor, eps: float, p: float, *, wants_out: bool) -> Normed:
         """Returns norm(residual + dropout(x)). `norm` holds weights, then biases, (2 H,)."""
@@ -67,35 +68,35 @@ class Kernels(Protocol):
 
         Args:
             of_low: gradient of `low`.
-            of_rest: gradient of `out`, or of `total` where `rest_is_sum`.
-            normed: the outcome.
+            of_rest: gradient of `out`, or of `total` if `rest_is_sum`.
+            normed: what `add_norm` returned.
             norm: weights and biases.
-            p: as given before.
-            into: gradient of the norm, (2 H,), and of the bias that was added to `x`; written by the end of the step.
-            rest_is_sum: which the rest is.
+            p: the dropout given to `add_norm`.
+            into: gradients of the norm, (2 H,), and of the bias that was added to `x`. They are written by the end of the step.
+            rest_is_sum: whether `of_rest` is the gradient of `total`.
         """
 
     def gelu_backward(self, gradient: Tensor, inputs: Tensor, of_bias: Tensor) -> Tensor:
-        """Returns the gradient of gelu's inputs, and puts its sum over the rows into the bias's."""
+        """Returns the gradient of gelu's inputs, and puts its sum over the rows into the bias's gradient."""
 
     def sum_rows(self, rows: Tensor, out: Tensor) -> None:
         """Puts the sum over the rows, in fp32, into a gradient of the chain."""
 
     def uses(self, rows_at: Tensor, places: Tensor) -> Tensor:
-        """Returns ones where a token uses a row of a table of C, (n, C) in the products' type; `rows_at` is (3, n) int32."""
+        """Returns ones where a token uses a row of the table, (n, C) in the products' type. `rows_at` is (3, n) int32."""
 
     def end_backward(self) -> None:
-        """Writes what gradients of biases and norms are not written yet."""
+        """Writes the gradients of biases and norms that are not written yet."""
 
     def adamw(self, state: AdamWState, rate: Tensor, corrections: Tensor, divisor: Tensor, decay: float) -> None:
-        """Steps on the gradients divided by a scalar, and refreshes `low`.
+        """Takes AdamW's step with divided gradients, and refreshes `low`.
 
         Args:
             state: changed in place.
-            rate: of learning, (1,).
+            rate: learning rate, (1,).
             corrections: of the moments' bias in this step, (2,): 1 - beta_1^step and sqrt(1 - beta_2^step).
-            divisor: of the gradients, a scalar.
-            decay: of the weights.
+            divisor: a scalar by which the gradients are divided.
+            decay: weight decay.
         """
 
 
@@ -103,8 +104,8 @@ class TorchKernels:
     """torch's operators. Dropout draws from torch's generator of the device.
 
     Args:
-        dtype: of the products.
-        adds: whether gradients are added to what is there, for a step of several micro-batches, and not written over it.
+        dtype: type of the products.
+        adds: whether gradients are added to the old ones, for a step of several micro-batches. False overwrites them.
     """
 
     def __init__(self, dtype: torch.dtype, *, adds: bool = False) -> None:
@@ -112,11 +113,11 @@ class TorchKernels:
         self._later: list[tuple[Tensor, Tensor]] = []
 
     def begin(self, draw: Tensor, grads_of_chain: Tensor, *, is_training: bool) -> None:
-        """As `Kernels` says."""
+        """See `Kernels`."""
         self._later = []
 
     def add_norm(self, x: Tensor | None, residual: Tensor, norm: Tensor, eps: float, p: float, *, wants_out: bool) -> Normed:
-        """As `Kernels` says."""
+        """See `Kernels`."""
         total, mask = residual, None
         if x is not None:
             if p:
@@ -130,7 +131,7 @@ class TorchKernels:
         self, of_low: Tensor, of_rest: Tensor | None, normed: Normed, norm: Tensor, p: float, into: tuple[Tensor, Tensor | None],
         *, rest_is_sum: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """As `Kernels` says."""
+        """See `Kernels`."""
         mean, rstd, mask = normed.kept
         weight, bias = norm.chunk(2)
         gradient = of_low.float() if of_rest is None or rest_is_sum else of_rest + of_low
@@ -147,32 +148,32 @@ class TorchKernels:
         return of_x, of_total
 
     def gelu_backward(self, gradient: Tensor, inputs: Tensor, of_bias: Tensor) -> Tensor:
-        """As `Kernels` says."""
+        """See `Kernels`."""
         of_inputs: Tensor = torch.ops.aten.gelu_backward(gradient, inputs)
         self.sum_rows(of_inputs, of_bias)
         return of_inputs
 
     def sum_rows(self, rows: Tensor, out: Tensor) -> None:
-        """As `Kernels` says."""
+        """See `Kernels`."""
         if self._adds:
             out.add_(torch.sum(rows, 0, dtype=torch.float32))
         else:
             torch.sum(rows, 0, dtype=torch.float32, out=out)
 
     def uses(self, rows_at: Tensor, places: Tensor) -> Tensor:
-        """As `Kernels` says."""
+        """See `Kernels`."""
         words, positions, types = (one[:, None] == places for one in rows_at)
         uses: Tensor = words.logical_or_(positions).logical_or_(types).to(self._dtype)
         return uses
 
     def end_backward(self) -> None:
-        """As `Kernels` says."""
+        """See `Kernels`."""
         put = torch._foreach_add_ if self._adds else torch._foreach_copy_
         put([into for into, _ in self._later], [made for _, made in self._later])
         self._later = []
 
     def adamw(self, state: AdamWState, rate: Tensor, corrections: Tensor, divisor: Tensor, decay: float) -> None:
-        """As `Kernels` says."""
+        """See `Kernels`."""
         state.count.add_(1)
         for part, weight_decay in ((slice(0, state.num_decayed), decay), (slice(state.num_decayed, None), 0.0)):
             torch.ops.aten._fused_adamw_.tensor_lr(

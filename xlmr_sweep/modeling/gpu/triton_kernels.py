@@ -1,6 +1,6 @@
-"""The methods of `torch_kernels` in Triton, with fewer launches. Products in fp32 take the plain way instead.
+"""The methods of `torch_kernels` in Triton, with fewer launches. Trials with products in fp32 do not use them.
 
-Each row of a trial holds the seed of its dropout, so the draws depend only on the trial's seed.
+Each row of a trial holds the seed of its dropout. So the draws depend only on the trial's seed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from xlmr_sweep.modeling.gpu.packing import BETA_1, BETA_2
 from xlmr_sweep.modeling.gpu.torch_kernels import EPS, AdamWState, Normed
 
 WIDE = 1024
-"""Longer rows take more warps and fewer programs."""
+"""Rows longer than this take more warps and fewer programs."""
 
 ADAMW_BLOCK = 1024
 USES_BLOCK = 2048
@@ -27,9 +27,9 @@ class TritonKernels:
     """Triton's kernels.
 
     Args:
-        dtype: of the products.
-        processors: multiprocessors of the GPU.
-        adds: whether gradients are added to what is there.
+        dtype: type of the products.
+        processors: number of multiprocessors of the GPU.
+        adds: whether gradients are added to the old ones. False overwrites them.
     """
 
     def __init__(self, dtype: torch.dtype, processors: int, *, adds: bool = False) -> None:
@@ -38,17 +38,16 @@ class TritonKernels:
         self._partials: Tensor | None = None
 
     def begin(self, draw: Tensor, grads_of_chain: Tensor, *, is_training: bool) -> None:
-        """As `Kernels` says."""
+        """See `Kernels`."""
         self._salt, self._draw, self._chain = 0, draw, grads_of_chain
-        # Lives as long as the step. Two waves of programs hide each other's waiting. For long rows the second wave's lines cost
-        # more than that.
+        # Two waves of programs hide each other's waiting. For long rows the second wave's partial sums cost more than that.
         self._partials = None
         if is_training:
             lines = self._processors * (2 if len(grads_of_chain) < WIDE_CHAIN else 1)
             self._partials = torch.empty((lines, len(grads_of_chain)), device=grads_of_chain.device)
 
     def add_norm(self, x: Tensor | None, residual: Tensor, norm: Tensor, eps: float, p: float, *, wants_out: bool) -> Normed:
-        """As `Kernels` says."""
+        """See `Kernels`."""
         n, hidden = residual.shape
         total = residual if x is None else torch.empty_like(residual)
         low = torch.empty(residual.shape, dtype=self._dtype, device=residual.device)
@@ -67,7 +66,7 @@ class TritonKernels:
         self, of_low: Tensor, of_rest: Tensor | None, normed: Normed, norm: Tensor, p: float, into: tuple[Tensor, Tensor | None],
         *, rest_is_sum: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """As `Kernels` says."""
+        """See `Kernels`."""
         assert self._partials is not None
         n, hidden = normed.total.shape
         mean, rstd, mask = normed.kept
@@ -83,17 +82,17 @@ class TritonKernels:
         return of_x, of_total
 
     def gelu_backward(self, gradient: Tensor, inputs: Tensor, of_bias: Tensor) -> Tensor:
-        """As `Kernels` says."""
+        """See `Kernels`."""
         out = torch.empty_like(inputs)
         self._sum(gradient, inputs, out, of_bias)
         return out
 
     def sum_rows(self, rows: Tensor, out: Tensor) -> None:
-        """As `Kernels` says."""
+        """See `Kernels`."""
         self._sum(rows, None, None, out)
 
     def uses(self, rows_at: Tensor, places: Tensor) -> Tensor:
-        """As `Kernels` says."""
+        """See `Kernels`."""
         n, columns = rows_at.shape[1], len(places)
         out = torch.empty((n, columns), dtype=self._dtype, device=rows_at.device)
         grid = (n, -(-columns // USES_BLOCK))
@@ -101,7 +100,7 @@ class TritonKernels:
         return out
 
     def end_backward(self) -> None:
-        """As `Kernels` says."""
+        """See `Kernels`."""
         assert self._partials is not None
         if self._adds:
             self._chain.add_(torch.sum(self._partials, 0))
@@ -110,7 +109,7 @@ class TritonKernels:
         self._partials = None
 
     def adamw(self, state: AdamWState, rate: Tensor, corrections: Tensor, divisor: Tensor, decay: float) -> None:
-        """As `Kernels` says."""
+        """See `Kernels`."""
         total = len(state.weights)
         _launch(
             sources.adamw_kernel, (-(-total // ADAMW_BLOCK),), state.weights, state.grads, state.firsts, state.seconds, state.low,
@@ -129,7 +128,7 @@ class TritonKernels:
         )  # fmt: skip
 
     def _place(self, gradient: Tensor) -> int:
-        """Returns where a gradient lies in the chain."""
+        """Returns the place of a gradient in the chain."""
         place = int(gradient.storage_offset()) - int(self._chain.storage_offset())
         assert 0 <= place <= len(self._chain) - gradient.numel(), "no gradient of the chain"
         return place

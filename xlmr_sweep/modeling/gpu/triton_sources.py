@@ -16,7 +16,7 @@ ROUNDS: tl.constexpr = tl.constexpr(7)
 
 @triton.jit
 def _kept(draw, salt, row, threshold, BLOCK: tl.constexpr):
-    """Returns which numbers of a row dropout keeps. One draw gives four words, for four neighbours."""
+    """Returns which numbers of a row dropout keeps. One draw gives four words, one for each of four neighbours."""
     seed = tl.load(draw).to(tl.int64) * 4096 + salt
     quarter: tl.constexpr = BLOCK // 4
     offsets = row * quarter + tl.arange(0, quarter)
@@ -30,7 +30,7 @@ def add_norm_kernel(
     x, residual, norm, total, out, low, mean, rstd, mask, draw, salt, threshold, scale, eps,
     H: tl.constexpr, BLOCK: tl.constexpr, HAS_X: tl.constexpr, DROPS: tl.constexpr, WANTS_OUT: tl.constexpr,
 ):  # fmt: skip
-    """norm(residual + dropout(x)). One program computes one row."""
+    """Computes norm(residual + dropout(x)). One program computes one row."""
     row = tl.program_id(0)
     columns = tl.arange(0, BLOCK)
     inside = columns < H
@@ -63,7 +63,7 @@ def add_norm_backward_kernel(
     H: tl.constexpr, BLOCK: tl.constexpr, DROPS: tl.constexpr, HAS_REST: tl.constexpr, REST_IS_SUM: tl.constexpr,
     HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of both summands, and this program's sums over rows for the norm's weights and biases and for the bias in `x`."""
+    """Computes the gradients of both summands, and this program's sums over rows, for the norm's weights and biases and `x`'s bias."""
     program = tl.program_id(0)
     columns = tl.arange(0, BLOCK)
     inside = columns < H
@@ -106,7 +106,7 @@ def add_norm_backward_kernel(
 def sum_rows_kernel(
     rows, inputs, out, partials, n, columns_in_all, stride, width, of_bias_at, BLOCK: tl.constexpr, GELU: tl.constexpr
 ):
-    """Sums over this program's rows. With `GELU` it first computes and stores gelu's gradient, and sums that."""
+    """Sums over this program's rows. With `GELU` it first computes and stores gelu's gradient, and then sums it."""
     program = tl.program_id(0)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < columns_in_all
@@ -122,7 +122,7 @@ def sum_rows_kernel(
             tl.store(out + at, rounded, mask=inside)
             value = rounded.to(tl.float32)
         of_bias += value
-    # Writes up to the next entry: a gap would add whatever was in memory to the gradient's norm.
+    # Writes up to the next entry. A gap would hold whatever was in memory, and that would count in the gradient's norm.
     is_own = columns < (columns_in_all + 7) // 8 * 8
     tl.store(partials + program.to(tl.int64) * width + of_bias_at + columns, of_bias, mask=is_own)
 
@@ -143,7 +143,7 @@ def adamw_kernel(
     weights, grads, firsts, seconds, low, rate, corrections, divisor, decay, total, num_embedded, num_decayed,
     BETA_1: tl.constexpr, BETA_2: tl.constexpr, EPS: tl.constexpr, HAS_LOW: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """AdamW as in torch's fused kernel, on divided gradients; also writes the copy for the products."""
+    """AdamW as in torch's fused kernel, with divided gradients. It also writes the copy for the products."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < total
     step_size = tl.load(rate)

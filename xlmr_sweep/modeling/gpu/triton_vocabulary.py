@@ -1,7 +1,7 @@
 # mypy: ignore-errors
-"""The methods of `vocabulary_kernels` by Triton: logits are read twice and written once, sums go straight into the gradients.
+"""The methods of `vocabulary_kernels` in Triton. Logits are read twice and written once. Sums go directly into the gradients.
 
-Every sum has a fixed order, so that the outcome does not depend on which program runs first.
+Every sum has a fixed order. So the result does not depend on which program runs first.
 """
 
 import torch
@@ -18,7 +18,7 @@ ROWS = 32
 
 @triton.jit(do_not_specialize=["num_words"])
 def cross_entropy_kernel(logits, bias, labels, weights, losses, num_words, columns_in_all, BLOCK: tl.constexpr):
-    """A row a program: its loss, and the gradient of the logits in their place."""
+    """One program computes one row: its loss, and the gradient of the logits, which replaces them."""
     row = tl.program_id(0)
     at = logits + row.to(tl.int64) * columns_in_all
     columns = tl.arange(0, BLOCK)
@@ -30,7 +30,7 @@ def cross_entropy_kernel(logits, bias, labels, weights, losses, num_words, colum
         value += tl.load(bias + start + columns, mask=inside, other=0.0)
         value = tl.where(inside, value, float("-inf"))
         larger = tl.maximum(greatest, value)
-        # In a column that is outside throughout both are -inf, whose difference is none.
+        # In a column that is always outside, both are -inf, and -inf minus -inf is NaN.
         before = tl.where(greatest == larger, 1.0, tl.exp(greatest - larger))
         added = tl.where(inside, tl.exp(value - larger), 0.0)
         total = total * before + added
@@ -43,7 +43,7 @@ def cross_entropy_kernel(logits, bias, labels, weights, losses, num_words, colum
     at_label = tl.maximum(label, 0)
     wanted = tl.load(at + at_label).to(tl.float32) + tl.load(bias + at_label)
     tl.store(losses + row, tl.where(label >= 0, (level - wanted) * weight, 0.0))
-    # Other threads of this program may not write before this one has read.
+    # No thread of this program may write before all have read.
     tl.debug_barrier()
     for start in range(0, columns_in_all, BLOCK):
         inside = start + columns < num_words
@@ -57,7 +57,7 @@ def cross_entropy_kernel(logits, bias, labels, weights, losses, num_words, colum
 
 @triton.jit(do_not_specialize=["num_rows", "num_words"])
 def add_columns_kernel(rows, out, num_rows, num_words, columns_in_all, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Adds sums over all rows of some columns."""
+    """One program adds the sums over all rows of some columns."""
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     inside = columns < num_words
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -72,7 +72,7 @@ def add_columns_kernel(rows, out, num_rows, num_words, columns_in_all, ROWS: tl.
 
 @triton.jit
 def sum_pieces_kernel(of_tokens, order, pieces, sums, H: tl.constexpr, BLOCK: tl.constexpr):
-    """The sum over the tokens of a piece."""
+    """One program sums over the tokens of one piece."""
     piece = tl.program_id(0)
     start, end = tl.load(pieces + piece), tl.load(pieces + piece + 1)
     if start < end:
@@ -87,7 +87,7 @@ def sum_pieces_kernel(of_tokens, order, pieces, sums, H: tl.constexpr, BLOCK: tl
 
 @triton.jit
 def add_words_kernel(sums, words, word_pieces, out, H: tl.constexpr, BLOCK: tl.constexpr):
-    """Adds the sums of a word's pieces to its row."""
+    """One program adds the sums of one word's pieces to the row of the word."""
     place = tl.program_id(0)
     word = tl.load(words + place)
     if word >= 0:
@@ -106,7 +106,7 @@ class TritonVocabulary:
     most_logits = 2**30
 
     def cross_entropy(self, logits: Tensor, bias: Tensor, wanted: Wanted) -> tuple[Tensor, Tensor]:
-        """As `VocabularyKernels` says."""
+        """See `VocabularyKernels`."""
         losses = torch.empty(len(logits), device=logits.device)
         cross_entropy_kernel[(len(logits),)](
             logits, bias, wanted.labels, wanted.weights, losses, len(bias), logits.shape[1], BLOCK=LOGITS_BLOCK, num_warps=8
@@ -114,12 +114,12 @@ class TritonVocabulary:
         return losses, logits
 
     def add_columns(self, rows: Tensor, out: Tensor) -> None:
-        """As `VocabularyKernels` says."""
+        """See `VocabularyKernels`."""
         grid = (-(-len(out) // COLUMNS),)
         add_columns_kernel[grid](rows, out, len(rows), len(out), rows.shape[1], ROWS=ROWS, COLUMNS=COLUMNS, num_warps=4)
 
     def add_words(self, of_tokens: Tensor, uses: WordUses, out: Tensor) -> None:
-        """As `VocabularyKernels` says."""
+        """See `VocabularyKernels`."""
         n, hidden = of_tokens.shape
         block = 1 << max(2, (hidden - 1).bit_length())
         sums = torch.empty_like(of_tokens)
