@@ -10,15 +10,21 @@ from rich.console import Console
 from xlmr_sweep.commands.progress import ProgressDisplay
 
 
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The clock: one number of seconds, which a test moves on."""
+    seconds = [100.0]
+    monkeypatch.setattr("xlmr_sweep.commands.progress.time.monotonic", lambda: seconds[0])
+    return seconds
+
+
 def pipe() -> tuple[Console, io.StringIO]:
     stream = io.StringIO()
     return Console(file=stream, width=200), stream
 
 
-def test_on_a_pipe_a_step_says_one_line_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_pipe_a_step_says_one_line_at_its_end(now: list[float]) -> None:
     console, stream = pipe()
-    now = [100.0]
-    monkeypatch.setattr("xlmr_sweep.commands.progress.time.monotonic", lambda: now[0])
     with ProgressDisplay(console).step("Trials", 300) as step:
         for done in range(301):
             step.update(done)
@@ -26,10 +32,8 @@ def test_on_a_pipe_a_step_says_one_line_at_its_end(monkeypatch: pytest.MonkeyPat
     assert stream.getvalue() == "Trials: 300 of 300 in 30.1 s\n"
 
 
-def test_a_long_step_says_where_it_is_and_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_step_says_where_it_is_and_what_is_left(now: list[float]) -> None:
     console, stream = pipe()
-    now = [100.0]
-    monkeypatch.setattr("xlmr_sweep.commands.progress.time.monotonic", lambda: now[0])
     with ProgressDisplay(console).step("Trials", 40) as step:
         for done in (10, 20):
             now[0] += 61
@@ -48,10 +52,8 @@ def test_on_a_terminal_there_is_a_bar() -> None:
     assert list(display.spans) == ["Weights", "Trials"]
 
 
-def test_a_step_with_an_estimate_of_its_own_shows_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_with_an_estimate_of_its_own_shows_no_other(now: list[float]) -> None:
     console, stream = pipe()
-    now = [100.0]
-    monkeypatch.setattr("xlmr_sweep.commands.progress.time.monotonic", lambda: now[0])
     with ProgressDisplay(console).step("Trials", 40, lambda: 1800.0) as step:
         now[0] += 61
         step.update(10)
@@ -62,10 +64,8 @@ def test_a_step_with_an_estimate_of_its_own_shows_no_other(monkeypatch: pytest.M
     assert "30 min" in screen.getvalue()
 
 
-def test_what_ran_beside_a_step_is_counted_within_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_ran_beside_a_step_is_counted_within_it(now: list[float]) -> None:
     console, _ = pipe()
-    now = [100.0]
-    monkeypatch.setattr("xlmr_sweep.commands.progress.time.monotonic", lambda: now[0])
     display = ProgressDisplay(console)
     with display.step("Data"):
         now[0] += 3
@@ -83,10 +83,8 @@ def test_of_two_steps_side_by_side_the_longer_one_counts() -> None:
     assert display.where_the_time_went() == "pre-training b 44 s (meanwhile pre-training a 31 s), data 0 s, trials 6 s"
 
 
-def test_a_step_that_ended_says_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_ended_says_nothing_more(now: list[float]) -> None:
     console, stream = pipe()
-    now = [100.0]
-    monkeypatch.setattr("xlmr_sweep.commands.progress.time.monotonic", lambda: now[0])
     with ProgressDisplay(console).step("Pre-training tiny", 10) as step:
         step.update(10)
     now[0] += 100

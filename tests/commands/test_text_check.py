@@ -11,7 +11,7 @@ from typing import Any
 
 import huggingface_hub
 import pytest
-from builders import make_encoder
+from builders import CB_TASK, make_encoder
 from complaints import complaint
 from rich.console import Console
 
@@ -26,15 +26,7 @@ from xlmr_sweep.study.reading import load_study
 
 
 def cb_whose_third_word_is(word: str) -> dict[str, Any]:
-    return {
-        "name": "cb",
-        "labels": ["entailment", "contradiction", "neutral"],
-        "label_words": ["yes", "no", word],
-        "prompt": "{premise} {hypothesis}",
-        "baseline": ["{premise}", "{hypothesis}"],
-        "long_field": "premise",
-        "folder": "CB",
-    }
+    return CB_TASK | {"label_words": ["yes", "no", word]}
 
 
 def test_a_label_word_of_two_tokens_is_refused(study_file: Callable[..., Path], tmp_path: Path) -> None:
@@ -66,12 +58,14 @@ def dry_run_complaint(path: Path, storage: Path) -> str:
     return str(error.value)
 
 
-CB = cb_whose_third_word_is("maybe")
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "same token": ({"tasks": [CB | {"label_words": ["no", "No", "maybe"]}]}, "task cb: label words 'no' and 'No' are one"),
-    "mask in a prompt": ({"tasks": [CB | {"prompt": "{premise} {hypothesis} <mask>"}]}, "task cb: its prompt spells '<mask>'"),
+    "same token": ({"tasks": [CB_TASK | {"label_words": ["no", "No", "maybe"]}]}, "task cb: label words 'no' and 'No' are one"),
+    "mask in a prompt": (
+        {"tasks": [CB_TASK | {"prompt": "{premise} {hypothesis} <mask>"}]},
+        "task cb: its prompt spells '<mask>'",
+    ),
     "mask in a bare text": (
-        {"tasks": [CB | {"baseline": ["{premise} </s> {hypothesis}"]}], "paradigms": ["baseline"]},
+        {"tasks": [CB_TASK | {"baseline": ["{premise} </s> {hypothesis}"]}], "paradigms": ["baseline"]},
         "task cb: its baseline text spells '</s>'",
     ),
     "no room for the prompt": ({"tasks": ["copa"], "finetune": {"max_length": 16}}, "and max_length is 16"),
@@ -129,6 +123,6 @@ def test_an_instruction_length_that_holds_no_row_is_refused(study_file: Callable
     letters = {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": False}
     content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, letters]}
     (folder / "tokenizer.json").write_text(json.dumps(content))
-    changes = {"models": [{"name": "letters", "folder": str(folder)}], "tasks": [CB | {"label_words": ["y", "n", "m"]}]}
+    changes = {"models": [{"name": "letters", "folder": str(folder)}], "tasks": [CB_TASK | {"label_words": ["y", "n", "m"]}]}
     path = study_file(**changes, finetune={"max_length": 128}, instruct={"max_length": 16}, paradigms=["instructed"])
     assert "instruct.max_length 16 holds no row: the template takes 17 tokens" in dry_run_complaint(path, tmp_path / "runs")

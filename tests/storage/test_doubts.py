@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import CB_TASK
 
 from xlmr_sweep.data.examples import prepare_task
 from xlmr_sweep.storage.collect import collect
@@ -18,15 +19,6 @@ from xlmr_sweep.study.identity import READING_VERSION, task_data_name
 from xlmr_sweep.study.plan import expand
 from xlmr_sweep.study.reading import load_study
 
-CB = {
-    "name": "cb",
-    "labels": ["entailment", "contradiction", "neutral"],
-    "label_words": ["yes", "no", "maybe"],
-    "prompt": "{premise} {hypothesis}",
-    "baseline": ["{premise}", "{hypothesis}"],
-    "long_field": "premise",
-    "folder": "CB",
-}
 NUMBERS = {"labels": ["3", "2", "1"]}
 
 
@@ -57,13 +49,13 @@ def test_a_usual_study_is_trusted(study_file: Callable[..., Path], tmp_path: Pat
 def test_records_of_labels_that_are_numbers_are_stale(
     study_file: Callable[..., Path], tmp_path: Path, reading: dict[str, Any]
 ) -> None:
-    stale = states(study_file(tasks=[CB | NUMBERS]), Storage(tmp_path / "runs"), reading)
+    stale = states(study_file(tasks=[CB_TASK | NUMBERS]), Storage(tmp_path / "runs"), reading)
     assert set(stale) == {"baseline", "prompted", "instructed"}
     assert "took numbers as positions of the labels 3, 2, 1" in stale["baseline"]
 
 
 def test_a_record_of_this_reading_is_trusted(study_file: Callable[..., Path], tmp_path: Path) -> None:
-    assert states(study_file(tasks=[CB | NUMBERS]), Storage(tmp_path / "runs"), {"reading": READING_VERSION}) == {}
+    assert states(study_file(tasks=[CB_TASK | NUMBERS]), Storage(tmp_path / "runs"), {"reading": READING_VERSION}) == {}
 
 
 @pytest.mark.parametrize(
@@ -72,7 +64,7 @@ def test_a_record_of_this_reading_is_trusted(study_file: Callable[..., Path], tm
 def test_prompts_whose_label_words_differ_in_spelling_alone_are_stale(
     study_file: Callable[..., Path], tmp_path: Path, words: list[str]
 ) -> None:
-    stale = states(study_file(tasks=[CB | {"label_words": words}]), Storage(tmp_path / "runs"), {})
+    stale = states(study_file(tasks=[CB_TASK | {"label_words": words}]), Storage(tmp_path / "runs"), {})
     assert set(stale) == {"prompted", "instructed"}
     assert "are one token" in stale["prompted"]
 
@@ -107,7 +99,7 @@ def test_rules_of_every_kind_are_known(
 
 def test_examples_of_concerned_labels_are_read_anew_and_others_are_not(study_file: Callable[..., Path], tmp_path: Path) -> None:
     """The names are those under which version 0.1.0 kept the same tasks' examples."""
-    path = study_file(tasks=[CB])
+    path = study_file(tasks=[CB_TASK])
     file = tmp_path / "superglue" / "CB" / "train.jsonl"
     usual = load_study(str(path))
     manifest = prepare_task(usual, usual.tasks[0], Storage(tmp_path / "runs"))

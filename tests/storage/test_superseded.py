@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import make_encoder
+from builders import CB_TASK, make_encoder
 from rich.console import Console
 
 from xlmr_sweep.commands import entry
@@ -58,15 +58,6 @@ def no_rule_for_special_tokens(folder: Path) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), "post_processor": None}))
 
 
-CB = {
-    "name": "cb",
-    "labels": ["entailment", "contradiction", "neutral"],
-    "label_words": ["yes", "no", "maybe"],
-    "prompt": "{premise} {hypothesis}",
-    "baseline": ["{premise}", "{hypothesis}"],
-    "long_field": "premise",
-    "folder": "CB",
-}
 KINDS: dict[str, tuple[Callable[[Path], None] | None, dict[str, Any], set[str], str]] = {
     "a folder with two files of weights": (two_files_of_weights, {}, {"cb", "copa"}, "a folder with several files of weights"),
     "label words of one token": (
@@ -91,7 +82,7 @@ def test_each_kind_of_record_in_doubt_is_named_by_status_and_its_trial_runs_agai
     # The sound model first: its tokenizer counts the tokens of the instruction data, which all instructed trials depend on.
     folders = {"sound": make_encoder(tmp_path / "sound", seed=1), "tiny": tmp_path / "encoder"}
     models = [{"name": name, "folder": str(folder)} for name, folder in folders.items()]
-    path, home = study_file(models=models, tasks=[CB | changes, "copa"]), Storage(tmp_path / "runs")
+    path, home = study_file(models=models, tasks=[CB_TASK | changes, "copa"]), Storage(tmp_path / "runs")
     if spoil is not None:
         spoil(tmp_path / "encoder")
     study = load_study(str(path))

@@ -111,19 +111,10 @@ def test_a_task_that_the_demo_lacks_is_named(study_file: Callable[..., Path]) ->
 
 
 def test_a_users_own_task_is_a_mapping(study_file: Callable[..., Path]) -> None:
-    task = {
-        "name": "mood",
-        "labels": ["bad", "good"],
-        "label_words": ["no", "yes"],
-        "prompt": "{text} is it good?",
-        "baseline": ["{text}"],
-        "long_field": "text",
-        "folder": "Mood",
-    }
-    study = load_study(str(study_file(tasks=["cb", task])))
-    assert [t.name for t in study.tasks] == ["cb", "mood"]
+    study = load_study(str(study_file(tasks=["cb", OWN_TASK])))
+    assert [t.name for t in study.tasks] == ["cb", "own"]
     with pytest.raises(StudyError, match="label_words has 1 words for 2 labels"):
-        load_study(str(study_file(tasks=[{**task, "label_words": ["yes"]}])))
+        load_study(str(study_file(tasks=[{**OWN_TASK, "label_words": ["yes"]}])))
 
 
 @pytest.mark.parametrize(("page", "num_trials"), [("README.md", 24), ("docs/own-study.md", 36)])

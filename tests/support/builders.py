@@ -28,6 +28,16 @@ OWN_SPECIAL = {
     "eurobert": ["<|begin_of_text|>", "<|pad|>", "<|end_of_text|>", "<|unk|>", "<|mask|>"],
 }
 """Special tokens as families spell them, in the order of `SPECIAL`, where they spell them in another way."""
+CB_TASK = {
+    "name": "cb",
+    "labels": ["entailment", "contradiction", "neutral"],
+    "label_words": ["yes", "no", "maybe"],
+    "prompt": "{premise} {hypothesis}",
+    "baseline": ["{premise}", "{hypothesis}"],
+    "long_field": "premise",
+    "folder": "CB",
+}
+"""CB as a task of a study file."""
 
 
 def write_tokenizer(

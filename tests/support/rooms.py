@@ -17,7 +17,7 @@ PACKAGES = ("xlmr_sweep", "analysis")
 OTHER_FOLDERS = ("experiments", "tests/support")
 """Folders of code beside the packages."""
 BASE = "base"
-"""Stands for the modules that lie in no room: `errors`, `interrupt`, `plain_output`."""
+"""Stands for the modules that lie in no room: `errors`, `interrupt`, `plain_output`, `watching`."""
 
 
 @cache

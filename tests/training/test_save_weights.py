@@ -38,7 +38,18 @@ def run(path: Path, tmp_path: Path, paradigm: str) -> tuple[Study, Storage, Tria
         prepare_task(study, task, storage)
     cell = (paradigm, "cb", 8, 0)
     trial = next(t for t in expand(study) if (t.paradigm, t.task, t.train_size, t.seed) == cell)
-    return study, storage, trial, finetune(trial, WarmState(study, storage, World()))
+    with torch.enable_grad():
+        return study, storage, trial, finetune(trial, WarmState(study, storage, World()))
+
+
+def kept_by(
+    family: str, paradigm: str, study_file: Callable[..., Path], tmp_path: Path
+) -> tuple[Study, Storage, Trial, Outcome, Path]:
+    """Runs a trial of an encoder that lies in `tmp_path / family`, and returns also the folder of its kept weights."""
+    folder = make_encoder(tmp_path / family, family)
+    path = study_file(models=[{"name": "m", "folder": str(folder)}], finetune={**SETTINGS, "save_weights": True})
+    study, storage, trial, outcome = run(path, tmp_path, paradigm)
+    return study, storage, trial, outcome, tmp_path / "runs" / "weights" / trial.trial_id
 
 
 def examples(study: Study, storage: Storage, trial: Trial, tokenizer: Any) -> Sequence[Encoded]:
@@ -58,14 +69,10 @@ def assert_scores(outcome: Outcome, logits: Sequence[torch.Tensor]) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_kept_weights_of_a_prompt_give_the_trials_logits(family: str, study_file: Callable[..., Path], tmp_path: Path) -> None:
-    folder = make_encoder(tmp_path / family, family)
-    path = study_file(models=[{"name": "m", "folder": str(folder)}], finetune={**SETTINGS, "save_weights": True})
-    with torch.enable_grad():
-        study, storage, trial, outcome = run(path, tmp_path, "prompted")
-    saved = tmp_path / "runs" / "weights" / trial.trial_id
+    study, storage, trial, outcome, saved = kept_by(family, "prompted", study_file, tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(saved)
     model = AutoModelForMaskedLM.from_pretrained(saved).eval()
-    start = AutoModelForMaskedLM.from_pretrained(folder)
+    start = AutoModelForMaskedLM.from_pretrained(tmp_path / family)
     words = label_token_ids(tokenizer, study.task("cb"))
     logits = [
         model(input_ids=example.input_ids[None]).logits[0, example.mask_at, words]
@@ -91,11 +98,7 @@ def test_kept_weights_of_a_prompt_give_the_trials_logits(family: str, study_file
 def test_kept_weights_of_a_baseline_are_a_classifier_of_transformers(
     family: str, study_file: Callable[..., Path], tmp_path: Path
 ) -> None:
-    folder = make_encoder(tmp_path / family, family)
-    path = study_file(models=[{"name": "m", "folder": str(folder)}], finetune={**SETTINGS, "save_weights": True})
-    with torch.enable_grad():
-        study, storage, trial, outcome = run(path, tmp_path, "baseline")
-    saved = tmp_path / "runs" / "weights" / trial.trial_id
+    study, storage, trial, outcome, saved = kept_by(family, "baseline", study_file, tmp_path)
     model = AutoModelForSequenceClassification.from_pretrained(saved).eval()
     assert model.config.id2label == dict(enumerate(study.task("cb").labels))
     pool = examples(study, storage, trial, AutoTokenizer.from_pretrained(saved))
@@ -107,11 +110,7 @@ def test_kept_weights_of_a_baseline_are_a_classifier_of_transformers(
 def test_kept_weights_of_another_familys_baseline_have_their_head_beside_them(
     family: str, study_file: Callable[..., Path], tmp_path: Path
 ) -> None:
-    folder = make_encoder(tmp_path / family, family)
-    path = study_file(models=[{"name": "m", "folder": str(folder)}], finetune={**SETTINGS, "save_weights": True})
-    with torch.enable_grad():
-        study, storage, trial, outcome = run(path, tmp_path, "baseline")
-    saved = tmp_path / "runs" / "weights" / trial.trial_id
+    study, storage, trial, outcome, saved = kept_by(family, "baseline", study_file, tmp_path)
     model = AutoModel.from_pretrained(saved).eval()
     head = load_file(saved / HEAD_FILE)
     logits = []

@@ -27,6 +27,7 @@ from xlmr_sweep.storage import environment
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
+from xlmr_sweep.watching import watching
 
 WATCH_INTERVAL_S = 0.5
 
@@ -157,9 +158,8 @@ class Gang:
         A dead rank is reported at once. Where a rank raised, rank 0 mostly raises the same, so it is given time to.
         """
         self._working = working
-        ended = threading.Event()
 
-        def watch() -> None:
+        def watch(ended: threading.Event) -> None:
             failed_at: float | None = None
             while working and not ended.wait(WATCH_INTERVAL_S):
                 found = self._failed_rank()
@@ -170,13 +170,8 @@ class Gang:
                     self._on_broken(found)
                     return
 
-        watcher = threading.Thread(target=watch, daemon=True, name="gang")
-        watcher.start()
-        try:
+        with watching(watch, "gang"):
             yield
-        finally:
-            ended.set()
-            watcher.join()
 
     def _failed_rank(self) -> dict[str, Any] | None:
         """Returns the failure of a rank that has one, with `died` added. A dead rank comes before one that raised."""

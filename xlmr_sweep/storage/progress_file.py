@@ -10,6 +10,7 @@ from typing import Protocol
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.watching import watching
 
 WRITE_INTERVAL_S = 1.0
 """A remote job writes its progress at most this often."""
@@ -48,9 +49,8 @@ def follow_progress(storage: Storage, steps: Mapping[str, Step]) -> Iterator[Non
         storage: the study's folder.
         steps: for each job's folder in the storage, the step that shows it.
     """
-    ended = threading.Event()
 
-    def watch() -> None:
+    def watch(ended: threading.Event) -> None:
         while not ended.wait(WRITE_INTERVAL_S):
             show()
 
@@ -63,11 +63,8 @@ def follow_progress(storage: Storage, steps: Mapping[str, Step]) -> Iterator[Non
             if state:
                 step.update(state["done"], state["total"], state["note"])
 
-    watcher = threading.Thread(target=watch, daemon=True, name="follow-progress")
-    watcher.start()
     try:
-        yield
+        with watching(watch, "follow-progress"):
+            yield
     finally:
-        ended.set()
-        watcher.join()
         show()

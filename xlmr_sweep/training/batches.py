@@ -96,6 +96,21 @@ def _permutation(num_rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return order
 
 
+class OrderedBatches:
+    """The steps of a run, for classes that take their rows from a `RowOrder`."""
+
+    order: RowOrder
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.order.num_steps
+
+    def num_rows(self, step: int) -> int:
+        """Returns the number of rows of that step's global batch."""
+        return self.order.size(step)
+
+
 @dataclass(frozen=True)
 class MicroBatch:
     """Sequences of one pass, N tokens of which n are masked."""

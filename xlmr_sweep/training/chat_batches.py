@@ -19,12 +19,12 @@ from xlmr_sweep.study.canonical import fingerprint
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.template import ChatTemplate
-from xlmr_sweep.training.batches import RowOrder
+from xlmr_sweep.training.batches import OrderedBatches, RowOrder
 from xlmr_sweep.training.masking import Masked, mask_chats, step_draws
 
 
 @dataclass(frozen=True)
-class ChatBatches:
+class ChatBatches(OrderedBatches):
     """Instruction rows in the chat template, masked anew each time they come up."""
 
     chats: ChatRows
@@ -32,15 +32,6 @@ class ChatBatches:
     template: ChatTemplate
     rate: float
     mask_id: int
-
-    @property
-    def num_steps(self) -> int:
-        """Steps of the whole run."""
-        return self.order.num_steps
-
-    def num_rows(self, step: int) -> int:
-        """Returns the number of rows of that step's global batch."""
-        return self.order.size(step)
 
     def rows(self, step: int, indices: Sequence[int]) -> list[Masked]:
         """Returns rows of that step's global batch, masked."""

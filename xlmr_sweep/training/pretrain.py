@@ -27,7 +27,7 @@ from xlmr_sweep.storage.progress_file import ProgressFile
 from xlmr_sweep.study.identity import model_folder_name, model_identity
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.spec import Study
-from xlmr_sweep.training.batches import RowOrder
+from xlmr_sweep.training.batches import OrderedBatches, RowOrder
 from xlmr_sweep.training.checkpoint import load_checkpoint, save_checkpoint
 from xlmr_sweep.training.masking import Masked, mask_text, step_draws
 from xlmr_sweep.training.mlm import Run
@@ -39,7 +39,7 @@ MAX_TOKENS = 16_384
 
 
 @dataclass(frozen=True)
-class TextBatches:
+class TextBatches(OrderedBatches):
     """Texts as sequences `<s> text </s>`, masked anew each time they come up."""
 
     texts: Sequence[Sequence[int]]
@@ -48,15 +48,6 @@ class TextBatches:
     rate: float
     max_length: int
     mask_id: int
-
-    @property
-    def num_steps(self) -> int:
-        """Steps of the whole run."""
-        return self.order.num_steps
-
-    def num_rows(self, step: int) -> int:
-        """Returns the number of rows of that step's global batch."""
-        return self.order.size(step)
 
     def rows(self, step: int, indices: Sequence[int]) -> list[Masked]:
         """Returns rows of that step's global batch, masked."""

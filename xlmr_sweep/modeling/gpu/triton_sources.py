@@ -63,7 +63,7 @@ def add_norm_backward_kernel(
     H: tl.constexpr, BLOCK: tl.constexpr, DROPS: tl.constexpr, HAS_REST: tl.constexpr, REST_IS_SUM: tl.constexpr,
     HAS_BIAS: tl.constexpr,
 ):  # fmt: skip
-    """Computes the gradients of both summands, and this program's sums over rows, for the norm's weights and biases and `x`'s bias."""
+    """Computes gradients of both summands, and this program's sums over rows for the norm's weights and biases and `x`'s bias."""
     program = tl.program_id(0)
     columns = tl.arange(0, BLOCK)
     inside = columns < H
