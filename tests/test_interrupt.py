@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from patience import wait_for
+from patience import PATIENCE_S, wait_for
 
 COMMAND = """
 import sys, time
@@ -20,7 +20,7 @@ from xlmr_sweep.storage.driver_lock import only_driver
 from xlmr_sweep.storage.files import Storage
 
 storage, hangs = Storage(sys.argv[1]), sys.argv[2] == "hangs"
-interrupt.PATIENCE_S = 0.5
+interrupt.PATIENCE_S = 0.5 if hangs else 600.0
 
 def command(console):
     with only_driver(storage):
@@ -57,21 +57,31 @@ def test_it_ends_also_where_nobody_reads_what_it_says(tmp_path: Path) -> None:
         assert process.stderr is not None
         process.stderr.close()
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        assert process.wait(PATIENCE_S) == 130
 
 
 SOON = """
-import signal, sys, time
+import os, signal, sys, threading, time
+from types import SimpleNamespace
 from xlmr_sweep import interrupt
 from xlmr_sweep.commands.exit_status import exit_with
 
 interrupt.PATIENCE_S = 30.0
+said = threading.Event()
+
+def kill(pid, number):
+    said.wait()
+    os.kill(pid, number)
+
+interrupt.os = SimpleNamespace(kill=kill, getpid=os.getpid, write=os.write, _exit=os._exit)
 
 def command(console):
     with interrupt.on_notice(float(sys.argv[1])) as notice:
         signal.raise_signal(signal.SIGUSR1)
         signal.raise_signal(signal.SIGUSR1)
-        print("goes on", notice.is_given, flush=True)
+        timers = [round(timer.interval, 1) for timer in threading.enumerate() if isinstance(timer, threading.Timer)]
+        print("goes on", notice.is_given, "until", *timers, flush=True)
+        said.set()
         if sys.argv[2] == "ends":
             interrupt.end_early()
         time.sleep(600)
@@ -80,33 +90,34 @@ exit_with(command)
 """
 
 
-@pytest.mark.parametrize(("seconds", "way"), [("30.2", "goes on"), ("3000", "ends")])
-def test_usr1_gives_notice_to_what_listens_and_the_command_is_interrupted_in_time_to_end_in_order(seconds: str, way: str) -> None:
+@pytest.mark.parametrize(("seconds", "way", "until"), [("30.2", "goes on", 0.2), ("3000", "ends", 2970.0)])
+def test_usr1_gives_notice_to_what_listens_and_the_command_is_interrupted_in_time_to_end_in_order(
+    seconds: str, way: str, until: float
+) -> None:
     done = subprocess.run([sys.executable, "-c", SOON, seconds, way], capture_output=True, text=True)
     assert done.returncode == 130
-    assert done.stdout == "goes on True\n"
+    assert done.stdout == f"goes on True until {until}\n"
     assert done.stderr == "Interrupted. What is done is kept; the same command goes on.\n"
 
 
 ENDED = """
-import signal, time
+import signal, threading
 from contextlib import suppress
 
 from xlmr_sweep import interrupt
 
-interrupt.PATIENCE_S = 0.2
+interrupt.PATIENCE_S = 3600.0
 with suppress(KeyboardInterrupt), interrupt.in_order():
     signal.raise_signal(signal.SIGTERM)
 try:
     signal.raise_signal(signal.SIGINT)
 except KeyboardInterrupt:
     print("the signal is Python's again")
-time.sleep(1)
-print("still here")
+print("timers:", [timer for timer in threading.enumerate() if isinstance(timer, threading.Timer) and not timer.finished.is_set()])
 """
 
 
 def test_a_command_that_ended_is_not_ended_again() -> None:
     done = subprocess.run([sys.executable, "-c", ENDED], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "the signal is Python's again\nstill here\n"
+    assert done.stdout == "the signal is Python's again\ntimers: []\n"

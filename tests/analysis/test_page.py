@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from patience import PATIENCE_S
 
 from analysis.report import ReportPaths, build_report
 from xlmr_sweep.storage.files import Storage
@@ -41,7 +42,7 @@ def browser() -> Iterator[Any]:
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=chromedriver))
-    driver.set_script_timeout(60)
+    driver.set_script_timeout(PATIENCE_S)
     yield driver
     driver.quit()
 

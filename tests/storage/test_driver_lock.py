@@ -26,7 +26,7 @@ from xlmr_sweep.storage.driver_lock import only_driver
 from xlmr_sweep.storage.files import Storage
 with only_driver(Storage(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -92,7 +92,7 @@ def test_a_pid_that_is_used_again_is_not_the_holder(tmp_path: Path) -> None:
 
 
 def test_another_machine_holds_it_while_it_gives_signs_of_life(storage: Storage) -> None:
-    name = elsewhere(storage, age_s=50)
+    name = elsewhere(storage, age_s=20)
     with pytest.raises(StudyError, match=r"process 4321 on far \(since 2026-01-01"):
         only_driver(storage).__enter__()
     assert list(claims(storage)) == [name]
@@ -127,7 +127,7 @@ def sleep_while_another_takes_over(storage: Storage, slept: list[str]) -> None:
         ((name, claim),) = claims(storage).items()
         taker = {**claim, "host": "far", "pid": 99, "void": [name.removesuffix(".json")]}
         storage.write_json("driver/taker.json", taker)
-        time.sleep(30)
+        time.sleep(600)
         slept.append("to the end")
 
 
@@ -158,14 +158,16 @@ def test_of_many_at_once_at_most_one_holds_it(tmp_path: Path) -> None:
         except StudyError:
             return
 
-    for _ in range(5):
+    rounds = 0
+    # On a slow machine all eight may see each other each time, and withdraw.
+    while rounds < 5 or got[0] < 3:
+        rounds += 1
         threads = [threading.Thread(target=drive) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
     assert most[0] == 1
-    assert got[0] >= 3
     assert claims(storage) == {}
 
 

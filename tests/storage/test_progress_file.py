@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from patience import PATIENCE_S
 
 from xlmr_sweep.storage import progress_file
 from xlmr_sweep.storage.files import Storage
@@ -40,7 +41,7 @@ def test_the_driver_shows_where_a_job_is_and_its_end(tmp_path: Path, monkeypatch
     with follow_progress(storage, {"instruct/a": Step()}):
         job = ProgressFile(storage, "instruct/a")
         job.update(1, 50)
-        assert was_shown.wait(60)
+        assert was_shown.wait(PATIENCE_S)
         job.update(50, 50)
     assert seen[0] == (1, 50)
     assert seen[-1] == (50, 50)

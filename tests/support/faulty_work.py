@@ -85,8 +85,13 @@ class FaultyRunner:
         if kind == "memory" and share() < 0.5:
             raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         if kind.startswith("rank-") and self._rank_info.rank != 1:
-            if self._first(trial, "waited"):
-                time.sleep(120)  # As in a collective that never ends.
+            # As in a collective that never ends. It makes steps, so that it is not taken for hung: on a slow machine Ray may say
+            # late that rank 1 is gone.
+            is_first = self._first(trial, "waited")
+            while is_first:
+                time.sleep(0.05)
+                if on_step is not None:
+                    on_step(2)
             return
         if kind == "saves":
             self._storage.write(f"weights/{trial.trial_id}", b"weights")
