@@ -6,36 +6,26 @@ import errno
 import gzip
 import hashlib
 import json
-import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from builders import make_encoder
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from instruction_files import WORDS, lines, rows, study_of
 from pyarrow import parquet
 
-from xlmr_sweep.data import instruction_source, mixture, mixture_tokens, mixture_writer, row_files
-from xlmr_sweep.data.chat_encoder import ChatEncoder, tokens_key
-from xlmr_sweep.data.jsonl import parse_lines
+from xlmr_sweep.data import instruction_source, mixture, mixture_writer, row_files
 from xlmr_sweep.data.mixture import prepare_mixture
 from xlmr_sweep.data.mixture_rows import open_mixture
-from xlmr_sweep.data.mixture_tokens import prepare_tokens
 from xlmr_sweep.data.part_work import PartDone, PartWork, run_here
-from xlmr_sweep.data.row_files import FileSegment, RowFile, Segment, UnreachableError, lines_before
+from xlmr_sweep.data.row_files import RowFile, Segment, UnreachableError
 from xlmr_sweep.errors import StorageError, StudyError
-from xlmr_sweep.modeling.loading import load_tokenizer
-from xlmr_sweep.modeling.source import ModelSource
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.identity import mixture_name
 from xlmr_sweep.study.input_files import instruction_files
 from xlmr_sweep.study.spec import Study
-
-WORDS = ["User", ":", "Assistant", "is", "the", "sky", "blue", "?", "yes", "no", "it", "very", "dark", "green", "today"]
 
 
 @pytest.fixture(scope="module")
@@ -48,29 +38,6 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(instruction_source, "PART_BYTES", (700, 700))
     monkeypatch.setattr(mixture_writer, "SHARD_ROWS", 40)
     monkeypatch.setattr(mixture, "HERE_BYTES", 0)
-
-
-def rows(number: int = 120, seed: int = 0) -> list[dict[str, str]]:
-    rng = random.Random(seed)
-    texts = [" ".join(rng.choices(WORDS[3:], k=rng.randint(1, 20))) for _ in range(number)]
-    return [{"inputs": text, "targets": " ".join(rng.choices(WORDS[8:], k=rng.randint(1, 5)))} for text in texts]
-
-
-def lines(found: Sequence[dict[str, str]]) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in found).encode()
-
-
-def study_of(model: Path, folder: Path | str, more: Sequence[dict[str, Any]] = (), **instructions: Any) -> Study:
-    return Study.model_validate(
-        {
-            "name": "s",
-            "models": [{"name": "m", "folder": model}, *more],
-            "sizes": [8],
-            "seeds": [0],
-            "instruct": {"max_length": 16},
-            "instructions": {"source": "folder", "folder": folder, **instructions},
-        }
-    )
 
 
 def digest(storage: Path) -> dict[str, str]:
@@ -377,106 +344,3 @@ def test_a_tokenizer_without_a_mask_is_one_line(model: Path, tmp_path: Path) -> 
     (tmp_path / "rows.jsonl").write_bytes(lines(rows()))
     with pytest.raises(StudyError, match=r"the tokenizer of .*model has no mask_token"):
         prepare_mixture(study_of(folder, tmp_path / "rows.jsonl"), Storage(tmp_path / "runs"))
-
-
-def test_equal_tokenizers_are_used_once_and_others_from_the_prepared_texts(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mixture_tokens, "PART_ROWS", 7)
-    (tmp_path / "rows.jsonl").write_bytes(lines(rows()))
-    make_encoder(tmp_path / "same", words=WORDS, seed=1)
-    make_encoder(tmp_path / "other", words=WORDS[::-1])
-    more = [{"name": name, "folder": tmp_path / name} for name in ("same", "other")]
-    study, storage = study_of(model, tmp_path / "rows.jsonl", more), Storage(tmp_path / "runs")
-    manifest = prepare_mixture(study, storage)
-    used: list[PartWork] = []
-
-    def noted(work: PartWork, segments: Sequence[Segment]) -> Iterator[PartDone]:
-        used.append(work)
-        yield from run_here(work, segments)
-
-    monkeypatch.setattr(mixture_tokens, "run_here", noted)
-    prepare_tokens(study, storage)
-    assert len(used) == 1
-    keys = {tokens_key(load_tokenizer(ModelSource("x", str(folder))), 16) for folder in (model, *(m["folder"] for m in more))}
-    assert len(keys) == 2
-    assert {path.parent.name for path in (tmp_path / "runs").glob("data/*/tokens/*/manifest.json")} == keys
-    index = [json.loads(path.read_text()) for path in (tmp_path / "runs").glob("data/*/tokens/*/manifest.json")]
-    assert [one["num_rows"] for one in index] == [manifest["num_rows"]] * 2
-    assert {one["dtype"] for one in index} == {"uint16"}
-    prepare_tokens(study, storage)
-    assert len(used) == 1
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.binary(max_size=400).map(lambda data: data.replace(b"\r", b"\n")), st.integers(1, 50))
-def test_the_parts_of_a_plain_file_are_its_lines(data: bytes, part_bytes: int) -> None:
-    import tempfile
-
-    with tempfile.NamedTemporaryFile() as kept:
-        kept.write(data)
-        kept.flush()
-        file = RowFile("x", kept.name, len(data))
-        parts = [FileSegment(file, 0, part_bytes, part) for part in range(max(1, -(-len(data) // part_bytes)))]
-        found = [payload.data for part in parts for payload in part.payloads()]
-        assert b"".join(found) == data
-        assert all(part.endswith(b"\n") for part in found[:-1] if part and any(found[found.index(part) + 1 :]))
-        assert lines_before(file, len(parts), part_bytes) == data.count(b"\n")
-
-
-TEXTS = st.lists(st.sampled_from([*WORDS, "zzz", "\u200b", "<mask>", "[MASK]", " ", "\n"]), max_size=200).map(" ".join)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(TEXTS, max_size=6), st.integers(1, 4))
-def test_short_targets_are_those_that_all_their_tokens_make_short(model: Path, texts: list[str], most: int) -> None:
-    encoder = ChatEncoder(load_tokenizer(ModelSource("m", str(model))), 64)
-    numbers, found = encoder.short_tokens(pa.chunked_array([pa.array(texts, pa.string())]), most)
-    every = encoder.tokens(texts)
-    short = (every.lengths > 0) & (every.lengths <= most)
-    assert ((numbers > 0) & (numbers <= most)).tolist() == short.tolist()
-    expected = every.take(np.flatnonzero(short))
-    assert (found.ids.tolist(), found.lengths.tolist()) == (expected.ids.tolist(), expected.lengths.tolist())
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(
-        st.tuples(TEXTS.filter(lambda text: bool(text.strip(" \n\u200b"))), st.sampled_from(["yes", "no it", ""])), max_size=6
-    )
-)
-def test_filled_templates_are_the_templates_own(model: Path, pairs: list[tuple[str, str]]) -> None:
-    encoder = ChatEncoder(load_tokenizer(ModelSource("m", str(model))), 20)
-    users, targets = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    found = encoder.fill(encoder.tokens(users), encoder.tokens(targets))
-    expected = encoder.template.encode_pairs(users, targets)
-    assert found.ids.tolist() == [token for chat in expected for token in chat.input_ids]
-    assert found.lengths.tolist() == [len(chat.input_ids) for chat in expected]
-    assert found.spans.tolist() == [[*chat.user, *chat.target] for chat in expected]
-
-
-@pytest.mark.parametrize(
-    ("line", "is_row"),
-    [
-        (b'{"inputs": "a", "targets": "b", "more": [1, {"x": null}]}', True),
-        (b'{"targets": "b", "inputs": "\\ud83d\\ude00 \\u00e9"}', True),
-        ('{"targets": "b", "inputs": "\u00e9"}'.encode(), True),
-        (b'{"inputs": "a", "targets": "b", "targets": "c"}', False),
-        (b'{"inputs": "a", "targets": "b", "more": 1, "more": 2}', True),
-        (b'{"inputs": "a", "targets": null}', False),
-        (b'{"inputs": 1, "targets": "b"}', False),
-        (b'{"inputs": "a\xff", "targets": "b"}', False),
-        (b'{"inputs": "\\ud800", "targets": "b"}', False),
-        (b'{"inputs": "a", "targets": "b"} {"inputs": "a", "targets": "b"}', False),
-        (b'{"inputs": "a"', False),
-    ],
-)
-def test_lines_read_at_once_are_those_read_one_by_one(line: bytes, is_row: bool) -> None:
-    good = b'{"inputs": "x", "targets": "y"}\n'
-    found = parse_lines(good + line + b"\n" + good)
-    assert found.num_lines == 3
-    assert (found.num_rows, found.num_malformed) == (3, not is_row)
-    # A blank line sends all lines the slow way.
-    slow = parse_lines(good + line + b"\n" + good + b"\n")
-    assert slow.table == found.table
-    assert [number for number, _ in found.problems] == [] if is_row else [2]

@@ -1,0 +1,52 @@
+"""Texts of many rows at once: the tokens and templates are those of each row alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from builders import make_encoder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from instruction_files import WORDS
+
+from xlmr_sweep.data.chat_encoder import ChatEncoder
+from xlmr_sweep.modeling.loading import load_tokenizer
+from xlmr_sweep.modeling.source import ModelSource
+
+TEXTS = st.lists(st.sampled_from([*WORDS, "zzz", "\u200b", "<mask>", "[MASK]", " ", "\n"]), max_size=200).map(" ".join)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_encoder(tmp_path_factory.mktemp("model"), words=WORDS)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(TEXTS, max_size=6), st.integers(1, 4))
+def test_short_targets_are_those_that_all_their_tokens_make_short(model: Path, texts: list[str], most: int) -> None:
+    encoder = ChatEncoder(load_tokenizer(ModelSource("m", str(model))), 64)
+    numbers, found = encoder.short_tokens(pa.chunked_array([pa.array(texts, pa.string())]), most)
+    every = encoder.tokens(texts)
+    short = (every.lengths > 0) & (every.lengths <= most)
+    assert ((numbers > 0) & (numbers <= most)).tolist() == short.tolist()
+    expected = every.take(np.flatnonzero(short))
+    assert (found.ids.tolist(), found.lengths.tolist()) == (expected.ids.tolist(), expected.lengths.tolist())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(TEXTS.filter(lambda text: bool(text.strip(" \n\u200b"))), st.sampled_from(["yes", "no it", ""])), max_size=6
+    )
+)
+def test_filled_templates_are_the_templates_own(model: Path, pairs: list[tuple[str, str]]) -> None:
+    encoder = ChatEncoder(load_tokenizer(ModelSource("m", str(model))), 20)
+    users, targets = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    found = encoder.fill(encoder.tokens(users), encoder.tokens(targets))
+    expected = encoder.template.encode_pairs(users, targets)
+    assert found.ids.tolist() == [token for chat in expected for token in chat.input_ids]
+    assert found.lengths.tolist() == [len(chat.input_ids) for chat in expected]
+    assert found.spans.tolist() == [[*chat.user, *chat.target] for chat in expected]

@@ -1,0 +1,78 @@
+"""Instruction rows as mapped token ids: what was written is taken, from any shard and in any order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from xlmr_sweep.data.chat_rows import ChatRows, ChatShardWriter, check_chat_rows, open_chat_rows
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.storage.artifacts import manifest_of
+from xlmr_sweep.storage.files import Storage
+
+ROWS = [
+    ([5, 6, 7], [0, 1, 1, 3]),
+    ([8], [0, 0, 0, 1]),
+    ([9, 10], [0, 1, 1, 2]),
+    ([11, 12, 13, 14], [0, 2, 2, 4]),
+    ([15], [0, 0, 0, 1]),
+]
+"""Token ids and spans."""
+
+
+def table(rows: list[tuple[list[int], list[int]]], dtype: Any = None) -> pa.Table:
+    dtype = dtype or pa.uint16()
+    return pa.table(
+        {
+            "ids": pa.array([ids for ids, _ in rows], pa.list_(dtype)),
+            "spans": pa.array([spans for _, spans in rows], pa.list_(pa.int64(), 4)),
+        }
+    )
+
+
+def written(folder: Path, numbers: list[int] | None = None, dtype: Any = None) -> tuple[Storage, ChatRows]:
+    storage = Storage(folder)
+    writer = ChatShardWriter(storage, "tokens", {"facts": 1})
+    for start, end in ((0, 2), (2, 5)):
+        writer.add(table(ROWS[start:end], dtype))
+    writer.close(None if numbers is None else np.array(numbers))
+    return storage, open_chat_rows(folder / "tokens", storage.read_json(manifest_of("tokens")))
+
+
+@pytest.mark.parametrize("dtype", [pa.uint16(), pa.uint32()])
+def test_rows_of_all_shards_are_taken_in_the_order_asked_for(tmp_path: Path, dtype: Any) -> None:
+    storage, rows = written(tmp_path, dtype=dtype)
+    assert len(rows) == 5
+    taken = rows.take(np.array([3, 0, 4, 3]))
+    assert taken.input_ids.tolist() == [11, 12, 13, 14, 5, 6, 7, 15, 11, 12, 13, 14]
+    assert taken.lengths.tolist() == [4, 3, 1, 4]
+    assert taken.spans.tolist() == [ROWS[i][1] for i in (3, 0, 4, 3)]
+    assert storage.read_json(manifest_of("tokens"))["dtype"] == str(dtype)
+
+
+def test_some_rows_of_a_mixture_keep_their_numbers(tmp_path: Path) -> None:
+    _, rows = written(tmp_path, [2, 30, 31, 400, 5000])
+    assert rows.take(np.array([5000, 30])).input_ids.tolist() == [15, 8]
+
+
+def test_no_rows_are_taken_as_none(tmp_path: Path) -> None:
+    taken = written(tmp_path)[1].take(np.zeros(0, dtype=np.int64))
+    assert (taken.input_ids.tolist(), taken.lengths.tolist(), taken.spans.shape) == ([], [], (0, 4))
+
+
+def test_a_folder_is_whole_only_with_its_manifest_and_all_its_bytes(tmp_path: Path) -> None:
+    storage, _ = written(tmp_path)
+    assert check_chat_rows(storage, "tokens")
+    assert not check_chat_rows(storage, "others")
+    path = tmp_path / "tokens" / "offsets-00001.npy"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(StudyError, match=rf"offsets-00001.npy: has {len(whole) - 1} bytes, .* says {len(whole)}; delete tokens"):
+        check_chat_rows(storage, "tokens")
+    path.unlink()
+    with pytest.raises(StudyError, match=r"offsets-00001.npy: is missing"):
+        check_chat_rows(storage, "tokens")
