@@ -78,7 +78,7 @@ class NodeCheck:
 
 
 class LateNodes:
-    """Checks nodes that join a run, each in a task of its own. Waits for none of them.
+    """Checks each node that joins a run, in its own task. Does not wait for them.
 
     Args:
         storage: the study's folder.

@@ -53,7 +53,7 @@ class Watchdog:
             self._reset_timer()
 
     def excuse(self, seconds: float) -> None:
-        """Leaves the next seconds out of both limits: the watched thread waits for something that has a limit of its own."""
+        """Leaves the next seconds out of both limits. The watched thread waits for something that has its own limit."""
         until, since = time.monotonic() + seconds, max(time.monotonic(), self._excused_until)
         # Several threads may wait at once.
         self._began += max(0.0, until - since)

@@ -113,7 +113,7 @@ def speeds_line(forecast: Forecast) -> str:
 
 
 def paper_line(forecast: Forecast) -> str:
-    """Returns the paper's GPU-hours for the same; empty where it has none, or nothing is to run."""
+    """Returns the paper's GPU-hours for the same trials. Empty if it has none, or if nothing is to run."""
     if not forecast.paper_hours or not sum(forecast.paper_hours):
         return ""
     tuning, instruction = forecast.paper_hours
@@ -121,7 +121,7 @@ def paper_line(forecast: Forecast) -> str:
 
 
 def alone_table(forecast: Forecast) -> Table | None:
-    """Returns the table of what a command for one model or task alone would take; None where that says nothing new."""
+    """Returns a table of what a command for only one model or task would take. None if that says nothing new."""
     if not forecast.whole.left or len(forecast.by_model) == len(forecast.by_task) == 1:
         return None
     table = Table(title="One model or task alone, with the instruction jobs that it needs")

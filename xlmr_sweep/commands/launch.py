@@ -82,7 +82,7 @@ class Launch:
         return self.nodes if self.nodes is not None else len(self.hosts) or None
 
     def check(self) -> None:
-        """Refuses names that are none.
+        """Refuses names with characters that a name cannot have.
 
         Raises:
             StudyError: naming the option.

@@ -75,7 +75,7 @@ def node_size(studies: Sequence[StudyNeeds], nodes: int | None, gpus: int | None
     """Returns the nodes to ask for: what was given, and for the rest what the studies expect.
 
     Raises:
-        StudyError: for a number that is none.
+        StudyError: if a number is too small.
     """
     for option, number, least in (("nodes", nodes, 1), ("gpus-per-node", gpus, 0), ("cpus-per-node", cpus, 1)):
         if number is not None and number < least:
@@ -100,7 +100,7 @@ def study_needs(
         request: the study and which of its trials. Its storage is where the dry run looks.
         storage: where the run keeps what it makes, as the cluster sees it.
         options: further options of the run.
-        sizes: nodes, GPUs and CPUs of a node, as far as they were given.
+        sizes: nodes, GPUs and CPUs of a node; None for those that were not given.
 
     Raises:
         StudyError: for anything wrong with the study, or if the nodes could never hold one of its trials or jobs.
@@ -137,7 +137,7 @@ def time_limit(studies: Sequence[StudyNeeds], hours: float | None) -> str:
     """Returns the time limit of a job as Slurm reads it: days-hours:minutes:seconds.
 
     Raises:
-        StudyError: if the hours given are none.
+        StudyError: if the hours are not above 0.
     """
     if hours is not None and hours <= 0:
         raise StudyError(f"--hours: {hours:g} is no time")

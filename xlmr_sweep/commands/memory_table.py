@@ -38,7 +38,7 @@ def memory_table(forecast: MemoryForecast) -> Table:
 
 
 def bounds_line(forecast: MemoryForecast) -> str:
-    """Returns the bound for models whose rows are assumed; empty where there are none."""
+    """Returns the bound for models whose rows are assumed. Empty if there are none."""
     if not forecast.bounds:
         return ""
     on_gpu = forecast.study.cluster.gpus > 0
@@ -52,7 +52,7 @@ def bounds_line(forecast: MemoryForecast) -> str:
 
 
 def unknown_line(forecast: MemoryForecast) -> str:
-    """Returns which models' memory is not known; empty where there are none."""
+    """Returns the models whose memory is not known. Empty if there are none."""
     if not forecast.without_shape:
         return ""
     return f"Memory not known before the model is there: {', '.join(forecast.without_shape)}"

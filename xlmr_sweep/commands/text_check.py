@@ -26,7 +26,7 @@ from xlmr_sweep.study.task_check import check_bare_texts, check_content_free, ch
 from xlmr_sweep.study.tasks import TASKS, TaskSpec, rows_without_content
 
 ReadTokenizer = Callable[[ModelSpec], Any]
-"""Returns a model's tokenizer; None where it is not at hand."""
+"""Returns a model's tokenizer, or None if it is not on this machine."""
 
 ReadRows = Callable[[TaskSpec], Sequence[Row] | None]
 """Returns a task's examples; None where they are not at hand."""

@@ -126,7 +126,7 @@ def _examples(study: Study, storage: Storage, task: TaskSpec) -> list[Row] | Non
 
 
 def _at_hand(read: Callable[[], Any]) -> Any:
-    """Returns what is read; None where it is not there or cannot be used. Only a number in a table depends on it."""
+    """Returns what is read, or None if it is not there or cannot be used. Only a number in a table depends on it."""
     try:
         return read()
     except (StudyError, OSError, AttributeError, LookupError, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Instruction rows as token ids in flat files that are mapped: tokenised once, whatever model, rank or restart reads them.
+"""Instruction rows as token ids in flat files that are mapped. They are tokenised once for all ranks and restarts.
 
 In: tables of filled templates. Out: a folder of shards and `ChatRows` over it. A shard has three files: `ids` (N tokens, uint16
 if the vocabulary allows, else uint32), `offsets` (R + 1, where each row begins; int64) and `spans` (R, 4; uint16 or uint32). The
@@ -24,7 +24,7 @@ from xlmr_sweep.storage.artifacts import manifest_of
 from xlmr_sweep.storage.files import Storage
 
 NUMBERS = "numbers.npy"
-"""(R,) which rows of the mixture these are, ascending; only where they are not all."""
+"""(R,): which rows of the mixture these are, ascending. There is no such file if they are all."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class ChatRows:
     starts: NDArray[np.int64]
     """(shards + 1,) how many rows come before each shard; the last is R."""
     numbers: NDArray[np.int64] | None = None
-    """(R,) which rows of the mixture these are, ascending; None for all."""
+    """(R,): which rows of the mixture these are, ascending. None means all."""
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -111,7 +111,7 @@ class ChatShardWriter:
         """Writes the index, after which the folder is whole.
 
         Args:
-            numbers: (R,) which rows of the mixture these are, where they are not all.
+            numbers: (R,): which rows of the mixture these are, if they are not all.
         """
         if numbers is not None:
             write_whole(self._storage, f"{self._folder}/{NUMBERS}", _npy(numbers.astype(np.int64)))

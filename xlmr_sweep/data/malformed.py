@@ -1,4 +1,4 @@
-"""Rows that are none: counted, the first ones named by file and line, and an error beyond a share of all rows."""
+"""Malformed rows. In: counts of parts. Out: the first ones by file and line, and an error if they are too many."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from xlmr_sweep.data.row_files import RowFile, lines_before
 from xlmr_sweep.errors import StudyError
 
 SURELY = 2.0
-"""A preparation under way ends early where malformed rows are this many times those allowed of all rows expected."""
+"""A preparation ends early if there are this many times as many malformed rows as all expected rows may have."""
 
 
 class MalformedRows:
     """Counts the malformed rows of parts, which are added in order.
 
     Args:
-        share: of all rows that may be malformed.
-        files: of the source; none for the demo.
-        part_bytes: of a part of a plain file.
+        share: the share of all rows that may be malformed.
+        files: the source's files. The demo has none.
+        part_bytes: bytes of a part of a plain file.
 
     Attributes:
         number: malformed rows.
@@ -36,7 +36,7 @@ class MalformedRows:
         self.number = 0
 
     def is_hopeless(self, number: int, expected_rows: int | None) -> bool:
-        """Tells whether so many malformed rows are too many, whatever is still to be read."""
+        """Tells whether so many malformed rows are too many, even if all other rows are good."""
         return expected_rows is not None and number > SURELY * self._share * expected_rows
 
     def add(self, name: str, counts: dict[str, Any]) -> None:

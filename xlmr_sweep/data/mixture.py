@@ -38,7 +38,7 @@ HERE_BYTES = 2**28
 """A source of at most this size is prepared by this process, whose tokenizer uses all cores. It takes minutes."""
 
 PLAN = "plan.json"
-"""Lies beside the parts: what they were made of. Parts of another plan are deleted."""
+"""The file beside the parts that says what they were made of. Parts of another plan are deleted."""
 
 
 def prepare_mixture(study: Study, storage: Storage, step: Step | None = None, run_parts: Runner = run_here) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Puts the parts of a prepared mixture together, in order: shards of texts and of tokens, and what the manifest says of them.
+"""Joins the parts of a prepared mixture in order: shards of texts and of tokens, and their description in the manifest.
 
-In: files of parts. Out: `rows-00000.parquet`, ... and a folder of tokens. A shard holds SHARD_ROWS rows whatever the parts were,
-so its bytes do not depend on them. A shard that is there from an earlier run is not written again.
+In: files of parts. Out: `rows-00000.parquet`, ... and a folder of tokens. Each shard holds SHARD_ROWS rows, so its bytes do not
+depend on how the source was cut into parts. A shard that is there from an earlier run is not written again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What one process does to one part of the instruction data: rows are filtered and tokenised, and the part is kept as a file.
 
-In: payloads. Out: files in a storage, one a part, whole or absent. A part that is there is never done again. A file says nothing
-of who made it, so any number of processes, here or on a cluster, make the same files.
+In: payloads. Out: files in a storage, one per part. A file is whole or absent, and a part that is there is never done again. A
+file does not depend on who made it. So any number of processes, here or on a cluster, make the same files.
 """
 
 from __future__ import annotations

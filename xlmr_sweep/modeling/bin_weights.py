@@ -27,7 +27,7 @@ from xlmr_sweep.study.user_cache import user_cache
 log = logging.getLogger("xlmr_sweep.trial")
 
 FILE_BYTES = 4 * 2**30
-"""Size of the files that a `.bin` is written to; this much is in memory at once where it is not in fp32."""
+"""A `.bin` is written to files of this size. If it is not in fp32, so much is in memory at once."""
 
 
 def load_bin(path: Path, device: str = "cpu") -> dict[str, Tensor]:
@@ -35,7 +35,7 @@ def load_bin(path: Path, device: str = "cpu") -> dict[str, Tensor]:
 
     Args:
         path: the file.
-        device: `cpu`, or `meta` for shapes alone.
+        device: `cpu`, or `meta` for shapes only.
 
     Raises:
         RuntimeError: if it is damaged; as do UnpicklingError, EOFError.

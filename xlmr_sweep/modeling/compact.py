@@ -100,7 +100,7 @@ def always_kept(config: Any, tokenizer: Any) -> set[int]:
 
     These are the special tokens and the configuration's padding token. Where positions are counted from the padding token, all
     tokens before it are kept too, so that its id stays. A family without a fast path keeps all tokens, because it is not known
-    which of its weights have a row a token.
+    which of its weights have one row per token.
     """
     family = model_family(config)
     if not family.has_fast_path:

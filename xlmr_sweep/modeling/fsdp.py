@@ -1,7 +1,7 @@
 """The ranks of a run, and a model spread over them by FSDP2 (`fully_shard`).
 
-In: a model with weights on rank 0 and without memory ("meta" device) on the others. Out: the same model, of which each rank holds
-one slice of every parameter along its first dimension; later the whole weights again on rank 0.
+In: a model with weights on rank 0 and without memory ("meta" device) on the others. Out: the same model; each rank holds one
+slice of every parameter along its first dimension. Later rank 0 gets the whole weights again.
 """
 
 from __future__ import annotations

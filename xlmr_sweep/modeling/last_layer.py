@@ -1,10 +1,10 @@
 """A last layer that computes keys and values for all tokens, and everything else only at the positions that the head reads.
 
 In: the hidden states of sequences that lie end to end, and which tokens are asked for. Out: the layer's states of these tokens.
-The head reads the mask or the first token of a sequence, so 10 of the layer's 12 H^2 products go: a sixth to a twelfth of a small
-model's work.
+The head reads only the mask or the first token of a sequence. So 10 of the layer's 12 H^2 products are not needed for the others:
+a sixth to a twelfth of a small model's work.
 
-Shapes: N tokens of which n are asked for, hidden H.
+Shapes: N tokens, n of them asked for, hidden H.
 """
 
 from __future__ import annotations

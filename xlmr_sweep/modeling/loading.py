@@ -103,7 +103,7 @@ def empty_masked_lm(source: ModelSource) -> Any:
             return AutoModelForMaskedLM.from_config(load_config(source), dtype=torch.float32, trust_remote_code=False)
         except StudyError:
             raise
-        except Exception as error:  # Whatever a model's own arithmetic makes of a configuration that is wrong.
+        except Exception as error:  # A wrong configuration may end in any error of the model's own arithmetic.
             raise StudyError(cannot_load(source, "masked-LM model", error)) from None
 
 

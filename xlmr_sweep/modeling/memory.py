@@ -33,8 +33,8 @@ micro-batches. That costs 8 bytes a parameter for the length of a step (in bf16:
 one reduction."""
 
 PROCESS_BYTES = 355e6
-"""Memory that a CPU process has of its own beside its trials: Python, torch and transformers (338 MB), and what torch allocates
-at the first product (17 MB); measured on Linux x86-64."""
+"""Memory of a CPU process without its trials: Python, torch and transformers (338 MB), and what torch allocates at the first
+product (17 MB). Measured on Linux x86-64."""
 
 HEAP_SHARE = 1.1
 """Memory that a CPU process holds, in units of what it uses: freed pieces stay with it (measured with glibc: 1.01 to 1.08 for

@@ -70,13 +70,13 @@ class AdamW(torch.optim.AdamW):
 
 
 def make_optimizer(model: nn.Module, parameters: Mapping[str, nn.Parameter], learning_rate: float, weight_decay: float) -> AdamW:
-    """Returns AdamW over this rank's parameters; biases and normalisations do not decay, as in BERT's training.
+    """Returns AdamW over this rank's parameters. Biases and normalisations do not decay, as in BERT's training.
 
     Args:
-        model: tells which parameters are matrices; a rank's slice alone does not say how many dimensions the whole has.
-        parameters: this rank's slices by name; those without an element are left out.
-        learning_rate: of the first step.
-        weight_decay: of the matrices.
+        model: the model. It says which parameters are matrices; a slice does not show how many dimensions the whole has.
+        parameters: this rank's slices by name. Empty slices are left out.
+        learning_rate: learning rate of the first step.
+        weight_decay: weight decay of the matrices.
     """
     matrices = {name for name, parameter in model.named_parameters() if parameter.ndim >= 2}
     held = {name: parameter for name, parameter in parameters.items() if parameter.numel() > 0}

@@ -32,10 +32,10 @@ NEEDED = 4
 
 
 def quick_check(source: ModelSource, tasks: Iterable[TaskSpec], max_length: int = 0) -> list[str] | None:
-    """Checks whether a folder's configuration, tokenizer and weights surely serve prompts of up to `max_length` tokens.
+    """Checks whether a folder's configuration, tokenizer and weights are surely good for prompts of up to `max_length` tokens.
 
     Returns:
-        What a user should know of the folder, one line each; None where it is not sure that the folder serves.
+        What a user should know about the folder, one line each. None if it is not sure that the folder is good.
     """
     try:
         folder = read_model_folder(source) if source.location else None

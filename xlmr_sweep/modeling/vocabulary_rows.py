@@ -198,7 +198,7 @@ class _LookUp(torch.autograd.Function):
 
 
 def _add_rows(to: Tensor, places: Tensor, rows: Tensor) -> Tensor:
-    """Adds rows to rows of a matrix in an order that is always the same. A place may come up several times."""
+    """Adds rows to rows of a matrix, always in the same order. A place may occur several times."""
     if to.device.type == "cpu":
         return to.index_add_(0, places, rows)
     # On a GPU index_add_ adds in any order; index_put_ sorts first.

@@ -1,8 +1,8 @@
 """Starting weights as host tensors in fp32, read so that a node holds them once.
 
-In: a `ModelSource`. Out: tensors by the names of the model's state dict. Safetensors files whose tensors are the model's own are
-mapped, not read: their pages are in the system's cache, which all processes of a node share, and are no process's own. `.bin`
-files are turned into such files first, weights-only, once a node. Whatever else transformers can read is converted by it.
+In: a `ModelSource`. Out: tensors by the names of the model's state dict. If a safetensors file holds the model's own tensors, it
+is mapped and not read. Its pages are then in the system's cache, which all processes of a node share. A `.bin` file is first
+turned into such files, weights-only, once per node. transformers converts all else that it can read.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class HeldWeights:
 
 
 def weight_files(source: ModelSource) -> tuple[Path, ...]:
-    """Returns the files of a source's weights, those of a folder or of a hub's repository; none where there are none.
+    """Returns the files of a source's weights, in a folder or in a hub's repository. The tuple is empty if there are none.
 
     Raises:
         StudyError: if a folder's files are not whole.
@@ -118,7 +118,7 @@ def mapped_weights(source: ModelSource, config: Any) -> dict[str, Tensor] | None
 
 
 def tied_groups(state: Mapping[str, Tensor]) -> list[tuple[list[str], Tensor]]:
-    """Returns the names of each tensor of a state dict, several where it is tied, and the tensor."""
+    """Returns each tensor of a state dict with its names. A tied tensor has several."""
     groups: dict[int, tuple[list[str], Tensor]] = {}
     for name, tensor in state.items():
         groups.setdefault(id(tensor), ([], tensor))[0].append(name)

@@ -224,7 +224,7 @@ class Admission:
         return all(others.could_ever_hold(width) for width in _widths(self._backlog, self._backlog.jobs, self._live.values()))
 
     def estimate(self) -> None:
-        """Works out `left_s` anew. It is None while the cluster has nothing to run trials on."""
+        """Computes `left_s` again. It is None while the cluster has no node for trials."""
         self.left_s = self.remaining_s() if self.capacity else None
 
     def remaining_s(self) -> float:

@@ -109,7 +109,7 @@ class Backlog:
         return self._without_weights.get(model, [])
 
     def put(self, attempt: Attempt) -> None:
-        """Puts an attempt where it has to wait."""
+        """Puts an attempt into the queue where it must wait."""
         self.changes += 1
         if attempt.not_before > self._clock():
             self._delayed.append(attempt)
@@ -137,7 +137,7 @@ class Backlog:
             self._queues[item.width, item.not_on].remove(item)
 
     def take_out(self, wanted: Callable[[Attempt], bool]) -> list[Attempt]:
-        """Removes attempts wherever they wait, and returns them."""
+        """Removes the wanted attempts from all queues, and returns them."""
         found: list[Attempt] = []
         for attempts in self._places():
             mine = [attempt for attempt in attempts if wanted(attempt)]

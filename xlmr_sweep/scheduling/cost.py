@@ -82,9 +82,9 @@ class CostModel:
 
     Args:
         study: the study.
-        shapes: shapes of its models, as far as they are known.
+        shapes: known shapes of its models.
         has_gpus: whether trials run on GPUs.
-        num_rows: rows of each task's validation split, as far as they are known.
+        num_rows: known numbers of rows in the tasks' validation splits.
         mixture_rows: rows of the instruction data, if they are prepared.
     """
 

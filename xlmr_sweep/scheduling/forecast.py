@@ -87,8 +87,9 @@ def lower_bound_s(
 ) -> float:
     """Returns a lower bound of the makespan in any order, by the expected times.
 
-    It is the largest of three: all work divided by the cluster; the longest chain, an instruction job and then its instructed
-    trials packed over the whole cluster; and the sum of all items wider than half the cluster, of which no two run together.
+    It is the largest of three numbers. The first is all work divided by the cluster. The second is the longest chain: an
+    instruction job, and then its instructed trials packed over the whole cluster. The third is the sum of all items wider than
+    half the cluster, because no two of them can run together.
     """
     items = ItemCost(cost, has_gpus=any(node.gpus for node in nodes))
     capacity = items.capacity(nodes)

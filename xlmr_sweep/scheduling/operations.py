@@ -17,8 +17,8 @@ class Operations:
 
     Args:
         study: the study.
-        shapes: shapes of its models, as far as they are known.
-        num_rows: rows of each task's validation split, as far as they are known.
+        shapes: known shapes of its models.
+        num_rows: known numbers of rows in the tasks' validation splits.
         mixture_rows: rows of the instruction data, if they are prepared.
     """
 
@@ -31,8 +31,8 @@ class Operations:
     def trial(self, model: str, task: str, size: int) -> float:
         """Returns the operations of one trial in the layers of its encoder; 0 if the model's shape is not known.
 
-        The head computes only the label words, which is little beside the layers. All texts count with the length limit: their
-        lengths are not known before they are read. So the tasks differ by their rows alone.
+        The head computes only the label words, which is little beside the layers. Lengths of texts are not known before they are
+        read, so each text counts with the length limit. So tasks differ only by their rows.
         """
         shape = self._shapes.get(model)
         if shape is None:

@@ -37,7 +37,7 @@ class Streaks:
     """The failures in a row of each scope.
 
     Args:
-        limit: from this length on a streak is held against its scope.
+        limit: a streak of this length speaks against its scope.
     """
 
     def __init__(self, limit: int) -> None:
@@ -58,7 +58,7 @@ class Streaks:
             also_run: whether failures of this kind can speak against the whole run.
 
         Returns:
-            The widest scope whose streak has reached the limit; None if there is none. Its streak starts anew.
+            The widest scope whose streak has reached the limit, or None. Its streak then starts again from zero.
         """
         full = []
         for scope in _scopes(trial):

@@ -105,9 +105,9 @@ def collect(location: Storage | str | Path, study: Study | None = None, trials: 
 
 
 def set_aside(storage: Storage, found: Collected) -> None:
-    """Moves stale records to `records/stale/` and corrupt ones to `records/corrupt/`; their cells are missing now.
+    """Moves stale records to `records/stale/` and corrupt ones to `records/corrupt/`. Their cells are then missing.
 
-    Instruction-tuned weights that were made from other base weights or data are made anew.
+    Instruction-tuned weights that were made from other base weights or data are made again.
     """
     for trial_id in found.stale:
         storage.move(record_file(trial_id), stale_file(trial_id))

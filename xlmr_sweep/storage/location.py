@@ -109,7 +109,7 @@ def _filesystem(uri: str) -> tuple[fs.FileSystem, str]:
 
 
 def _bounded(uri: str) -> str:
-    """Has Google's client give up after a while: by itself it tries for 15 minutes and does not hear Ctrl-C meanwhile."""
+    """Makes Google's client give up early. By default it tries for 15 minutes and ignores Ctrl-C meanwhile."""
     if not uri.startswith(("gs://", "gcs://")) or "retry_limit_seconds" in uri:
         return uri
     return f"{uri}{'&' if '?' in uri else '?'}retry_limit_seconds={CLIENT_PATIENCE_S}"

@@ -20,11 +20,12 @@ class ClusterSpec(Declared):
     """A trial that takes longer is killed. It runs again at most `max_hang_retries` times."""
 
     trial_stall_s: float = Field(default=1800, gt=0)
-    """A trial that finishes no step for this long is killed, and runs again likewise. Evaluation counts as a step. The first step
-    has ten minutes at least, because imports, data and weights come before it."""
+    """A trial that finishes no step for this long is killed, and runs again in the same way. Evaluation counts as a step. The
+    first
+    step has at least ten minutes, because imports, data and weights come before it."""
 
     max_hang_retries: int = Field(default=1, ge=0)
-    """How often a trial starts again that was killed for taking too long or making no progress."""
+    """How often a trial starts again after it was killed for taking too long or making no progress."""
 
     max_worker_retries: int = Field(default=2, ge=0)
     """How often a trial starts again after its worker or node died. Preemption does not count."""

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from xlmr_sweep.study.canonical import Declared
 
 Bucket = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://")]
-"""A URI. A path is none."""
+"""A URI, not a path."""
 
 
 class DataSpec(Declared):

@@ -26,7 +26,7 @@ class Pretraining(Declared):
     """AdamW's decoupled weight decay."""
 
     mask_rate: float = Field(default=0.2, gt=0, lt=1)
-    """Share of the non-special tokens that are masked, at least one a document."""
+    """Share of the tokens that are masked, at least one per document. Special tokens do not count."""
 
     max_length: int = Field(default=64, ge=8)
     """Longest document in tokens, special tokens included."""

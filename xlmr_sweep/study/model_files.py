@@ -1,8 +1,8 @@
 """Which files of a folder are its model: those that transformers itself would load. In: a folder. Out: `ModelFiles`.
 
-Everything that reads, checks or hashes a model folder takes its files from here. transformers looks for one file of weights, then
-for the index of several, in safetensors before `.bin`. No other file is read, whatever its name: weights of another save, parts
-of an older one, adapters.
+All that reads, checks or hashes a model folder takes its files from here. transformers looks for one file of weights, then for
+the index of several; first for safetensors, then for `.bin`. It reads no other file: not the weights of another save, parts of an
+older one, or adapters.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def find_model_files(folder: Path) -> ModelFiles:
 
 
 def weights_order(config: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Returns the names to look for, pair by pair: of one file of weights and of the index of several. An empty one is none."""
+    """Returns the names to look for, in pairs: one file of weights, and the index of several. An empty name means none."""
     named = config.get("transformers_weights")
     if not isinstance(named, str):
         return ORDER

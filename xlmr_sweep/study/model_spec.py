@@ -61,11 +61,11 @@ class ModelSpec(Declared):
     """Accepts a model without a masked-LM head: a seeded one is made, and is part of the identity."""
 
     instructed_folder: Path | None = None
-    """Weights that were instruction-tuned elsewhere; then no instruction job runs for this model."""
+    """Weights that were instruction-tuned elsewhere. No instruction job then runs for this model."""
 
     gpus: Annotated[float | Literal["auto"], BeforeValidator(_gpu_share)] = 1.0
     """Runtime. GPUs of one fine-tuning trial: 1/n to share one, a whole number, or `auto`. With `auto` the model's first trial
-    runs alone on a whole GPU and measures which 1/n is enough. Without GPUs only `auto` has an effect: the memory that the first
+    runs alone on a whole GPU, and measures which 1/n is enough. Without GPUs only `auto` has an effect: the memory that the first
     trial needs then decides how many CPUs a trial holds."""
 
     cpus: Share = 1.0
@@ -93,5 +93,5 @@ class ModelSpec(Declared):
 
     @property
     def num_ranks(self) -> int:
-        """Processes of one fine-tuning trial on GPUs: one a whole GPU, one where a GPU is shared."""
+        """Processes of one fine-tuning trial on GPUs: one per whole GPU, or one if a GPU is shared."""
         return 1 if self.gpus == AUTO else max(1, int(self.gpus))

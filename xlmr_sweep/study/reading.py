@@ -40,10 +40,10 @@ def studies_folder() -> Path:
 
 
 class _AsWritten(yaml.SafeLoader):
-    """Refuses what YAML would read as something else than a reader does.
+    """Refuses what YAML would read in another way than a person does.
 
-    That is a mapping with the same key twice, of which the last would win (a merge, `<<`, may be overridden), and numbers that
-    are not decimal: 010 would be 8, and 1:30 would be 90.
+    Two things are refused. A mapping may not hold a key twice: the last would win. (A merge, `<<`, may be overridden.) A number
+    must be decimal: 010 would be 8, and 1:30 would be 90.
     """
 
     def construct_decimal(self, node: yaml.ScalarNode) -> Any:

@@ -130,7 +130,7 @@ def _without_long_field(task: TaskSpec, row: Mapping[str, Any]) -> str:
 
 
 def _spelt(tokenizer: Tokenizer, text: str, more: Sequence[str] = ()) -> str:
-    """Returns the special token that the own words of a template spell, in whatever case or width; empty if there is none."""
+    """Returns the special token that a template's own words spell, in any case or width. Empty if there is none."""
     words = [unicodedata.normalize("NFKC", literal) for literal, _, _, _ in string.Formatter().parse(text)]
     # A special token that is a plain word may be meant as a word. Whether it is one, the ids tell.
     spellings = [token for token in (*tokenizer.all_special_tokens, *more) if not token.isalnum()]

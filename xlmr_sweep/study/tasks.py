@@ -81,7 +81,7 @@ class TaskSpec(Declared):
         number is a position only where no name fits. Where two readings are possible, they must agree.
 
         Raises:
-            ValueError: if `raw` is none of the task's labels (a hidden test label of -1 among them), or could be two of them.
+            ValueError: if `raw` is no label of the task (such as -1, a hidden test label), or could be two of them.
         """
         text = str(raw) if isinstance(raw, str | int) else ""
         named = [] if isinstance(raw, bool) else [i for i, name in enumerate(self.labels) if name == text]

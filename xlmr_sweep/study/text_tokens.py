@@ -54,7 +54,7 @@ class TextTokens:
         """Returns the token ids of each text, without special tokens.
 
         Raises:
-            StudyError: if the tokenizer makes a special token of a text whatever is done.
+            StudyError: if the tokenizer cannot be kept from reading a special token in a text.
         """
         plain = [self.unspelt(text) for text in texts]
         found = [list(ids) for ids in self._encode(plain)["input_ids"]] if plain else []

@@ -1,7 +1,7 @@
 """Which rows a step takes, and how a rank puts its share of them through the model.
 
-In: row counts and masked sequences. Out: row numbers of a step, slices of similar length, tensors. The step alone says what a
-global batch holds. Ranks and micro-batches only cut it up.
+In: row counts and masked sequences. Out: row numbers of a step, slices of similar length, tensors. The step alone
+decides what a global batch holds. Ranks and micro-batches only divide it.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class BatchSource(Protocol):
 
 @dataclass(frozen=True)
 class RowOrder:
-    """Every epoch takes all rows in an order of its own. A batch may reach over the end of an epoch.
+    """The order of rows in a run. Every epoch takes all rows in another order. A batch may reach over the end of an epoch.
 
-    The step alone says which rows it takes, so a run can go on at any step and need not count the steps before.
+    The step alone decides which rows it takes. So a run can go on at any step, without counting the steps before.
     """
 
     num_rows: int
@@ -113,7 +113,7 @@ class OrderedBatches:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Sequences of one pass, N tokens of which n are masked."""
+    """The sequences of one pass: N tokens, n of them masked."""
 
     tokens: Sequences
 
@@ -136,7 +136,7 @@ def plan_micro_batches(lengths: Sequence[int], max_tokens: int) -> list[tuple[in
 
     Args:
         lengths: tokens of the rows, descending.
-        max_tokens: greatest padded size of a slice in tokens. A longer row is a slice of its own.
+        max_tokens: largest padded size of a slice, in tokens. A longer row is a slice by itself.
 
     Returns:
         Half-open slices that cover all rows.

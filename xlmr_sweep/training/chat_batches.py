@@ -1,4 +1,4 @@
-"""The rows of instruction tuning: a mixture in the chat template, tokenised once, masked anew each time a row comes up."""
+"""The rows of instruction tuning: a mixture in the chat template, tokenised once. A row gets new masks each time it is used."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from xlmr_sweep.training.masking import Masked, mask_chats, step_draws
 
 @dataclass(frozen=True)
 class ChatBatches(OrderedBatches):
-    """Instruction rows in the chat template, masked anew each time they come up."""
+    """Instruction rows in the chat template. A row gets new masks each time it is used."""
 
     chats: ChatRows
     order: RowOrder
@@ -77,7 +77,7 @@ def tokenised_once(
     if told[1]:
         raise error or (StorageError if told[0] else StudyError)(told[1])
     manifest = storage.read_json(manifest_of(told[2]))
-    # A mixture that was made anew has other tokens in a folder of the same name.
+    # A mixture that was made again has other tokens in a folder of the same name.
     mixture = str(mixture_manifest(study, storage)["fingerprint"])
     return open_chat_rows(storage.download(told[2], cache_folder(storage) / mixture[:16]), manifest)
 

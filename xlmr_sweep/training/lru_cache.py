@@ -29,7 +29,7 @@ class LruCache(Generic[T]):
             self._items.move_to_end(key)
             return self._items[key][0]
         if self._num_bytes() > self._max_bytes:
-            # One item alone is too large. It goes before the next is made, so that both are never in memory at once.
+            # A single item is too large. It is dropped before the next is made, so that both are never in memory at once.
             # Modules hold cycles of references, which only the collector frees.
             self._items.clear()
             gc.collect()

@@ -42,10 +42,10 @@ def step_draws(seed: int, step: int, num_rows: int, max_length: int) -> NDArray[
     the whole batch, so all agree.
 
     Args:
-        seed: of the run.
-        step: of the run; each step has numbers of its own.
-        num_rows: of the global batch.
-        max_length: greatest number of tokens a row.
+        seed: the run's seed.
+        step: the step. Each step has its own numbers.
+        num_rows: rows of the global batch.
+        max_length: the most tokens in a row.
     """
     generator = np.random.Generator(np.random.Philox(key=[seed, step]))
     return generator.random((num_rows, max_length + 1))
@@ -107,7 +107,7 @@ def mask_chats(
 
 
 def _chosen(num_tokens: NDArray[np.int64], rate: float, draws: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Returns which of the tokens of all rows, (their sum,), `choose` would take of each row alone."""
+    """Returns for the tokens of all rows, end to end, which of them are masked. Each row is decided as if it were alone."""
     counts = (rate * num_tokens + draws[:, 0]).astype(np.int64)
     is_token = np.arange(num_tokens.max(initial=0)) < num_tokens[:, None]
     # Places beyond a row's tokens come last in its order. Values are sorted, not places: that takes a tenth of the time.

@@ -1,7 +1,7 @@
 """A step of masked language modelling on one GPU: micro-batches without padding, in buffers of fixed size, as CUDA graphs.
 
-In: the masked rows of a step. Out: their gradients and losses, then AdamW's step on them, all queued and nothing read back. It
-computes what `plain_step` computes, up to rounding; dropout draws other masks. `packed_refusal` says where it is not to be had.
+In: the masked rows of a step. Out: their gradients and losses, then AdamW's step. All of it is queued, and nothing is read back.
+The result is that of `plain_step` up to rounding; dropout draws other masks. `packed_refusal` says when it cannot be used.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from xlmr_sweep.training.train_settings import TrainSettings
 
 
 def packed_refusal(root: nn.Module, precision: str, world: World) -> str | None:
-    """Returns why a run does not take the packed step, or None where it does.
+    """Returns why a run cannot use the packed step, or None if it can.
 
     Args:
         root: the loss module.

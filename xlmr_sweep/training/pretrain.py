@@ -40,7 +40,7 @@ MAX_TOKENS = 16_384
 
 @dataclass(frozen=True)
 class TextBatches(OrderedBatches):
-    """Texts as sequences `<s> text </s>`, masked anew each time they come up."""
+    """Texts as sequences `<s> text </s>`. A text gets new masks each time it is used."""
 
     texts: Sequence[Sequence[int]]
     """Token ids with the special ones."""

@@ -1,6 +1,6 @@
-"""Numbers that a device still computes when a step is queued: read one step late, so that no step waits for them.
+"""Numbers that a device still computes when a step is queued. They are read one step late, so no step waits for them.
 
-In: small tensors, one a step. Out: their values, told in the order of the steps. On a CPU they are there at once.
+In: small tensors, one per step. Out: their values, in the order of the steps. On a CPU they are there at once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A rank's side of a request for a checkpoint: a file in the storage, of which all ranks must learn after the same step."""
+"""A rank's side of a request for a checkpoint. It is a file in the storage, and all ranks must see it after the same step."""
 
 from __future__ import annotations
 

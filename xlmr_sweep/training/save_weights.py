@@ -4,8 +4,8 @@ In: a trained model, its task's inputs, the warm state it came from. Out: `weigh
 vocabulary: embedding rows that the trial never held come from its starting weights.
 
 `prompted` and `instructed` load as `AutoModelForMaskedLM`. `baseline` of XLM-R and families like it loads as
-`AutoModelForSequenceClassification`: their head is ours. Other families have another head in transformers: there the folder
-loads as `AutoModel`, and the head lies beside it.
+`AutoModelForSequenceClassification`: their head is ours. Other families have another head in transformers. Their folder loads as
+`AutoModel`, and the head is a file beside it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Trials by the static step: one GPU, a family with a fast path, bf16. What is kept of a model from trial to trial, and a trial.
+"""Trials by the static step: one GPU, a family with a fast path, bf16. Also what stays from trial to trial.
 
-In: a trial's module and its tokenised examples. Out: losses, and logits of the evaluation set, as the plain way gives them up to
-rounding. Where the static step is not to be had, `static_refusal` says why, and the plain way runs.
+In: a trial's module and its tokenised examples. Out: losses, and the logits of the evaluation set. They are those of the plain
+way up to rounding. If the static step cannot be used, `static_refusal` says why, and the plain way runs.
 """
 
 from __future__ import annotations

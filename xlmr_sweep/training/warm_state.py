@@ -45,9 +45,9 @@ CACHE_BYTES = 4 * 2**30
 """A process caches at most this much tokenised data, and as much of starting weights, beyond what its trial needs."""
 
 MODULE_CACHE_BYTES = 128 * 2**20
-"""Of modules a process caches at most this much, on its device: those of small models, whose trials are short. A larger module is
-built anew for another task, in less time than a step takes. In the cache it would be memory that no prediction and no measured
-share counts."""
+"""A process caches at most so many bytes of modules on its device. These are modules of small models, whose trials are short. A
+larger module is built again for another task, in less time than a step takes. In the cache it would be memory that is part of no
+prediction and of no measured share."""
 
 UNMAP_BYTES = 128 * 2**20
 """Starting weights beyond this are unmapped while a trial trains. Pages that only one process maps count as its own memory, and
@@ -119,7 +119,7 @@ class WarmState:
     def starting_weights(self, trial: Trial) -> StartingWeights:
         """Returns the weights that the trial starts from."""
         source = self.source(trial)
-        # Weights that were made anew in the same folder are others.
+        # Weights that were made again in the same folder have another stamp.
         key = f"weights of {source.name} {stamp(source)}"
 
         def take() -> StartingWeights:

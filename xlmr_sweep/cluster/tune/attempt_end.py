@@ -20,7 +20,7 @@ from xlmr_sweep.study.plan import Trial
 
 
 def record_left_by(trial: Trial, storage: Storage) -> Mapping[str, Any] | None:
-    """Returns the record of a trial whose process died after writing it; None if there is none or the storage fails."""
+    """Returns the record of a trial whose process died after writing it. None if there is no record, or if the storage fails."""
     with suppress(OSError, StudyError):
         record: Mapping[str, Any] | None = storage.read_json(record_file(trial.trial_id))
         return record

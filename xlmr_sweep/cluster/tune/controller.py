@@ -1,9 +1,9 @@
 """Access to Tune's controller, through the scheduler that it calls. Ray 2.60.
 
-It does what Tune does not do by itself:
+It does what Tune does not do:
 
-* An actor that Ray's memory monitor kills raises `OutOfMemoryError`, and Tune would end the whole run. Here it is a dead actor.
-* A trial that waits for a placement group on a node that is gone would wait for ever. Here it can be taken back.
+* An actor that Ray's memory monitor kills counts as a dead actor. In Tune it raises `OutOfMemoryError`, which would end the run.
+* A trial that waits for a placement group on a lost node can be taken back. In Tune it would wait for ever.
 * A process that no longer answers can be killed.
 """
 

@@ -72,7 +72,7 @@ class AttemptTrial(TuneTrial):  # type: ignore[misc]
     def handle_error(self, exc: Exception | None = None) -> None:
         """Keeps the error in memory. Tune's own method writes a file, on a disk that may be full.
 
-        Every error is counted, so that Tune never starts the attempt again by itself, as it would after a preemption.
+        Every error is counted. So Tune never starts the attempt again itself, as it would after a preemption.
         """
         self.error = exc
         self.run_metadata.num_failures += 1
@@ -84,7 +84,7 @@ class TuneQueue(BasicVariantGenerator):  # type: ignore[misc]
 
     Args:
         admission: what comes next.
-        jobs: runs the instruction jobs, of which Tune knows nothing.
+        jobs: runs the instruction jobs. Tune does not know of them.
         poll: called each time Tune asks.
     """
 
@@ -144,7 +144,7 @@ class TuneQueue(BasicVariantGenerator):  # type: ignore[misc]
         """Keeps nothing: the records are the memory of a study, not Tune."""
 
     def has_checkpoint(self, dirpath: str) -> bool:
-        """Returns False: each run is planned anew from the records."""
+        """Returns False: each run makes its plan from the records."""
         return False
 
     def _tune_trial(self, attempt: Attempt) -> TuneTrial:

@@ -46,7 +46,7 @@ from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
 
 TUNE_ENVIRONMENT = {
-    # The run reports by itself, and the records are its memory: Tune's own snapshots would only cost time.
+    # The run itself reports, and the records are its memory. Tune's own snapshots would only cost time.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -107,7 +107,7 @@ def run_trials(
     os.environ.update(TUNE_ENVIRONMENT)
     controller = TuneControllerAccess()
     watch = NodeWatch(admission.free_resources.nodes, problem=LateNodes(storage).problem, draining=draining_nodes)
-    # The policy sees the nodes that trials may use: a larger share that only a quarantined node could hold is none.
+    # The policy sees only nodes that trials may use. A larger share must not be one that only a quarantined node could hold.
     policy = RetryByCause(study.cluster, storage, lambda: admission.free_resources.nodes)
     metrics = TrialMetrics(study.name, admission.waiting)
     supervisor = Supervisor(storage, study.cluster, admission, policy, controller, watch, events, metrics)

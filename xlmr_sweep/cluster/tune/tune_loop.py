@@ -2,11 +2,11 @@
 
 What differs from Tune's own:
 
-* It asks the admission for trials and never sleeps on it. Tune's looks at every trial of the run in each step and sleeps for
+* It asks the admission for trials and never sleeps. Tune's loop looks at every trial of the run in each step, and sleeps for
   seconds when nothing runs.
-* It keeps a warm process exactly as long as the admission has a use for it. Tune's keeps an idle process and its GPU for whatever
-  may come, and gives a process that becomes free to a trial whose own process is still starting.
-* A process is started with two arguments. Tune's passes classes for which the process imports all of Tune.
+* It keeps a warm process exactly as long as the admission has a use for it. Tune's loop keeps an idle process and its GPU in case
+  a trial comes. It also gives a process that becomes free to a trial whose own process is still starting.
+* A process is started with two arguments. Tune's loop passes classes, and to read them the process imports all of Tune.
 * It forgets trials that have ended.
 """
 
@@ -112,8 +112,9 @@ class SweepLoop(TuneController):  # type: ignore[misc]
     def _maybe_add_actors(self) -> None:
         """Gives each trial that was just handed out a warm process, or starts one for it.
 
-        Trials whose process is starting are left alone. Tune's own gives every process that becomes free to the one that waits
-        longest, and ends the process that was starting for it. With trials shorter than a start, most processes never started.
+        A trial whose process is starting waits for it. Tune's own method gives a process that becomes free to the trial that
+        waits longest, and ends the process that was starting for that trial. If trials are shorter than a start, most processes
+        then never start.
         """
         added: list[TuneTrial] = self._pending_trials_list
         self._pending_trials_list: list[TuneTrial] = []

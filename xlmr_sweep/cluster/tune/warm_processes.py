@@ -14,12 +14,12 @@ from xlmr_sweep.cluster.trial_process import TrialProcess
 class OneActorClass:
     """Makes every process a `TrialProcess`. Stands in for Tune's `_ActorClassCache`.
 
-    Tune's gives every process a runtime environment of its own. For that Ray starts Python twice and cannot use the processes
-    that it keeps ready. It also shows the credentials that Tune hands on by it, in its logs and in command lines of processes.
+    Tune's class gives every process its own runtime environment. Ray then starts Python twice, and cannot use the processes that
+    it keeps ready. Tune also passes credentials on in this environment, which shows them in logs and in command lines.
     """
 
     def __init__(self) -> None:
-        # Not by `options`: what it returns is no actor class, and Tune's actor manager refuses it.
+        # `options` does not help: it returns no actor class, and Tune's actor manager refuses that.
         self._actor_class = ray.remote(TrialProcess)
 
     def get(self, trainable_cls: type) -> Any:

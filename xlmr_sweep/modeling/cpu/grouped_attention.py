@@ -24,7 +24,7 @@ GROUP_COST_NS = 170_000
 SCORE_COST_NS = 17
 
 GROUP_SCORES = 2**21
-"""Most scores of a group: 8 MB in fp32, which stay in the cache. A single longer sequence makes a group of its own."""
+"""The most scores in a group: 8 MB in fp32, which stay in the cache. A longer sequence is a group by itself."""
 
 
 @lru_cache(maxsize=1024)
