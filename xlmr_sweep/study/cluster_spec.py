@@ -21,8 +21,7 @@ class ClusterSpec(Declared):
 
     trial_stall_s: float = Field(default=1800, gt=0)
     """A trial that finishes no step for this long is killed, and runs again in the same way. Evaluation counts as a step. The
-    first
-    step has at least ten minutes, because imports, data and weights come before it."""
+    first step has at least ten minutes, because imports, data and weights come before it."""
 
     max_hang_retries: int = Field(default=1, ge=0)
     """How often a trial starts again after it was killed for taking too long or making no progress."""
