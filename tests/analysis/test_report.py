@@ -121,7 +121,7 @@ def test_the_reason_for_no_ipr_is_the_true_one(study_table: pd.DataFrame) -> Non
 def test_a_given_score_reaches_the_table_and_must_be_one(study_table: pd.DataFrame, tmp_path: Path) -> None:
     paths = build_report(study_table[study_table["model"] == "base"], tmp_path, target_score=0.55)
     assert set(pd.read_csv(paths.csv["efficiency"])["target_score"]) == {0.55}
-    assert "needs for a score of 0.55;" in paths.html.read_text()
+    assert "needs for a score of 0.55." in paths.html.read_text()
     with pytest.raises(TableError, match=r"^--target-score: 2 is not in \[0, 1\]$"):
         build_report(study_table, tmp_path, target_score=2)
 

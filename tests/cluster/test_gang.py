@@ -178,8 +178,7 @@ def test_a_rank_that_dies_is_told_at_once_with_its_host(world: World, monkeypatc
 
 
 def test_a_rank_that_raises_leaves_rank_0_time_to_raise_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    looks = [0]
+    now, looks = [100.0], [0]
 
     def clock() -> float:
         looks[0] += 1
@@ -192,7 +191,7 @@ def test_a_rank_that_raises_leaves_rank_0_time_to_raise_the_same(world: World, m
         world.ray.ranks[0].running[0].fail(ray.exceptions.RayTaskError("run", "Traceback", MemoryError("rank 1 alone")))
         wait_for(lambda: looks[0] > 4)
         assert world.told == []
-        now[0] = module.GRACE_S + 0.1
+        now[0] += module.GRACE_S + 0.1
         wait_for(lambda: world.told)
 
     with pytest.raises(ray.exceptions.RayTaskError):

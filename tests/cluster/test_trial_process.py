@@ -104,6 +104,9 @@ class SavingWork:
     def resolved(self, trial):
         return {}
 
+    def close(self):
+        pass
+
 STALL_S = 0.2
 run(FullStorage(sys.argv[1]), SavingWork(), {"trial_stall_s": STALL_S, "storage_patience_s": 1000})
 """

@@ -118,7 +118,8 @@ class Gang:
         working = [rank.run.remote(trial) for rank in self._ranks]
         with self._watched(working):
             yield
-            ray.get(working, timeout=COLLECTIVE_TIMEOUT_S)
+            if working:
+                ray.get(working, timeout=COLLECTIVE_TIMEOUT_S)
 
     def failure(self, own: Mapping[str, Any]) -> Mapping[str, Any]:
         """Returns the failure that came first.
