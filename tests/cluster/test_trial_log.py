@@ -10,11 +10,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from patience import wait_for
 
+from xlmr_sweep.cluster import log_copy
 from xlmr_sweep.cluster.failures import attempt_line
 from xlmr_sweep.cluster.log_copy import keep_log, move_left_logs
 from xlmr_sweep.cluster.trial_log import log_name, next_attempt, trial_log
@@ -170,3 +173,50 @@ def test_a_log_whose_earlier_attempts_cannot_be_read_is_not_written_over_them(
         assert not keep_log(storage, TRIAL, path)
         assert (tmp_path / log_name(TRIAL)).read_text() == before
     assert (tmp_path / log_name(TRIAL)).read_text() == before + "second\n"
+
+
+def attempt_of(folder: Path, number: int) -> Path:
+    """Writes the log of an attempt, as a node's own disk has it."""
+    path = folder / f"{number}.log"
+    path.write_text(f"{attempt_line(number, TRIAL, 0, f'run-{number}')}\nwords of {number}\n")
+    return path
+
+
+def test_two_machines_that_copy_at_once_lose_no_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri, claimed, others = f"local://{tmp_path}/runs", threading.Event(), []
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)  # A lock of one machine says nothing to another.
+
+    class Second(Storage):
+        def _write(self, name: str, data: bytes) -> None:
+            super()._write(name, data)
+            claimed.set()
+
+    class First(Storage):
+        def _read(self, name: str) -> bytes:
+            try:
+                return super()._read(name)
+            finally:
+                # The second one begins between this one's reading and writing.
+                other = threading.Thread(target=keep_log, args=(Second(uri), TRIAL, attempt_of(tmp_path, 2)))
+                others.append(other)
+                other.start()
+                wait_for(lambda: claimed.is_set() or not other.is_alive())
+
+    assert keep_log(First(uri), TRIAL, attempt_of(tmp_path, 1))
+    (other,) = others
+    other.join()
+    text = Storage(uri).read(log_name(TRIAL)).decode()
+    assert [text.count(f"words of {number}\n") for number in (1, 2)] == [1, 1]
+    assert Storage(uri).names("tmp") == []
+
+
+def test_the_claim_of_a_process_that_was_killed_holds_a_log_for_a_while_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage(f"local://{tmp_path}/runs")
+    storage.write(f"tmp/log-{TRIAL.trial_id}-left", b"")
+    storage.write("tmp/log-of-another-trial-left", b"")
+    monkeypatch.setattr(log_copy, "CLAIMS_LAST_S", 0.2)
+    assert keep_log(storage, TRIAL, attempt_of(tmp_path, 1))
+    assert b"words of 1" in storage.read(log_name(TRIAL))
+    assert storage.names("tmp") == ["log-of-another-trial-left"]

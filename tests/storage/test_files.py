@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -103,6 +103,44 @@ def test_what_fails_for_a_while_is_tried_again(tmp_path: Path, monkeypatch: pyte
     Storage(tmp_path).patient(1000).write("records/a.json", b"kept")
     assert pauses == [0.05, 0.1, 0.2]
     assert Storage(tmp_path).read("records/a.json") == b"kept"
+
+
+LOOKS: dict[str, Callable[[Storage], bool]] = {
+    "exists": lambda storage: storage.exists("records/a.json"),
+    "size": lambda storage: storage.size("records/a.json") == 4,
+    "names": lambda storage: storage.names("records") == ["a.json"],
+    "folders": lambda storage: storage.folders("") == ["records"],
+    "download": lambda storage: (storage.download("records", Path(tempfile.mkdtemp())) / "a.json").read_bytes() == b"kept",
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_server_that_does_not_answer_for_a_while_is_asked_again_by_every_look(
+    look: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, pauses = f"local://{tmp_path}", []
+    Storage(uri).write("records/a.json", b"kept")
+    monkeypatch.setattr(storage_module, "time", SimpleNamespace(sleep=pauses.append, monotonic=time.monotonic))
+    storage = Storage(uri).patient(1000)
+    real, answers = storage._fs, iter([False, False])
+
+    class Silent:
+        def __getattr__(self, name: str) -> object:
+            return getattr(real, name) if next(answers, True) else self.fail
+
+        def fail(self, *_: object, **__: object) -> None:
+            raise OSError("connection refused")
+
+    def copied(source: str, target: str, source_filesystem: Silent) -> None:
+        # The library takes nothing but its own file systems.
+        source_filesystem.get_file_info(source)
+        copy_files(source, target, source_filesystem=real)
+
+    copy_files = storage_module.fs.copy_files
+    monkeypatch.setattr(storage_module.fs, "copy_files", copied)
+    monkeypatch.setattr(storage, "_fs", Silent())
+    assert LOOKS[look](storage)
+    assert len(pauses) == 2
 
 
 def test_a_storage_that_is_gone_for_minutes_is_waited_for_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

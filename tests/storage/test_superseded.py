@@ -79,8 +79,8 @@ def test_each_kind_of_record_in_doubt_is_named_by_status_and_its_trial_runs_agai
     kind: str, study_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spoil, changes, tasks, reason = KINDS[kind]
-    # The sound model first: its tokenizer counts the tokens of the instruction data, which all instructed trials depend on.
-    folders = {"sound": make_encoder(tmp_path / "sound", seed=1), "tiny": tmp_path / "encoder"}
+    # The other model first: its tokenizer counts the tokens of the instruction data, which all instructed trials depend on.
+    folders = {"tiny": tmp_path / "encoder", "sound": make_encoder(tmp_path / "sound", seed=1)}
     models = [{"name": name, "folder": str(folder)} for name, folder in folders.items()]
     path, home = study_file(models=models, tasks=[CB_TASK | changes, "copa"]), Storage(tmp_path / "runs")
     if spoil is not None:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 import re
 import tempfile
+import time
+import uuid
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.storage.artifacts import log_file
+from xlmr_sweep.storage.artifacts import TMP, log_file, temporary_file
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import Trial
 
@@ -27,6 +30,9 @@ ATTEMPT = "attempt"
 
 FIRST_LINE = re.compile(rb"(?m)^.*\b%b \d+: .*, process \d+, oom_kill \d+ \(.*\)\n" % ATTEMPT.encode())
 """The line with which each attempt begins; `failures.attempt_line` writes it."""
+
+CLAIM_PAUSE_S, CLAIMS_LAST_S = 0.1, 30.0
+"""Seconds until a process looks again whether others write to a log, and for how long their claims count."""
 
 
 def outside(trial: Trial) -> Path:
@@ -43,7 +49,7 @@ def keep_log(storage: Storage, trial: Trial, path: Path) -> bool:
     """Copies an attempt's log that lies outside the storage into it. Returns whether the log is in the storage now."""
     if is_inside(storage, path):
         return True
-    with suppress(OSError, StudyError), _one_writer(trial):
+    with suppress(OSError, StudyError), _one_writer(trial), _one_machine(storage, trial):
         name = log_file(trial.trial_id)
         try:
             kept = storage.read(name)
@@ -123,3 +129,31 @@ def _one_writer(trial: Trial) -> Iterator[None]:
             file = held.enter_context((Path(tempfile.gettempdir()) / f"xlmr_sweep-{os.getuid()}-{number}.lock").open("a"))
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def _one_machine(storage: Storage, trial: Trial) -> Iterator[None]:
+    """Lets one machine at a time add to a trial's log: an object store has no locks.
+
+    Each writes a claim of its own and then looks for others. Of two that do this at once at least one sees the other, and
+    withdraws for a moment. A claim that stays is of a process that was killed.
+    """
+    start = f"log-{trial.trial_id}-"
+    own = f"{start}{uuid.uuid4().hex}"
+    deadline = time.monotonic() + CLAIMS_LAST_S
+    try:
+        while True:
+            storage.write(temporary_file(own), b"")
+            others = [name for name in storage.names(TMP) if name.startswith(start) and name != own]
+            if not others:
+                break
+            if time.monotonic() > deadline:
+                for name in others:
+                    storage.delete(temporary_file(name))
+                break
+            storage.delete(temporary_file(own))
+            time.sleep(CLAIM_PAUSE_S * random.uniform(0.5, 1.5))
+        yield
+    finally:
+        with suppress(OSError, StudyError):
+            storage.delete(temporary_file(own))

@@ -7,8 +7,10 @@ the process that put it. If it is gone, because that process ended or the node d
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import hashlib
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -40,8 +42,11 @@ class _Entry(NamedTuple):
     num_bytes: int
     pid: int
     """The process that made the arrays."""
-    references: bytes | None
-    """Pickled references to the arrays by name; None while they are being made."""
+    references: str | None
+    """Ray's references to the arrays by name, pickled and in base64; None while the arrays are being made.
+
+    Only Ray's own pickle of a reference tells another process who holds the object. A process that takes the arrays reads it.
+    """
 
 
 class ObjectStoreArrays:
@@ -69,14 +74,11 @@ class ObjectStoreArrays:
             return self._put(key, make()) if found is None else found
 
     def _find(self, key: str) -> Arrays | None:
-        entry = internal_kv._internal_kv_get(self._entry(key), namespace=NAMESPACE)
-        if not entry:
-            return None
-        pickled = _Entry(*cloudpickle.loads(entry)).references
-        if pickled is None:
+        entry = _read_entry(self._entry(key))
+        if entry is None or entry.references is None:
             return None
         try:
-            references = cloudpickle.loads(pickled)
+            references = cloudpickle.loads(base64.b64decode(entry.references))
             arrays: Arrays = dict(zip(references, ray.get(list(references.values()), timeout=GET_TIMEOUT_S), strict=True))
         except (ray.exceptions.RayError, ValueError):
             # The process that put it is gone, and the object with it.
@@ -101,7 +103,7 @@ class ObjectStoreArrays:
             return arrays
         self._held[key] = references
         # Pickling a reference makes Ray keep the object until this process ends.
-        self._write_entry(key, size, cloudpickle.dumps(references))
+        self._write_entry(key, size, base64.b64encode(cloudpickle.dumps(references)).decode())
         return shared
 
     def _reserve(self, key: str, size: int) -> bool:
@@ -109,12 +111,11 @@ class ObjectStoreArrays:
         with _locked(self._node):
             taken = 0
             for name in internal_kv._internal_kv_list(self._prefix, namespace=NAMESPACE):
-                entry = internal_kv._internal_kv_get(name, namespace=NAMESPACE)
-                if not entry or name == self._entry(key):
+                entry = _read_entry(name)
+                if entry is None or name == self._entry(key):
                     continue
-                size_of, pid, _ = _Entry(*cloudpickle.loads(entry))
-                if Path(f"/proc/{pid}").exists():
-                    taken += size_of
+                if Path(f"/proc/{entry.pid}").exists():
+                    taken += entry.num_bytes
                 else:  # With its process gone, Ray may give the memory to others.
                     internal_kv._internal_kv_del(name, namespace=NAMESPACE)
             free = STORE_SHARE * store_bytes(self._node) - taken
@@ -124,8 +125,8 @@ class ObjectStoreArrays:
             self._write_entry(key, size, None)
             return True
 
-    def _write_entry(self, key: str, size: int, references: bytes | None) -> None:
-        entry = cloudpickle.dumps(tuple(_Entry(size, os.getpid(), references)))
+    def _write_entry(self, key: str, size: int, references: str | None) -> None:
+        entry = json.dumps(_Entry(size, os.getpid(), references)).encode()
         internal_kv._internal_kv_put(self._entry(key), entry, overwrite=True, namespace=NAMESPACE)
 
     def _warn_once(self, key: str, size: int, free: float) -> None:
@@ -138,6 +139,11 @@ class ObjectStoreArrays:
 
     def _entry(self, key: str) -> bytes:
         return self._prefix + key.encode()
+
+
+def _read_entry(name: bytes) -> _Entry | None:
+    content = internal_kv._internal_kv_get(name, namespace=NAMESPACE)
+    return _Entry(*json.loads(content)) if content else None
 
 
 def forget_arrays() -> None:

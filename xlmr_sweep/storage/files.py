@@ -40,8 +40,8 @@ class Storage:
 
     Args:
         location: a path or a URI, such as `runs/paper`, `file:///data/paper` or `s3://bucket/paper`.
-        patience_s: seconds for which reads, writes and deletions that fail are tried again. A disk may be full or read-only for
-            a while.
+        patience_s: seconds for which reads, listings, writes and deletions that fail are tried again. A disk may be full or
+            read-only, a server gone for a while.
     """
 
     def __init__(self, location: str | Path, patience_s: float = 0.0) -> None:
@@ -79,12 +79,15 @@ class Storage:
 
     def exists(self, name: str) -> bool:
         """Tells whether a file or folder of that name is there."""
-        return bool(self._fs.get_file_info(self._at(name)).type != fs.FileType.NotFound)
+        return bool(self._info(name).type != fs.FileType.NotFound)
 
     def size(self, name: str) -> int | None:
         """Returns a file's bytes in number; None where there is no such file."""
-        info = self._fs.get_file_info(self._at(name))
+        info = self._info(name)
         return int(info.size) if info.type == fs.FileType.File else None
+
+    def _info(self, name: str) -> Any:
+        return self._patiently(name, lambda: self._fs.get_file_info(self._at(name)))
 
     def read(self, name: str) -> bytes:
         """Returns a file's bytes.
@@ -222,7 +225,10 @@ class Storage:
 
     def _list(self, folder: str) -> list[tuple[str, fs.FileType]]:
         try:
-            found = self._fs.get_file_info(fs.FileSelector(self._at(folder), allow_not_found=True))
+            selector = fs.FileSelector(self._at(folder), allow_not_found=True)
+            found = self._patiently(folder, lambda: self._fs.get_file_info(selector))
+        except StorageError:
+            raise
         except OSError as error:
             problem = " ".join(str(error).split())
             raise StudyError(f"--storage {self}: {folder} cannot be listed: {problem}") from None
@@ -282,7 +288,7 @@ class Storage:
         if not target.is_dir():
             partial = target.with_name(f"{target.name}.{os.getpid()}.tmp")
             partial.mkdir(parents=True, exist_ok=True)
-            fs.copy_files(self._at(name), str(partial), source_filesystem=self._fs)
+            self._patiently(name, lambda: fs.copy_files(self._at(name), str(partial), source_filesystem=self._fs))
             try:
                 partial.rename(target)
             except OSError:  # Another process of this node was first.

@@ -92,8 +92,11 @@ def data_identity(study: Study, task: TaskSpec) -> dict[str, Any]:
     return {"folder": files}
 
 
-def mixture_identity(study: Study, *, as_in_0_1: bool = False) -> dict[str, Any]:
+def mixture_identity(study: Study) -> dict[str, Any]:
     """Returns what determines the filtered instruction data.
+
+    The folder of the model whose tokenizer counts tokens is named as version 0.1 named it. Only its tokenizer matters here, so
+    weights beside the model's in that folder cast no doubt on other models' instructed trials.
 
     Raises:
         StudyError: if they are read from a folder that is missing or empty.
@@ -101,7 +104,7 @@ def mixture_identity(study: Study, *, as_in_0_1: bool = False) -> dict[str, Any]
     spec = study.instructions
     counted_by = study.model(spec.tokenizer or study.models[0].name)
     identity: dict[str, Any] = {
-        "tokenizer": tokenizer_identity(study, counted_by, as_in_0_1=as_in_0_1),
+        "tokenizer": tokenizer_identity(study, counted_by, as_in_0_1=True),
         "max_target_tokens": spec.max_target_tokens,
         "exclude": sorted(spec.exclude),
         "max_rows": spec.max_rows,
@@ -132,7 +135,7 @@ def recipe_identity(study: Study, model: ModelSpec, *, as_in_0_1: bool = False) 
     return {
         "identity_version": IDENTITY_VERSION,
         "model": model_identity(study, model, as_in_0_1=as_in_0_1),
-        "mixture": mixture_identity(study, as_in_0_1=as_in_0_1),
+        "mixture": mixture_identity(study),
         "template": TEMPLATE_VERSION,
         "instruct": study.instruct.model_dump(mode="json", exclude={"checkpoint_every"}),
     }
