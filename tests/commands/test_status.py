@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 
 from xlmr_sweep.commands import entry
 from xlmr_sweep.commands.request import Request
@@ -71,3 +74,23 @@ def test_status_counts_by_cell_and_tells_what_is_wrong_with_files(
     assert "1 records of other settings are kept" in said
     assert "1 files in records/ are no records and will be set aside" in said
     assert "corrupt: records/broken.json: " in said
+
+
+def test_status_and_dry_run_name_weights_that_no_trial_reads(
+    study_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, home, file = study_file(), Storage(tmp_path / "runs"), tmp_path / "encoder" / "model.safetensors"
+    weights = load_file(file)
+    save_file(weights | {"distance_embedding.weight": next(iter(weights.values())) * 2}, file, {"format": "pt"})
+    shutil.copy(file, file.with_name("model_old.safetensors"))
+    request = Request(str(path), str(home))
+    places = ("model_old.safetensors", "1 weight has no place in transformers' masked-LM model of type xlm-roberta")
+    assert entry.dry_run(request, Console(width=200)) == 0
+    said = capsys.readouterr().out
+    assert all(re.search(f"Warning: model tiny: .*{place}", said) for place in places)
+    assert entry.status(request, Console(width=200)) == 0
+    assert "Note: " not in capsys.readouterr().out, "no record is concerned"
+    write_record(home, {**expand(load_study(str(path)))[0].as_dict(), "score": 0.5, "spec": {}, "resolved": {}})
+    assert entry.status(request, Console(width=200)) == 0
+    said = capsys.readouterr().out
+    assert all(re.search(f"Note: model tiny: .*{place}", said) for place in places)

@@ -15,6 +15,7 @@ from xlmr_sweep.storage.collect import collect
 from xlmr_sweep.storage.doubts import doubts
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.records import write_record
+from xlmr_sweep.storage.text_doubts import USUAL, spelt_otherwise
 from xlmr_sweep.study.identity import READING_VERSION, task_data_name
 from xlmr_sweep.study.plan import expand
 from xlmr_sweep.study.reading import load_study
@@ -76,6 +77,57 @@ def test_baselines_of_a_tokenizer_without_a_rule_are_stale(
     stale = states(study_file(), Storage(tmp_path / "runs"), {})
     assert set(stale) == {"baseline"}
     assert "put no special tokens around texts" in stale["baseline"]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_doubtful"),
+    [
+        ("a <MASK> cat", True),
+        ("a \uff1cs\uff1e cat", True),
+        ("a <p\xe4d> cat", True),
+        ("a <ma\x00sk> cat", True),
+        ("a <m\u200bask> cat", True),
+        ("a <mask> cat </s>", False),
+        ("a <unk> or <UNK> caf\xe9", False),
+    ],
+)
+def test_records_of_texts_that_spell_a_special_token_in_another_way_are_stale(
+    study_file: Callable[..., Path], tmp_path: Path, text: str, is_doubtful: bool
+) -> None:
+    path, storage, file = study_file(), Storage(tmp_path / "runs"), tmp_path / "superglue" / "CB" / "val.jsonl"
+    first, *others = file.read_text().splitlines()
+    file.write_text("\n".join([json.dumps({**json.loads(first), "premise": text}), *others]))
+    study = load_study(str(path))
+    cb, copa = study.tasks
+    for task in (cb, copa):
+        prepare_task(study, task, storage)
+    stale = states(path, storage, {})
+    assert set(stale) == ({"baseline", "prompted", "instructed"} if is_doubtful else set())
+    found = collect(storage, study)
+    assert {row["task"] for row in found.rows} == ({"copa"} if is_doubtful else {"cb", "copa"})
+    assert all("in a text of task cb as a special token" in reason for reason in stale.values())
+    assert states(path, storage, {"reading": READING_VERSION}) == {}
+
+
+def test_special_tokens_of_a_tokenizer_that_is_not_here_are_the_usual_ones() -> None:
+    assert spelt_otherwise(USUAL, ["a cat", "a [mask] cat"]) == "[mask]"
+    assert spelt_otherwise(("mask", "cite"), ["a masked cat", "a Cite"]) == "cite"
+    assert spelt_otherwise((), ["a [mask] cat"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "paradigms"),
+    [
+        ({"prompt": "{premise} It is [Mask]. {hypothesis}"}, {"prompted", "instructed"}),
+        ({"baseline": ["{premise} </S>", "{hypothesis}"]}, {"baseline"}),
+    ],
+)
+def test_records_of_a_prompt_that_spells_a_special_token_are_stale(
+    study_file: Callable[..., Path], tmp_path: Path, changes: dict[str, Any], paradigms: set[str]
+) -> None:
+    stale = states(study_file(tasks=[CB | changes]), Storage(tmp_path / "runs"), {})
+    assert set(stale) == paradigms
+    assert all("that the task's own words spell" in reason for reason in stale.values())
 
 
 @pytest.mark.parametrize(

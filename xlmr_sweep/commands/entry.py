@@ -24,6 +24,7 @@ from xlmr_sweep.commands.request import OpenedRequest, Request, choose, open_req
 from xlmr_sweep.commands.status import print_status
 from xlmr_sweep.commands.text_check import check_texts, examples_at_hand, tokenizer_at_hand
 from xlmr_sweep.errors import MissingFolderError, StudyError
+from xlmr_sweep.modeling.quick_check import folder_notes
 from xlmr_sweep.storage.artifacts import DATA, DRIVER, RESULTS_FILE, STUDY_FILE, TMP, corrupt_file, instruct_folder, stale_file
 from xlmr_sweep.storage.collect import Collected, collect, set_aside, write_results
 from xlmr_sweep.storage.driver_lock import only_driver
@@ -55,6 +56,8 @@ def status(request: Request, console: Console) -> int:
     # Wrong options are refused, although the table shows the whole study.
     choose(request, study, asked, every)
     print_status(console, found, not_here)
+    for note in folder_notes(study, {row["model"]: None for row in found.rows}):
+        _say(console, f"Note: {note}")
     return 0
 
 
@@ -73,6 +76,7 @@ def dry_run(request: Request, console: Console) -> int:
     unchecked = check_texts(study, trials, partial(tokenizer_at_hand, study, storage), partial(examples_at_hand, study, storage))
     if unchecked:
         parts.append(f"Label words and prompts not checked (no tokenizer at hand): {', '.join(unchecked)}")
+    parts += [f"Warning: {note}" for note in folder_notes(study, dict.fromkeys(trial.model for trial in trials))]
     for part in [*parts, *memory_parts(forecast_memory(study, storage, trials, found.done))]:
         if isinstance(part, str):
             _say(console, part)

@@ -53,8 +53,12 @@ class ModelFolder:
         return found
 
 
-def read_model_folder(source: ModelSource) -> ModelFolder | None:
+def read_model_folder(source: ModelSource, *, with_torch: bool = True) -> ModelFolder | None:
     """Returns what the source's folder holds; None for a hub id.
+
+    Args:
+        source: the model.
+        with_torch: also reads the shapes of `.bin` weights, for which torch is imported.
 
     Raises:
         StudyError: if configuration or weights are missing or damaged.
@@ -70,7 +74,8 @@ def read_model_folder(source: ModelSource) -> ModelFolder | None:
         raise StudyError(f"model {source.name}: {files.problem}")
     named = {CONFIG: config, TOKENIZER_CONFIG: _settings(source, folder / TOKENIZER_CONFIG) or {}}
     code = tuple(name for name, settings in named.items() if settings.get("auto_map"))
-    return ModelFolder(source, config, files, weight_shapes(source, files.weights), code)
+    shapes = weight_shapes(source, files.weights) if with_torch or files.is_safetensors else {}
+    return ModelFolder(source, config, files, shapes, code)
 
 
 def weight_shapes(source: ModelSource, files: Sequence[Path]) -> dict[str, tuple[int, ...]]:

@@ -7,6 +7,7 @@ In: a `ModelSource`, tasks. Out: what a user should know, where the folder surel
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from safetensors import SafetensorError
@@ -24,6 +25,7 @@ from xlmr_sweep.modeling.model_folder import (
 )
 from xlmr_sweep.modeling.source import ModelSource
 from xlmr_sweep.modeling.weight_names import weight_names
+from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.task_check import label_token_ids
 from xlmr_sweep.study.tasks import TaskSpec
 
@@ -50,6 +52,19 @@ def quick_check(source: ModelSource, tasks: Iterable[TaskSpec], max_length: int 
         if type(error) is Exception:
             return None
         raise
+
+
+def folder_notes(study: Study, names: Iterable[str]) -> list[str]:
+    """Returns what a user should know of the folders of some models, one line each, as far as that is sure without torch."""
+    found = []
+    for model in map(study.model, names):
+        for place in (model.folder, model.instructed_folder):
+            with suppress(OSError, ValueError, KeyError, TypeError, SafetensorError, StudyError):
+                folder = None if place is None else read_model_folder(ModelSource(model.name, str(place)), with_torch=False)
+                if folder is not None:
+                    notes = folder.notes() + (_weight_notes(folder, 0) or [])
+                    found += [f"model {model.name}: {note}" for note in notes]
+    return found
 
 
 def _weight_notes(folder: ModelFolder, max_length: int) -> list[str] | None:

@@ -12,6 +12,7 @@ from xlmr_sweep.storage.artifacts import commit_file, instruct_folder, manifest_
 from xlmr_sweep.storage.doubts import Cell, doubts
 from xlmr_sweep.storage.family_doubts import family_doubts
 from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.storage.text_doubts import TextDoubts
 from xlmr_sweep.study.identity import READING_VERSION
 from xlmr_sweep.study.input_files import instruction_files
 from xlmr_sweep.study.model_spec import ModelSpec
@@ -44,6 +45,9 @@ class Sources:
     family_doubts: Mapping[Cell, str] = field(default_factory=dict)
     """Why records that name no family are not trusted; by model, paradigm and task."""
 
+    texts: TextDoubts | None = None
+    """The same for what the texts of a task hold."""
+
     def of(self, trial: Trial) -> dict[str, str | None]:
         """Returns what a trial is made from: `data` and `weights`."""
         weights = self.instructed if trial.paradigm == "instructed" else self.weights
@@ -57,8 +61,11 @@ class Sources:
             if was is not None and now is not None and was != now:
                 return f"{name} {was} then, {now} now"
         cell = (trial.model, trial.paradigm, trial.task)
-        doubt = self.doubts.get(cell, "") if resolved.get("reading", 1) < READING_VERSION else ""
-        return doubt or ("" if record.get("family") else self.family_doubts.get(cell, ""))
+        if resolved.get("reading", 1) < READING_VERSION:
+            known = self.doubts.get(cell, "") or (self.texts.of(trial.model, trial.task) if self.texts else "")
+            if known:
+                return known
+        return "" if record.get("family") else self.family_doubts.get(cell, "")
 
 
 def read_sources(storage: Storage, study: Study) -> Sources:
@@ -83,7 +90,8 @@ def read_sources(storage: Storage, study: Study) -> Sources:
         if changed := _changed_source(found, weights.get(name), mixture.get("fingerprint")) or doubt:
             outdated[name] = changed
             instructed[name] += f" ({changed})"
-    return Sources(_known(examples), _known(weights), instructed, outdated, doubts(study), family_doubts(study))
+    texts = TextDoubts(storage, study)
+    return Sources(_known(examples), _known(weights), instructed, outdated, doubts(study), family_doubts(study), texts)
 
 
 def mixture_doubt(storage: Storage, study: Study) -> str:
