@@ -1,4 +1,4 @@
-"""The usual files at the top: licence, citation, hooks. Parsed, and consistent with the project."""
+"""The usual files at the top: licence, citation, security, hooks. Parsed, and consistent with the project."""
 
 from __future__ import annotations
 
@@ -71,6 +71,13 @@ def test_what_contributors_are_told_to_run_is_there() -> None:
     assert told <= make_targets()
     for path in [*re.findall(r"\]\(([^)#]+)\)", text), *re.findall(r"`((?:tests|\.ci)/[^`]+)`", text)]:
         assert (ROOT / path).exists(), path
+
+
+def test_what_the_security_page_says_is_held_by_tests_that_there_are() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    named = set(re.findall(r"`((?:tests|docker|docs)/[^`]+)`", text))
+    assert len({path for path in named if path.startswith("tests/")}) >= 8
+    assert {path for path in named if not (ROOT / path).exists()} == set()
 
 
 def test_the_version_is_read_from_the_source() -> None:

@@ -7,7 +7,8 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +29,45 @@ def scores(storage: Path) -> dict[str, float]:
     return dict(zip(table["trial_id"], table["score"], strict=True))
 
 
+KEYS = {
+    "RAY_AUTH_TOKEN": "1a51" * 16,
+    "HF_TOKEN": "hf_markedForThisTest",
+    "AWS_ACCESS_KEY_ID": "AKIAMARKED",
+    "AWS_SECRET_ACCESS_KEY": "markedSecretOfACloud",
+    "WANDB_API_KEY": "markedKeyOfATracker",
+}
+"""Marked values of what must never be seen."""
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, start: Callable[..., Any]) -> tuple[Path, Path, str]:
+def ray_folder() -> Iterator[Path]:
+    """A short folder, for the sake of Ray's sockets, in which Ray keeps its logs."""
+    with tempfile.TemporaryDirectory(prefix="x", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, start: Callable[..., Any], ray_folder: Path) -> tuple[Path, Path, str]:
     """A whole study, run once: study file, storage, output."""
     folder = tmp_path_factory.mktemp("whole")
     study = make_study(folder, make_encoder(folder / "encoder"))
     storage = folder / "runs"
-    command = start(GRID, "--study", str(study), "--storage", str(storage))
+    command = start(GRID, "--study", str(study), "--storage", str(storage), **KEYS, RAY_TMPDIR=str(ray_folder))
+    command.wait_for(lambda: (storage / "records").is_dir())
+    # While its processes are there.
+    assert [command.processes(key.encode()) for key in KEYS.values()] == [[]] * len(KEYS)
     assert command.end() == 0, command.output
     command.wait_until_gone()
     return study, storage, command.output
+
+
+def test_no_key_is_in_what_a_run_prints_keeps_or_logs(finished: tuple[Path, Path, str], ray_folder: Path) -> None:
+    _, storage, output = finished
+    files = [path for folder in (storage, ray_folder) for path in folder.rglob("*") if path.is_file()]
+    assert any("raylet" in path.name for path in files), "Ray's own logs are looked at too"
+    for key in KEYS.values():
+        assert key not in output
+        assert [path for path in files if key.encode() in path.read_bytes()] == []
 
 
 def test_every_trial_has_a_record_predictions_and_a_log(finished: tuple[Path, Path, str]) -> None:

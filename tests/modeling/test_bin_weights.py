@@ -18,6 +18,7 @@ from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling import bin_weights, weights
 from xlmr_sweep.modeling.bin_weights import as_safetensors
 from xlmr_sweep.modeling.loading import load_config, load_masked_lm, starting_weights
+from xlmr_sweep.modeling.model_check import check_model
 from xlmr_sweep.modeling.source import ModelSource
 from xlmr_sweep.modeling.weights import mapped_weights
 from xlmr_sweep.study.model_files import WEIGHTS_INDEX
@@ -100,16 +101,20 @@ def test_a_damaged_bin_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     assert {entry.suffix for entry in (user_cache() / "converted").iterdir()} == {".lock"}
 
 
-def test_a_bin_runs_no_code(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
+def test_a_pickle_in_place_of_weights_runs_no_code(name: str, tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> Any:
             return os.system, (f"touch {tmp_path}/ran",)
 
     folder = make_encoder(tmp_path / "model")
-    torch.save({"a": Evil()}, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(StudyError, match="is damaged"):
+    torch.save({"a": Evil()}, folder / name)
+    with pytest.raises(StudyError, match=f"model m: .*{name} is damaged"):
         starting_weights(ModelSource("m", str(folder)))
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(StudyError, match="model m: "):
+        check_model(ModelSource("m", str(folder)), [])
     assert not (tmp_path / "ran").exists()
 
 

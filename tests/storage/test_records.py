@@ -39,6 +39,14 @@ def test_a_record_with_a_wrong_column_is_corrupt(study: Study, storage: Storage,
     write_results(storage, found)
 
 
+def test_a_record_whose_id_is_a_path_is_corrupt_and_leads_nowhere(study: Study, storage: Storage) -> None:
+    trial = expand(study)[0]
+    storage.write_json(f"records/{trial.trial_id}.json", make_record(trial) | {"trial_id": "../../elsewhere"})
+    found = collect(storage, study)
+    assert found.done == set()
+    assert found.corrupt == {f"{trial.trial_id}.json": "is of trial ../../elsewhere"}
+
+
 @pytest.mark.parametrize("score", [float("nan"), 1.5, -0.1, None, True, "0.5"])
 def test_no_score_is_ever_invented(study: Study, storage: Storage, score: Any) -> None:
     trial = expand(study)[0]

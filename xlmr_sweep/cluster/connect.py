@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import grpc
@@ -23,6 +23,7 @@ from ray._private.authentication.grpc_authentication_client_interceptor import _
 from ray._private.grpc_utils import init_grpc_channel
 from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+from ray.job_config import JobConfig
 
 from xlmr_sweep.cluster.head_watch import RETURN_S, HeadWatch, answers, gone
 from xlmr_sweep.cluster.loopback import on_loopback, who_reaches
@@ -44,13 +45,16 @@ TOKEN_TIMEOUT_S = 20.0
 
 
 @contextmanager
-def connected(address: str, num_cpus: int | None = None, num_gpus: int | None = None) -> Iterator[str]:
+def connected(
+    address: str, num_cpus: int | None = None, num_gpus: int | None = None, metadata: Mapping[str, str] | None = None
+) -> Iterator[str]:
     """Connects to Ray for the length of the block. Ends a Ray that it started.
 
     Args:
         address: `local` (start a Ray for this command), `auto` (the cluster that runs on this machine), or HOST:PORT.
         num_cpus: CPUs of a local Ray; None for the machine's.
         num_gpus: GPUs of a local Ray; None for the machine's.
+        metadata: shown with this command's job in Ray's dashboard.
 
     Yields:
         The dashboard's address and in brackets who reaches it, if others than this machine do. Empty where there is no dashboard.
@@ -67,7 +71,8 @@ def connected(address: str, num_cpus: int | None = None, num_gpus: int | None = 
     try:
         if address == "local":
             own.enter_context(on_loopback())
-        context = _start_local(num_cpus, num_gpus) if address == "local" else _join(address)
+        job = JobConfig(metadata=dict(metadata or {}))
+        context = _start_local(num_cpus, num_gpus, job) if address == "local" else _join(address, job)
         head = str(context.address_info["gcs_address"])
         # Ray installs a handler that ends the process with another status. Ours ends the command in order.
         if threading.current_thread() is threading.main_thread():
@@ -95,7 +100,7 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _start_local(num_cpus: int | None, num_gpus: int | None) -> ray.RayContext:
+def _start_local(num_cpus: int | None, num_gpus: int | None, job: JobConfig) -> ray.RayContext:
     check_surroundings()
     os.environ.pop("RAY_ADDRESS", None)
     protect_token()
@@ -109,6 +114,7 @@ def _start_local(num_cpus: int | None, num_gpus: int | None) -> ray.RayContext:
                 # None starts a dashboard too. With True, a dashboard that is not up within a minute would end the study.
                 include_dashboard=None,
                 dashboard_host="127.0.0.1",
+                job_config=job,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
@@ -136,10 +142,10 @@ def head_of(address: str) -> str:
     return target
 
 
-def _join(address: str) -> ray.RayContext:
+def _join(address: str, job: JobConfig) -> ray.RayContext:
     target = head_of(address)
     with _one_line(address, target):
-        return ray.init(address=target, log_to_driver=False, logging_level=logging.ERROR)
+        return ray.init(address=target, job_config=job, log_to_driver=False, logging_level=logging.ERROR)
 
 
 @contextmanager

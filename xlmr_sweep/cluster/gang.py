@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from xlmr_sweep.cluster.failures import failure_of, row_of_death
 from xlmr_sweep.cluster.nodes import oom_kills
-from xlmr_sweep.cluster.process_titles import process_title
+from xlmr_sweep.cluster.process_titles import process_title, said_in_log
 from xlmr_sweep.cluster.work import COLLECTIVE_TIMEOUT_S, RankInfo, TrialRunner, Work
 from xlmr_sweep.scheduling.causes import Cause, cause_of
 from xlmr_sweep.storage import environment
@@ -61,7 +61,8 @@ class RankProcess:
     def run(self, trial: Trial) -> None:
         """Runs this rank's part of a trial. Rank 0 keeps the outcome."""
         assert self._runner is not None, "run before join"
-        with process_title(trial, self._rank_info.rank, self._rank_info.size):
+        rank, size = self._rank_info.rank, self._rank_info.size
+        with said_in_log(f"trial {trial.cell} rank {rank} of {size}"), process_title(trial, rank, size):
             self._runner.run(trial)
 
 
@@ -103,8 +104,10 @@ class Gang:
         group = get_current_placement_group()
         bundles = group.bundle_specs
         actor = ray.remote(RankProcess)
+        own_name = ray.get_runtime_context().get_actor_name() or "trial"
         return [
             actor.options(
+                name=f"{own_name} rank {rank}",
                 num_cpus=bundles[rank].get("CPU", 0),
                 num_gpus=bundles[rank].get("GPU", 0),
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank),

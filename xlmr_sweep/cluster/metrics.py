@@ -45,6 +45,11 @@ class TrialMetrics:
         for model in self._counts:
             self._show(model)
 
+    def totals(self) -> dict[str, int]:
+        """Returns how many trials of this run are in each state."""
+        total: Count[str] = sum(self._counts.values(), Count())
+        return {state: total[state] for state in (*STATES, "left out")}
+
     def started(self, trial: Trial) -> None:
         """Counts a trial that began."""
         self._move(trial, "waiting", "running")

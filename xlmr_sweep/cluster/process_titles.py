@@ -1,16 +1,19 @@
 """Process titles: `ps`, `top` and the Ray dashboard show which process runs which trial, also after an actor is reused.
 
-Ray reads an actor's class name and `repr` once, when the actor is made. The title is the only name that can follow its trials.
+Ray reads an actor's name, class name and `repr` once, when the actor is made. The title is the only name that can follow its
+trials. The log of the actor, which the dashboard shows, says when each trial begins and ends. All else is in the trial's own log.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
 
+from xlmr_sweep.storage.environment import now
 from xlmr_sweep.study.plan import Trial
 
 
@@ -25,3 +28,22 @@ def process_title(trial: Trial, rank: int = 0, size: int = 1) -> Iterator[None]:
         yield
     finally:
         _raylet.setproctitle(before)
+
+
+@contextmanager
+def said_in_log(what: str) -> Iterator[None]:
+    """Says in this process's own log, which Ray keeps, when the block begins and how it ends."""
+    _say(f"{what}: begins")
+    began = time.monotonic()
+    try:
+        yield
+    except BaseException as error:
+        _say(f"{what}: {type(error).__name__} after {time.monotonic() - began:.1f} s")
+        raise
+    _say(f"{what}: done in {time.monotonic() - began:.1f} s")
+
+
+def _say(line: str) -> None:
+    # Who reads the output may be gone, and that must not cost a trial.
+    with suppress(OSError, ValueError):
+        print(f"{now()} {line}", flush=True)

@@ -25,8 +25,8 @@ from xlmr_sweep.cluster.failures import attempt_line, failure_of
 from xlmr_sweep.cluster.gang import Gang
 from xlmr_sweep.cluster.log_copy import keep_log, move_left_logs, move_log
 from xlmr_sweep.cluster.nodes import oom_kills
-from xlmr_sweep.cluster.process_titles import process_title
-from xlmr_sweep.cluster.trial_log import next_attempt, trial_log
+from xlmr_sweep.cluster.process_titles import process_title, said_in_log
+from xlmr_sweep.cluster.trial_log import log_name, next_attempt, trial_log
 from xlmr_sweep.cluster.watchdog import Watchdog
 from xlmr_sweep.cluster.work import COLLECTIVE_TIMEOUT_S, TrialRunner, Work
 from xlmr_sweep.errors import StudyError
@@ -75,6 +75,8 @@ class TrialProcess:
         self._gang = Gang(setup.study, self._storage, setup.work, self._end_process)
         self.reset(config)
 
+    # Not kept for the dashboard's list of tasks, which would take twice as long to load.
+    @ray.method(enable_task_events=False)  # type: ignore[untyped-decorator]
     def reset(self, config: dict[str, Any]) -> bool:
         """Takes the next trial in the same process. Called by Tune."""
         self._config = config
@@ -122,6 +124,12 @@ class TrialProcess:
         # Of an attempt that died here with its driver, which could not fetch them.
         move_left_logs(storage.patient(0), trial)
         self._attempt = next_attempt(storage, trial)
+        at = f"trial {trial.cell}, attempt {self._attempt}, log {storage.path(log_name(trial))}"
+        with said_in_log(at):
+            return self._attempted()
+
+    def _attempted(self) -> dict[str, Any]:
+        trial, storage = self._trial, self._storage
         with process_title(trial, 0, self._width.num_bundles), trial_log(storage, trial) as self._log:
             log.info(attempt_line(self._attempt, trial, oom_kills(), self._token))
             # In a storage that is on no local disk, a process that is killed now leaves this line and nothing more.

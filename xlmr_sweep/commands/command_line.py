@@ -25,6 +25,10 @@ SizesOption = Annotated[str | None, typer.Option(help="these training sizes inst
 MinNodesOption = Annotated[
     int | None, typer.Option(min=1, help="wait up to ten minutes until the cluster has so many nodes, the head among them")
 ]
+WatchOption = Annotated[
+    bool,
+    typer.Option("--watch", help="with the status: go on showing what the process that runs the study does"),
+]
 SeedsOption = Annotated[str | None, typer.Option(help="these seeds instead, as 0,1; new ones extend the study")]
 
 
@@ -40,6 +44,7 @@ def run_grid(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan and what it needs; starts nothing")] = False,
     status: Annotated[bool, typer.Option("--status", help="show what is done, failed and missing; starts nothing")] = False,
     check: Annotated[bool, typer.Option("--check", help="look at all that a run needs, on every node; starts nothing")] = False,
+    watch: WatchOption = False,
     retry_failed: Annotated[bool, typer.Option(help="run trials again whose last attempt failed")] = True,
     min_nodes: MinNodesOption = None,
 ) -> None:
@@ -50,8 +55,10 @@ def run_grid(
 
     def command(console: Console) -> int:
         request = typed_request(study, storage, models, tasks, paradigms, sizes, seeds)
+        if watch and not status:
+            raise StudyError("--watch: goes with --status")
         if status:
-            return entry.status(request, console)
+            return entry.status(request, console, keep_watching=watch)
         if dry_run:
             return entry.dry_run(request, console)
         if check:
@@ -106,11 +113,16 @@ def show_status(
     paradigms: ParadigmsOption = None,
     sizes: SizesOption = None,
     seeds: SeedsOption = None,
+    watch: WatchOption = False,
 ) -> None:
-    """Shows which trials of a study are done, failed and missing. Starts nothing. Exit status: 0 or 2."""
+    """Shows which trials of a study are done, failed and missing. Starts nothing.
+
+    Exit status: 0 or 2; with --watch also 130, after Ctrl-C.
+    """
 
     def command(console: Console) -> int:
-        return entry.status(typed_request(study, storage, models, tasks, paradigms, sizes, seeds), console)
+        request = typed_request(study, storage, models, tasks, paradigms, sizes, seeds)
+        return entry.status(request, console, keep_watching=watch)
 
     exit_with(command)
 

@@ -23,6 +23,7 @@ from xlmr_sweep.commands.progress import ProgressDisplay
 from xlmr_sweep.commands.request import OpenedRequest, Request, choose, open_request, read_studies
 from xlmr_sweep.commands.status import print_status
 from xlmr_sweep.commands.text_check import check_texts, examples_at_hand, tokenizer_at_hand
+from xlmr_sweep.commands.watch import watch
 from xlmr_sweep.errors import MissingFolderError, StudyError
 from xlmr_sweep.modeling.quick_check import folder_notes
 from xlmr_sweep.storage.artifacts import DATA, DRIVER, RESULTS_FILE, STUDY_FILE, TMP, corrupt_file, instruct_folder, stale_file
@@ -40,25 +41,38 @@ if TYPE_CHECKING:
     from xlmr_sweep.data.row_files import Segment
 
 
-def status(request: Request, console: Console) -> int:
-    """`--status`: what the storage holds of its whole study, also where the folders that the study names are gone."""
+def status(request: Request, console: Console, *, keep_watching: bool = False) -> int:
+    """`--status`: what the storage holds of its whole study, also where the folders that the study names are gone.
+
+    Args:
+        request: what is asked for.
+        console: where the table goes.
+        keep_watching: shows then the live table of the process that runs the study, until all is done (`--watch`).
+    """
     study, asked, storage = read_studies(request)
-    not_here = ""
-    every: Sequence[Trial]
-    try:
-        every = expand(study)
-        found = collect(storage, study, every)
-    except MissingFolderError as error:
-        if not storage.exists(STUDY_FILE):
-            raise
-        found, not_here = collect_relocated(storage, study), str(error)
-        every = [Trial(**cell, trial_id="") for cell in found.planned]
+
+    def read() -> tuple[Collected, str]:
+        try:
+            return collect(storage, study, expand(study)), ""
+        except MissingFolderError as error:
+            if not storage.exists(STUDY_FILE):
+                raise
+            return collect_relocated(storage, study), str(error)
+
+    found, not_here = read()
     # Wrong options are refused, although the table shows the whole study.
-    choose(request, study, asked, every)
+    choose(request, study, asked, [Trial(**{"trial_id": "", **cell}) for cell in found.planned])
     print_status(console, found, not_here)
     for note in folder_notes(study, {row["model"]: None for row in found.rows}):
         _say(console, f"Note: {note}")
-    return 0
+    if not keep_watching:
+        return 0
+
+    def count() -> tuple[int, int]:
+        now = read()[0]
+        return len(now.rows), len(now.planned)
+
+    return watch(storage, console, count)
 
 
 def dry_run(request: Request, console: Console) -> int:

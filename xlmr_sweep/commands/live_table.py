@@ -10,6 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console, Group
@@ -24,6 +25,47 @@ RATE_WINDOW_S = 600.0
 """Throughput is counted over this long, so it follows when trials get another share of the cluster."""
 
 STATES = ("done", "running", "failed", "waiting", "left out")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the live table shows at one moment. Plain values, so that another process can show the same."""
+
+    counts: Sequence[tuple[str, str, Mapping[str, int]]]
+    """Model, paradigm, and the number of trials in each state."""
+    num_ended: int
+    total: int
+    per_minute: float
+    """Trials that got their record a minute."""
+    unit: str
+    """`GPUs` or `CPUs`."""
+    in_use: float
+    """The part of the cluster that is held now, in [0, 1]."""
+    in_use_mean: float
+    """The same, on average since the start."""
+    left_s: float | None
+    """Expected seconds until the end."""
+    jobs: Sequence[str] = ()
+    """Instruction jobs that run."""
+
+    def table(self) -> Group:
+        """Returns the table, with a line that sums it up."""
+        table = Table("model", "paradigm", title="Trials", title_justify="left")
+        has_left_out = any(count["left out"] for _, _, count in self.counts)
+        states = [state for state in STATES if state != "left out" or has_left_out]
+        for state in states:
+            table.add_column(state, justify="right")
+        for model, paradigm, count in self.counts:
+            style = "red" if count["failed"] else "green" if not (count["running"] or count["waiting"]) else None
+            table.add_row(model, paradigm, *(str(count[state] or "") for state in states), style=style)
+        return Group(table, Text(self.line()))
+
+    def line(self) -> str:
+        """Returns the sum in one line."""
+        facts = [f"{self.num_ended} of {self.total} trials", f"{self.per_minute:.1f} a minute"]
+        facts += [f"{self.unit} {100 * self.in_use:.0f}% in use ({100 * self.in_use_mean:.0f}% on average)"]
+        facts += ["end not known yet" if self.left_s is None else f"about {duration(self.left_s)} left"]
+        return ", ".join(facts)
 
 
 class LiveTable:
@@ -56,6 +98,7 @@ class LiveTable:
             self._of(trial)["waiting"] += 1
         self._running: dict[str, float] = {}
         """GPUs (or CPUs) that each running trial and job holds."""
+        self._jobs: set[str] = set()
         self._ends: deque[float] = deque()
         self._total = len(trials)
         self._began = clock()
@@ -112,12 +155,14 @@ class LiveTable:
         with self._lock:
             self._account()
             self._running[name] = share
+            self._jobs.add(name)
         try:
             yield
         finally:
             with self._lock:
                 self._account()
                 del self._running[name]
+                self._jobs.discard(name)
 
     def left_out(self, trials: Sequence[Trial], why: str) -> None:
         """This run does not start these trials; the next command runs them."""
@@ -154,23 +199,17 @@ class LiveTable:
             return known
         return (self._clock() - self._began) / self.num_ended * (self._total - self.num_ended)
 
+    def snapshot(self) -> Snapshot:
+        """Returns all that the table shows, as it is now. Any thread may call it."""
+        now, mean = self.in_use()
+        with self._lock:
+            counts = [(*key, {state: count[state] for state in STATES}) for key, count in self._counts.items()]
+            jobs = sorted(self._jobs)
+        return Snapshot(counts, self.num_ended, self._total, self.throughput(), self._unit, now, mean, self.remaining_s(), jobs)
+
     def table(self) -> Group:
         """Returns the table as it is now, with a line that sums it up."""
-        now, mean = self.in_use()
-        left = self.remaining_s()
-        facts = [f"{self.num_ended} of {self._total} trials", f"{self.throughput():.1f} a minute"]
-        facts += [f"{self._unit} {100 * now:.0f}% in use ({100 * mean:.0f}% on average)"]
-        facts += ["end not known yet" if left is None else f"about {duration(left)} left"]
-        table = Table("model", "paradigm", title="Trials", title_justify="left")
-        states = [state for state in STATES if state != "left out" or self.num_left_out]
-        for state in states:
-            table.add_column(state, justify="right")
-        with self._lock:
-            counts = {key: Counter(count) for key, count in self._counts.items()}
-        for (model, paradigm), count in counts.items():
-            style = "red" if count["failed"] else "green" if not (count["running"] or count["waiting"]) else None
-            table.add_row(model, paradigm, *(str(count[state] or "") for state in states), style=style)
-        return Group(table, Text(", ".join(facts)))
+        return self.snapshot().table()
 
     def _place(self) -> str:
         left = self.remaining_s()

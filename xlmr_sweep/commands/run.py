@@ -17,6 +17,7 @@ from rich.console import Console
 
 from xlmr_sweep.cluster.connect import connected, head_of
 from xlmr_sweep.cluster.ending import Ending
+from xlmr_sweep.cluster.job_page import first_metadata
 from xlmr_sweep.cluster.jobs import InstructionJobs, RunJob, in_one_line, pretrain_models
 from xlmr_sweep.cluster.nodes import nodes
 from xlmr_sweep.cluster.quick_import import quick_imports
@@ -28,6 +29,7 @@ from xlmr_sweep.cluster.trial_log import log_name
 from xlmr_sweep.cluster.tune.sweep import run_trials
 from xlmr_sweep.cluster.waiting import wait_for_head, wait_for_nodes
 from xlmr_sweep.cluster.work import Work
+from xlmr_sweep.commands.live_file import shown_to_others
 from xlmr_sweep.commands.live_table import LiveTable
 from xlmr_sweep.commands.preparation import (
     check_models,
@@ -106,6 +108,7 @@ def run_pending(plan: RunPlan) -> None:
 
         with (
             on_notice(plan.study.cluster.end_soon_s) as notice,
+            shown_to_others(plan.storage, live_table.snapshot),
             display.panel(live_table.table),
             display.step("Trials", len(plan.trials), live_table.remaining_s) as live_table.step,
         ):
@@ -151,7 +154,8 @@ def _started(plan: RunPlan, trials: Sequence[Trial]) -> Iterator[_StartedRun]:
         # Files that are here are checked first. The hub's 37 GB take hours, so they wait until the cluster has been looked at.
         prepare_instructions(study, storage, display, RayDataRunner(plan.address))
     began = time.monotonic()
-    with connected(plan.address, *_local_size(study, to_instruct)) as dashboard:
+    shown = first_metadata(study, storage, len(trials))
+    with connected(plan.address, *_local_size(study, to_instruct), metadata=shown) as dashboard:
         wait_for_nodes(plan.min_nodes or 1)
         cluster = nodes()
         check_fits(study, _models(trials), cluster, instruct=to_instruct)

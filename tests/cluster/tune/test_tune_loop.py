@@ -52,7 +52,7 @@ class Run(tune.Callback):  # type: ignore[misc]
         self.admission.ended(trial.trial_id, ok=False)
 
     def step(self) -> None:
-        with own_loop("setup"):  # type: ignore[arg-type]
+        with own_loop("setup", "paper"):  # type: ignore[arg-type]
             self.loop.step()
 
     @property
@@ -135,10 +135,12 @@ def test_the_tuners_loop_is_ours_within_the_block_and_tunes_own_after_it() -> No
     before = tune_controller._get_trainable_kwargs
     of_signals = run.__globals__["_setup_signal_catching"]
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)]
-    with own_loop("setup"):
+    with own_loop("setup", "paper"):
         assert not run.__globals__["_setup_signal_catching"]().is_set()
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)] == handlers
-        assert run.__globals__["TuneController"] is SweepLoop
+        loop: Any = run.__globals__["TuneController"]
+        assert issubclass(loop, SweepLoop)
+        assert loop.study == "paper"
         trial = SimpleNamespace(config={"trial": 1})
         assert tune_controller._get_trainable_kwargs(trial) == {"config": {"trial": 1}, "setup": "setup"}
     assert run.__globals__["TuneController"] is tune_controller.TuneController

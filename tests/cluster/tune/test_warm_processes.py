@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from xlmr_sweep.cluster.tune.warm_processes import OneActorClass, WarmProcesses
+from xlmr_sweep.scheduling.resources import Width
 
 
 def test_a_process_is_kept_for_the_next_question_and_ended_if_nothing_takes_it() -> None:
@@ -50,6 +51,15 @@ def test_credentials_of_the_driver_are_not_shown_by_an_environment_of_its_proces
 
     # Ray would write it to its logs and into the command line of the process.
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "marked-secret")
-    actor_class: Any = OneActorClass().get(object)
+    actor_class: Any = OneActorClass("paper").get(object)
     assert isinstance(actor_class, ActorClass), "Tune's actor manager takes nothing else"
     assert actor_class._default_options.get("runtime_env") is None
+
+
+def test_each_process_is_named_by_study_number_and_share() -> None:
+    classes: Any = OneActorClass("paper")
+    names = []
+    for width in (Width(1, 0.25), Width(1, 1, 4), Width(2, 0)):
+        classes.next_width = width
+        names.append(classes.get(object)._default_options["name"])
+    assert names == ["paper 1 (1/4 of a GPU)", "paper 2 (4 GPUs)", "paper 3 (2 CPUs)"]

@@ -20,6 +20,7 @@ from ray.tune.logger import JsonLoggerCallback
 from ray.tune.result import EXPR_RESULT_FILE
 
 from xlmr_sweep.cluster.ending import Ending
+from xlmr_sweep.cluster.job_page import JobPage
 from xlmr_sweep.cluster.jobs import InstructionJobs, RunJob, in_one_line
 from xlmr_sweep.cluster.metrics import TrialMetrics
 from xlmr_sweep.cluster.nodes import NodeWatch, draining_nodes
@@ -119,18 +120,22 @@ def run_trials(
     jobs = InstructionJobs(admission, run_job or _no_job, give_up, saves=SaveRequests(study, storage))
     ending = Ending(notice or Notice(study.cluster.end_soon_s), admission, jobs, events.note, supervisor.take_back_waiting)
 
+    page = JobPage(study, storage)
+
     def poll() -> None:
         supervisor.poll()
+        page.show(metrics.totals())
         ending.poll(watch)
 
     queue = TuneQueue(admission, jobs, poll)
     tuner = _tuner(storage, queue, controller, [supervisor, Learning(study, storage, admission, events.note)])
     setup = ray.put(Setup(study, storage, work or FineTuning(), environment.git_commit()))
     try:
-        with _quiet(), own_loop(setup):
+        with _quiet(), own_loop(setup, study.name):
             tuner.fit()
     finally:
         forget_arrays()
+    page.show(metrics.totals(), at_once=True)
     supervisor.end()
     ending.finish()
 

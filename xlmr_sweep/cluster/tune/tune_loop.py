@@ -26,6 +26,7 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from xlmr_sweep.cluster.trial_process import Setup
 from xlmr_sweep.cluster.tune.warm_processes import OneActorClass, WarmProcesses
+from xlmr_sweep.scheduling.resources import Width
 from xlmr_sweep.study.plan import Trial
 
 IDLE_S = 0.02
@@ -37,7 +38,7 @@ class PlaceholderTrainable(tune.Trainable):  # type: ignore[misc]
 
 
 @contextmanager
-def own_loop(setup: ray.ObjectRef[Setup]) -> Iterator[None]:
+def own_loop(setup: ray.ObjectRef[Setup], study: str) -> Iterator[None]:
     """Makes Tune use `SweepLoop` for a `Tuner` that starts within the block, and start its processes with a `Setup`.
 
     It also leaves signals to the command: Tune would end the run at once on SIGUSR1. A `Tuner` has no option for any of
@@ -45,6 +46,7 @@ def own_loop(setup: ray.ObjectRef[Setup]) -> Iterator[None]:
 
     Args:
         setup: what the processes are made with, in Ray's object store.
+        study: the study's name, which the processes have in theirs.
     """
 
     def arguments(trial: TuneTrial) -> dict[str, Any]:
@@ -53,8 +55,9 @@ def own_loop(setup: ray.ObjectRef[Setup]) -> Iterator[None]:
     run: Any = importlib.import_module("ray.tune.tune")
     controller: Any = importlib.import_module("ray.tune.execution.tune_controller")
     before = run.TuneController, run._setup_signal_catching, controller._get_trainable_kwargs
+    loop = type("SweepLoop", (SweepLoop,), {"study": study})
     # Tune looks at an event that its signal handler would set.
-    run.TuneController, run._setup_signal_catching, controller._get_trainable_kwargs = SweepLoop, threading.Event, arguments
+    run.TuneController, run._setup_signal_catching, controller._get_trainable_kwargs = loop, threading.Event, arguments
     try:
         yield
     finally:
@@ -71,10 +74,13 @@ class _NoWarnings:
 class SweepLoop(TuneController):  # type: ignore[misc]
     """Tune's control loop with the changes that this module names."""
 
+    study = ""
+    """The study's name."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._actor_cache = WarmProcesses()
-        self._class_cache = OneActorClass()
+        self._class_cache = OneActorClass(self.study)
         self._insufficient_resources_manager = _NoWarnings()
 
     def on_step_end(self) -> None:
@@ -122,6 +128,7 @@ class SweepLoop(TuneController):  # type: ignore[misc]
             if trial in self._pending_trials and trial not in self._staged_trials:
                 self._staged_trials.add(trial)
                 self._actor_cache.increase_max(trial.placement_group_factory)
+                self._class_cache.next_width = Width(**trial.config["width"])
                 self._schedule_trial_actor(trial)
 
     def _schedule_trial_reset(self, trial: TuneTrial, new_config: dict[str, Any], new_experiment_tag: str) -> None:

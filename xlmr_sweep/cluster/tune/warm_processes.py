@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import ray
 
 from xlmr_sweep.cluster.trial_process import TrialProcess
+from xlmr_sweep.scheduling.resources import Width
+from xlmr_sweep.scheduling.widths import share_in_words
 
 
 class OneActorClass:
@@ -16,15 +19,25 @@ class OneActorClass:
 
     Tune's class gives every process its own runtime environment. Ray then starts Python twice, and cannot use the processes that
     it keeps ready. Tune also passes credentials on in this environment, which shows them in logs and in command lines.
+
+    Args:
+        study: the study's name. On the Actors page of Ray's dashboard a process is named by study, number and share.
     """
 
-    def __init__(self) -> None:
-        # `options` does not help: it returns no actor class, and Tune's actor manager refuses that.
+    def __init__(self, study: str) -> None:
+        self._study, self._number = study, 0
         self._actor_class = ray.remote(TrialProcess)
+        self.next_width = Width(1, 0)
+        """What the next process holds."""
 
     def get(self, trainable_cls: type) -> Any:
-        """Returns the actor class, whatever Tune was told to run."""
-        return self._actor_class
+        """Returns the class of the next process to start, whatever Tune was told to run."""
+        self._number += 1
+        # `options` does not help: it returns no actor class, and Tune's actor manager refuses that. A copy exports nothing anew.
+        named = copy.copy(self._actor_class)
+        name = f"{self._study} {self._number} ({share_in_words(self.next_width)})"
+        named._default_options = {**named._default_options, "name": name}
+        return named
 
 
 class WarmProcesses:
