@@ -13,6 +13,7 @@ from analysis.sections.advantage import advantage_section
 from analysis.sections.completeness import completeness_section
 from analysis.sections.compute import compute_section
 from analysis.sections.curves import curve_section
+from analysis.sections.families import families_section
 from analysis.sections.ipr import ipr_section
 from analysis.sections.mixture import mixture_section
 from analysis.sections.provenance import provenance_section
@@ -28,6 +29,7 @@ def assemble(results: Results, found: Artifacts, derived: Derived, options: Opti
     tasks = ordered(names["task"], [task.name for task in results.study.tasks] if results.study else [])
     sections = [
         ipr_section(derived, options, models, tasks),
+        families_section(derived),
         curve_section(derived, models, tasks),
         reproduction_section(derived, models),
         advantage_section(derived, models, tasks),

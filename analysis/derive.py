@@ -14,6 +14,7 @@ from analysis.compute import compute_table, device_hours, pretraining
 from analysis.curves import curves
 from analysis.efficiency import data_efficiency, seed_spread
 from analysis.example_bootstrap import with_curve_intervals
+from analysis.families import families_of_models, ipr_by_family
 from analysis.intervals import with_intervals
 from analysis.ipr import ipr_of_pairs, ipr_table
 from analysis.mcnemar import mcnemar_table
@@ -70,6 +71,9 @@ def derive(results: Results, found: Artifacts, options: Options) -> Derived:
         "trials": rows,
     }
     tables |= _compute(results, found, tables) | mixture_tables(found)
+    by_family = ipr_by_family(tables["ipr"], families_of_models(rows, found.architectures))
+    if len(by_family):
+        tables["families"] = by_family
     tables["provenance"] = provenance(results, found, options)
     notes = _notes(results, tables, options)
     if num_unusable:

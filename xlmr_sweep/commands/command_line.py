@@ -45,6 +45,9 @@ def run_grid(
     status: Annotated[bool, typer.Option("--status", help="show what is done, failed and missing; starts nothing")] = False,
     check: Annotated[bool, typer.Option("--check", help="look at all that a run needs, on every node; starts nothing")] = False,
     watch: WatchOption = False,
+    check_models: Annotated[
+        bool, typer.Option("--check-models", help="check every model and show a passport of each; starts nothing")
+    ] = False,
     retry_failed: Annotated[bool, typer.Option(help="run trials again whose last attempt failed")] = True,
     min_nodes: MinNodesOption = None,
 ) -> None:
@@ -59,6 +62,8 @@ def run_grid(
             raise StudyError("--watch: goes with --status")
         if status:
             return entry.status(request, console, keep_watching=watch)
+        if check_models:
+            return entry.check_models(request, console)
         if dry_run:
             return entry.dry_run(request, console)
         if check:

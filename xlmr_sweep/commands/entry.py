@@ -1,4 +1,4 @@
-"""One function a command: run, instruct, prepare, status and dry run. In: a request, a console. Out: the exit status.
+"""One function a command: run, instruct, prepare, status, dry run, check. In: a request, a console. Out: the exit status.
 
 Importing it loads neither torch nor ray. They are imported once it is clear that something is to run.
 """
@@ -18,6 +18,8 @@ from xlmr_sweep.commands.dry_run import make_forecast
 from xlmr_sweep.commands.dry_run_tables import forecast_parts
 from xlmr_sweep.commands.memory_forecast import forecast_memory
 from xlmr_sweep.commands.memory_table import memory_parts
+from xlmr_sweep.commands.passport import passports_at_hand
+from xlmr_sweep.commands.passport_table import passport_table
 from xlmr_sweep.commands.preparation import models_to_instruct, prepare_instructions, read_examples
 from xlmr_sweep.commands.progress import ProgressDisplay
 from xlmr_sweep.commands.request import OpenedRequest, Request, choose, open_request, read_studies
@@ -91,7 +93,12 @@ def dry_run(request: Request, console: Console) -> int:
     if unchecked:
         parts.append(f"Label words and prompts not checked (no tokenizer at hand): {', '.join(unchecked)}")
     parts += [f"Warning: {note}" for note in folder_notes(study, dict.fromkeys(trial.model for trial in trials))]
-    for part in [*parts, *memory_parts(forecast_memory(study, storage, trials, found.done))]:
+    memory = forecast_memory(study, storage, trials, found.done)
+    passports, without = passports_at_hand(study, storage, trials, memory)
+    parts += [*memory_parts(memory), *([passport_table(study, passports)] if passports else [])]
+    if without:
+        parts.append(f"No passport (files not at hand; --check-models fetches the small ones): {', '.join(without)}")
+    for part in parts:
         if isinstance(part, str):
             _say(console, part)
         else:
@@ -104,6 +111,25 @@ def check(request: Request, address: str, console: Console) -> int:
     from xlmr_sweep.commands.check import check as check_all
 
     return check_all(request, address, console)
+
+
+def check_models(request: Request, console: Console) -> int:
+    """`--check-models`: checks the command's models as a run would, and shows a passport of each. Changes nothing.
+
+    Raises:
+        StudyError: for the last of the models that cannot serve, after all others were said and shown.
+    """
+    from xlmr_sweep.commands.model_passports import examine_models
+
+    opened = open_request(request)
+    passports, problems = examine_models(opened.study, opened.storage, opened.trials, console)
+    if passports:
+        console.print(passport_table(opened.study, passports))
+    for problem in problems[:-1]:
+        _say(console, f"Error: {problem}")
+    if problems:
+        raise problems[-1]
+    return 0
 
 
 def run(

@@ -11,16 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
+from xlmr_sweep.commands.small_files import reader_of
 from xlmr_sweep.commands.text_check import examples_at_hand
 from xlmr_sweep.data.examples import Row
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.bare_tokenizer import BareTokenizer, tokenizer_texts
 from xlmr_sweep.modeling.families import model_family
-from xlmr_sweep.modeling.hub_files import read_small_file
-from xlmr_sweep.modeling.source import base_source
-from xlmr_sweep.storage.artifacts import MODELS, pretrained_folder
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.relocated import folder_of
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
@@ -105,17 +102,8 @@ def _padding(config: Mapping[str, Any]) -> set[int]:
 
 
 def _files(study: Study, storage: Storage, model: ModelSpec) -> tuple[tuple[str, str], set[int]]:
-    """Returns the texts of the tokenizer's files and the padding's ids.
-
-    They are those of a folder, of a demo model that is there, or of a hub's model in this node's cache.
-    """
-
-    def read(name: str) -> str:
-        if model.demo is None:
-            return read_small_file(base_source(storage, study, model), name)
-        return storage.read(f"{made}/{name}").decode()
-
-    made = folder_of(storage, MODELS, model.name, partial(pretrained_folder, study, model)) if model.demo else ""
+    """Returns the texts of the tokenizer's files and the padding's ids."""
+    read = reader_of(study, storage, model)
     return tokenizer_texts(read), _padding(json.loads(read("config.json")))
 
 

@@ -16,11 +16,15 @@ from typing import Any
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.families import model_family, size_of
+from xlmr_sweep.modeling.hub_files import read_small_file
+from xlmr_sweep.modeling.known_models import KNOWN_CONFIGS
+from xlmr_sweep.modeling.source import base_source
 from xlmr_sweep.modeling.weight_names import weight_names
 from xlmr_sweep.storage.artifacts import INSTRUCT, MODELS, instruct_folder, pretrained_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.relocated import folder_of
 from xlmr_sweep.study.demo import DEMO_MODELS, VOCAB_SIZE
+from xlmr_sweep.study.model_files import CONFIG
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.spec import Study
 
@@ -58,6 +62,8 @@ class Architecture:
     """Layers with weights of their own, where several layers share theirs."""
     counted: tuple[int, int] | None = None
     """Parameters of one row of the vocabulary, and all others, where each is counted."""
+    model_type: str = ""
+    """As `config.json` names it; empty where that is not known."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Architecture | None:
@@ -81,7 +87,7 @@ class Architecture:
                 num_own_layers=_number(int(config.get("num_hidden_groups", 0)) * int(config.get("inner_group_num", 1))),
             )
             counted = _counted(config)
-            return replace(shape, counted=counted, exact=counted is not None)
+            return replace(shape, counted=counted, exact=counted is not None, model_type=family.model_type)
         except (KeyError, TypeError, ValueError):
             return None
 
@@ -107,6 +113,11 @@ class Architecture:
     def row_parameters(self) -> int:
         """Parameters of one row of the vocabulary: its embedding, its output row where that is another, its bias."""
         return self.counted[0] if self.counted is not None else (self.embedding or self.hidden) + 1
+
+    @property
+    def num_body_parameters(self) -> int:
+        """Parameters without those that have a row a token."""
+        return self.num_parameters - self.vocabulary * self.row_parameters
 
     @property
     def layer_parameters(self) -> int:
@@ -137,7 +148,7 @@ class Architecture:
 
 
 def shape_of(study: Study, storage: Storage, model: ModelSpec) -> Architecture | None:
-    """Returns a model's shape, or None: by its hub id, from its folder, from weights that the study made, or by the demo."""
+    """Returns a model's shape, or None: by its hub id, from its files, from weights that the study made, or by the demo."""
     if model.hub in KNOWN:
         return KNOWN[model.hub]
     folders = []
@@ -146,14 +157,16 @@ def shape_of(study: Study, storage: Storage, model: ModelSpec) -> Architecture |
     if model.instructed_folder is None:
         folders.append(folder_of(storage, INSTRUCT, model.name, partial(instruct_folder, study, model)))
     configs = [_mapping(partial(storage.read_json, f"{folder}/config.json")) for folder in folders]
-    if model.folder is not None:
-        path = model.folder / "config.json"
-        configs.insert(0, _mapping(lambda: json.loads(path.read_text(encoding="utf-8"))))
+    if model.demo is None:
+        source = base_source(storage, study, model)
+        configs.insert(0, _mapping(lambda: json.loads(read_small_file(source, CONFIG))))
+    configs.append(KNOWN_CONFIGS.get(str(model.hub)))
     shapes = (Architecture.from_config(config) for config in configs if config is not None)
     found = next((shape for shape in shapes if shape is not None), None)
     if found is None and model.demo in DEMO_MODELS:
         demo = DEMO_MODELS[model.demo]
-        return Architecture(demo.layers, demo.hidden, demo.ffn, VOCAB_SIZE, demo.max_position_embeddings, heads=demo.heads)
+        sizes = (demo.layers, demo.hidden, demo.ffn, VOCAB_SIZE, demo.max_position_embeddings)
+        return Architecture(*sizes, heads=demo.heads, model_type="xlm-roberta")
     return found
 
 
@@ -184,10 +197,17 @@ def _counted(config: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 XLMR_POSITIONS = 514
+
+
+def _xlmr(layers: int, hidden: int, vocabulary: int, **more: Any) -> Architecture:
+    options: dict[str, Any] = {"heads": hidden // USUAL_HEAD, "model_type": "xlm-roberta", **more}
+    return Architecture(layers, hidden, 4 * hidden, vocabulary, XLMR_POSITIONS, **options)
+
+
 KNOWN = {
-    "FacebookAI/xlm-roberta-base": Architecture(12, 768, 3072, 250_002, XLMR_POSITIONS, heads=12),
-    "FacebookAI/xlm-roberta-large": Architecture(24, 1024, 4096, 250_002, XLMR_POSITIONS, heads=16),
-    "facebook/xlm-roberta-xl": Architecture(36, 2560, 10240, 250_880, XLMR_POSITIONS, heads=32, pre_norm=True),
-    "facebook/xlm-roberta-xxl": Architecture(48, 4096, 16384, 250_880, XLMR_POSITIONS, heads=32, pre_norm=True),
+    "FacebookAI/xlm-roberta-base": _xlmr(12, 768, 250_002),
+    "FacebookAI/xlm-roberta-large": _xlmr(24, 1024, 250_002),
+    "facebook/xlm-roberta-xl": _xlmr(36, 2560, 250_880, heads=32, pre_norm=True, model_type="xlm-roberta-xl"),
+    "facebook/xlm-roberta-xxl": _xlmr(48, 4096, 250_880, heads=32, pre_norm=True, model_type="xlm-roberta-xl"),
 }
 """Shapes of the paper's models by hub id, so that a report needs neither network nor weights."""

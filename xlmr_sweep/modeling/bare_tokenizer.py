@@ -104,6 +104,10 @@ class BareTokenizer:
         number: int | None = self._tokenizer.token_to_id(token)
         return number
 
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
+        """Returns the tokens of some ids, as the vocabulary spells them."""
+        return [self._tokenizer.id_to_token(number) or "" for number in ids]
+
     def __call__(self, text: Sequence[str], **options: Any) -> Mapping[str, Any]:
         """Tokenises texts without special tokens, whatever the options say."""
         if not options.get("return_offsets_mapping"):

@@ -91,9 +91,21 @@ def check_model(source: ModelSource, tasks: Iterable[TaskSpec], max_length: int 
     folder = read_model_folder(source)
     if folder is not None:
         return notes + folder.notes() + _check_weights(source, model, folder.shapes, are_here=True)
+    shapes = _hub_shapes(source)
+    return notes + (_check_weights(source, model, shapes, are_here=bool(cached_files(source))) if shapes else [])
+
+
+def has_whole_head(source: ModelSource) -> bool | None:
+    """Tells whether a checked model's files hold its whole masked-LM head; None where nothing tells before they are fetched."""
+    folder = read_model_folder(source)
+    shapes = _hub_shapes(source) if folder is None else folder.shapes
+    return not _matched(source, empty_masked_lm(source), shapes)[0] if shapes else None
+
+
+def _hub_shapes(source: ModelSource) -> Mapping[str, tuple[int, ...]]:
+    """Returns the shapes of a hub model's weights, of the cache's files or as the hub tells them; empty where it does not."""
     cached = cached_files(source)
-    shapes = weight_shapes(source, cached) if cached else announced_shapes(source)
-    return notes + (_check_weights(source, model, shapes, are_here=bool(cached)) if shapes else [])
+    return weight_shapes(source, cached) if cached else announced_shapes(source)
 
 
 def _check_input(source: ModelSource, model: Any) -> None:

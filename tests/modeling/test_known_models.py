@@ -1,0 +1,66 @@
+"""Shapes that are known without files: against what was published, and what a compact vocabulary leaves of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from xlmr_sweep.modeling.architecture import KNOWN, Architecture
+from xlmr_sweep.modeling.known_models import KNOWN_CONFIGS
+from xlmr_sweep.modeling.memory import ASSUMED_ROWS, compacted, gpu_bytes_needed
+from xlmr_sweep.scheduling.speeds import CARD, PROMPT_TOKENS
+from xlmr_sweep.study.reading import load_study
+from xlmr_sweep.study.recipes import FinetuneSpec
+
+TRIAL = FinetuneSpec(precision="bf16")
+
+
+def shape(hub: str) -> Architecture:
+    found = KNOWN.get(hub) or Architecture.from_config(KNOWN_CONFIGS[hub])
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("hub", "millions", "body_millions"),
+    [
+        ("jhu-clsp/mmBERT-small", 140, 42),
+        ("jhu-clsp/mmBERT-base", 307, 110),
+        ("answerdotai/ModernBERT-base", 149, None),
+        ("google-bert/bert-base-uncased", 110, None),
+        ("FacebookAI/roberta-base", 125, None),
+    ],
+)
+def test_parameters_are_those_that_were_published(hub: str, millions: int, body_millions: int | None) -> None:
+    found = shape(hub)
+    assert found.exact
+    assert found.num_parameters == pytest.approx(millions * 1e6, rel=0.01)
+    assert body_millions is None or found.num_body_parameters == pytest.approx(body_millions * 1e6, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("large", "small"),
+    [
+        ("facebook/xlm-v-base", "FacebookAI/xlm-roberta-base"),
+        ("cis-lmu/glot500-base", "FacebookAI/xlm-roberta-base"),
+        ("jhu-clsp/mmBERT-base", "answerdotai/ModernBERT-base"),
+    ],
+)
+def test_with_a_compact_vocabulary_a_large_one_costs_nothing(large: str, small: str) -> None:
+    """Trials of XLM-V (902k rows) and mmBERT (256k) take what their layers take: the memory and time of a smaller vocabulary."""
+    whole, compact, other = shape(large), compacted(shape(large), ASSUMED_ROWS), compacted(shape(small), ASSUMED_ROWS)
+    assert whole.vocabulary > 5 * ASSUMED_ROWS
+    assert compact.num_parameters == pytest.approx(other.num_parameters, rel=1e-3)
+    for cost in (
+        lambda of: gpu_bytes_needed(of, TRIAL, "bf16", 1),
+        lambda of: CARD.step_s(of, TRIAL.batch_size * PROMPT_TOKENS, TRIAL.batch_size),
+    ):
+        assert cost(compact) == pytest.approx(cost(other), rel=1e-3)
+        assert cost(whole) > 1.15 * cost(compact)
+
+
+def test_a_plan_of_the_study_encoders_knows_every_shape() -> None:
+    study = load_study("encoders")
+    families = {shape(str(model.hub)).model_type for model in study.models}
+    assert len(study.models) == 12
+    assert families == {"xlm-roberta", "modernbert", "eurobert", "bert", "roberta"}
+    assert all(shape(str(model.hub)).is_fast for model in study.models)
