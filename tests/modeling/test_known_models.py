@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from xlmr_sweep.modeling.architecture import KNOWN, Architecture
 from xlmr_sweep.modeling.known_models import KNOWN_CONFIGS
 from xlmr_sweep.modeling.memory import ASSUMED_ROWS, compacted, gpu_bytes_needed
-from xlmr_sweep.scheduling.speeds import CARD, PROMPT_TOKENS
+from xlmr_sweep.scheduling.speeds import CARD, PROMPT_TOKENS, instruction_flops
 from xlmr_sweep.study.reading import load_study
-from xlmr_sweep.study.recipes import FinetuneSpec
+from xlmr_sweep.study.recipes import FinetuneSpec, InstructSpec
 
 TRIAL = FinetuneSpec(precision="bf16")
 
@@ -64,3 +66,22 @@ def test_a_plan_of_the_study_encoders_knows_every_shape() -> None:
     assert len(study.models) == 12
     assert families == {"xlm-roberta", "modernbert", "eurobert", "bert", "roberta"}
     assert all(shape(str(model.hub)).is_fast for model in study.models)
+
+
+def test_the_table_of_the_page_is_that_of_the_code() -> None:
+    """`docs/own-study.md`: rows, parameters, and what a trial and an instruction job take, beside XLM-R base."""
+    hubs = {
+        "XLM-R base": "FacebookAI/xlm-roberta-base",
+        "Glot500": "cis-lmu/glot500-base",
+        "XLM-V": "facebook/xlm-v-base",
+        "ModernBERT base": "answerdotai/ModernBERT-base",
+        "mmBERT base": "jhu-clsp/mmBERT-base",
+    }
+    page = (Path(__file__).parents[2] / "docs" / "own-study.md").read_text(encoding="utf-8")
+    base = instruction_flops(shape(hubs["XLM-R base"]), InstructSpec(), 1.0)
+    for name, hub in hubs.items():
+        found = shape(hub)
+        taken = [gpu_bytes_needed(of, TRIAL, "bf16", 1) / 1e9 for of in (compacted(found, ASSUMED_ROWS), found)]
+        cells = [f"{found.vocabulary:,}", f"{found.num_parameters / 1e6:.1f}", f"{found.num_body_parameters / 1e6:.1f}"]
+        cells += [f"{value:.1f}" for value in taken] + [f"{instruction_flops(found, InstructSpec(), 1.0) / base:.3g}"]
+        assert f"| {name} | {' | '.join(cells)} |" in page, name

@@ -125,7 +125,7 @@ def test_special_tokens_of_a_tokenizer_that_is_not_here_are_the_usual_ones() -> 
 def test_records_of_a_prompt_that_spells_a_special_token_are_stale(
     study_file: Callable[..., Path], tmp_path: Path, changes: dict[str, Any], paradigms: set[str]
 ) -> None:
-    stale = states(study_file(tasks=[CB | changes]), Storage(tmp_path / "runs"), {})
+    stale = states(study_file(tasks=[CB_TASK | changes]), Storage(tmp_path / "runs"), {})
     assert set(stale) == paradigms
     assert all("that the task's own words spell" in reason for reason in stale.values())
 
