@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoConfig, AutoModelForMaskedLM
 
@@ -68,6 +69,8 @@ def test_a_rank_holds_an_eighth_of_every_matrix_and_a_step_fits_its_gpu(sharded:
     # What 8 does not divide: 514 positions and the one type.
     assert held == pytest.approx(shape.num_parameters / RANKS, rel=1e-4)
     assert 4 * held == pytest.approx(shard_gb * 1e9, rel=0.01)
+    # One group a layer, so that a rank gathers one after the other, and one for the rest.
+    assert sum(isinstance(module, FSDPModule) for module in sharded.modules()) == shape.num_layers + 1
     layers = {name: p for name, p in mine.items() if ".layer." in name}
     assert len(layers) == 16 * shape.num_layers
     assert all(8 * len(p) == len(whole[name]) for name, p in layers.items())
