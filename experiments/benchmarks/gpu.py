@@ -10,6 +10,8 @@ instruct  tokens a second at 512 tokens a row and the share of the card's peak, 
           against transformers' own, and the same bits again and after a stop.
 trials    run_grid.py on a grid of base with 320 steps: trials an hour, set-up and evaluation included, beside a plain Tune grid
           around the Trainer, with one trial a GPU and with four. Goals: 900 an hour, 10 times one trial a GPU.
+gang      instruction tuning of XL and XXL over all GPUs of this machine, of which it needs two or more: tokens a second, share of
+          the peak, memory. With one GPU it says so. It was never run on GPUs, so it has no goal of speed.
 
 Without --part: all, within --budget seconds. A part that is cut off says so and keeps what it has measured. Each prints a table;
 all write one JSON file. Random weights, no network. Exit status 1 where a goal is missed or a part was cut off. Run it alone on
@@ -33,9 +35,9 @@ from benchmarks.gpu_parts.limits import OutOfTime, limit_of, time_limit
 from benchmarks.trials import missing, show_targets
 from rich.console import Console
 
-PARTS = ("exact", "step", "memory", "instruct", "trials")
-WITHOUT_GPU = ("instruct",)
-"""Parts that `--small` runs on a CPU too."""
+PARTS = ("exact", "step", "memory", "instruct", "trials", "gang")
+WITHOUT_GPU = ("instruct", "gang")
+"""Parts that `--small` runs on a CPU too; without `--part` it runs the first."""
 
 RUNS = Path(__file__).with_name("gpu_runs")
 
@@ -49,13 +51,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--shape", action="append", help="22M, base, large or XL for step, memory, instruct; default all")
     parser.add_argument("--ours-alone", action="store_true", help="leaves the Trainer out, where time is short")
     parser.add_argument("--budget", type=float, default=300.0, help="seconds for all chosen parts; default 300")
-    parser.add_argument("--small", action="store_true", help="the part instruct with a tiny model, also without a GPU")
+    parser.add_argument("--small", action="store_true", help="the parts instruct and gang with a tiny model, also without a GPU")
     parser.add_argument("--trials", type=int, default=12, help="of our grid in the part trials")
     parser.add_argument("--shares", type=int, default=1, help="GPU shares tried in the part trials: 1 (a whole GPU) or 2")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"), help="folder of the JSON file")
     parser.add_argument("--commit", help="of the code, where this is no checkout")
     options = parser.parse_args(arguments)
-    parts = tuple(options.part or (WITHOUT_GPU if options.small else PARTS))
+    parts = tuple(options.part or (WITHOUT_GPU[:1] if options.small else PARTS))
     if problem := _no_gpu(parts, options.small) or missing():
         print(f"Error: {problem}", file=sys.stderr)
         return 2

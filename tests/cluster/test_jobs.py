@@ -6,11 +6,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from patience import wait_for
 
+from xlmr_sweep.cluster import ending as ending_module
 from xlmr_sweep.cluster import jobs as module
 from xlmr_sweep.cluster.ending import Ending
 from xlmr_sweep.cluster.jobs import MAX_STARTS, InstructionJobs, wait_for_resources
@@ -23,6 +25,7 @@ from xlmr_sweep.scheduling.cost import CostModel
 from xlmr_sweep.scheduling.free_resources import Allocation, Bundle
 from xlmr_sweep.scheduling.items import Job
 from xlmr_sweep.scheduling.resources import Node, Width
+from xlmr_sweep.storage.artifacts import save_request_file
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.identity import recipe_folder_name
 from xlmr_sweep.study.plan import Trial
@@ -222,3 +225,42 @@ def test_a_request_is_answered_once_its_file_is_gone_for_some_seconds(tmp_path: 
     assert not saves.is_saved("xlmr-base")
     now[0] = 7
     assert saves.is_saved("xlmr-base")
+
+
+def test_slow_steps_are_asked_after_each_of_them(tmp_path: Path) -> None:
+    now, storage = [0.0], Storage(tmp_path)
+    asked = SaveRequest(storage, "m-1", World(), lambda: now[0])
+    storage.write(save_request_file("m-1"), b"")
+    found = []
+    for step in range(8, 14):
+        now[0] += 5.0
+        found.append(asked.is_there(step))
+    assert found == [False, False, True, True, True, True]
+
+
+def test_an_interrupted_command_waits_for_checkpoints_first_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    admission = Cluster(monkeypatch, Node(8, 2, "a")).admission(Width(1, 1, 2))
+    goes_on, saves = threading.Event(), Saves()
+    requests: Any = saves
+    jobs = InstructionJobs(admission, lambda job: goes_on.wait() and None, lambda *failed: None, saves=requests)
+    job = admission.next()
+    assert isinstance(job, Job)
+    jobs.start(job)
+    ending = Ending(Notice(1000), admission, jobs, lambda line: None)
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            saves.saved.add("xlmr-base")
+
+    monkeypatch.setattr(ending_module, "time", SimpleNamespace(sleep=pause, monotonic=lambda: sum(pauses)))
+    with pytest.raises(KeyboardInterrupt), ending.saves_first():
+        raise KeyboardInterrupt
+    assert saves.asked == ["xlmr-base"]
+    assert len(pauses) == 3
+    saves.saved.clear()
+    with pytest.raises(KeyboardInterrupt), ending.saves_first():
+        raise KeyboardInterrupt
+    assert sum(pauses) < PATIENCE_S
+    goes_on.set()

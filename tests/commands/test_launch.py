@@ -16,6 +16,7 @@ from builders import make_encoder, make_study
 from ray.autoscaler._private.util import prepare_config, validate_config
 from typer.testing import CliRunner
 
+from xlmr_sweep.cluster.metrics import TOLD
 from xlmr_sweep.cluster.surroundings import LONGEST_SOCKET, SOCKET
 from xlmr_sweep.commands.launch_needs import StudyNeeds, node_size, time_limit
 from xlmr_sweep.commands.subcommands import app
@@ -227,6 +228,7 @@ def test_the_study_page_of_grafana_asks_for_series_that_there_are() -> None:
     page = json.loads((CHECKOUT / "launch" / "grafana-dashboard.json").read_text())
     asked = {name for panel in page["panels"] for t in panel["targets"] for name in re.findall(r"ray_(\w+)", t["expr"])}
     made = {name: kind for kind, name in re.findall(r'(Counter|Gauge)\(\s*"(\w+)"', METRICS.read_text())}
+    made |= dict.fromkeys((f"xlmr_sweep_instruct_{name}" for name in TOLD), "Gauge")
     ours = {name + ("_total" if kind == "Counter" else "") for name, kind in made.items()}
     of_ray = {"node_gpus_utilization", "node_gram_used", "node_mem_used", "node_cpu_utilization"}
     assert asked - of_ray <= ours

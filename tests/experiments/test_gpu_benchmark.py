@@ -140,3 +140,22 @@ def test_times_the_trainer_are_goals_where_both_ran() -> None:
     assert [t.is_met for t in step] == [True, False]
     sides = [{"side": "ours", "share": 1, "an_hour": 2000.0}, {"side": "plain", "share": 1, "an_hour": 100.0}]
     assert [t.reached for t in part_trials.targets({"rows": sides})] == [2000.0, 20.0]
+
+
+@pytest.mark.ranks
+def test_the_part_gang_runs_over_two_processes_of_this_machine(tmp_path: Path) -> None:
+    from argparse import Namespace
+
+    from benchmarks.gpu_parts import part_gang
+    from rich.console import Console
+
+    found: dict[str, Any] = {}
+    console = Console(width=150, record=True)
+    part_gang.run(Namespace(small=True, shape=None), tmp_path, console, found)
+    (row,) = found["rows"]
+    assert row["num_ranks"] == 2
+    assert row["tokens_s"] > 0
+    (target,) = part_gang.targets(found)
+    assert target.is_met
+    assert "Instruction tuning over several GPUs" in console.export_text()
+    assert part_gang.targets({"rows": []}) == []

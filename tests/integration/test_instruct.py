@@ -150,6 +150,9 @@ def test_writes_weights_that_transformers_loads_and_a_whole_manifest(
     assert len(manifest["loss_curve"]) == NUM_STEPS
     assert manifest["loss_curve"][-1][1] < manifest["loss_curve"][0][1] - 0.4
     assert manifest["num_ranks"] == 2
+    assert manifest["share_of_peak"] is None, "no peak of a CPU is known"
+    assert set(manifest["waited_s"]) == {"data", "checkpoint", "scoring", "host"}
+    assert 0 < manifest["waited_s"]["checkpoint"] < manifest["wall_time_s"]
     assert (manifest["device"], manifest["num_gpus"]) == ("cpu", 0)
     assert manifest["data"] == prepare_mixture(study, storage)["fingerprint"]
     # A row has 15 tokens in its user part on average, one in its target, and six of the template.
@@ -160,6 +163,8 @@ def test_writes_weights_that_transformers_loads_and_a_whole_manifest(
     assert manifest["precision"] == precision
     assert f"2 ranks on cpu, {precision}, 30 steps" in log
     assert "saved after step 10, as asked" in log
+    assert "tokens/s" in log
+    assert any("tfevents" in event for event in storage.names(f"logs/tensorboard/{name}"))
     assert not storage.exists(save_request_file(name))
     assert not storage.exists(f"train/{name}")
 

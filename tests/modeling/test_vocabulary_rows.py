@@ -18,6 +18,8 @@ from torch import Tensor
 from xlmr_sweep.modeling import fsdp
 from xlmr_sweep.modeling.fsdp import World, local_gradients, whole_weights
 from xlmr_sweep.training import mlm_loss
+from xlmr_sweep.training.export_check import probe_rows, trained_logits
+from xlmr_sweep.training.held_out import score_held_out
 from xlmr_sweep.training.masking import Masked
 from xlmr_sweep.training.mlm import Run
 from xlmr_sweep.training.mlm_loss import MaskedLMLoss
@@ -57,9 +59,9 @@ def first_step(root: MaskedLMLoss, world: World, precision: str, masked: str) ->
     root.train()
     assert isinstance(run.steps, PlainStep)
     mine = run.steps.prepare(0)
-    slices, _, num_masked = run.steps._plan(0, mine)
+    slices, counts = run.steps._plan(0, mine)
     assert len(slices) > 1
-    return world.add([float(run.steps._backward(mine, slices, num_masked))])[0], run
+    return world.add([float(run.steps._backward(mine, slices, counts.masked)[0])])[0], run
 
 
 def _rank(rank: int, size: int, folder: Path, options: dict[str, Any], precision: str, masked: str, logit_bytes: int) -> None:
@@ -71,6 +73,8 @@ def _rank(rank: int, size: int, folder: Path, options: dict[str, Any], precision
     root = MaskedLMLoss(model)
     root.spread(world, precision)
     gathered = note_gathered()
+    # What is asked without a gradient comes first, and leaves no trace in it.
+    asked = asked_of(root, world, precision)
     loss, _ = first_step(root, world, precision, masked)
     # The names of gradients as whole tensors, by the same way as weights.
     with torch.no_grad():
@@ -78,12 +82,23 @@ def _rank(rank: int, size: int, folder: Path, options: dict[str, Any], precision
             parameter.to_local().copy_(torch.zeros(()) if gradient is None else gradient)
     whole = whole_weights(model, world)
     if rank == 0:
-        save_file({"loss": torch.tensor(loss), **{name: t.clone() for name, t in whole.items()}}, folder / "told.safetensors")
+        save_file(
+            {"loss": torch.tensor(loss), **asked, **{name: t.clone() for name, t in whole.items()}}, folder / "told.safetensors"
+        )
     matrix = (model.config.vocab_size, model.config.hidden_size)
     assert matrix[1:] in gathered
     assert matrix not in gathered
     dist.barrier()
     dist.destroy_process_group()
+
+
+def asked_of(root: MaskedLMLoss, world: World, precision: str) -> dict[str, Tensor]:
+    """Logits of two rows, and the score of ten that the ranks share."""
+    rows = [replace(row, num_targets=1) for row in Rows().rows(5, range(10))]
+    score = score_held_out(root, rows[world.rank :: world.size], world, precision, 60)
+    logits = trained_logits(root, probe_rows(rows), world, precision)
+    root.train()
+    return {"asked/logits": logits.contiguous(), "asked/score": torch.tensor([score.loss, score.accuracy])}
 
 
 def note_gathered() -> list[tuple[int, ...]]:
@@ -130,6 +145,8 @@ def test_loss_and_gradients_are_those_of_one_process(
     model = model_of(**options)
     loss, _ = first_step(MaskedLMLoss(model), World(), "fp32", masked)
     assert told.pop("loss").item() == pytest.approx(loss, rel=1e-6)
+    for name, of_one in asked_of(MaskedLMLoss(model_of(**options)), World(), "fp32").items():
+        torch.testing.assert_close(told.pop(name), of_one, rtol=1e-5, atol=1e-5, msg=name)
     expected = dict(model.named_parameters(remove_duplicate=False))
     assert told.keys() == expected.keys()
     for name, parameter in expected.items():
@@ -160,6 +177,9 @@ def test_bf16_is_as_near_as_in_one_process(tmp_path: Path) -> None:
     loss, _ = first_step(MaskedLMLoss(exact), World(), "fp32", "all")
     first_step(MaskedLMLoss(alone), World(), "bf16", "all")
     assert told.pop("loss").item() == pytest.approx(loss, rel=1e-2)
+    asked = asked_of(MaskedLMLoss(model_of(**options)), World(), "fp32")
+    for name in ("asked/logits", "asked/score"):
+        torch.testing.assert_close(told[name], asked[name], rtol=5e-2, atol=5e-2, msg=name)
     of_one = dict(alone.named_parameters(remove_duplicate=False))
     for name, parameter in exact.named_parameters(remove_duplicate=False):
         assert parameter.grad is not None

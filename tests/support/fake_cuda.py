@@ -21,6 +21,7 @@ class FakeCuda:
         self.capturing: FakeGraph | None = None
         self.pools: list[Any] = []
         self.breaks_capture = self.spoils_replay = False
+        self.free_bytes = 0
 
     def note(self, name: str, function: Callable[[], None]) -> None:
         """Called by a step that runs: a capture remembers which."""
@@ -46,11 +47,14 @@ class FakeCuda:
         self.log.append("synchronize")
         self.finished = self.queued
 
+    def mem_get_info(self, device: object) -> tuple[int, int]:
+        return self.free_bytes, self.free_bytes
+
     def current_stream(self) -> FakeStream:
-        return FakeStream()
+        return FakeStream(self)
 
     def Stream(self) -> FakeStream:
-        return FakeStream()
+        return FakeStream(self)
 
     @contextmanager
     def stream(self, stream: FakeStream) -> Iterator[None]:
@@ -79,6 +83,12 @@ class FakePool:
 
 
 class FakeStream:
+    def __init__(self, cuda: FakeCuda) -> None:
+        self._cuda = cuda
+
+    def wait_event(self, event: FakeEvent) -> None:
+        self._cuda.log.append("wait")
+
     def wait_stream(self, other: FakeStream) -> None:
         pass
 

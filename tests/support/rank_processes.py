@@ -17,8 +17,8 @@ IMPORTED = [
 """Modules that take seconds to import. They are imported once, in the process that all ranks are forked from."""
 
 
-def run_ranks(rank: Callable[..., None], size: int, *arguments: Any) -> None:
-    """Calls `rank(number, size, *arguments)` in `size` processes at once, and checks that each ends well."""
+def run_ranks(rank: Callable[..., None], size: int, *arguments: Any, exit_code: int = 0) -> None:
+    """Calls `rank(number, size, *arguments)` in `size` processes at once, and checks how each ends."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED)
     processes = [context.Process(target=rank, args=(number, size, *arguments)) for number in range(size)]
@@ -26,4 +26,4 @@ def run_ranks(rank: Callable[..., None], size: int, *arguments: Any) -> None:
         process.start()
     for process in processes:
         process.join(PATIENCE_S)
-    assert [process.exitcode for process in processes] == [0] * size
+    assert [process.exitcode for process in processes] == [exit_code] * size

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from xlmr_sweep.modeling import fsdp
+from xlmr_sweep.modeling import fsdp, memory
 from xlmr_sweep.modeling.export import config_text, empty_model
 from xlmr_sweep.modeling.fsdp import World, whole_weights
 from xlmr_sweep.training.checkpoint import load_checkpoint, save_checkpoint
@@ -89,9 +89,11 @@ def _rank(rank: int, size: int, folder: Path, limits: tuple[int, int], options: 
     config = json.loads((folder / "config.json").read_text())
     model = tiny(**options) if rank == 0 else empty_model(config)
     root = MaskedLMLoss(model)
-    fsdp.ONE_GROUP_PARAMETERS, fsdp.GATHERED_PARAMETERS = limits
+    fsdp.ONE_GROUP_PARAMETERS, memory.CPU_GATHERED_BYTES = limits
     root.spread(world, "fp32")
-    run = Run(root, Rows(), replace(SETTINGS, clip=0.5, max_tokens=80), world)
+    num_steps = int((folder / "num-steps").read_text())
+    rows = Rows() if num_steps == 6 else Rows(num_steps=num_steps, total_rows=12 * num_steps)
+    run = Run(root, rows, replace(SETTINGS, clip=0.5, max_tokens=80), world)
     if (folder / "resume").is_dir():
         load_checkpoint(run, folder / "resume")
 
@@ -111,10 +113,11 @@ def _rank(rank: int, size: int, folder: Path, limits: tuple[int, int], options: 
 
 
 def train_on_ranks(
-    size: int, folder: Path, limits: tuple[int, int] = LIKE_BASE, **options: Any
+    size: int, folder: Path, limits: tuple[int, int] = LIKE_BASE, *, num_steps: int = 6, **options: Any
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Trains on `size` gloo ranks; returns the whole weights and rank 0's counts."""
     (folder / "config.json").write_text(json.dumps(config_text(tiny(**options))))
+    (folder / "num-steps").write_text(str(num_steps))
     (folder / f"store-{size}").unlink(missing_ok=True)
     run_ranks(_rank, size, folder, limits, options)
     counts = json.loads((folder / f"counts-{size}.json").read_text())

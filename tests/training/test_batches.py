@@ -27,3 +27,15 @@ def test_every_epoch_takes_every_row_once_in_another_order() -> None:
     assert sorted(taken[:50]) == sorted(taken[50:]) == list(range(50))
     assert taken[:50] != taken[50:]
     assert RowOrder.of(50, 8, seed=3, epochs=2.0, max_steps=4).num_steps == 4
+
+
+def test_held_out_rows_are_never_trained_on_and_all_others_are() -> None:
+    order = RowOrder.of(100, 7, 3, epochs=2.0, held_out=12)
+    taken = [int(n) for step in range(order.num_steps) for n in order.numbers(step, range(order.size(step)))]
+    held_out = set(order.held_out.tolist())
+    assert len(held_out) == 12
+    assert sorted(taken) == sorted(2 * [n for n in range(100) if n not in held_out])
+    short = RowOrder.of(100, 7, 3, max_steps=2, held_out=12)
+    assert set(short.held_out.tolist()) == held_out
+    assert set(short.taken().tolist()) == held_out | {int(n) for step in range(2) for n in short.numbers(step, range(7))}
+    assert set(RowOrder.of(100, 7, 4, held_out=12).held_out.tolist()) != held_out

@@ -121,6 +121,30 @@ def test_a_short_run_tokenises_only_the_rows_it_takes(
     assert len(tokenised_once(study, study.models[0], storage, longer, template, World())) == 24
 
 
+def test_masks_are_the_same_on_any_number_of_ranks_and_after_a_restart(made: tuple[Study, Storage, ChatTemplate]) -> None:
+    study, storage, template = made
+    order = RowOrder.of(len(ROWS), 8, seed=1, epochs=2, held_out=6)
+
+    def masks(num_ranks: int) -> list[list[list[int]]]:
+        """Of three steps in the middle of the run, put together from what each rank takes, and of the held-out rows."""
+        found: list[list[list[int]]] = []
+        for step in (4, 5, 6, -1):
+            size = order.size(step) if step > 0 else order.num_held_out
+            rows: list[list[int]] = [[] for _ in range(size)]
+            for rank in range(num_ranks):
+                # Each rank opens the rows anew, as after a restart.
+                chats = tokenised_once(study, study.models[0], storage, order, template, World())
+                batches = ChatBatches(chats, order, template, 0.15, template.tokenizer.mask_token_id)
+                places = range(rank, size, num_ranks)
+                mine = batches.rows(step, places) if step > 0 else batches.held_out(rank, num_ranks)
+                for place, row in zip(places, mine, strict=True):
+                    rows[place] = [*row.input_ids, *row.positions, *row.labels]
+            found.append(rows)
+        return found
+
+    assert masks(1) == masks(2) == masks(4)
+
+
 def test_half_written_rows_are_made_again(made: tuple[Study, Storage, ChatTemplate], monkeypatch: pytest.MonkeyPatch) -> None:
     study, storage, template = made
     order = RowOrder.of(len(ROWS), 8, seed=1)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_ranks import (
-    Rows,
-    run_of,
-    tiny,
-    train_on_ranks,
-)
+from rank_processes import run_ranks
+from tiny_ranks import Rows, run_of, tiny, train_on_ranks
 
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.modeling.fsdp import World
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.training import checkpoint_files
 from xlmr_sweep.training.checkpoint import load_checkpoint, save_checkpoint
+from xlmr_sweep.training.job_checkpoints import JobCheckpoints
 from xlmr_sweep.training.mlm import Run
 
 
@@ -48,10 +54,84 @@ def test_stopped_and_resumed_run_ends_with_the_same_bits(stop: int, tmp_path: Pa
     assert (progress.tokens, progress.masked_tokens) == (whole.tokens, whole.masked_tokens)
 
 
-def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
-    save_checkpoint(run_of(tiny()), tmp_path)
-    with pytest.raises(ValueError, match="another model"):
-        load_checkpoint(run_of(tiny(hidden_size=32)), tmp_path)
+def saved(folder: Path) -> Path:
+    run_of(tiny(), rows=Rows(num_steps=1)).train(lambda run: save_checkpoint(run, folder, "m-1"))
+    return folder
+
+
+def refusal(folder: Path, made_by: str = "m-1", **sizes: int) -> str:
+    with pytest.raises(StudyError) as caught:
+        load_checkpoint(run_of(tiny(**sizes)), folder, made_by)
+    said = str(caught.value)
+    assert said.startswith(f"{folder}: ")
+    assert "\n" not in said
+    return said
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "c")
+    assert "a checkpoint of another model" in refusal(folder, hidden_size=32)
+    assert "a checkpoint of another study or recipe (m-1, not m-2)" in refusal(folder, "m-2")
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps({"world_size": 1, **{k: v for k, v in state.items() if k != "format"}}))
+    assert f"another version of xlmr_sweep; end the job with that version, or delete {tmp_path}" in refusal(folder)
+    (folder / "state.json").unlink()
+    assert "not whole" in refusal(folder)
+
+
+def test_damaged_files_are_refused_in_one_line(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "c")
+    file = folder / "rank-00000.safetensors"
+    whole = file.read_bytes()
+    for damaged in (whole[:-100], whole[:4], b""):
+        file.write_bytes(damaged)
+        assert "the checkpoint is damaged" in refusal(folder)
+    file.unlink()
+    assert "the checkpoint is damaged" in refusal(folder)
+
+
+def test_a_full_disk_is_an_error_of_the_disk_and_leaves_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint_files, "_write", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        saved(tmp_path / "c")
+    assert not (tmp_path / "c" / "state.json").exists()
+
+
+def _killed(rank: int, size: int, folder: Path, kill_at: int) -> None:
+    """Trains, saves every two steps in a thread, and kills itself after a step, whatever that thread is doing."""
+
+    def keep(step: int, write: Callable[[Path], None], told: Callable[[bool], None]) -> None:
+        def work() -> None:
+            write(folder / f"step-{step}")
+            told(True)
+
+        threading.Thread(target=work).start()
+
+    checkpoints = JobCheckpoints(Storage(folder), "m-1", World(), 2, keep, lambda line: None)
+
+    def then_die(run: Run) -> None:
+        checkpoints.after_step(run)
+        if run.progress.step == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run_of(tiny(dropout=0.1), clip=0.3, rows=Rows(num_steps=12, total_rows=144)).train(then_die)
+
+
+@pytest.mark.parametrize("kill_at", [5, 6, 9])
+def test_killed_at_any_step_it_ends_with_the_same_loss_curve_and_weights(kill_at: int, tmp_path: Path) -> None:
+    run_ranks(_killed, 1, tmp_path, kill_at, exit_code=-signal.SIGKILL)
+    kept = [path for path in tmp_path.glob("step-*") if (path / "state.json").exists()]
+    straight, resumed = tiny(dropout=0.1), tiny(dropout=0.1)
+    whole = run_of(straight, clip=0.3, rows=Rows(num_steps=12, total_rows=144)).train()
+    run = run_of(resumed, clip=0.3, rows=Rows(num_steps=12, total_rows=144))
+    load_checkpoint(run, max(kept, key=lambda path: int(path.name[5:])), "m-1")
+    assert 2 <= run.progress.step <= kill_at
+    assert run.train().loss_curve == whole.loss_curve
+    for name, parameter in resumed.named_parameters():
+        assert torch.equal(parameter, dict(straight.named_parameters())[name]), name
 
 
 @pytest.mark.ranks
@@ -69,13 +149,13 @@ def test_checkpoint_of_two_ranks_goes_on_bit_for_bit(tmp_path: Path) -> None:
 def test_checkpoint_is_resharded_for_another_number_of_ranks(tmp_path: Path) -> None:
     weights, counts = train_on_ranks(2, tmp_path)
     (tmp_path / "saved-2").rename(tmp_path / "resume")
-    three, three_counts = train_on_ranks(3, tmp_path)
+    four, four_counts = train_on_ranks(4, tmp_path)
     model = tiny()
     run = run_of(model, clip=0.5)
     load_checkpoint(run, tmp_path / "resume")
     assert run.progress.step == 3
     run.train()
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(three[name], weights[name], rtol=1e-4, atol=3e-6, msg=name)
+        torch.testing.assert_close(four[name], weights[name], rtol=1e-4, atol=3e-6, msg=name)
         torch.testing.assert_close(parameter.detach(), weights[name], rtol=1e-4, atol=3e-6, msg=name)
-    assert three_counts["curve"][:3] == counts["curve"][:3]
+    assert four_counts["curve"][:3] == counts["curve"][:3]

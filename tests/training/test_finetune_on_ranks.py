@@ -38,11 +38,11 @@ def run_rank(
     import torch
     import torch.distributed as dist
 
-    from xlmr_sweep.modeling import fsdp
+    from xlmr_sweep.modeling import fsdp, memory
     from xlmr_sweep.training.finetune import finetune
     from xlmr_sweep.training.warm_state import WarmState
 
-    fsdp.ONE_GROUP_PARAMETERS, fsdp.GATHERED_PARAMETERS = limits
+    fsdp.ONE_GROUP_PARAMETERS, memory.CPU_GATHERED_BYTES = limits
 
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=size)
     warm = WarmState(study, storage, World(rank, size))

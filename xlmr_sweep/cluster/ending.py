@@ -6,12 +6,19 @@ such a notice too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from xlmr_sweep.cluster.jobs import InstructionJobs
 from xlmr_sweep.cluster.nodes import NodeWatch
 from xlmr_sweep.interrupt import Notice, end_early
 from xlmr_sweep.scheduling.admission import Admission
+
+SAVE_S = 15.0
+"""A command that is interrupted waits at most this long for checkpoints. It must end within half a minute."""
+
+POLL_S = 0.2
 
 
 class Ending:
@@ -53,6 +60,18 @@ class Ending:
             self._jobs.save()
             under_way = len(self._admission.live)
             self._say(f"Ending soon: nothing more is started; {under_way} trials under way may still end")
+
+    @contextmanager
+    def saves_first(self) -> Iterator[None]:
+        """Where the block is interrupted, by SIGTERM or Ctrl-C, instruction jobs save checkpoints before it ends."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._jobs.save()
+            deadline = time.monotonic() + SAVE_S
+            while self._jobs.is_saving and time.monotonic() < deadline:
+                time.sleep(POLL_S)
+            raise
 
     def finish(self) -> None:
         """Ends the command if the run was ended early and something is left to do."""

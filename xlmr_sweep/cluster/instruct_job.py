@@ -84,7 +84,7 @@ def run_instruct(
         label_selector=list(label_selector) or None,
     )
     config = {"study": study.model_dump(mode="json"), "model": model_name, "storage": storage.uri, "use_gpu": use_gpu}
-    _run_job(name, config, workers, storage, step)
+    _run_job(name, config, workers, storage, step, study.instruct.checkpoints_kept)
     manifest: dict[str, Any] = storage.read_json(manifest_file)
     storage.delete(job_folder(name))
     return manifest
@@ -96,7 +96,9 @@ def _require_mixture(study: Study, storage: Storage) -> None:
         raise StudyError(f"{storage.path(mixture)}: the mixture is not prepared; run prepare_data.py")
 
 
-def _run_job(name: str, config: dict[str, Any], workers: ray.train.ScalingConfig, storage: Storage, step: Step | None) -> None:
+def _run_job(
+    name: str, config: dict[str, Any], workers: ray.train.ScalingConfig, storage: Storage, step: Step | None, num_kept: int
+) -> None:
     """Runs a job to its end. What went wrong is also in its log."""
     _set_train_defaults()
     group_file = temporary_file(f"placement-group-{name}")
@@ -111,7 +113,7 @@ def _run_job(name: str, config: dict[str, Any], workers: ray.train.ScalingConfig
             name=name,
             **storage.for_ray(TRAIN),
             failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=num_kept),
         ),
     )
     log = JobLog(storage, name)

@@ -157,6 +157,12 @@ class InstructionJobs:
                 if node_ids is None:
                     self._ending.add(model)
 
+    @property
+    def is_saving(self) -> bool:
+        """Whether a job that is to be given back has not saved yet."""
+        saved = self._saves.is_saved if self._saves is not None else lambda model: True
+        return any(model in self._under_way and not saved(model) for model in self._ending)
+
     def run_alone(self, poll: Callable[[NodeWatch], None] = lambda nodes: None) -> None:
         """Runs the jobs of an admission that holds no trials. Gives up a job that no node can hold any more.
 

@@ -1,4 +1,4 @@
-"""Counts, scores and times of trials as Ray metrics, for Ray's dashboard and Prometheus.
+"""Counts, scores and times of trials, and how instruction jobs go, as Ray metrics, for Ray's dashboard and Prometheus.
 
 Every series begins with `xlmr_sweep_` and names the study. Prometheus puts `ray_` before it and `_total` behind a counter.
 `launch/grafana-dashboard.json` draws them.
@@ -16,6 +16,40 @@ from xlmr_sweep.study.plan import Trial
 
 CELL = ("model", "paradigm", "task")
 STATES = ("done", "running", "failed", "waiting")
+
+
+TOLD = {
+    "loss": "Loss of masked tokens",
+    "loss_inputs": "Loss of masked tokens of inputs",
+    "loss_targets": "Loss of masked tokens of targets",
+    "gradient_norm": "Norm of the gradient before clipping",
+    "tokens_per_s": "Tokens a second",
+    "share_of_peak": "Operations a second as a share of what the cards can do",
+    "memory_bytes": "Peak memory of rank 0",
+    "remaining_s": "Expected seconds until the end of the job",
+    "held_out_accuracy": "Share of the masked target tokens of held-out rows that were right",
+    "held_out_loss": "Loss of masked tokens of held-out rows",
+}
+"""What an instruction job tells, by the name of its number."""
+
+
+class InstructionMetrics:
+    """Reports how an instruction job goes. Made once a job, on its rank 0.
+
+    Args:
+        study: its name.
+        model: the study's short name of the model.
+    """
+
+    def __init__(self, study: str, model: str) -> None:
+        self._tags = {"study": study, "model": model}
+        self._gauges = {name: Gauge(f"xlmr_sweep_instruct_{name}", text, tuple(self._tags)) for name, text in TOLD.items()}
+
+    def tell(self, step: int, numbers: Mapping[str, float | None]) -> None:
+        """Reports the numbers of a step; those that are not known or not told of are left out."""
+        for name, number in numbers.items():
+            if name in self._gauges and number is not None:
+                self._gauges[name].set(number, self._tags)
 
 
 class TrialMetrics:

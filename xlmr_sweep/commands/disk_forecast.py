@@ -39,8 +39,9 @@ def disk_growth(study: Study, storage: Storage, left: Sequence[Trial], to_instru
     if to_instruct:
         weights = _sum_if_known([sizes[name] for name in to_instruct])
         found["instruction-tuned weights"] = weights
-        # Weights and the two moments of AdamW in fp32. The old checkpoint goes only once the new one is written.
-        found["checkpoints while their jobs run"] = None if weights is None else 2 * 3 * weights
+        # Weights and the two moments of AdamW in fp32. An old checkpoint goes only once the new one is written.
+        number = study.instruct.checkpoints_kept + 1
+        found["checkpoints while their jobs run"] = None if weights is None else number * 3 * weights
     if to_instruct and not storage.exists(manifest_of(mixture_folder(study))):
         found["instruction data"] = None
     return found

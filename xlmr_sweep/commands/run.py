@@ -135,7 +135,8 @@ def run_instruction_jobs(plan: RunPlan) -> None:
             SaveRequests(plan.study, plan.storage),
         )
         ending = Ending(notice, started.admission, jobs, say)
-        jobs.run_alone(ending.poll)
+        with ending.saves_first():
+            jobs.run_alone(ending.poll)
         ending.finish()
 
 

@@ -142,6 +142,19 @@ class Architecture:
         head = 2 * (h * e + e * self.vocabulary)
         return self.encoder_flops_per_token(seq_len) + head
 
+    def masked_lm_flops(self, num_tokens: float, num_pairs: float, num_masked: float) -> float:
+        """Operations of training on sequences of any lengths without padding, with the head at masked tokens only.
+
+        Args:
+            num_tokens: of all sequences.
+            num_pairs: pairs of tokens of one sequence: the sum of the squared lengths.
+            num_masked: tokens that are predicted.
+        """
+        products = self.encoder_flops_per_token(0) * num_tokens
+        attention = self.num_layers * 4.0 * self.hidden * num_pairs
+        head = float(self.forward_flops_per_token(0) - self.encoder_flops_per_token(0)) * num_masked
+        return 3.0 * (products + attention + head)
+
     def training_flops(self, num_tokens: float, seq_len: int) -> float:
         """Operations of training on a number of tokens: the backward pass costs two forward passes."""
         return 3.0 * self.forward_flops_per_token(seq_len) * num_tokens

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xlmr_sweep.modeling.memory import GATHERED_PARAMETERS
+from xlmr_sweep.modeling.memory import keeps_gathered
 
 # torch.distributed.fsdp and .tensor take a second to import, which a run of one rank does not need to pay.
 
@@ -69,7 +69,9 @@ class World:
         return bytes(buffer.tolist()).decode()
 
 
-def shard_model(root: nn.Module, world: World, precision: str, by_rows: Sequence[nn.Parameter] = ()) -> None:
+def shard_model(
+    root: nn.Module, world: World, precision: str, by_rows: Sequence[nn.Parameter] = (), step_bytes: float = 0.0
+) -> None:
     """Spreads a model over the ranks in place: one group a transformer layer, one for the rest (with tied embeddings).
 
     A small model is a single group.
@@ -85,6 +87,7 @@ def shard_model(root: nn.Module, world: World, precision: str, by_rows: Sequence
             and all of a small model, are gathered in fp32 and left to autocast. Sums along the layers stay in fp32, as in one
             process; only a layer's biases and normalisations are coarser. Weights and sums of gradients are in fp32.
         by_rows: parameters whose rows of this rank the module uses itself. They are cut alike and never gathered.
+        step_bytes: what a pass keeps on a GPU. What is left of the card decides whether gathered weights are kept.
     """
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -94,7 +97,8 @@ def shard_model(root: nn.Module, world: World, precision: str, by_rows: Sequence
         of_layer = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
     mesh = DeviceMesh(world.device.type, list(range(world.size)))
     num_parameters = sum(parameter.numel() for parameter in root.parameters())
-    keep_gathered = num_parameters <= GATHERED_PARAMETERS
+    card = torch.cuda.get_device_properties(world.device).total_memory if world.device.type == "cuda" else None
+    keep_gathered = keeps_gathered(num_parameters, world.size, step_bytes, card)
     layers = transformer_layers(root) if num_parameters > ONE_GROUP_PARAMETERS else []
     apart = _cut_rows(root, by_rows, mesh, world)
     for module in [*layers, root]:
@@ -107,6 +111,7 @@ def shard_model(root: nn.Module, world: World, precision: str, by_rows: Sequence
                 if type(part) is nn.LayerNorm:
                     part.__class__ = _LayerNorm
         fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard, ignored_params=apart)
+    root.keeps_gathered = keep_gathered  # type: ignore[assignment]
 
 
 class _LayerNorm(nn.LayerNorm):
@@ -117,10 +122,18 @@ class _LayerNorm(nn.LayerNorm):
         return functional.layer_norm(input, self.normalized_shape, weight, bias, self.eps)
 
 
+def run_as_forward(root: nn.Module, *methods: str) -> None:
+    """Lets methods of a sharded model gather its weights as its `forward` does."""
+    from torch.distributed.fsdp import register_fsdp_forward_method
+
+    for method in methods:
+        register_fsdp_forward_method(root, method)
+
+
 def begin_micro_batch(root: nn.Module, is_last: bool) -> None:
     """Tells a sharded model whether this pass ends with summing gradients over the ranks. Does nothing for a whole model."""
-    if _is_sharded(root) and sum(parameter.numel() for parameter in root.parameters()) <= GATHERED_PARAMETERS:
-        sharded: Any = root
+    sharded: Any = root
+    if _is_sharded(root) and sharded.keeps_gathered:
         sharded.set_requires_gradient_sync(is_last)
         sharded.set_reshard_after_backward(is_last)
 

@@ -27,10 +27,12 @@ GPU_BYTES = 80e9
 GPU_RESERVE = 4e9
 """Bytes of a GPU that are not the trial's: context, communication buffers, fragmentation. Assumed."""
 
-GATHERED_PARAMETERS = 2_000_000_000
-"""Up to this size a rank of a sharded model keeps gathered weights from forward to backward, and whole gradients between
-micro-batches. That costs 8 bytes a parameter for the length of a step (in bf16: 16 GB for 2 G) and saves one gather and all but
-one reduction."""
+GATHERED_BYTES = 8.0
+"""Bytes a parameter of gathered weights and whole gradients. A rank of a sharded model with room for them keeps the weights from
+forward to backward, and the gradients between micro-batches: that saves one gather and all but one reduction."""
+
+CPU_GATHERED_BYTES = 16e9
+"""A rank on CPUs has so much room for them, whatever the machine: it decides the order of sums, which must not change."""
 
 PROCESS_BYTES = 355e6
 """Memory of a CPU process without its trials: Python, torch and transformers (338 MB), and what torch allocates at the first
@@ -76,6 +78,7 @@ def trial_memory(
     num_ranks: int = 1,
     on_gpu: bool = True,
     dropout: bool = True,
+    gpu_bytes: float = GPU_BYTES,
 ) -> TrialMemory:
     """Returns the memory of one rank, for inputs of `finetune.max_length` tokens.
 
@@ -86,6 +89,7 @@ def trial_memory(
         num_ranks: over which the model is spread.
         on_gpu: with fused attention, which keeps no scores; else as on a CPU.
         dropout: whether masks of it are kept.
+        gpu_bytes: memory of each GPU.
     """
     total = shape.num_parameters
     length = finetune.max_length
@@ -94,10 +98,12 @@ def trial_memory(
     layer = shape.layer_parameters
     rest = total - (shape.num_own_layers or shape.num_layers) * layer
     gathered = 0.0
+    each = tokens * token_bytes(shape, precision, length, on_gpu=on_gpu, dropout=dropout)
     if num_ranks > 1:
         # Weights, and gradients in fp32. Of a large model embeddings and head stay gathered, and two layers: one computes while
         # the next arrives. Embeddings and head are always in fp32.
-        layers = shape.num_layers if total <= GATHERED_PARAMETERS else 2
+        is_kept = keeps_gathered(total, num_ranks, shape.num_layers * each, gpu_bytes if on_gpu else None)
+        layers = shape.num_layers if is_kept else 2
         gathered = (width + 4.0) * layers * layer + 8.0 * rest
     elif precision == "bf16":
         # Autocast keeps a bf16 copy of each product's weights for the backward pass.
@@ -105,7 +111,6 @@ def trial_memory(
     if not shape.is_fast:
         # Logits of all tokens and their gradient.
         gathered += 8.0 * tokens * shape.vocabulary
-    each = tokens * token_bytes(shape, precision, length, on_gpu=on_gpu, dropout=dropout)
     if on_gpu:
         return TrialMemory(16.0 * total / num_ranks, gathered, shape.num_layers * each)
     if precision == "fp32" and not shape.pre_norm:
@@ -113,6 +118,21 @@ def trial_memory(
     # The peak is at the start of the backward pass (all kept tensors, no gradients) or at its end (the reverse).
     computed = max((shape.num_layers + BACKWARD_LAYERS) * each, 4.0 * total / num_ranks - gathered)
     return TrialMemory(12.0 * total / num_ranks, gathered, computed)
+
+
+def keeps_gathered(num_parameters: float, num_ranks: int, step_bytes: float, gpu_bytes: float | None) -> bool:
+    """Returns whether a rank of a sharded model keeps gathered weights and whole gradients for the length of a step.
+
+    Args:
+        num_parameters: of the model.
+        num_ranks: over which it is spread.
+        step_bytes: what a pass keeps for its backward pass.
+        gpu_bytes: of the rank's card; None on CPUs.
+    """
+    gathered = GATHERED_BYTES * num_parameters
+    if gpu_bytes is None:
+        return gathered <= CPU_GATHERED_BYTES
+    return 16.0 * num_parameters / num_ranks + step_bytes + gathered <= gpu_bytes - GPU_RESERVE
 
 
 def process_bytes(shape: Architecture, memory: TrialMemory, num_evaluation_tokens: int) -> float:
@@ -155,17 +175,19 @@ def token_bytes(shape: Architecture, precision: str, length: int, *, on_gpu: boo
 def gpus_needed(shape: Architecture, finetune: FinetuneSpec, precision: str, gpu_bytes: float = GPU_BYTES) -> int | None:
     """Returns the fewest GPUs on which a trial of a (compacted) shape fits; None where 16 are too few."""
     for number in (1, 2, 4, 8, 16):
-        if gpu_bytes_needed(shape, finetune, precision, number) <= gpu_bytes - GPU_RESERVE:
+        if gpu_bytes_needed(shape, finetune, precision, number, gpu_bytes) <= gpu_bytes - GPU_RESERVE:
             return number
     return None
 
 
-def gpu_bytes_needed(shape: Architecture, finetune: FinetuneSpec, precision: str, num_ranks: int) -> float:
+def gpu_bytes_needed(
+    shape: Architecture, finetune: FinetuneSpec, precision: str, num_ranks: int, gpu_bytes: float = GPU_BYTES
+) -> float:
     """Returns what a trial of a (compacted) shape takes of each of its GPUs, for inputs of `finetune.max_length` tokens."""
     if num_ranks == 1 and precision == "bf16" and shape.is_static:
         # One GPU trains by the static step (modeling/gpu).
         return footprint(shape, finetune.batch_size * finetune.max_length, finetune.eval_tokens).total
-    return trial_memory(shape, finetune, precision=precision, num_ranks=num_ranks).total
+    return trial_memory(shape, finetune, precision=precision, num_ranks=num_ranks, gpu_bytes=gpu_bytes).total
 
 
 def cpu_has_bf16() -> bool:

@@ -10,6 +10,7 @@ Shapes: V tokens of which this rank holds v rows, hidden H, N tokens of this ran
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -17,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from xlmr_sweep.modeling.fsdp import World, slice_of
+from xlmr_sweep.modeling.sequences import to_device
 
 
 def vocabulary_weights(model: Any) -> list[nn.Parameter]:
@@ -44,9 +46,12 @@ class VocabularyRows:
         # Token ids have no gradient, and autograd runs a backward pass only where some input has one.
         self._anchor = torch.zeros(0, requires_grad=True, device=world.device)
         into.forward = self._look_up
+        self._wanted: _Wanted | None = None
 
-    def loss(self, hidden: Tensor, labels: Tensor, num_masked: int, logit_bytes: int) -> Tensor:
+    def loss(self, hidden: Tensor, labels: Tensor, is_target: Tensor, num_masked: int, logit_bytes: int) -> tuple[Tensor, Tensor]:
         """Returns the sum of this rank's masked tokens' cross-entropies, divided by the number of all of the step's, in fp32.
+
+        The second sum is of targets only and has no gradient.
 
         All ranks call it together, and only in training. Meanwhile each holds the states of all ranks' masked tokens, (n, H).
         The matrix's gradient is computed in this forward pass, chunk by chunk, so that no logit is computed twice. It is the
@@ -56,17 +61,48 @@ class VocabularyRows:
         Args:
             hidden: (m, H) what the output projection takes, of this rank's m masked tokens.
             labels: (m,) int64 the token ids to predict.
+            is_target: (m,) bool, which tokens count in the second sum.
             num_masked: of the step's global batch.
             logit_bytes: of the logits that a rank computes at once, in fp32.
         """
         # All ranks must make the same chunks. The first rank has the most rows, so its count decides.
         size = max(1, logit_bytes // (4 * -(-self._out.length // self._world.size)))
-        loss: Tensor = _Loss.apply(hidden, self._output.bias, labels, max(1, num_masked), size, self._out, self._world)  # type: ignore[no-untyped-call]
-        return loss
+        asked = (labels, is_target)
+        sums: tuple[Tensor, Tensor] = _Loss.apply(  # type: ignore[no-untyped-call]
+            hidden, self._output.bias, asked, max(1, num_masked), size, self._out, self._world
+        )
+        return sums
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Returns the logits of this rank's states for all tokens, (m, H) to (m, V), in fp32, without a gradient.
+
+        All ranks call it together. Meanwhile each holds the logits of all ranks' states.
+        """
+        matrix, bias = self._out, self._output.bias
+        counts = [numbers[0] for numbers in self._world.gather([len(hidden)])]
+        every = _gathered(hidden, counts, self._world)
+        weights = matrix.rows.to(every.dtype)
+        mine = None if bias is None else bias[matrix.start : matrix.end].to(every.dtype)
+        # By words, because ranks hold rows of words: (v, n).
+        of_rows = torch.nn.functional.linear(every, weights, mine).float().t().contiguous()
+        held = [slice_of(matrix.length, rank, self._world.size) for rank in range(self._world.size)]
+        whole = _gathered(of_rows, [end - start for start, end in held], self._world)
+        before = sum(counts[: self._world.rank])
+        return whole.t()[before : before + len(hidden)]
+
+    def expect(self, ids: Tensor) -> None:
+        """Makes the next look-up ready on the host, so that it reads no value from the device. All ranks call it together.
+
+        Args:
+            ids: (N,) the tokens of this rank's next pass, in host memory.
+        """
+        self._wanted = _wanted(ids, self._in, self._world)
 
     def _look_up(self, ids: Tensor) -> Tensor:
         """The embedding's forward: tokens of any shape to (..., H)."""
-        found: Tensor = _LookUp.apply(self._anchor, ids.flatten(), self._padding, self._in, self._world)  # type: ignore[no-untyped-call]
+        wanted = self._wanted or _wanted(ids.flatten().cpu(), self._in, self._world)
+        self._wanted = None
+        found: Tensor = _LookUp.apply(self._anchor, wanted, self._padding, self._in, self._world)  # type: ignore[no-untyped-call]
         return found.view(*ids.shape, -1)
 
 
@@ -97,11 +133,39 @@ class _Matrix:
         return self._gradient, False
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """The different tokens of a pass, and which rank has the row of each."""
+
+    ids: Tensor
+    """Ascending, so rank by rank."""
+    places: Tensor
+    """(N,) of each of the pass's tokens among them."""
+    sent: list[int]
+    """How many each rank is asked for."""
+    received: list[int]
+    """How many each rank asks for."""
+
+
+def _wanted(ids: Tensor, matrix: _Matrix, world: World) -> _Wanted:
+    wanted, places = torch.unique(ids, return_inverse=True)
+    ends = torch.tensor([slice_of(matrix.length, rank, world.size)[1] for rank in range(world.size)])
+    until = torch.searchsorted(wanted, ends).tolist()
+    if until[-1] < len(wanted):
+        raise IndexError(f"token {int(wanted[-1])}, but the vocabulary has {matrix.length} rows")
+    sent = [end - start for start, end in zip([0, *until], until, strict=False)]
+    received = [numbers[world.rank] for numbers in world.gather(sent)]
+    device = matrix.rows.device
+    return _Wanted(to_device(wanted, device), to_device(places, device), sent, received)
+
+
 class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, bias: Tensor | None, labels: Tensor, divisor: int, size: int, matrix: _Matrix, world: World
-    ) -> Tensor:
+        ctx: Any, hidden: Tensor, bias: Tensor | None, asked: tuple[Tensor, Tensor], divisor: int, size: int,
+        matrix: _Matrix, world: World,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        labels, is_target = asked
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         with torch.autocast(device, enabled=False):
@@ -124,10 +188,12 @@ class _Loss(torch.autograd.Function):
         before = sum(counts[: world.rank])
         own = slice(before, before + len(hidden))
         ctx.save_for_backward(of_hidden[own].to(hidden.dtype), of_bias)
-        return losses[own].sum() / divisor
+        sums = losses[own].sum() / divisor, (losses[own] * is_target).sum() / divisor
+        ctx.mark_non_differentiable(sums[1])
+        return sums
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         of_hidden, of_bias = ctx.saved_tensors
         return gradient * of_hidden, None if of_bias is None else gradient * of_bias, None, None, None, None, None
 
@@ -141,14 +207,16 @@ def _part(
     dist.all_reduce(greatest, dist.ReduceOp.MAX)
     logits.sub_(greatest[:, None])
     places = labels - matrix.start
-    here = ((places >= 0) & (places < len(weights))).nonzero()[:, 0]
-    at = (here, places[here])
     told = logits.new_zeros((2, len(logits)))
-    told[1, here] = logits[at]
+    # Which labels have their row here is not read from the device: the others add nothing.
+    is_here, at = ((places >= 0) & (places < len(weights)))[:, None], places.clamp(0, max(0, len(weights) - 1))[:, None]
+    if len(weights):
+        told[1] = logits.gather(1, at).masked_fill_(~is_here, 0.0)[:, 0]
     told[0] = logits.exp_().sum(1)
     dist.all_reduce(told)
     logits.div_((told[0] * divisor)[:, None])
-    logits[at] -= 1.0 / divisor
+    if len(weights):
+        logits.scatter_add_(1, at, is_here.to(logits.dtype) * (-1.0 / divisor))
     return told[0].log() - told[1], logits
 
 
@@ -165,20 +233,14 @@ def _add_product(matrix: _Matrix, of_logits: Tensor, hidden: Tensor) -> None:
 
 class _LookUp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, ids: Tensor, padding: int | None, matrix: _Matrix, world: World) -> Tensor:
-        wanted, places = torch.unique(ids, return_inverse=True)
-        ends = torch.tensor([slice_of(matrix.length, rank, world.size)[1] for rank in range(world.size)], device=ids.device)
-        until = torch.searchsorted(wanted, ends).tolist()
-        if until[-1] < len(wanted):
-            raise IndexError(f"token {int(wanted[-1])}, but the vocabulary has {matrix.length} rows")
-        sent = [end - start for start, end in zip([0, *until], until, strict=False)]
-        received = [numbers[world.rank] for numbers in world.gather(sent)]
-        asked = _exchanged(wanted, sent, received) - matrix.start
+    def forward(ctx: Any, anchor: Tensor, wanted: _Wanted, padding: int | None, matrix: _Matrix, world: World) -> Tensor:
+        sent, received = wanted.sent, wanted.received
+        asked = _exchanged(wanted.ids, sent, received) - matrix.start
         found = _exchanged(matrix.rows.index_select(0, asked), received, sent)
-        ctx.save_for_backward(places, asked)
+        ctx.save_for_backward(wanted.places, asked)
         ctx.sent, ctx.received, ctx.matrix, ctx.num_ranks = sent, received, matrix, world.size
         ctx.padding = None if padding is None else padding - matrix.start
-        return found.index_select(0, places)
+        return found.index_select(0, wanted.places)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

@@ -17,7 +17,8 @@ import math
 from dataclasses import dataclass
 
 from xlmr_sweep.modeling.architecture import KNOWN, Architecture
-from xlmr_sweep.modeling.memory import ASSUMED_ROWS, GATHERED_PARAMETERS, compacted
+from xlmr_sweep.modeling.cards import PEAK_FLOPS
+from xlmr_sweep.modeling.memory import ASSUMED_ROWS, GPU_BYTES, compacted, keeps_gathered
 from xlmr_sweep.study.recipes import FinetuneSpec, InstructSpec
 
 PROMPT_TOKENS = 96
@@ -131,7 +132,7 @@ class Card:
 
     def _exchange_s(self, shape: Architecture, num_gpus: int) -> float:
         """A GPU gathers the others' weights in bf16, twice where they are not kept, and sums gradients in fp32."""
-        gathers = 1 if shape.num_parameters <= GATHERED_PARAMETERS else 2
+        gathers = 1 if keeps_gathered(shape.num_parameters, num_gpus, 0.0, GPU_BYTES) else 2
         others = (num_gpus - 1) / num_gpus
         return others * (2.0 * gathers + 4.0) * _in_layers(shape) / self.link_bytes_s
 
@@ -154,7 +155,7 @@ _XL = compacted(KNOWN["facebook/xlm-roberta-xl"], 32_768)
 H100 = Card(
     name="NVIDIA H100 80GB HBM3",
     source="measured 2026-11-27, commit 3f770d1, torch 2.11.0+cu130, bf16, dropout 0.1",
-    peak_flops=989e12,
+    peak_flops=PEAK_FLOPS["H100"],
     copy_bytes_s=3.0e12,
     # NVLink 4 carries 450 GB/s in one direction. Two thirds of it are assumed for the sums and gathers of single layers.
     link_bytes_s=300e9,

@@ -113,6 +113,11 @@ def job_log_file(job: str) -> str:
     return f"{LOGS}/instruct-{job}.log"
 
 
+def events_folder(job: str) -> str:
+    """Returns the folder of an instruction job's event files, which TensorBoard reads."""
+    return f"{LOGS}/tensorboard/{job}"
+
+
 def commit_file(model: ModelSpec) -> str:
     """Returns the file of the commit that a hub model's revision was when it was first used."""
     return f"{COMMITS}/{fingerprint({'hub': model.hub, 'revision': model.revision})}.json"

@@ -17,6 +17,7 @@ from xlmr_sweep.study.canonical import fingerprint
 from xlmr_sweep.study.input_files import input_files, row_endings
 from xlmr_sweep.study.model_files import READ_ENDINGS, find_model_files
 from xlmr_sweep.study.model_spec import ModelSpec
+from xlmr_sweep.study.recipes import INSTRUCT_RUNTIME
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.tasks import TASKS, TaskSpec
 from xlmr_sweep.study.template import TEMPLATE_VERSION
@@ -137,8 +138,13 @@ def recipe_identity(study: Study, model: ModelSpec, *, as_in_0_1: bool = False) 
         "model": model_identity(study, model, as_in_0_1=as_in_0_1),
         "mixture": mixture_identity(study),
         "template": TEMPLATE_VERSION,
-        "instruct": study.instruct.model_dump(mode="json", exclude={"checkpoint_every"}),
+        "instruct": study.instruct.model_dump(mode="json", exclude=INSTRUCT_RUNTIME | _unused(study)),
     }
+
+
+def _unused(study: Study) -> set[str]:
+    """Returns settings of a recipe that came later and are as if they were not there."""
+    return set() if study.instruct.held_out else {"held_out"}
 
 
 def recipe_id(study: Study, model: ModelSpec, *, as_in_0_1: bool = False) -> str:

@@ -11,6 +11,9 @@ from pydantic import BeforeValidator, Field
 
 from xlmr_sweep.study.canonical import Declared
 
+INSTRUCT_RUNTIME = {"checkpoint_every", "checkpoints_kept", "held_out_every", "stop_at_spike"}
+"""Fields of `InstructSpec` that are no part of a recipe's identity."""
+
 
 class InstructSpec(Declared):
     """How an encoder is instruction-tuned (paper, sections 3.1 and 4.3)."""
@@ -56,6 +59,20 @@ class InstructSpec(Declared):
 
     checkpoint_every: int = Field(default=1000, ge=1)
     """Runtime. Steps between checkpoints."""
+
+    checkpoints_kept: int = Field(default=1, ge=1)
+    """Runtime. The last so many checkpoints of a job stay until it is done. One more is there while it is written."""
+
+    held_out: int = Field(default=0, ge=0)
+    """Rows of the mixture that are not trained on and are scored instead: loss, and accuracy of masked targets. Part of the
+    identity if not 0."""
+
+    held_out_every: int = Field(default=1000, ge=1)
+    """Runtime. Steps between two scores of the held-out rows; they are scored after the last step too."""
+
+    stop_at_spike: bool = True
+    """Runtime. Ends the job where the loss stays far above what was usual before, and keeps the last checkpoint before that. With
+    `false` only a loss that is not finite ends it."""
 
 
 class ZeroShotSpec(Declared):

@@ -17,9 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.sequences import Sequences, to_device
 from xlmr_sweep.training.masking import Masked
 from xlmr_sweep.training.seeds import mixed_seed
+
+HELD_OUT = 2**63
+"""Stands for a step in the draws of held-out rows: which they are, and what is masked in them. No run has so many."""
 
 
 class BatchSource(Protocol):
@@ -54,11 +58,28 @@ class RowOrder:
 
     seed: int
 
+    num_held_out: int = 0
+    """Rows of the data that are never trained on; the seed says which."""
+
     @classmethod
-    def of(cls, num_rows: int, batch_size: int, seed: int, *, epochs: float = 1.0, max_steps: int | None = None) -> RowOrder:
-        """Returns the order of a run of `epochs` epochs, or of at most `max_steps` steps."""
-        total = max(1, round(epochs * num_rows))
-        return cls(num_rows, batch_size, total if max_steps is None else min(total, max_steps * batch_size), seed)
+    def of(
+        cls, num_rows: int, batch_size: int, seed: int, *, epochs: float = 1.0, max_steps: int | None = None, held_out: int = 0
+    ) -> RowOrder:
+        """Returns the order of a run of `epochs` epochs, or of at most `max_steps` steps.
+
+        Raises:
+            StudyError: if no row is left to train on.
+        """
+        if held_out >= num_rows:
+            raise StudyError(f"instruct.held_out: {held_out}, but the mixture has {num_rows} rows; none is left to train on")
+        total = max(1, round(epochs * (num_rows - held_out)))
+        total = total if max_steps is None else min(total, max_steps * batch_size)
+        return cls(num_rows, batch_size, total, seed, held_out)
+
+    @property
+    def held_out(self) -> NDArray[np.int64]:
+        """The numbers of the rows that are never trained on, ascending."""
+        return _apart(self.num_rows, self.num_held_out, self.seed)[0]
 
     @property
     def num_steps(self) -> int:
@@ -75,18 +96,24 @@ class RowOrder:
 
     def numbers(self, step: int, indices: Sequence[int]) -> NDArray[np.int64]:
         """Returns which rows of the data the given ones of that step's batch are."""
-        epochs, places = np.divmod(step * self.batch_size + np.asarray(indices, dtype=np.int64), self.num_rows)
+        num_trained = self.num_rows - self.num_held_out
+        epochs, places = np.divmod(step * self.batch_size + np.asarray(indices, dtype=np.int64), num_trained)
         found = np.zeros(len(places), dtype=np.int64)
         for epoch in np.unique(epochs):
             of_epoch = epochs == epoch
-            found[of_epoch] = _permutation(self.num_rows, self.seed, int(epoch))[places[of_epoch]]
-        return found
+            found[of_epoch] = _permutation(num_trained, self.seed, int(epoch))[places[of_epoch]]
+        return _apart(self.num_rows, self.num_held_out, self.seed)[1][found] if self.num_held_out else found
 
     def taken(self) -> NDArray[np.int64]:
-        """Returns the numbers of all rows that the run takes, ascending."""
-        if self.total_rows >= self.num_rows:
+        """Returns the numbers of all rows that the run takes, those that are held out too, ascending."""
+        num_trained = self.num_rows - self.num_held_out
+        if self.total_rows >= num_trained:
             return np.arange(self.num_rows)
-        return np.sort(_permutation(self.num_rows, self.seed, 0)[: self.total_rows])
+        trained = _permutation(num_trained, self.seed, 0)[: self.total_rows]
+        if self.num_held_out:
+            held_out, rest = _apart(self.num_rows, self.num_held_out, self.seed)
+            trained = np.concatenate([rest[trained], held_out])
+        return np.sort(trained)
 
 
 @lru_cache(maxsize=2)
@@ -94,6 +121,15 @@ def _permutation(num_rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
     # xP3 is sorted by input, so all rows must be shuffled together: 12.2 M of them take a second and 98 MB.
     order: NDArray[np.int64] = torch.randperm(num_rows, generator=torch.Generator().manual_seed(mixed_seed(seed, epoch))).numpy()
     return order
+
+
+@lru_cache(maxsize=2)
+def _apart(num_rows: int, num_held_out: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns the numbers of the rows that are held out, and of the others, both ascending."""
+    generator = np.random.Generator(np.random.Philox(key=[seed, HELD_OUT]))
+    is_held_out = np.zeros(num_rows, dtype=bool)
+    is_held_out[generator.choice(num_rows, num_held_out, replace=False)] = True
+    return np.flatnonzero(is_held_out), np.flatnonzero(~is_held_out)
 
 
 class OrderedBatches:
@@ -123,12 +159,35 @@ class MicroBatch:
     labels: Tensor
     """(n,) int64 tokens to predict."""
 
+    is_target: Tensor
+    """(n,) bool, whether the mask lies in the target of an instruction."""
+
     counts: tuple[int, ...]
     """(B,) masked tokens of each sequence; their sum is n."""
 
     def to(self, device: torch.device) -> MicroBatch:
         """Returns the batch on a device."""
-        return MicroBatch(self.tokens.to(device), to_device(self.positions, device), to_device(self.labels, device), self.counts)
+        positions, labels, is_target = (to_device(flat, device) for flat in (self.positions, self.labels, self.is_target))
+        return MicroBatch(self.tokens.to(device), positions, labels, is_target, self.counts)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a step was of, over all ranks. Padding and filler do not count."""
+
+    tokens: int
+    masked: int
+    targets: int
+    """Masked tokens in the targets of instructions."""
+    pairs: int
+    """Pairs of tokens of one sequence, which attention multiplies: the sum of the squared lengths."""
+
+    @classmethod
+    def of(cls, rows: Sequence[Masked]) -> Counts:
+        """Returns the counts of some rows."""
+        lengths = [len(row.input_ids) for row in rows]
+        masked = sum(len(row.labels) for row in rows)
+        return cls(sum(lengths), masked, sum(row.num_targets for row in rows), sum(length * length for length in lengths))
 
 
 def plan_micro_batches(lengths: Sequence[int], max_tokens: int) -> list[tuple[int, int]]:
@@ -156,12 +215,15 @@ def collate(rows: Sequence[Masked]) -> MicroBatch:
     No row at all gives two tokens without a mask: a rank without rows still has to run the model when the others do.
     """
     if not rows:
-        return MicroBatch(Sequences(torch.zeros(2, dtype=torch.int64), (2,)), *(torch.zeros(0, dtype=torch.int64),) * 2, (0,))
+        nothing = torch.zeros(0, dtype=torch.int64)
+        return MicroBatch(Sequences(torch.zeros(2, dtype=torch.int64), (2,)), nothing, nothing, nothing.bool(), (0,))
     lengths = tuple(len(row.input_ids) for row in rows)
     starts = itertools.accumulate(lengths, initial=0)
     positions = _joined([start + np.asarray(row.positions, dtype=np.int64) for start, row in zip(starts, rows, strict=False)])
     tokens = Sequences(_joined([row.input_ids for row in rows]), lengths)
-    return MicroBatch(tokens, positions, _joined([row.labels for row in rows]), tuple(len(row.positions) for row in rows))
+    counts = tuple(len(row.positions) for row in rows)
+    places = [np.arange(count) >= count - row.num_targets for row, count in zip(rows, counts, strict=True)]
+    return MicroBatch(tokens, positions, _joined([row.labels for row in rows]), torch.from_numpy(np.concatenate(places)), counts)
 
 
 def _joined(parts: Sequence[Sequence[int] | NDArray[np.int64]]) -> Tensor:

@@ -6,6 +6,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from xlmr_sweep.data.chat_encoder import tokens_key
 from xlmr_sweep.data.chat_rows import ChatRows, check_chat_rows, open_chat_rows
 from xlmr_sweep.data.mixture_rows import mixture_manifest
@@ -19,7 +22,7 @@ from xlmr_sweep.study.canonical import fingerprint
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.template import ChatTemplate
-from xlmr_sweep.training.batches import OrderedBatches, RowOrder
+from xlmr_sweep.training.batches import HELD_OUT, OrderedBatches, RowOrder
 from xlmr_sweep.training.masking import Masked, mask_chats, step_draws
 
 
@@ -36,8 +39,17 @@ class ChatBatches(OrderedBatches):
     def rows(self, step: int, indices: Sequence[int]) -> list[Masked]:
         """Returns rows of that step's global batch, masked."""
         draws = step_draws(self.order.seed, step, self.num_rows(step), self.template.max_length)
-        chats = self.chats.take(self.order.numbers(step, indices))
-        return mask_chats(chats, draws[list(indices)], self.rate, self.mask_id, self.template.tokenizer.unk_token_id)
+        return self._masked(self.order.numbers(step, indices), draws[list(indices)])
+
+    def held_out(self, rank: int, num_ranks: int) -> list[Masked]:
+        """Returns a rank's share of the rows that are not trained on, masked the same each time."""
+        numbers = self.order.held_out
+        draws = step_draws(self.order.seed, HELD_OUT, len(numbers), self.template.max_length)
+        return self._masked(numbers[rank::num_ranks], draws[rank::num_ranks])
+
+    def _masked(self, numbers: NDArray[np.int64], draws: NDArray[np.float64]) -> list[Masked]:
+        chats = self.chats.take(numbers)
+        return mask_chats(chats, draws, self.rate, self.mask_id, self.template.tokenizer.unk_token_id)
 
 
 def tokenised_once(
@@ -96,8 +108,9 @@ def _made(
         return every
     # Of the model's own: jobs of models with equal tokenizers may run at the same time.
     folder, numbers = f"{every}-{model.name}", None
-    if order.total_rows < order.num_rows:
-        folder += f"-{fingerprint([order.num_rows, order.total_rows, order.seed], 8)}"
+    if order.total_rows < order.num_rows - order.num_held_out:
+        apart = [order.num_held_out] if order.num_held_out else []
+        folder += f"-{fingerprint([order.num_rows, order.total_rows, order.seed, *apart], 8)}"
         numbers = order.taken()
     if check_chat_rows(storage, folder):
         return folder

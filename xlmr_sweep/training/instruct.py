@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import tempfile
 import warnings
-from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +20,35 @@ import torch
 
 from xlmr_sweep.data.mixture_rows import mixture_manifest
 from xlmr_sweep.errors import DivergedError, StorageError, StudyError
+from xlmr_sweep.modeling.architecture import Architecture
+from xlmr_sweep.modeling.cards import peak_flops
 from xlmr_sweep.modeling.device import pick_device, resolve_precision
 from xlmr_sweep.modeling.export import config_text, empty_model, publish, write_weights
 from xlmr_sweep.modeling.fsdp import World, whole_weights
 from xlmr_sweep.modeling.loading import load_masked_lm, load_tokenizer
 from xlmr_sweep.modeling.source import ModelSource, base_source
+from xlmr_sweep.modeling.tuning_memory import TuningPlan, tuning_plan
 from xlmr_sweep.storage.artifacts import instruct_folder
-from xlmr_sweep.storage.environment import TRAINED_WITH, package_versions
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.job_log import JobLog
-from xlmr_sweep.storage.lineage import read_sources
 from xlmr_sweep.storage.progress_file import ProgressFile
-from xlmr_sweep.study.identity import recipe_folder_name, recipe_id, recipe_identity
+from xlmr_sweep.study.identity import recipe_folder_name
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.recipes import InstructSpec
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.template import ChatTemplate
 from xlmr_sweep.training.batches import RowOrder
 from xlmr_sweep.training.chat_batches import ChatBatches, tokenised_once
-from xlmr_sweep.training.checkpoint import load_checkpoint, save_checkpoint
+from xlmr_sweep.training.event_files import EventFile
+from xlmr_sweep.training.export_check import check_export, probe_rows, trained_logits
+from xlmr_sweep.training.held_out import score_held_out
+from xlmr_sweep.training.instruct_manifest import device_name, instruct_manifest
+from xlmr_sweep.training.job_checkpoints import JobCheckpoints, KeepCheckpoint
 from xlmr_sweep.training.mlm import Run
 from xlmr_sweep.training.mlm_loss import MaskedLMLoss
-from xlmr_sweep.training.save_request import SaveRequest
+from xlmr_sweep.training.packed_step import packed_refusal
+from xlmr_sweep.training.run_report import Listener, RunReport
+from xlmr_sweep.training.speed import SpeedMeter
 from xlmr_sweep.training.train_settings import TrainSettings
 
 
@@ -60,12 +64,9 @@ def train_settings(recipe: InstructSpec, model: ModelSpec, precision: str, *, us
         seed=recipe.seed,
         threads=recipe.threads,
         max_tokens=model.instruct_micro_batch * recipe.max_length,
+        stops_at_spike=recipe.stop_at_spike,
         use_graphs=use_graphs,
     )
-
-
-Report = Callable[[int, str], None]
-"""Takes the step and the folder of a saved checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,10 @@ class RankContext:
     world_size: int
     checkpoint: AbstractContextManager[str] | None
     """Gives the folder of the checkpoint to go on from; None at the start of a job."""
-    report_checkpoint: Report
-    """Called on every rank with the step and the folder of a checkpoint that was just saved."""
+    keep_checkpoint: KeepCheckpoint
+    """Called on every rank with a checkpoint."""
+    tell: Listener = lambda step, numbers: None
+    """Called on rank 0 with the numbers of a step, now and then."""
 
 
 def train_rank(config: dict[str, Any], context: RankContext) -> dict[str, str] | None:
@@ -106,47 +109,76 @@ def _train(config: dict[str, Any], context: RankContext) -> None:
     world = World(context.rank, context.world_size, device)
     if device.type == "cpu":
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    job = InstructionRun(study, spec, storage, world, context.report_checkpoint)
+    job = InstructionRun(study, spec, storage, world, context)
     if context.checkpoint is not None:
         with context.checkpoint as folder:
-            load_checkpoint(job.run, Path(folder))
+            job.checkpoints.load(job.run, Path(folder))
         job.log(f"goes on after step {job.run.progress.step}")
-    job.run.train(job.after_step)
+    job.train()
     job.finish()
+
+
+PROBED = 8
+"""The rows that the export is checked with are the shortest of so many."""
 
 
 class InstructionRun:
     """One rank's share of a job."""
 
-    def __init__(
-        self, study: Study, spec: ModelSpec, storage: Storage, world: World, report_checkpoint: Callable[[int, str], None]
-    ) -> None:
-        self.study, self.spec, self.storage, self.world = study, spec, storage, world
-        self._report_checkpoint = report_checkpoint
+    def __init__(self, study: Study, spec: ModelSpec, storage: Storage, world: World, context: RankContext) -> None:
+        self.study, self.spec, self.storage, self.world, self._context = study, spec, storage, world, context
         self._logged = 0
         self.folder = instruct_folder(study, spec)
         self._progress = ProgressFile(storage, self.folder)
-        self._log = JobLog(storage, recipe_folder_name(study, spec))
-        self._save_request = SaveRequest(storage, recipe_folder_name(study, spec), world)
+        self._job = recipe_folder_name(study, spec)
+        self._log = JobLog(storage, self._job)
         recipe = study.instruct
+        self.checkpoints = JobCheckpoints(storage, self._job, world, recipe.checkpoint_every, context.keep_checkpoint, self.log)
         self.precision = resolve_precision(recipe.precision, world.device)
         self.warnings: list[str] = []
         source = base_source(storage, study, spec)
         self.config, self.model = self._load(source)
         self.tokenizer = load_tokenizer(source)
         num_rows = mixture_manifest(study, storage)["num_rows"]
-        order = RowOrder.of(num_rows, recipe.global_batch_size, recipe.seed, epochs=recipe.epochs, max_steps=recipe.max_steps)
+        order = RowOrder.of(
+            num_rows, recipe.global_batch_size, recipe.seed,
+            epochs=recipe.epochs, max_steps=recipe.max_steps, held_out=recipe.held_out,
+        )  # fmt: skip
         template = ChatTemplate(self.tokenizer, recipe.max_length)
         chats = tokenised_once(study, spec, storage, order, template, world)
-        batches = ChatBatches(chats, order, template, recipe.mask_rate, self.tokenizer.mask_token_id)
-        root = MaskedLMLoss(self.model)
+        self.batches = ChatBatches(chats, order, template, recipe.mask_rate, self.tokenizer.mask_token_id)
+        self.root = root = MaskedLMLoss(self.model)
+        settings = train_settings(recipe, spec, self.precision, use_graphs=study.finetune.gpu_graphs == "auto")
+        self.plan = self._plan(settings.max_tokens, template.max_length)
+        if self.plan.checkpoints_activations:
+            self._compute_activations_again()
         if world.size > 1:
-            root.spread(world, self.precision)
+            root.spread(world, self.precision, self.plan.step_bytes)
         else:
             root.to(world.device)
-        settings = train_settings(recipe, spec, self.precision, use_graphs=study.finetune.gpu_graphs == "auto")
-        self.run = Run(root, batches, settings, world)
+        settings = replace(settings, max_tokens=self.plan.max_tokens)
+        self.run = Run(root, self.batches, settings, world)
+        self._meter = SpeedMeter(Architecture.from_config(json.loads(self.config)))
+        of_card = peak_flops(device_name(world.device))
+        self._peak = None if of_card is None else of_card * world.size
         self.log(f"{world.size} ranks on {world.device.type}, {self.precision}, {order.num_steps} steps")
+
+    def _plan(self, max_tokens: int, longest: int) -> TuningPlan:
+        """Returns how rows fit the card. On CPUs, and for models of an unknown shape, it is what the study says."""
+        shape = Architecture.from_config(json.loads(self.config))
+        if self.world.device.type != "cuda" or shape is None:
+            return TuningPlan(max_tokens)
+        card = torch.cuda.get_device_properties(self.world.device).total_memory
+        is_packed = packed_refusal(self.root, self.precision, self.world) is None
+        return tuning_plan(shape, self.precision, self.world.size, card, max_tokens, longest, is_packed=is_packed)
+
+    def _compute_activations_again(self) -> None:
+        try:
+            self.model.activation_checkpointing_enable({"use_reentrant": False})
+        except ValueError:
+            self.log(f"activations may not fit the card, and {self.model.config.model_type} cannot compute them again")
+        else:
+            self.log("activations do not fit the card, so layers compute them again in the backward pass")
 
     def _load(self, source: ModelSource) -> tuple[str, Any]:
         """Loads the weights on rank 0. The other ranks get them from there, or its error."""
@@ -167,68 +199,76 @@ class InstructionRun:
         self.world.send_text(json.dumps({"config": config}))
         return config, model
 
+    def train(self) -> None:
+        """Trains to the end."""
+        events = EventFile(self.storage, self._job, self.run.progress.step)
+        listeners = [events.write, self._context.tell] if self.world.rank == 0 else []
+        self._listeners = listeners
+        self._report = RunReport(self._meter, self._peak, listeners, self.log)
+        try:
+            self.run.train(self.after_step)
+        except DivergedError as error:
+            raise DivergedError(f"{error}; {self.checkpoints.kept()}") from None
+        finally:
+            events.close()
+        self.checkpoints.wait()
+
     def after_step(self, run: Run) -> None:
         """Shows progress, and saves a checkpoint where one is due."""
         progress, total = run.progress, run.source.num_steps
         if self.world.rank == 0:
-            self._progress.update(progress.step, total)
+            self._report.after_step(run)
+            self._progress.update(progress.step, total, self._report.note)
             step, loss = progress.loss_curve[-1] if progress.loss_curve else (0, 0.0)
             if step > self._logged:
                 self._logged = step
-                self.log(f"step {step} of {total}: loss {loss:.4f}, {progress.elapsed_s:.1f} s")
-        is_asked = self._save_request.is_there(progress.step)
-        if (is_asked or progress.step % self.study.instruct.checkpoint_every == 0) and progress.step < total:
-            with tempfile.TemporaryDirectory() as folder:
-                save_checkpoint(run, Path(folder))
-                self._report_checkpoint(progress.step, folder)
-            if is_asked:
-                self._save_request.done()
-                self.log(f"saved after step {progress.step}, as asked")
+                told = self._report.note and f"; {self._report.note}"
+                self.log(f"step {step} of {total}: loss {loss:.4f}, {progress.elapsed_s:.1f} s{told}")
+        if self.batches.order.num_held_out and (
+            progress.step % self.study.instruct.held_out_every == 0 or progress.step == total
+        ):
+            self._score_held_out(run)
+        self.checkpoints.after_step(run)
+
+    def _score_held_out(self, run: Run) -> None:
+        with run.waiting_for("scoring"):
+            rows = self.batches.held_out(self.world.rank, self.world.size)
+            score = score_held_out(self.root, rows, self.world, self.precision, run.settings.max_tokens)
+        step = run.progress.step
+        run.progress.held_out.append((step, score.loss, score.accuracy))
+        self.log(f"step {step}: held-out rows: loss {score.loss:.4f}, accuracy of masked targets {score.accuracy:.4f}")
+        for listener in self._listeners:
+            listener(step, {"held_out_loss": score.loss, "held_out_accuracy": score.accuracy})
 
     def finish(self) -> None:
         """Writes the weights and, last, the manifest."""
+        probe = probe_rows(self.batches.rows(0, range(min(PROBED, self.batches.num_rows(0)))))
+        gathered_in = self.precision if self.world.size > 1 else "fp32"
+        expected = trained_logits(self.root, probe, self.world, gathered_in)
         whole = whole_weights(self.model, self.world)
         if self.world.rank != 0:
             return
         with tempfile.TemporaryDirectory() as folder:
             weights = write_weights(self.config, whole, self.tokenizer, Path(folder))
-            manifest = self._manifest(weights)
+            # A large model is in memory once.
+            whole.clear()
+            apart = check_export(Path(folder), probe, expected, gathered_in)
+            described = {**self._found(), "weights": weights, "fingerprint": weights[:32], "export_apart": apart}
+            manifest = instruct_manifest(self.study, self.spec, self.storage, self.run, described)
             publish(self.storage, self.folder, Path(folder), manifest, self.run.source.num_steps)
         self.log(f"done in {self.run.progress.elapsed_s:.1f} s")
 
-    def _manifest(self, weights: str) -> dict[str, Any]:
-        progress, world = self.run.progress, self.world
-        mixture = mixture_manifest(self.study, self.storage)
+    def _found(self) -> dict[str, Any]:
+        flops = self._meter.mean_flops_per_s(self.run.progress)
         return {
-            "model": self.spec.name,
-            "recipe_id": recipe_id(self.study, self.spec),
-            "recipe": recipe_identity(self.study, self.spec),
-            "weights": weights,
-            "fingerprint": weights[:32],
-            "data": mixture["fingerprint"],
-            "base": read_sources(self.storage, self.study).weights.get(self.spec.name),
-            "steps": progress.step,
-            "tokens": progress.tokens,
-            "masked_tokens": progress.masked_tokens,
-            "loss_curve": progress.loss_curve,
-            "num_ranks": world.size,
-            "num_gpus": world.size if world.device.type == "cuda" else 0,
-            "device": _device_name(world.device),
             "precision": self.precision,
-            "micro_batch": self.spec.instruct_micro_batch,
-            "wall_time_s": progress.elapsed_s,
-            "tokens_per_s": progress.tokens / max(progress.elapsed_s, 1e-9),
+            "micro_batch_tokens": self.plan.max_tokens,
+            "activation_checkpointing": self.plan.checkpoints_activations,
+            "share_of_peak": None if flops is None or self._peak is None else flops / self._peak,
             "warnings": self.warnings,
-            "versions": package_versions(*TRAINED_WITH),
-            "host": platform.node(),
-            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
 
     def log(self, text: str) -> None:
         """Adds a line to the job's log file."""
         if self.world.rank == 0:
             self._log.write(text)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -10,24 +10,23 @@ How a step is computed: `packed_step` on one GPU, for the families that it knows
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from xlmr_sweep.errors import DivergedError
 from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.modeling.gpu.static_step import strict_determinism
-from xlmr_sweep.training.batches import BatchSource
+from xlmr_sweep.training.batches import BatchSource, Counts
+from xlmr_sweep.training.loss_watch import LossWatch
 from xlmr_sweep.training.packed_step import PackedStep, packed_refusal
 from xlmr_sweep.training.plain_step import PlainStep, Taken
 from xlmr_sweep.training.readings import Readings
+from xlmr_sweep.training.run_progress import Progress
 from xlmr_sweep.training.static_trial import say_once
 from xlmr_sweep.training.train_settings import TrainSettings
 
@@ -61,25 +60,6 @@ class Step(Protocol):
         """Told that all weights and moments of a checkpoint are in, and after how many steps it was saved."""
 
 
-@dataclass
-class Progress:
-    """How far a run is: everything that its next step needs besides weights and optimiser."""
-
-    step: int = 0
-    tokens: int = 0
-    masked_tokens: int = 0
-    elapsed_s: float = 0.0
-    loss_curve: list[tuple[int, float]] = field(default_factory=list)
-    """(step, mean loss since the point before)."""
-    loss_sum: float = 0.0
-    """Of the steps since the last point."""
-    loss_count: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the fields as JSON values."""
-        return asdict(self)
-
-
 class Run:
     """One run of the loop, which can stop after any step and go on from a checkpoint.
 
@@ -88,6 +68,7 @@ class Run:
         steps: the way a step is computed, with AdamW's moments.
         parameters: this rank's slices by name.
         progress: how far the run is. On a GPU its losses are one step behind until `settle`.
+        before_update: called before the optimiser's step, which changes weights and moments.
     """
 
     def __init__(self, root: nn.Module, source: BatchSource, settings: TrainSettings, world: World) -> None:
@@ -95,8 +76,16 @@ class Run:
         self.steps = _steps(root, source, settings, world)
         self.parameters = self.steps.parameters
         self.progress = Progress()
-        self._interval = max(1, -(-source.num_steps // CURVE_POINTS))
+        self.before_update: Callable[[], None] = _nothing
+        interval = max(1, -(-source.num_steps // CURVE_POINTS))
+        self.losses = LossWatch(interval, source.num_steps, stops_at_spike=settings.stops_at_spike)
+        self._counts: dict[int, Counts] = {}
         self._readings = Readings(world.device, self._note)
+        self._is_cpu = world.device.type == "cpu"
+        self._computed_s = 0.0
+        """Seconds of the step in which this thread computed, or waited for a device that did."""
+        self._apart_s = 0.0
+        """Seconds after the step that went to something else than training."""
 
     def train(self, after_step: Callable[[Run], None] = lambda run: None) -> Progress:
         """Runs to the last step.
@@ -115,16 +104,32 @@ class Run:
             _same_bits_on(self.world.device),
             _prefetched(self.steps.prepare, first, end, self.world) as prepared,
         ):
-            started = time.monotonic()
+            started = ended = time.monotonic()
             for mine in prepared:
+                arrived = time.monotonic()
+                self._computed_s = self._apart_s = 0.0
                 self._take(mine)
                 if self.progress.step == end:
-                    self.settle()
+                    self._waits_for_device(self.settle)
                 now = time.monotonic()
                 self.progress.elapsed_s += now - started
                 started = now
                 after_step(self)
+                waited, before, ended = self.progress.waited_s, ended, time.monotonic()
+                waited["data"] += arrived - before
+                waited["host"] += max(0.0, ended - arrived - self._computed_s - self._apart_s)
         return self.progress
+
+    @contextmanager
+    def waiting_for(self, what: str) -> Iterator[None]:
+        """Counts the block's time as waited for one of `WAITS`."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            spent = time.monotonic() - began
+            self._apart_s += spent
+            self.progress.waited_s[what] += spent
 
     def settle(self) -> None:
         """Waits for the losses of all steps taken. Before a checkpoint: what it raises must not be saved.
@@ -135,26 +140,30 @@ class Run:
         self._readings.settle()
 
     def _take(self, prepared: Any) -> None:
-        step = self.progress.step
+        progress, step, began = self.progress, self.progress.step, time.monotonic()
         taken = self.steps.gradients(step, prepared)
-        self._readings.add(step, taken.numbers)
+        self._counts[step] = taken.counts
+        self._waits_for_device(lambda: self._readings.add(step, taken.numbers))
+        self.before_update()
         self.steps.update(step, taken)
-        self.progress.step += 1
-        self.progress.tokens += taken.num_tokens
-        self.progress.masked_tokens += taken.num_masked
+        if self._is_cpu:
+            self._computed_s = time.monotonic() - began
+        progress.step += 1
+        progress.tokens += taken.counts.tokens
+        progress.masked_tokens += taken.counts.masked
+        progress.pairs += taken.counts.pairs
+
+    def _waits_for_device(self, work: Callable[[], None]) -> None:
+        began = time.monotonic()
+        work()
+        self._computed_s += time.monotonic() - began
 
     def _note(self, step: int, numbers: list[float]) -> None:
-        """Takes a step's loss into the curve."""
-        loss, square = numbers[:2]
-        norm = math.sqrt(square) if square >= 0 else math.nan
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            raise DivergedError(f"step {step + 1}: loss {loss}, gradient norm {norm}")
-        progress = self.progress
-        progress.loss_sum += loss
-        progress.loss_count += 1
-        if progress.loss_count == self._interval or step + 1 == self.source.num_steps:
-            progress.loss_curve.append((step + 1, progress.loss_sum / progress.loss_count))
-            progress.loss_sum, progress.loss_count = 0.0, 0
+        self.losses.take(self.progress, step, numbers, self._counts.pop(step))
+
+
+def _nothing() -> None:
+    pass
 
 
 def _steps(root: nn.Module, source: BatchSource, settings: TrainSettings, world: World) -> Step:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,6 +19,15 @@ LOGIT_BYTES = 256 * 2**20
 """Logits of one chunk on a rank in fp32: 268 masked tokens of XLM-R's vocabulary. Whole, 16 x 512 tokens would be 8.2 GB."""
 
 
+class Losses(NamedTuple):
+    """Summed losses of masked tokens, scalars in fp32."""
+
+    total: Tensor
+    """Of all masked tokens."""
+    on_targets: Tensor
+    """Of those in the targets of instructions. Has no gradient."""
+
+
 class MaskedLMLoss(nn.Module):
     """A masked-LM model whose forward gives the summed loss of the masked tokens and computes no other logit."""
 
@@ -24,39 +35,89 @@ class MaskedLMLoss(nn.Module):
         super().__init__()
         self.encoder = MaskedLMEncoder(model)
         self._rows: VocabularyRows | None = None
+        self._world = World()
 
-    def spread(self, world: World, precision: str) -> None:
+    def spread(self, world: World, precision: str, step_bytes: float = 0.0) -> None:
         """Spreads the model over ranks, in place, as `shard_model` does. A large model's vocabulary is never gathered."""
         num_parameters = sum(parameter.numel() for parameter in self.parameters())
         is_apart = self.encoder.is_split and num_parameters > fsdp.ONE_GROUP_PARAMETERS
         by_rows = vocabulary_weights(self.encoder.model) if is_apart else []
-        fsdp.shard_model(self, world, precision, by_rows)
+        fsdp.shard_model(self, world, precision, by_rows, step_bytes)
         if is_apart:
             self._rows = VocabularyRows(self.encoder.model, world)
+        fsdp.run_as_forward(self, "logits", "answers")
+        self._world = world
 
-    def forward(self, batch: MicroBatch, num_masked: int = 1) -> Tensor:
-        """Returns the sum of cross-entropies over the batch's masked tokens divided by `num_masked`, a scalar in fp32."""
+    def expect(self, batch: MicroBatch) -> None:
+        """Makes the next pass ready on the host, so that it reads no value from the device. All ranks call it together.
+
+        Args:
+            batch: of the pass, in host memory.
+        """
+        if self._rows is not None:
+            self._rows.expect(batch.tokens.input_ids)
+
+    def forward(self, batch: MicroBatch, num_masked: int = 1) -> Losses:
+        """Returns the sums of cross-entropies over the batch's masked tokens divided by `num_masked`."""
         if self._rows is None:
-            return self._sum(batch) / max(1, num_masked)
+            total, on_targets = self._sums(batch)
+            divisor = max(1, num_masked)
+            return Losses(total / divisor, on_targets / divisor)
         chosen = self.encoder.hidden_at(batch.tokens, batch.positions, batch.counts)
-        return self._rows.loss(self.encoder.transformed(chosen), batch.labels, num_masked, LOGIT_BYTES)
+        transformed = self.encoder.transformed(chosen)
+        return Losses(*self._rows.loss(transformed, batch.labels, batch.is_target, num_masked, LOGIT_BYTES))
 
-    def _sum(self, batch: MicroBatch) -> Tensor:
+    def logits(self, batch: MicroBatch) -> Tensor:
+        """Returns the logits of a small batch's masked tokens, (n, V). All ranks call it together."""
         if not self.encoder.is_split:
-            logits = self.encoder.logits_at(batch.tokens, batch.positions, batch.counts)
-            return functional.cross_entropy(logits.float(), batch.labels, reduction="sum")
+            return self.encoder.logits_at(batch.tokens, batch.positions, batch.counts)
+        return self._logits(self.encoder.hidden_at(batch.tokens, batch.positions, batch.counts))
+
+    def answers(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Returns the loss of each masked token, (n,) fp32, and whether the right token has the greatest logit, (n,) bool.
+
+        All ranks call it together. Few logits are in memory at a time.
+        """
+        if not self.encoder.is_split:
+            return _answered(self.encoder.logits_at(batch.tokens, batch.positions, batch.counts), batch.labels)
+        chosen = self.encoder.hidden_at(batch.tokens, batch.positions, batch.counts)
+        vocab_size: int = self.encoder.model.config.vocab_size  # type: ignore[union-attr,assignment]
+        size = max(1, LOGIT_BYTES // (4 * vocab_size * self._world.size))
+        most = max(numbers[0] for numbers in self._world.gather([len(chosen)]))
+        parts = [
+            _answered(self._logits(chosen[start : start + size]), batch.labels[start : start + size])
+            for start in range(0, max(1, most), size)
+        ]
+        return torch.cat([losses for losses, _ in parts]), torch.cat([is_right for _, is_right in parts])
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        if self._rows is None:
+            return self.encoder.vocabulary_logits(hidden)
+        return self._rows.logits(self.encoder.transformed(hidden))
+
+    def _sums(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        if not self.encoder.is_split:
+            return _summed(self.encoder.logits_at(batch.tokens, batch.positions, batch.counts), batch.labels, batch.is_target)
         chosen = self.encoder.hidden_at(batch.tokens, batch.positions, batch.counts)
         vocab_size: int = self.encoder.model.config.vocab_size  # type: ignore[union-attr,assignment]
         size = max(1, LOGIT_BYTES // (4 * vocab_size))
         if len(chosen) <= size:
-            return self._loss(chosen, batch.labels)
+            return self._losses(chosen, batch.labels, batch.is_target)
         # The backward pass computes each chunk's logits again, so only one chunk's are in memory at a time.
         parts = [
-            checkpoint(self._loss, states, labels, use_reentrant=False, preserve_rng_state=False)
-            for states, labels in zip(torch.split(chosen, size), torch.split(batch.labels, size), strict=True)
+            checkpoint(self._losses, *part, use_reentrant=False, preserve_rng_state=False)
+            for part in zip(*(torch.split(rows, size) for rows in (chosen, batch.labels, batch.is_target)), strict=True)
         ]
-        return torch.stack(parts).sum()
+        return torch.stack([total for total, _ in parts]).sum(), torch.stack([on_targets for _, on_targets in parts]).sum()
 
-    def _loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        logits = self.encoder.vocabulary_logits(hidden)
-        return functional.cross_entropy(logits.float(), labels, reduction="sum")
+    def _losses(self, hidden: Tensor, labels: Tensor, is_target: Tensor) -> tuple[Tensor, Tensor]:
+        return _summed(self.encoder.vocabulary_logits(hidden), labels, is_target)
+
+
+def _answered(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    return functional.cross_entropy(logits.float(), labels, reduction="none"), logits.argmax(1) == labels
+
+
+def _summed(logits: Tensor, labels: Tensor, is_target: Tensor) -> tuple[Tensor, Tensor]:
+    losses = functional.cross_entropy(logits.float(), labels, reduction="none")
+    return losses.sum(), (losses.detach() * is_target).sum()

@@ -24,7 +24,7 @@ from xlmr_sweep.modeling.gpu.packing import BETA_1, BETA_2
 from xlmr_sweep.modeling.gpu.static_step import Optimisation
 from xlmr_sweep.modeling.gpu.torch_kernels import Kernels, TorchKernels
 from xlmr_sweep.modeling.gpu.vocabulary_kernels import TorchVocabulary, VocabularyKernels
-from xlmr_sweep.training.batches import BatchSource
+from xlmr_sweep.training.batches import BatchSource, Counts
 from xlmr_sweep.training.plain_step import Taken
 from xlmr_sweep.training.seeds import mixed_seed
 from xlmr_sweep.training.static_trial import default_attention, make_kernels, say_once, static_refusal
@@ -57,7 +57,7 @@ class Prepared:
     pack: Pack
     rows: Tensor
     """The pack's numbers, pinned where the device is a GPU."""
-    num_masked: int
+    counts: Counts
 
 
 class PackedStep:
@@ -104,12 +104,12 @@ class PackedStep:
     def prepare(self, step: int) -> Prepared:
         """Returns a step's micro-batches. May be called by another thread."""
         rows = sorted(self._source.rows(step, range(self._source.num_rows(step))), key=lambda row: -len(row.input_ids))
-        num_masked = sum(len(row.labels) for row in rows)
+        counts = Counts.of(rows)
         batches, shape = cut(rows, self._settings.max_tokens, self._step.longest)
         draws = [mixed_seed(self._settings.seed, step, 0, i + 1) >> 32 for i in range(len(batches))]
-        packed = pack(batches, shape, self._step.table, num_masked, draws)
+        packed = pack(batches, shape, self._step.table, counts.masked, draws)
         numbers = torch.from_numpy(packed.numbers)
-        return Prepared(packed, numbers.pin_memory() if self._step.device.type == "cuda" else numbers, num_masked)
+        return Prepared(packed, numbers.pin_memory() if self._step.device.type == "cuda" else numbers, counts)
 
     def gradients(self, step: int, prepared: Prepared) -> Taken:
         """Queues a step's gradients."""
@@ -119,7 +119,7 @@ class PackedStep:
             say_once(f"instruction tuning runs without CUDA graphs: {self._runner.refusal}")
         self._norm = self._step.norm()
         numbers = torch.stack([self._step.losses.sum(), self._norm.square(), self._step.losses[1]])
-        return Taken(numbers, prepared.pack.num_tokens, prepared.num_masked)
+        return Taken(numbers, prepared.counts)
 
     def update(self, step: int, taken: Taken) -> None:
         """Queues clipping and AdamW's step."""

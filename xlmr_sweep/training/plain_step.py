@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from xlmr_sweep.modeling.fsdp import World, begin_micro_batch, local_gradients, local_parameters
 from xlmr_sweep.modeling.optimizer import clip_divisor, make_optimizer, square_norm
-from xlmr_sweep.training.batches import BatchSource, collate, plan_micro_batches
+from xlmr_sweep.training.batches import BatchSource, Counts, collate, plan_micro_batches
 from xlmr_sweep.training.masking import Masked
+from xlmr_sweep.training.mlm_loss import MaskedLMLoss
 from xlmr_sweep.training.seeds import mixed_seed
 from xlmr_sweep.training.train_settings import TrainSettings
 
@@ -23,9 +24,8 @@ class Taken:
     """What a step found, over all ranks."""
 
     numbers: Tensor
-    """On the device: the loss and the square of the gradient's norm; the packed step adds the loss on targets."""
-    num_tokens: int
-    num_masked: int
+    """On the device: the loss, the square of the gradient's norm, and the part of the loss on targets."""
+    counts: Counts
 
 
 class PlainStep:
@@ -55,14 +55,14 @@ class PlainStep:
 
     def gradients(self, step: int, mine: list[Masked]) -> Taken:
         """Computes a step's gradients."""
-        slices, num_tokens, num_masked = self._plan(step, mine)
+        slices, counts = self._plan(step, mine)
         torch.manual_seed(mixed_seed(self._settings.seed, step, self._world.rank))
         self._root.zero_grad()
-        local_loss = self._backward(mine, slices, num_masked).double()
+        losses = self._backward(mine, slices, counts.masked).double()
         gradients = self._gradients()
-        local_square = square_norm(gradients) if gradients else torch.zeros_like(local_loss)
-        totals = self._world.sum_on_device(torch.stack([local_loss, local_square]))
-        return Taken(totals, num_tokens, num_masked)
+        local_square = square_norm(gradients) if gradients else torch.zeros_like(losses[0])
+        totals = self._world.sum_on_device(torch.stack([losses[0], local_square, losses[1]]))
+        return Taken(totals, counts)
 
     def update(self, step: int, taken: Taken) -> None:
         """Clips the gradients and takes AdamW's step."""
@@ -77,34 +77,41 @@ class PlainStep:
     def restored(self, step: int) -> None:
         """Called after weights and moments of a checkpoint were put in."""
 
-    def _plan(self, step: int, mine: list[Masked]) -> tuple[list[tuple[int, int]], int, int]:
+    def _plan(self, step: int, mine: list[Masked]) -> tuple[list[tuple[int, int]], Counts]:
         """Agrees with the other ranks on slices, so that all make the same number of passes.
 
         All ranks tell the lengths of their rows, longest first. At each place the greatest of them counts for everyone.
 
         Returns:
-            The slices; tokens and masked tokens of all ranks.
+            The slices; the counts of all ranks.
         """
         most = -(-self._source.num_rows(step) // self._world.size)
         lengths = [len(row.input_ids) for row in mine]
         lengths += [0] * (most - len(lengths))
-        told = self._world.gather([sum(len(row.labels) for row in mine), *lengths])
-        bounds = [max(places) for places in zip(*(numbers[1:] for numbers in told), strict=True)]
+        own = Counts.of(mine)
+        told = self._world.gather([own.masked, own.targets, *lengths])
+        bounds = [max(places) for places in zip(*(numbers[2:] for numbers in told), strict=True)]
         slices = plan_micro_batches(bounds, self._settings.max_tokens)
-        return slices, sum(sum(numbers[1:]) for numbers in told), sum(numbers[0] for numbers in told)
+        every = [length for numbers in told for length in numbers[2:]]
+        masked, targets = (sum(numbers[place] for numbers in told) for place in (0, 1))
+        return slices, Counts(sum(every), masked, targets, sum(length * length for length in every))
 
     def _backward(self, mine: list[Masked], slices: list[tuple[int, int]], num_masked: int) -> Tensor:
+        """Adds all gradients. Returns this rank's loss, and the part of it on targets."""
         device = self._world.device
-        total = torch.zeros((), device=device)
+        totals = torch.zeros(2, device=device)
         for index, (start, end) in enumerate(slices):
-            batch = collate(mine[start:end]).to(device)
+            batch = collate(mine[start:end])
+            if isinstance(self._root, MaskedLMLoss):
+                self._root.expect(batch)
+            batch = batch.to(device)
             begin_micro_batch(self._root, is_last=index == len(slices) - 1)
             with torch.autocast(device.type, torch.bfloat16, enabled=self._settings.precision == "bf16"):
-                loss = self._root(batch, num_masked)
+                losses = self._root(batch, num_masked)
             # FSDP averages gradients over the ranks, and the loss is a sum over them.
-            (loss * self._world.size).backward()
-            total += loss.detach()
-        return total
+            (losses.total * self._world.size).backward()
+            totals += torch.stack([losses.total.detach(), losses.on_targets])
+        return totals
 
     def _gradients(self) -> list[Tensor]:
         gradients = []

@@ -11,8 +11,8 @@ from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.storage.artifacts import save_request_file
 from xlmr_sweep.storage.files import Storage
 
-ASK_EVERY_STEPS = 10
-"""Ranks tell each other after every so many steps."""
+MOST_STEPS = 10
+"""Ranks tell each other at least after every so many steps; more often where these take longer than `LOOK_INTERVAL_S`."""
 
 LOOK_INTERVAL_S = 2.0
 """Rank 0 looks for the file at most this often: an object store answers slowly."""
@@ -31,12 +31,19 @@ class SaveRequest:
     def __init__(self, storage: Storage, job: str, world: World, clock: Callable[[], float] = time.monotonic) -> None:
         self._storage, self._file, self._world, self._clock = storage.patient(0), save_request_file(job), world, clock
         self._looked = -LOOK_INTERVAL_S
+        self._last, self._last_at = 0, clock()
+        self._next: int | None = None
 
     def is_there(self, step: int) -> bool:
         """Tells after a step, on all ranks alike, whether a checkpoint is asked for."""
-        if step % ASK_EVERY_STEPS:
+        if step % MOST_STEPS if self._next is None else step < self._next:
             return False
-        return self._world.gather([int(self._world.rank == 0 and self._look())])[0][0] > 0
+        # Rank 0 says for all when the next look is: each has seen another time go by.
+        step_s = (self._clock() - self._last_at) / max(1, step - self._last)
+        wait = max(1, min(MOST_STEPS, int(LOOK_INTERVAL_S / step_s))) if step_s > 0 else MOST_STEPS
+        is_asked, wait = self._world.gather([int(self._world.rank == 0 and self._look()), wait])[0]
+        self._last, self._next, self._last_at = step, step + wait, self._clock()
+        return is_asked > 0
 
     def done(self) -> None:
         """Tells the driver that the checkpoint is kept."""

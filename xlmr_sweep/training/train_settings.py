@@ -28,6 +28,8 @@ class TrainSettings:
     """CPU threads of this rank."""
     max_tokens: int
     """Tokens of one micro-batch on one rank, padding and filler included. It changes nothing but rounding."""
+    stops_at_spike: bool = False
+    """Whether a spike of the loss ends the run."""
     use_graphs: bool = True
     """Whether one GPU replays micro-batches as CUDA graphs. It changes nothing but the time."""
 

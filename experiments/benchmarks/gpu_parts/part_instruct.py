@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from xlmr_sweep.modeling.architecture import Architecture
+from xlmr_sweep.modeling.cards import peak_flops
 from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.training.mlm import Run
 from xlmr_sweep.training.mlm_loss import MaskedLMLoss
@@ -28,9 +29,6 @@ from xlmr_sweep.training.train_settings import TrainSettings
 
 LENGTH, BATCH = 512, 64
 """Tokens a row, rows a step: about as many tokens as the recipe's 128 rows of instructions have."""
-
-PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
-"""Dense bf16 operations a second, by what a card's name holds. Source: NVIDIA's data sheets (SXM)."""
 
 TARGET_SHARE = {"base": 0.33, "large": 0.38, "XL": 0.45}
 TARGET_TIMES = {"base": 3.0, "large": 3.0, "XL": 1.2}
@@ -62,7 +60,7 @@ def run(options: Namespace, scratch: Path, console: Console, found: dict[str, An
     names = ["small"] if options.small else [name for name in options.shape or TARGET_SHARE if name in TARGET_SHARE]
     for name in names:
         work = work_of(name, torch.cuda.get_device_properties(0).total_memory if device.type == "cuda" else 0)
-        row = {"shape": name, "layers": work.shape.num_layers, "peak_flops": peak_flops(), "plain_tokens_s": None}
+        row = {"shape": name, "layers": work.shape.num_layers, "peak_flops": _peak(), "plain_tokens_s": None}
         row |= time_ours(work, device)
         row["share"] = row["flops_s"] / row["peak_flops"] if row["peak_flops"] else None
         found["rows"].append(row)
@@ -124,9 +122,7 @@ def needed_flops(work: Work, num_tokens: int, num_masked: int) -> float:
     """Returns the operations that a step cannot do without: the head counts at masked tokens alone."""
     shape = work.shape
     architecture = Architecture(shape.num_layers, shape.hidden, shape.ffn, work.vocabulary, heads=shape.heads)
-    encoder = architecture.encoder_flops_per_token(work.rows.longest)
-    head = architecture.forward_flops_per_token(work.rows.longest) - encoder
-    return 3.0 * (encoder * num_tokens + head * num_masked)
+    return architecture.masked_lm_flops(num_tokens, num_tokens * work.rows.longest, num_masked)
 
 
 def make_model(work: Work, device: torch.device) -> Any:
@@ -167,10 +163,8 @@ def time_ours(work: Work, device: torch.device) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def peak_flops() -> float | None:
-    """Returns the operations a second of this card by the table, None where it is not in it."""
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    return next((peak for word, peak in PEAKS.items() if word in name), None)
+def _peak() -> float | None:
+    return peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
 
 
 def _free() -> None:

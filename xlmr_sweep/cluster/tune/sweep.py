@@ -131,7 +131,7 @@ def run_trials(
     tuner = _tuner(storage, queue, controller, [supervisor, Learning(study, storage, admission, events.note)])
     setup = ray.put(Setup(study, storage, work or FineTuning(), environment.git_commit()))
     try:
-        with _quiet(), own_loop(setup, study.name):
+        with _quiet(), own_loop(setup, study.name), ending.saves_first():
             tuner.fit()
     finally:
         forget_arrays()

@@ -1,0 +1,172 @@
+"""Instruction tuning on one rank in this process: what it writes, held-out rows, and the check of what is written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from builders import make_encoder
+from safetensors.torch import load_file, save_file
+from tiny_ranks import Rows, longest_first, run_of, tiny
+
+from xlmr_sweep.data.mixture import prepare_mixture
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.modeling.fsdp import World
+from xlmr_sweep.storage.artifacts import instruct_folder
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.identity import recipe_id
+from xlmr_sweep.study.spec import Study
+from xlmr_sweep.training import instruct as module
+from xlmr_sweep.training.export_check import check_export, probe_rows, trained_logits
+from xlmr_sweep.training.held_out import score_held_out
+from xlmr_sweep.training.instruct import RankContext, train_rank
+from xlmr_sweep.training.mlm import Run
+
+WORDS = ["User", ":", "Assistant", "is", "the", "sky", "sea", "grass", "blue", "green", "red", "?", "yes", "no"]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    make_encoder(folder / "model", words=WORDS)
+    rows = [
+        {"inputs": f"is the sky {('blue', 'green', 'red')[i % 3]} ?", "targets": "yes" if i % 3 else "no"} for i in range(120)
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def study_of(inputs: Path, **recipe: Any) -> Study:
+    told = {"max_steps": 12, "epochs": 5, "global_batch_size": 8, "max_length": 32, "precision": "fp32", "learning_rate": 3e-3}
+    return Study.model_validate(
+        {
+            "name": "s",
+            "models": [{"name": "m", "folder": inputs / "model"}],
+            "sizes": [8],
+            "seeds": [0],
+            "instructions": {"source": "folder", "folder": inputs / "rows.jsonl"},
+            "instruct": {**told, **recipe},
+        }
+    )
+
+
+def train(study: Study, folder: Path, tell: Callable[..., None] = lambda step, numbers: None, resume: Path | None = None) -> Any:
+    """Runs the job. Checkpoints go to `folder`/kept at once."""
+    storage = Storage(folder / "runs")
+    prepare_mixture(study, storage)
+
+    def keep(step: int, write: Callable[[Path], None], told: Callable[[bool], None]) -> None:
+        write(folder / "kept" / str(step))
+        told(True)
+
+    checkpoint = None if resume is None else nullcontext(str(resume))
+    config = {"study": study.model_dump(mode="json"), "model": "m", "storage": storage.uri, "use_gpu": False}
+    refusal = train_rank(config, RankContext(0, 1, checkpoint, keep, tell))
+    return refusal or storage.read_json(f"{instruct_folder(study, study.model('m'))}/manifest.json")
+
+
+def test_held_out_rows_are_scored_now_and_then_and_kept_over_a_restart(inputs: Path, tmp_path: Path) -> None:
+    told: list[tuple[int, dict[str, float]]] = []
+    study = study_of(inputs, held_out=20, held_out_every=5, checkpoint_every=6)
+    manifest = train(study, tmp_path, lambda step, numbers: told.append((step, dict(numbers))))
+    assert [step for step, _, _ in manifest["held_out"]] == [5, 10, 12]
+    for _, loss, accuracy in manifest["held_out"]:
+        assert loss > 0
+        assert 0 <= accuracy <= 1
+    # What is asked can be learned: most targets are "yes".
+    assert manifest["held_out"][-1][1] < manifest["held_out"][0][1]
+    scored = [(step, n["held_out_loss"], n["held_out_accuracy"]) for step, n in told if "held_out_loss" in n]
+    assert [list(point) for point in scored] == manifest["held_out"]
+    assert 0 <= manifest["export_apart"] < 1e-3
+    again = train(study, tmp_path / "again", resume=tmp_path / "kept" / "6")
+    for column in ("weights", "loss_curve", "held_out"):
+        assert again[column] == manifest[column]
+
+
+def test_what_is_runtime_changes_no_recipe_and_held_out_rows_do(inputs: Path) -> None:
+    def ids(**recipe: Any) -> str:
+        study = study_of(inputs, **recipe)
+        return recipe_id(study, study.model("m"))
+
+    runtime = {"checkpoint_every": 3, "checkpoints_kept": 4, "stop_at_spike": False, "held_out_every": 9, "held_out": 0}
+    assert ids() == ids(**runtime)
+    assert ids() != ids(held_out=1)
+
+
+def test_more_held_out_rows_than_there_are_is_one_line(inputs: Path, tmp_path: Path) -> None:
+    refusal = train(study_of(inputs, held_out=120), tmp_path)
+    assert refusal == {
+        "error_class": "StudyError",
+        "message": "instruct.held_out: 120, but the mixture has 120 rows; none is left to train on",
+    }
+
+
+def test_an_export_that_computes_something_else_is_not_published(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported = module.write_weights
+
+    def spoiled(config: str, weights: Any, tokenizer: Any, folder: Path) -> str:
+        name = "lm_head.dense.weight"
+        return exported(config, {**weights, name: weights[name].t().clone()}, tokenizer, folder)
+
+    monkeypatch.setattr(module, "write_weights", spoiled)
+    study = study_of(inputs, max_steps=2)
+    refusal = train(study, tmp_path)
+    assert refusal["error_class"] == "StudyError"
+    assert "compute other logits than the model that was trained" in refusal["message"]
+    assert "\n" not in refusal["message"]
+    assert not Storage(tmp_path / "runs").exists(f"{instruct_folder(study, study.model('m'))}/manifest.json")
+
+
+def test_the_check_of_an_export_reads_the_folder_that_was_written(tmp_path: Path) -> None:
+    model = tiny()
+    root = run_of(model).root
+    rows = probe_rows(Rows().rows(0, range(8)))
+    assert len(rows) == 2
+    expected = trained_logits(root, rows, World(), "fp32")  # type: ignore[arg-type]
+    model.save_pretrained(tmp_path / "a")
+    assert check_export(tmp_path / "a", rows, expected, "fp32") < 1e-4
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    weights = load_file(tmp_path / "b" / "model.safetensors")
+    name = next(name for name in weights if "layer.1" in name and name.endswith("dense.weight"))
+    save_file({**weights, name: weights[name] * 1.5}, tmp_path / "b" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(StudyError, match="other logits"):
+        check_export(tmp_path / "b", rows, expected, "fp32")
+    save_file(
+        {key: value for key, value in weights.items() if key != name}, tmp_path / "b" / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(StudyError, match="lack"):
+        check_export(tmp_path / "b", rows, expected, "fp32")
+
+
+def test_scoring_changes_no_bit_of_a_run_and_equals_plain_logits() -> None:
+    from dataclasses import replace
+
+    rows = [replace(row, num_targets=1) for row in longest_first(Rows().rows(5, range(10)))]
+    models = [tiny(dropout=0.1) for _ in range(2)]
+
+    def score(run: Run) -> None:
+        told.append(score_held_out(run.root, rows, World(), "fp32", 60))  # type: ignore[arg-type]
+
+    told: list[Any] = []
+    straight, scored = (run_of(model, clip=0.3) for model in models)
+    straight.train()
+    scored.train(score)
+    assert scored.progress.loss_curve == straight.progress.loss_curve
+    assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True))
+    model, losses, right = tiny().eval(), [], []
+    model.load_state_dict(models[1].state_dict())
+    with torch.no_grad():
+        for row in rows:
+            logits = model(input_ids=torch.tensor(row.input_ids)[None]).logits[0][list(row.positions)]
+            losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(row.labels), reduction="none"))
+            right.append(bool(logits[-1].argmax() == row.labels[-1]))
+    assert told[-1].loss == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
+    assert told[-1].accuracy == sum(right) / len(right)

@@ -1,0 +1,57 @@
+"""How well a model fills masked targets of rows that it does not train on.
+
+In: a loss module, whole or spread over ranks, and this rank's masked rows. Out: means over all ranks. No random number is drawn
+and nothing of the run changes, so a run that is scored ends with the bits of one that is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from xlmr_sweep.modeling.fsdp import World
+from xlmr_sweep.modeling.sharded import reshard
+from xlmr_sweep.training.batches import collate, plan_micro_batches
+from xlmr_sweep.training.masking import Masked
+from xlmr_sweep.training.mlm_loss import MaskedLMLoss
+
+
+@dataclass(frozen=True)
+class HeldOutScore:
+    """Of the held-out rows of all ranks."""
+
+    loss: float
+    """Mean of the masked tokens, of inputs and targets."""
+    accuracy: float
+    """Share of the masked tokens of targets at which the right token has the greatest logit."""
+
+
+def score_held_out(root: MaskedLMLoss, rows: Sequence[Masked], world: World, precision: str, max_tokens: int) -> HeldOutScore:
+    """Scores held-out rows. All ranks call it together, each with its share of the rows.
+
+    Args:
+        root: in training mode, to which it returns.
+        rows: of this rank.
+        world: the ranks.
+        precision: `bf16` or `fp32`.
+        max_tokens: tokens of one pass on one rank.
+    """
+    mine = sorted(rows, key=lambda row: -len(row.input_ids))
+    most = max(numbers[0] for numbers in world.gather([len(mine)]))
+    lengths = [len(row.input_ids) for row in mine] + [0] * (most - len(mine))
+    bounds = [max(places) for places in zip(*world.gather(lengths), strict=True)]
+    sums = torch.zeros(4, dtype=torch.float64, device=world.device)
+    root.eval()
+    with torch.no_grad(), torch.autocast(world.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        for start, end in plan_micro_batches(bounds, max_tokens):
+            batch = collate(mine[start:end]).to(world.device)
+            losses, is_right = root.answers(batch)
+            targets = batch.is_target
+            sums += torch.stack([losses.sum(), (is_right & targets).sum(), torch.full_like(sums[0], len(losses)), targets.sum()])
+    root.train()
+    if world.size > 1:
+        reshard(root)
+    loss, right, num_masked, num_targets = world.add(sums.tolist())
+    return HeldOutScore(loss / max(1.0, num_masked), right / max(1.0, num_targets))
