@@ -48,14 +48,17 @@ def ipr_by_family(ipr: Table, kinds: Table) -> pd.DataFrame:
         kinds: what `families_of_models` returns.
 
     Returns:
-        `comparison`, `KIND_COLUMNS` and `VALUE_COLUMNS`, smaller models first. Empty where the models are of one family.
+        `comparison`, `KIND_COLUMNS` and `VALUE_COLUMNS`, in the order of the IPR table, smaller models first. Empty where the
+        models are of one family.
     """
     table = as_frame(ipr)
     pooled = table[(table["task"] == AVERAGE) & (table["num_seeds"] > 0)]
     found = pooled[["comparison", "model", *VALUE_COLUMNS]].merge(as_frame(kinds), on="model")
     if found["family"].nunique() < 2:
         found = found.iloc[:0]
-    ordered = found.sort_values(["comparison", "num_body_parameters", "model"], ignore_index=True)
+    places = {name: place for place, name in enumerate(table["comparison"].drop_duplicates())}
+    found = found.assign(place=found["comparison"].map(places))
+    ordered = found.sort_values(["place", "num_body_parameters", "model"], ignore_index=True)
     return ordered[["comparison", *KIND_COLUMNS, *VALUE_COLUMNS]]
 
 

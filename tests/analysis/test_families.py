@@ -60,6 +60,8 @@ def test_a_chapter_shows_each_model_by_size_and_each_family_by_colour(
     derived, section = chapter(table_with_kinds(formula_table, ("base", "large", "modern")))
     assert section is not None
     pooled = derived["ipr"][(derived["ipr"]["task"] == "average") & (derived["ipr"]["comparison"] == "instructed/prompted")]
+    titles = [block.title for block in section.blocks if block.figure is not None]
+    assert titles == ["instructed over prompted", "prompted over baseline", "instructed over baseline"]
     figure = next(block.figure for block in section.blocks if block.title == "instructed over prompted")
     assert figure is not None
     points = {trace["meta"]["model"]: (trace["x"][0], trace["y"][0], trace["name"]) for trace in figure["data"]}
