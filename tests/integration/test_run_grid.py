@@ -52,13 +52,27 @@ def finished(tmp_path_factory: pytest.TempPathFactory, start: Callable[..., Any]
     folder = tmp_path_factory.mktemp("whole")
     study = make_study(folder, make_encoder(folder / "encoder"))
     storage = folder / "runs"
+    left, look = _look(start, study, storage), _look(start, study, storage)
+    left.send(signal.SIGINT)
+    assert left.end() == 130
+    assert "Interrupted" not in left.output
     command = start(GRID, "--study", str(study), "--storage", str(storage), **KEYS, RAY_TMPDIR=str(ray_folder))
     command.wait_for(lambda: (storage / "records").is_dir())
     # While its processes are there.
     assert [command.processes(key.encode()) for key in KEYS.values()] == [[]] * len(KEYS)
     assert command.end() == 0, command.output
     command.wait_until_gone()
+    # What was looked at from the beginning ends with the study.
+    assert look.end() == 0
+    assert look.output.splitlines()[-1] == "24 of 24 trials have a record"
     return study, storage, command.output
+
+
+def _look(start: Callable[..., Any], study: Path, storage: Path) -> Any:
+    """Returns a command that watches the study's driver, before there is one."""
+    look = start(GRID, "--study", str(study), "--storage", str(storage), "--status", "--watch")
+    look.wait_for(lambda: "0 of 24 trials have a record; nobody runs this study now" in look.output)
+    return look
 
 
 def test_no_key_is_in_what_a_run_prints_keeps_or_logs(finished: tuple[Path, Path, str], ray_folder: Path) -> None:

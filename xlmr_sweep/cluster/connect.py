@@ -38,6 +38,9 @@ PROBE_TIMEOUT_S = 5.0
 MAX_STARTS = 2
 """A local Ray that is not up in time, on a busy machine, is started again; its own limit is half a minute."""
 
+LISTED_TASKS, MOST_LISTED_TASKS = "RAY_task_events_max_num_task_in_gcs", 1000
+"""How many tasks Ray keeps for its dashboard, the last ones; a trial is one. Read by the head when it starts."""
+
 TOKEN_PLACES = "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
 
 TOKEN_TIMEOUT_S = 20.0
@@ -104,6 +107,8 @@ def _start_local(num_cpus: int | None, num_gpus: int | None, job: JobConfig) -> 
     check_surroundings()
     os.environ.pop("RAY_ADDRESS", None)
     protect_token()
+    # The dashboard's page of a job reads all of them: with 2,000 trials that takes a second or more.
+    os.environ.setdefault(LISTED_TASKS, str(MOST_LISTED_TASKS))
     for remaining in reversed(range(MAX_STARTS)):
         try:
             return ray.init(
