@@ -183,10 +183,13 @@ def _problem_of_ray(words: Sequence[str]) -> str:
     if not words:
         return ""
     name, *rest = words
-    if name not in cli.commands:
+    known = cli.commands
+    if name == "job" and rest:
+        known, (name, *rest) = known[name].commands, rest
+    if name not in known:
         return f"ray has no {name}"
     names = {"start", name} if name == "symmetric-run" else {name}
-    options = {option for each in names for parameter in cli.commands[each].params for option in parameter.opts}
+    options = {option for each in names for parameter in known[each].params for option in parameter.opts}
     if "--" in rest:
         inner = rest[rest.index("--") + 1 :]
         if problem := _problem(inner):
