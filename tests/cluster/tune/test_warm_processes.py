@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from xlmr_sweep.cluster.tune.warm_processes import OneActorClass, WarmProcesses
+from xlmr_sweep.cluster.tune.warm_processes import NUMBERS, OneActorClass, WarmProcesses
 from xlmr_sweep.scheduling.resources import Width
 
 
@@ -57,9 +57,11 @@ def test_credentials_of_the_driver_are_not_shown_by_an_environment_of_its_proces
 
 
 def test_each_process_is_named_by_study_number_and_share() -> None:
-    classes: Any = OneActorClass("paper")
+    first = next(NUMBERS) + 1
     names = []
     for width in (Width(1, 0.25), Width(1, 1, 4), Width(2, 0)):
+        # Of three runs in one driver: an earlier one's processes may still be ending.
+        classes: Any = OneActorClass("paper")
         classes.next_width = width
         names.append(classes.get(object)._default_options["name"])
-    assert names == ["paper 1 (1/4 of a GPU)", "paper 2 (4 GPUs)", "paper 3 (2 CPUs)"]
+    assert names == [f"paper {first} (1/4 of a GPU)", f"paper {first + 1} (4 GPUs)", f"paper {first + 2} (2 CPUs)"]

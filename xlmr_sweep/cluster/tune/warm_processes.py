@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,9 @@ import ray
 from xlmr_sweep.cluster.trial_process import TrialProcess
 from xlmr_sweep.scheduling.resources import Width
 from xlmr_sweep.scheduling.widths import share_in_words
+
+NUMBERS = itertools.count(1)
+"""Numbers of processes. Ray refuses a name that is taken, so they go on over all runs of a driver."""
 
 
 class OneActorClass:
@@ -25,17 +29,16 @@ class OneActorClass:
     """
 
     def __init__(self, study: str) -> None:
-        self._study, self._number = study, 0
+        self._study = study
         self._actor_class = ray.remote(TrialProcess)
         self.next_width = Width(1, 0)
         """What the next process holds."""
 
     def get(self, trainable_cls: type) -> Any:
         """Returns the class of the next process to start, whatever Tune was told to run."""
-        self._number += 1
         # `options` does not help: it returns no actor class, and Tune's actor manager refuses that. A copy exports nothing anew.
         named = copy.copy(self._actor_class)
-        name = f"{self._study} {self._number} ({share_in_words(self.next_width)})"
+        name = f"{self._study} {next(NUMBERS)} ({share_in_words(self.next_width)})"
         named._default_options = {**named._default_options, "name": name}
         return named
 
