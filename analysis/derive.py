@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -23,8 +24,9 @@ from analysis.options import Options
 from analysis.overlap import ipr_by_overlap, mixture_overlap
 from analysis.pairs import paired_curves
 from analysis.paper_comparison import compare_with_paper
-from analysis.predictions import read_predictions
+from analysis.predictions import TaskPredictions, read_predictions
 from analysis.provenance import provenance
+from analysis.ranks import rank_table
 from analysis.schema import PARADIGMS, ordered
 from analysis.significance import with_tests
 from analysis.tables import Results
@@ -39,6 +41,8 @@ class Derived:
     tables: dict[str, pd.DataFrame]
     notes: list[str] = field(default_factory=list)
     """What a reader must know first, one line each: why a table is empty, what was left out."""
+    predictions: Mapping[str, TaskPredictions] = field(default_factory=dict)
+    """Of single examples, by task, where they were asked for."""
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         """Returns the table of that name."""
@@ -57,10 +61,11 @@ def derive(results: Results, found: Artifacts, options: Options) -> Derived:
         TableError: if an option does not fit the results.
     """
     rows, planned = results.rows, results.planned
-    predictions, num_unusable = read_predictions(results)
+    predictions, num_unusable = read_predictions(results, options.examples)
     points = with_curve_intervals(curves(rows, planned), rows, predictions)
     tables = {
         **_comparisons(results, options),
+        "ranks": rank_table(rows),
         "curves": points,
         "completeness": completeness(rows, planned, results.failures),
         "cells": cell_status(rows, planned, results.failures),
@@ -78,7 +83,7 @@ def derive(results: Results, found: Artifacts, options: Options) -> Derived:
     notes = _notes(results, tables, options)
     if num_unusable:
         notes.append(f"predictions of {num_unusable} trials do not give their recorded score or examples and are not used")
-    return Derived(tables, notes)
+    return Derived(tables, notes, predictions if options.examples else {})
 
 
 def _comparisons(results: Results, options: Options) -> dict[str, pd.DataFrame]:

@@ -23,6 +23,8 @@ class Options:
     """The score whose examples are counted. None means the best score of prompting on each task."""
     zero_shot: bool = False
     """Whether ratios and advantages count zero-shot scores, the curves' points at training size 0."""
+    examples: bool = True
+    """Whether to show single examples. The page then holds texts of the evaluation data."""
 
 
 def name_pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:

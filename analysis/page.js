@@ -132,12 +132,14 @@
     }
     const drawn = [...document.querySelectorAll(".figure[data-drawn]")];
     pending = Promise.all(drawn.filter((div) => div.clientWidth > 0).map(draw));
+    const counts = KEYS.filter((key) => chosen[`${key}Known`].size)
+      .map((key) => `${chosen[key].size} of ${chosen[`${key}Known`].size} ${key}s`);
+    document.getElementById("status").textContent = `Shown: ${counts.join(", ")}`;
   }
 
-  function sortBy(header) {
+  function sortBy(header, up) {
     const table = header.closest("table");
     const column = [...header.parentNode.children].indexOf(header);
-    const up = header.getAttribute("aria-sort") !== "ascending";
     for (const other of header.parentNode.children) other.removeAttribute("aria-sort");
     header.setAttribute("aria-sort", up ? "ascending" : "descending");
     const body = table.tBodies[0];
@@ -160,10 +162,28 @@
   prefersDark.addEventListener("change", update);
 
   const form = document.getElementById("filters");
-  form.addEventListener("change", update);
-  form.addEventListener("reset", () => setTimeout(update, 0));
+  const changed = () => {
+    update();
+    document.dispatchEvent(new CustomEvent("report-changed"));
+  };
+  form.addEventListener("change", changed);
+  form.addEventListener("reset", () => setTimeout(changed, 0));
   form.addEventListener("submit", (event) => event.preventDefault());
-  for (const header of document.querySelectorAll("th")) header.addEventListener("click", () => sortBy(header));
+  for (const header of document.querySelectorAll("section .scroll > table th")) {
+    header.addEventListener("click", () => {
+      sortBy(header, header.getAttribute("aria-sort") !== "ascending");
+      document.dispatchEvent(new CustomEvent("report-changed"));
+    });
+  }
+  for (const button of document.querySelectorAll(".copy")) {
+    button.addEventListener("click", async () => {
+      const text = button.nextElementSibling;
+      getSelection().selectAllChildren(text);
+      // Pages that are files may not write to the clipboard by themselves in every browser; what is selected can be copied.
+      try { await navigator.clipboard.writeText(text.textContent); button.textContent = "copied"; }
+      catch { button.textContent = "selected"; }
+    });
+  }
 
   let width = window.innerWidth;
   window.addEventListener("resize", () => {
@@ -185,6 +205,9 @@
   window.report = {
     draw: () => Promise.all([...document.querySelectorAll(".figure")].filter((div) => div.clientWidth > 0).map(draw)),
     settled: () => pending,
+    update,
+    sortBy,
+    selected,
   };
   (window.requestIdleCallback || window.setTimeout)(loadPlotly);
   root.dataset.ready = "yes";

@@ -17,10 +17,14 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from analysis.answer import Answer
+from analysis.examples import MAX_TASK_BYTES, TaskExamples
 from analysis.figures.style import Figure
 
 # The page links to the file of a larger table instead of holding it. So the page stays below 8 MB.
 MAX_EMBEDDED_BYTES = 400_000
+MAX_PAGE_BYTES = 8_000_000
+SCRIPTS = ("page.js", "state.js", "examples.js")
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,10 @@ class Block:
     Columns that have the name of a task or model are filtered too."""
     csv: str = ""
     """Name of the table, without `.csv`, that the figure or table shows."""
+    code: str = ""
+    """Text to copy, shown letter by letter."""
+    widget: str = ""
+    """A part of the page with controls of its own; `examples` is the only one."""
     folded: bool = False
     """Whether the block is closed at first and opens on a click."""
 
@@ -65,6 +73,10 @@ class Page:
     filters: dict[str, list[str]]
     """The filters `model`, `task` and `paradigm`, each with its values in order."""
     sections: Sequence[Section]
+    answer: Answer | None = None
+    """The picture of the first screen."""
+    examples: Sequence[TaskExamples] = ()
+    """What the browser of single examples shows, a task each."""
 
     @property
     def figures(self) -> dict[str, Figure]:
@@ -85,16 +97,38 @@ def render(page: Page, csv_texts: dict[str, str]) -> str:
     linked = {block.csv for section in page.sections for block in section.blocks if block.csv}
     links = {name: _csv_link(name, csv_texts[name]) for name in linked}
     values = {value: key for key, names in page.filters.items() for value in names}
-    return environment.get_template("page.html.jinja").render(
+    text = environment.get_template("page.html.jinja").render(
         page=page,
         links=links,
+        examples_here=Markup(EXAMPLES_HERE),
         column_scope=lambda column: values.get(column, ""),
         figure_json=_figure_json,
         word_columns=_word_columns,
         style=Markup((folder / "page.css").read_text(encoding="utf-8")),
-        script=Markup((folder / "page.js").read_text(encoding="utf-8")),
+        script=Markup("\n".join((folder / name).read_text(encoding="utf-8") for name in SCRIPTS)),
         plotly=Markup(get_plotlyjs()),
     )
+    room = MAX_PAGE_BYTES - len(text.encode())
+    return text.replace(EXAMPLES_HERE, "\n".join(_packed_examples(page.examples, room)), 1)
+
+
+EXAMPLES_HERE = "<!-- packed examples -->"
+
+
+def _packed_examples(tasks: Sequence[TaskExamples], room: int) -> list[str]:
+    """Returns the elements that hold the examples. Small tasks come first, and what they leave is for the others."""
+    found = {task.task: task.packed(MAX_TASK_BYTES) for task in tasks}
+    left = room - 1000 - sum(200 + len(task.task) for task in tasks)
+    for number, task in enumerate(sorted(tasks, key=lambda task: len(found[task.task]))):
+        share = max(0, left // (len(tasks) - number))
+        if len(found[task.task]) > share:
+            found[task.task] = task.packed(share)
+        left -= len(found[task.task])
+    return [
+        str(Markup('<script type="text/plain" data-examples="{}">{}</script>').format(name, text))
+        for name, text in found.items()
+        if text
+    ]
 
 
 def _csv_link(name: str, text: str) -> str:

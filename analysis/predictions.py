@@ -7,8 +7,9 @@ is computed from predictions would be about other scores than the tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from xlmr_sweep.storage.artifacts import PREDICTIONS, predictions_file
 COLUMNS = ["example_id", "label", "prediction"]
 SCORE_TOLERANCE = 1e-6
 METRICS = ("accuracy", "macro_f1")
+UNKNOWN = 255
+"""In place of a probability that is not known."""
 # The columns of one trial: `example_id`, an array of Arrow or numpy; `label` and `prediction`, numpy arrays.
 Columns = Mapping[str, Any]
 
@@ -41,6 +44,10 @@ class TaskPredictions:
     predictions: np.ndarray
     """(num_trials, num_examples), class numbers."""
     num_classes: int
+    example_ids: Sequence[str] = ()
+    """Of each example, in the order of `labels`."""
+    confidence: np.ndarray | None = None
+    """(num_trials, num_examples), uint8: the probability of the predicted class in per cent, or `UNKNOWN`."""
 
     @property
     def correct(self) -> np.ndarray:
@@ -48,10 +55,14 @@ class TaskPredictions:
         return np.asarray(self.predictions == self.labels)
 
 
-def read_predictions(results: Results) -> tuple[dict[str, TaskPredictions], int]:
+def read_predictions(results: Results, confidence: bool = False) -> tuple[dict[str, TaskPredictions], int]:
     """Returns the predictions by task, and how many trials with a file were left out.
 
     For a bare table, and for results without `trial_id` or `metric`, nothing is read.
+
+    Args:
+        results: what `analysis.tables.load` returns.
+        confidence: whether to read the probability of each prediction too.
     """
     rows = results.rows
     if results.storage is None or not {"trial_id", "metric"} <= set(rows.columns):
@@ -64,7 +75,7 @@ def read_predictions(results: Results) -> tuple[dict[str, TaskPredictions], int]
     found, left_out = {}, 0
     for task, trials in rows.groupby("task"):
         files = storage.read_many(predictions_file(trial) for trial in trials["trial_id"])
-        predictions = task_predictions(trials, map(_read, files))
+        predictions = task_predictions(trials, map(partial(_read, confidence=confidence), files))
         num_used = 0 if predictions is None else len(predictions.trials)
         left_out += len(trials) - num_used
         if predictions is not None:
@@ -72,14 +83,26 @@ def read_predictions(results: Results) -> tuple[dict[str, TaskPredictions], int]
     return found, left_out
 
 
-def _read(data: bytes) -> Columns | None:
+def _read(data: bytes, confidence: bool = False) -> Columns | None:
     try:
-        table = parquet.ParquetFile(pa.BufferReader(data)).read(columns=COLUMNS, use_threads=False)
+        file = parquet.ParquetFile(pa.BufferReader(data))
+        scores = [name for name in file.schema_arrow.names if confidence and name.startswith("score_")]
+        table = file.read(columns=[*COLUMNS, *scores], use_threads=False)
         # Ids stay in Arrow. To turn those of 1,260 trials into Python strings would take longer than all the rest.
         columns = {name: table.column(name).to_numpy() for name in COLUMNS[1:]}
+        if confidence:
+            columns["confidence"] = _confidence(columns["prediction"], {name: table.column(name).to_numpy() for name in scores})
         return {**columns, "example_id": table.column("example_id").combine_chunks()}
     except (pa.ArrowException, KeyError, ValueError):
         return None
+
+
+def _confidence(predictions: np.ndarray, scores: Mapping[str, np.ndarray]) -> np.ndarray:
+    found = np.full(len(predictions), UNKNOWN, dtype="uint8")
+    for name, values in scores.items():
+        chosen = (predictions == int(name.removeprefix("score_"))) & (values >= 0) & (values <= 1)
+        found[chosen] = np.rint(100 * values[chosen]).astype("uint8")
+    return found
 
 
 def task_predictions(trials: pd.DataFrame, tables: Iterable[Columns | None]) -> TaskPredictions | None:
@@ -90,23 +113,28 @@ def task_predictions(trials: pd.DataFrame, tables: Iterable[Columns | None]) -> 
         tables: the columns `example_id`, `label` and `prediction` of each trial, or None.
     """
     metric = str(trials["metric"].iloc[0])
-    kept, predictions = [], []
+    kept, predictions, confidence = [], [], []
     labels: np.ndarray | None = None
+    ids: Sequence[str] = ()
     for position, table in _aligned(tables):
         if labels is None:
-            labels = table["label"]
+            labels, ids = table["label"], pa.array(table["example_id"]).to_pylist()
         if np.array_equal(table["label"], labels):
             kept.append(position)
             predictions.append(table["prediction"])
+            confidence.append(table.get("confidence"))
     if labels is None:
         return None
     matrix = np.stack(predictions)
     num_classes = int(max(labels.max(), matrix.max())) + 1
-    used = TaskPredictions(str(trials["task"].iloc[0]), metric, trials.iloc[kept], labels, matrix, num_classes)
+    known = [one for one in confidence if one is not None]
+    sure = np.stack(known) if len(known) == len(kept) else None
+    used = TaskPredictions(str(trials["task"].iloc[0]), metric, trials.iloc[kept], labels, matrix, num_classes, ids, sure)
     right = np.abs(scores_of(used) - used.trials["score"].to_numpy()) <= SCORE_TOLERANCE
     if not right.any():
         return None
-    return TaskPredictions(used.task, metric, used.trials.loc[right, CELL], labels, matrix[right], num_classes)
+    sure = None if sure is None else sure[right]
+    return replace(used, trials=used.trials.loc[right, CELL], predictions=matrix[right], confidence=sure)
 
 
 def _aligned(tables: Iterable[Columns | None]) -> Iterator[tuple[int, Columns]]:
@@ -126,7 +154,7 @@ def _aligned(tables: Iterable[Columns | None]) -> Iterator[tuple[int, Columns]]:
             place = np.empty(len(ids), dtype="int64")
             place[order] = np.argsort(names)
             if np.array_equal(names[place], wanted):
-                yield position, {name: table[name][place] for name in COLUMNS[1:]}
+                yield position, {name: values[place] for name, values in table.items() if name != "example_id"}
 
 
 def scores_of(data: TaskPredictions, weights: np.ndarray | None = None) -> np.ndarray:

@@ -71,6 +71,7 @@ def build_report(
     zero_shot: bool = False,
     images: bool = False,
     latex: bool = False,
+    examples: bool = True,
 ) -> ReportPaths:
     """Reads results and writes the report.
 
@@ -86,6 +87,7 @@ def build_report(
         zero_shot: whether IPR and the prompt advantage count zero-shot scores.
         images: whether to write a PNG and an SVG of every figure to `images/`.
         latex: whether to write the tables as LaTeX to `latex/`.
+        examples: whether to show single examples. The page then holds texts of the evaluation data.
 
     Raises:
         TableError: if the results cannot be used, or if the folder cannot be written. Its message is one line.
@@ -93,7 +95,8 @@ def build_report(
     loaded = _loaded(results, columns, paradigms)
     if target_score is not None and not 0 <= target_score <= 1:
         raise TableError(f"--target-score: {target_score} is not in [0, 1]")
-    options = Options(rule, x_scale, None if mixture_tasks is None else tuple(mixture_tasks), target_score, zero_shot)
+    seen = None if mixture_tasks is None else tuple(mixture_tasks)
+    options = Options(rule, x_scale, seen, target_score, zero_shot, examples)
     found = artifacts(loaded)
     derived = derive(loaded, found, options)
     page = assemble(loaded, found, derived, options)
@@ -156,6 +159,7 @@ def main(
     ] = False,
     images: Annotated[bool, typer.Option("--images", help="Also write PNG and SVG of every figure (needs Chromium).")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="Also write the tables as LaTeX.")] = False,
+    examples: Annotated[bool, typer.Option(help="Show single examples, with their texts.")] = True,
 ) -> None:
     """Writes the report on a study or on any table of results."""
     use_plain_output()
@@ -172,6 +176,7 @@ def main(
             zero_shot=zero_shot,
             images=images,
             latex=latex,
+            examples=examples,
         )
     except TableError as error:
         typer.echo(f"error: {error}", err=True)

@@ -28,6 +28,8 @@ def ipr_section(derived: Derived, options: Options, models: list[str], tasks: li
         )
         for name in names
     ]
+    if len(derived["ranks"]):
+        blocks.append(_ranks(derived["ranks"], models))
     if names:
         compute = derived["compute"]
         figure = ipr_by_model(table, models, dict(zip(compute["model"], compute["num_parameters"], strict=True)))
@@ -53,6 +55,21 @@ def ipr_matrix(part: pd.DataFrame, models: list[str], tasks: list[str]) -> pd.Da
             if (model, AVERAGE) in cells
         ]
     )
+
+
+def _ranks(table: pd.DataFrame, models: list[str]) -> Block:
+    pooled = table[table["task"] == AVERAGE]
+    rows = []
+    for model in models:
+        of_model = pooled[pooled["model"] == model].to_dict("records")
+        if of_model:
+            ranks = {row["paradigm"]: f"{row['mean_rank']:.2f} ({row['num_tied']} tied)" for row in of_model}
+            rows.append({"model": model, **ranks, "cells": str(of_model[0]["num_ranked"])})
+    text = [
+        "In each cell of task, size and seed the paradigms are ranked by score, 1 for the best; equal scores share the mean of "
+        "their ranks. No single task with a low baseline can decide a mean of ranks, as it can a mean of ratios. Tasks: the CSV."
+    ]
+    return Block("Mean rank", text, shown=pd.DataFrame(rows), csv="ranks")
 
 
 def _definition(options: Options, *, has_zero_shot: bool) -> str:

@@ -277,6 +277,117 @@ def test_names_of_tasks_are_written_once_a_row_of_panels(page: Any) -> None:
     assert page.execute_script(script)[1:] == [[True, True], [True, False]]
 
 
+def reach(browser: Any, selector: str) -> None:
+    """Moves the focus with the Tab key, as someone without a mouse does, until an element has it."""
+    from selenium.webdriver import ActionChains, Keys
+
+    for _ in range(80):
+        if browser.execute_script("return document.activeElement.matches(arguments[0])", selector):
+            return
+        ActionChains(browser).send_keys(Keys.TAB).perform()
+    pytest.fail(f"the Tab key does not reach {selector}")
+
+
+def press(browser: Any, *keys: str) -> None:
+    from selenium.webdriver import ActionChains
+
+    ActionChains(browser).send_keys(*keys).perform()
+    settle(browser)
+
+
+def test_the_first_screen_answers_by_model_and_how_sure(opened: Any, report: ReportPaths) -> None:
+    opened.get(report.html.as_uri())
+    rows = opened.execute_script(
+        """
+        const table = document.querySelector("table.answer");
+        return [table.getBoundingClientRect().bottom <= innerHeight, [...table.tBodies[0].rows].map((row) =>
+          [...row.cells].filter((cell) => !cell.ariaHidden).map((cell) => cell.textContent))];
+        """
+    )
+    assert rows[0]
+    ipr = pd.read_csv(report.csv["ipr"]).query("comparison == 'instructed/prompted' and task == 'average'").set_index("model")
+    assert [row[0] for row in rows[1]] == ["base", "large", "xl"]
+    for model, text, number, verdict in rows[1]:
+        row = ipr.loc[model]
+        assert text == f"{row['mean']:+.1f}% (95% interval {row['ci_low']:.1f} to {row['ci_high']:.1f})"
+        assert (number, verdict) == (str(row["num_seeds"]), "helped" if row["ci_low"] > 0 else "not clear")
+
+
+def test_filters_sorting_and_chapter_are_in_the_address_and_come_back(opened: Any, report: ReportPaths) -> None:
+    opened.get(report.html.as_uri())
+    choose(opened, model=["large"])
+    opened.execute_script("const head = document.querySelectorAll('#ipr th')[1]; head.click(); head.click();")
+    opened.execute_script("document.querySelector(arguments[0]).click()", 'nav a[href="#curves"]')
+    settle(opened)
+    address = opened.current_url
+    assert address == f"{report.html.as_uri()}#curves?hide-model=large&sort=ipr-0.1.down"
+    opened.get("about:blank")
+    opened.get(address)
+    settle(opened)
+    state = opened.execute_script(
+        """
+        return [document.querySelector('#filters input[value="large"]').checked,
+          document.querySelectorAll("#ipr th")[1].ariaSort, document.querySelector("nav a[aria-current]").textContent,
+          Math.abs(document.getElementById("curves").getBoundingClientRect().top) < 200,
+          [...document.querySelectorAll("#ipr tr[data-model=large]")].some((row) => row.offsetParent)];
+        """
+    )
+    assert state == [False, "descending", "Performance curves", True, False]
+    assert errors(opened) == []
+
+
+def test_filters_and_sorting_work_by_keyboard_and_are_said_aloud(opened: Any, report: ReportPaths) -> None:
+    opened.get(report.html.as_uri())
+    reach(opened, "a.skip")
+    reach(opened, "#filters input[value=large]")
+    press(opened, " ")
+    assert opened.execute_script("return document.querySelector('#status[role=status]').textContent").startswith(
+        "Shown: 2 of 3 models, "
+    )
+    reach(opened, "#ipr th:nth-child(2) button")
+    press(opened, "\n")
+    assert opened.execute_script("return document.querySelectorAll('#ipr th')[1].ariaSort") == "ascending"
+    nameless = opened.execute_script(
+        """
+        const named = (node) => node.ariaLabel || node.textContent.trim() || node.closest("label");
+        return [...document.querySelectorAll("button, a[href], input, select, [role=img], [tabindex='0']")]
+          .filter((node) => !named(node)).map((node) => node.outerHTML);
+        """
+    )
+    assert nameless == []
+
+
+def test_the_browser_of_examples_filters_and_comes_back(browser: Any, made: Storage) -> None:
+    html = build_report(str(made)).html.as_uri()
+    browser.get(f"{html}#examples?task=wic&which=gained&size=8")
+    ready = "const done = arguments[0]; window.report.examplesReady().then(() => done());"
+    browser.execute_async_script(ready)
+    shown = browser.execute_script(
+        """
+        return [...document.querySelectorAll("#example tbody tr")].map((row) => [...row.cells].map((cell) => cell.textContent));
+        """
+    )
+    assert [row[0] for row in shown] == ["8", "32"]
+    # Prompted wrong and instructed right, by most of the three seeds at size 8.
+    prompted, instructed = shown[0][2], shown[0][3]
+    assert prompted.count("✗") >= 2 > prompted.count("✓")
+    assert instructed.count("✓") >= 2 > instructed.count("✗")
+    text = "return document.getElementById('example-count').textContent"
+    first = browser.execute_script(text)
+    assert first.startswith("Example 1 of ")
+    reach(browser, "#browser button[name=next]")
+    press(browser, "\n")
+    browser.execute_async_script(ready)
+    second = browser.execute_script(text)
+    assert second.startswith("Example 2 of ")
+    address = browser.current_url
+    browser.get("about:blank")
+    browser.get(address)
+    browser.execute_async_script(ready)
+    assert browser.execute_script(text) == second
+    assert errors(browser) == []
+
+
 def test_on_a_phone_nothing_is_wider_than_the_screen_and_panels_stack(browser: Any, report: ReportPaths) -> None:
     phone = {"width": 390, "height": 800, "deviceScaleFactor": 2, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)

@@ -78,8 +78,9 @@ def test_counts_histogram_and_rows(model: Path, tmp_path: Path) -> None:
     # <s> User : {5, 5, 4, 4 tokens} Assistant : {1, 1, 3, 1} </s>
     assert manifest["num_tokens"] == 4 * 6 + 18 + 6
     edges, counts = manifest["length_histogram"]["edges"], manifest["length_histogram"]["counts"]
-    assert edges[:2] == [0, 16]
-    assert counts == [4] + [0] * (len(edges) - 2)
+    assert edges[:5] == [0, 4, 8, 12, 16]
+    # 11 tokens, and 12, 12 and 13.
+    assert counts == [0, 0, 1, 3] + [0] * (len(edges) - 5)
     assert manifest["top_targets"] == [["no", 2], ["yes", 1], ["very very blue", 1]]
     rows = open_mixture(study, storage)
     assert list(rows) == [ROWS[0], ROWS[1], ROWS[3], ROWS[6]]

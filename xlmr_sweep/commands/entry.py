@@ -25,6 +25,7 @@ from xlmr_sweep.commands.progress import ProgressDisplay
 from xlmr_sweep.commands.request import OpenedRequest, Request, choose, open_request, read_studies
 from xlmr_sweep.commands.status import print_status
 from xlmr_sweep.commands.text_check import check_texts, examples_at_hand, tokenizer_at_hand
+from xlmr_sweep.commands.tracking import Tracking, check_trackers
 from xlmr_sweep.commands.watch import watch
 from xlmr_sweep.errors import MissingFolderError, StudyError
 from xlmr_sweep.modeling.quick_check import folder_notes
@@ -171,17 +172,22 @@ def _run(
     skipped = found.done | (set() if retry_failed else found.failed)
     pending = [trial for trial in trials if trial.trial_id not in skipped]
     _say(console, f"Study {study.name}: {len(trials)} trials, {len(pending)} to run; storage {storage}")
+    check_trackers(study)
+    tracking = Tracking(study, storage, partial(_say, console))
     try:
         if pending:
             from xlmr_sweep.commands.run import RunPlan, run_pending
 
-            run_pending(RunPlan(study, storage, pending, address, console, accept, found.rows, work, min_nodes))
+            run_pending(RunPlan(study, storage, pending, address, console, accept, found.rows, work, min_nodes, tracking))
         else:
             accept()
     finally:
         if accept.is_given:
             found = collect(storage, study, opened.every)
             write_results(storage, found)
+    if pending:
+        # Not after an interrupt: a tracker may take longer than the half minute in which a command ends.
+        tracking.finish(found.rows)
     without = [trial for trial in trials if trial.trial_id not in found.done]
     num_done, seconds = len(trials) - len(without), time.monotonic() - began
     _say(console, f"{num_done} of {len(trials)} trials have a record, {seconds:.1f} s; {storage.path(RESULTS_FILE)}")
@@ -206,11 +212,13 @@ def _instruct(opened: OpenedRequest, address: str, console: Console, min_nodes: 
     found = collect(storage, study, opened.every)
     missing = models_to_instruct(study, storage, trials)
     _say(console, f"Study {study.name}: {len(missing)} models to instruct-tune; storage {storage}")
+    check_trackers(study)
     if missing:
         from xlmr_sweep.commands.run import RunPlan, run_instruction_jobs
 
-        accept = _Acceptance(study, storage, found, console)
-        run_instruction_jobs(RunPlan(study, storage, trials, address, console, accept, min_nodes=min_nodes))
+        accept, tracking = _Acceptance(study, storage, found, console), Tracking(study, storage, partial(_say, console))
+        run_instruction_jobs(RunPlan(study, storage, trials, address, console, accept, min_nodes=min_nodes, tracking=tracking))
+        tracking.finish(found.rows)
     left = models_to_instruct(study, storage, trials)
     for name in sorted({trial.model for trial in trials} - set(left)):
         model = study.model(name)

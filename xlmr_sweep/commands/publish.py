@@ -113,7 +113,7 @@ def repositories_of(asked: Publication, cache: Path) -> list[Repository]:
     found = artifacts(results)
     # Asked for first, because tables take seconds.
     folders = tuned_models(asked.storage, study, found) if asked.weights else {}
-    derived, cited = derive(results, found, Options()), citation(results)
+    derived, cited = derive(results, found, Options(examples=False)), citation(results)
     hub_name = asked.hub_name
     url = f"https://huggingface.co/datasets/{hub_name}" if hub_name else ""
     facts = CardFacts(_without_folders(study), derived, cited, hub_name.partition("/")[0], url, asked.license)

@@ -39,6 +39,7 @@ from xlmr_sweep.commands.preparation import (
     read_examples,
 )
 from xlmr_sweep.commands.progress import ProgressDisplay
+from xlmr_sweep.commands.tracking import Tracking
 from xlmr_sweep.data.examples import ReadTask
 from xlmr_sweep.interrupt import on_notice
 from xlmr_sweep.scheduling.admission import Admission
@@ -73,6 +74,8 @@ class RunPlan:
     """What a trial's processes do; by default they fine-tune."""
     min_nodes: int | None = None
     """Nodes of the cluster to wait for."""
+    tracking: Tracking | None = None
+    """Is told losses of instruction jobs."""
 
 
 @dataclass(frozen=True)
@@ -239,7 +242,8 @@ def _job_runner(started: _StartedRun) -> RunJob:
     def run(job: Job) -> None:
         from xlmr_sweep.cluster.instruct_job import run_instruct
 
-        with display.step(f"Instruction tuning {job.model}") as step:
+        with display.step(f"Instruction tuning {job.model}") as shown:
+            step = shown if plan.tracking is None else plan.tracking.watched(job.model, shown)
             run_instruct(
                 plan.study,
                 job.model,

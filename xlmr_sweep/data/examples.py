@@ -19,7 +19,7 @@ from pyarrow import parquet
 
 from xlmr_sweep.data.jsonl import given_twice, not_json, read_line, text_problem
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.storage.artifacts import manifest_of, task_folder
+from xlmr_sweep.storage.artifacts import manifest_of, split_file, task_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.canonical import fingerprint
 from xlmr_sweep.study.identity import data_identity
@@ -66,7 +66,7 @@ class ReadTask:
         for split, examples in self.rows.items():
             sink = pa.BufferOutputStream()
             parquet.write_table(pa.Table.from_pylist(examples), sink)
-            storage.write(f"{self.folder}/{split}.parquet", sink.getvalue().to_pybytes())
+            storage.write(split_file(self.folder, split), sink.getvalue().to_pybytes())
         if self.rows:
             storage.write_json(manifest_of(self.folder), self.manifest)
 
@@ -107,7 +107,7 @@ def load_task(study: Study, task: TaskSpec, storage: Storage) -> TaskData:
     manifest = storage.read_json(manifest_of(folder))
     if manifest is None:
         raise StudyError(f"task {task.name}: {storage.path(folder)} is not there; run experiments/prepare_data.py")
-    tables = [parquet.read_table(io.BytesIO(storage.read(f"{folder}/{split}.parquet"))) for split in SPLITS]
+    tables = [parquet.read_table(io.BytesIO(storage.read(split_file(folder, split)))) for split in SPLITS]
     return TaskData(tables[0].to_pylist(), tables[1].to_pylist(), manifest["fingerprint"])
 
 

@@ -26,7 +26,7 @@ SHARD_ROWS = 200_000
 GROUP_ROWS = 4096
 """Rows of a row group, which are read at once."""
 
-LENGTH_EDGES = (0, 16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512)
+LENGTH_EDGES = tuple(range(0, 513, 4))
 """Bounds of the length histogram in tokens; longer rows are cut by the template and count in the last bucket."""
 
 MOST_TARGETS = 1_000_000

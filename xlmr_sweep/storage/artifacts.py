@@ -56,6 +56,12 @@ TRAIN = "train"
 TUNE = "tune"
 """Ray Tune's own folder."""
 
+TRACKING = "tracking"
+"""What trackers keep here, a folder each, and which runs of theirs are this study's."""
+
+TRACKING_FILE = f"{TRACKING}/runs.json"
+"""The ids of trackers' runs."""
+
 TMP = "tmp"
 """Short-lived files of checks and jobs."""
 
@@ -71,6 +77,11 @@ def manifest_of(folder: str) -> str:
 def task_folder(study: Study, task: TaskSpec) -> str:
     """Returns the folder of a task's prepared examples."""
     return f"{DATA}/{task_data_name(study, task)}"
+
+
+def split_file(folder: str, split: str) -> str:
+    """Returns the file of a split, `train` or `validation`, in the folder of a task's prepared examples."""
+    return f"{folder}/{split}.parquet"
 
 
 def mixture_folder(study: Study) -> str:
@@ -161,6 +172,11 @@ def log_file(trial_id: str) -> str:
 def trained_folder(trial_id: str) -> str:
     """Returns the folder of a trial's trained weights."""
     return f"{WEIGHTS}/{trial_id}"
+
+
+def tracking_folder(tracker: str) -> str:
+    """Returns the folder of a tracker's files."""
+    return f"{TRACKING}/{tracker}"
 
 
 def claim_file(claim: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,20 @@ from xlmr_sweep.watching import watching
 
 WRITE_INTERVAL_S = 1.0
 """A remote job writes its progress at most this often."""
+
+
+LOSS_NOTE = re.compile(r"loss (\S+) at step (\d+)(?:; |$)")
+
+
+def loss_note(step: int, loss: float) -> str:
+    """Returns a note of the last loss that a job knows, which `loss_of` reads."""
+    return f"loss {loss:.4f} at step {step}"
+
+
+def loss_of(note: str) -> tuple[int, float] | None:
+    """Returns step and loss of a note; None where it has none."""
+    found = LOSS_NOTE.match(note)
+    return None if found is None else (int(found[2]), float(found[1]))
 
 
 class Step(Protocol):

@@ -59,12 +59,14 @@ class Study(Declared):
     finetune: FinetuneSpec = FinetuneSpec()
     zero_shot: ZeroShotSpec = ZeroShotSpec()
     cluster: ClusterSpec = ClusterSpec()
+    track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    """Runtime. Trackers that are told how the study goes, as one run each."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         for field in ("models", "tasks"):
             _refuse_twice(field, [item.name for item in getattr(self, field)])
-        for field in ("paradigms", "sizes", "seeds"):
+        for field in ("paradigms", "sizes", "seeds", "track"):
             _refuse_twice(field, list(getattr(self, field)))
         for size in self.sizes:
             if size < 0:

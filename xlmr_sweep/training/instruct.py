@@ -31,7 +31,7 @@ from xlmr_sweep.modeling.tuning_memory import TuningPlan, tuning_plan
 from xlmr_sweep.storage.artifacts import instruct_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.job_log import JobLog
-from xlmr_sweep.storage.progress_file import ProgressFile
+from xlmr_sweep.storage.progress_file import ProgressFile, loss_note
 from xlmr_sweep.study.identity import recipe_folder_name
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.recipes import InstructSpec
@@ -218,8 +218,9 @@ class InstructionRun:
         progress, total = run.progress, run.source.num_steps
         if self.world.rank == 0:
             self._report.after_step(run)
-            self._progress.update(progress.step, total, self._report.note)
             step, loss = progress.loss_curve[-1] if progress.loss_curve else (0, 0.0)
+            notes = [loss_note(step, loss) if step else "", self._report.note]
+            self._progress.update(progress.step, total, "; ".join(filter(None, notes)))
             if step > self._logged:
                 self._logged = step
                 told = self._report.note and f"; {self._report.note}"

@@ -1,0 +1,40 @@
+"""Fingerprints and citations of results."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from analysis.citation import bibtex, citation, citation_file, results_fingerprint
+from analysis.tables import from_table, load
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.plan import expand, plan_fingerprint
+from xlmr_sweep.study.spec import Study
+
+
+def test_the_fingerprint_of_results_changes_with_the_last_bit_of_a_score(study_table: pd.DataFrame) -> None:
+    first = results_fingerprint(from_table(study_table).rows)
+    assert results_fingerprint(from_table(study_table.sample(frac=1, random_state=0)).rows) == first
+    changed = study_table.assign(score=study_table["score"].where(study_table.index != 7, np.nextafter(study_table["score"], 1)))
+    assert results_fingerprint(from_table(changed).rows) != first
+    assert results_fingerprint(from_table(study_table.replace({"task": {"cb": "cB"}})).rows) != first
+
+
+def test_a_storage_is_cited_with_the_fingerprint_of_its_study(made: Storage, study: Study) -> None:
+    cited = citation(load(str(made)))
+    assert cited.study == plan_fingerprint(trial.trial_id for trial in expand(study))
+    assert (cited.num_trials, cited.num_planned) == (34, 36)
+    longer = study.extended(seeds=[3])
+    assert plan_fingerprint(trial.trial_id for trial in expand(longer)) != cited.study
+    text = bibtex(cited, "lab", "https://example.org/x")
+    assert f"study fingerprint {cited.study}, results fingerprint {cited.results}, 34 of 36 trials" in text
+    assert text.count("{") == text.count("}")
+    entry = yaml.safe_load(citation_file(cited))
+    assert [item["value"] for item in entry["identifiers"]] == [cited.study, cited.results]
+
+
+def test_a_name_of_a_table_is_escaped_for_latex(study_table: pd.DataFrame) -> None:
+    cited = citation(from_table(study_table, name="my_50%"))
+    assert cited.study == ""
+    assert r"Results of the study my\_50\%" in bibtex(cited)

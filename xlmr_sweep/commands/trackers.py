@@ -1,0 +1,195 @@
+"""Trackers of a study: TensorBoard, Weights & Biases, MLflow. In: losses, the table of trials, a report. Out: one run each.
+
+A study is one run, also over several commands; its trials are rows of a table and never runs of their own. Each class imports its
+package when it is made, so a package that is not asked for is not needed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+PROJECT = "xlmr_sweep"
+"""The project of Weights & Biases, and MLflow's experiment, unless the environment names another."""
+
+Row = Mapping[str, Any]
+Curve = Sequence[tuple[int, float]]
+
+
+class Tracker(Protocol):
+    """One tracker of one study."""
+
+    kept: dict[str, Any]
+    """What the next command needs to go on with the same run; the storage remembers it."""
+
+    def loss(self, model: str, step: int, value: float) -> None:
+        """Takes a point of an instruction job that runs."""
+
+    def results(self, rows: Sequence[Row], curves: Mapping[str, Curve], report: Callable[[], Path]) -> None:
+        """Takes all that there is at the end of a command.
+
+        Args:
+            rows: one a completed trial, with the columns of `results.parquet`.
+            curves: steps and losses of each model's instruction job that is done.
+            report: makes the report and returns its file.
+        """
+
+    def close(self) -> None:
+        """Ends what this process wrote. The run itself can be gone on with."""
+
+
+class TensorBoardTracker:
+    """Event files below a folder: losses as they come, mean scores over sizes, and the trials as a table of text.
+
+    The folder is written anew at the end of a command, so that no curve is there twice.
+    """
+
+    def __init__(self, name: str, config: Mapping[str, Any], folder: Path, kept: dict[str, Any]) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._make = SummaryWriter
+        self._folder, self.kept = folder, kept
+        self._writer = SummaryWriter(str(folder), flush_secs=5)
+
+    def loss(self, model: str, step: int, value: float) -> None:
+        """Writes a point, to be seen at once."""
+        self._writer.add_scalar(f"instruct/{model}/loss", value, step)
+        self._writer.flush()
+
+    def results(self, rows: Sequence[Row], curves: Mapping[str, Curve], report: Callable[[], Path]) -> None:
+        """Writes the folder anew, from all that there is."""
+        self._writer.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._writer = self._make(str(self._folder))
+        for model, curve in curves.items():
+            for step, value in curve:
+                self._writer.add_scalar(f"instruct/{model}/loss", value, step)
+        for (tag, size), mean in mean_scores(rows).items():
+            self._writer.add_scalar(tag, mean, size)
+        self._writer.add_text("trials", _table(rows))
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._writer.close()
+
+
+class WandbTracker:
+    """One run of Weights & Biases. `WANDB_MODE=offline` keeps it on this machine."""
+
+    def __init__(self, name: str, config: Mapping[str, Any], folder: Path, kept: dict[str, Any]) -> None:
+        import wandb
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._wandb = wandb
+        self.kept: dict[str, Any] = {"id": kept.get("id") or uuid.uuid4().hex[:8], "curves": list(kept.get("curves", ()))}
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            id=self.kept["id"],
+            resume="allow",
+            name=name,
+            config=dict(config),
+            dir=str(folder),
+        )
+
+    def loss(self, model: str, step: int, value: float) -> None:
+        """Logs a point over the job's own steps."""
+        self._point(model, step, value)
+        if model not in self.kept["curves"]:
+            self.kept["curves"].append(model)
+
+    def _point(self, model: str, step: int, value: float) -> None:
+        self._run.define_metric(f"instruct/{model}/loss", step_metric=f"instruct/{model}/step")
+        self._run.log({f"instruct/{model}/step": step, f"instruct/{model}/loss": value})
+
+    def results(self, rows: Sequence[Row], curves: Mapping[str, Curve], report: Callable[[], Path]) -> None:
+        """Logs curves that are not there yet, the table of trials, and the report as an artifact."""
+        for model, curve in curves.items():
+            if model not in self.kept["curves"]:
+                for step, value in curve:
+                    self._point(model, step, value)
+                self.kept["curves"].append(model)
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        table = self._wandb.Table(columns=columns, data=[[row.get(name) for name in columns] for row in rows])
+        self._run.log({"trials": table})
+        artifact = self._wandb.Artifact(f"report-{self.kept['id']}", type="report")
+        artifact.add_file(str(report()))
+        self._run.log_artifact(artifact)
+
+    def close(self) -> None:
+        """Ends the process that sends. The next command goes on with the same run."""
+        self._run.finish()
+
+
+class MlflowTracker:
+    """One run of MLflow: on the server of `MLFLOW_TRACKING_URI`, else in the storage's folder."""
+
+    def __init__(self, name: str, config: Mapping[str, Any], folder: Path, kept: dict[str, Any]) -> None:
+        import mlflow
+
+        folder.mkdir(parents=True, exist_ok=True)
+        # A database, because the newer versions no longer write runs as plain files.
+        where = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
+        self._client = mlflow.MlflowClient(tracking_uri=where)
+        if kept.get("run_id"):
+            self.kept = {"run_id": kept["run_id"], "curves": list(kept.get("curves", ()))}
+            self._client.update_run(self.kept["run_id"], status="RUNNING")
+            return
+        experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        found = self._client.get_experiment_by_name(experiment)
+        place = None if os.environ.get("MLFLOW_TRACKING_URI") else (folder / "artifacts").as_uri()
+        experiment_id = found.experiment_id if found else self._client.create_experiment(experiment, artifact_location=place)
+        run = self._client.create_run(experiment_id, run_name=name)
+        self.kept = {"run_id": run.info.run_id, "curves": []}
+        self._client.log_dict(self.kept["run_id"], dict(config), "study.json")
+
+    def loss(self, model: str, step: int, value: float) -> None:
+        """Logs a point over the job's own steps."""
+        self._client.log_metric(self.kept["run_id"], f"instruct/{model}/loss", value, step=step)
+        if model not in self.kept["curves"]:
+            self.kept["curves"].append(model)
+
+    def results(self, rows: Sequence[Row], curves: Mapping[str, Curve], report: Callable[[], Path]) -> None:
+        """Logs curves that are not there yet, the table of trials, and the report as an artifact."""
+        run_id = self.kept["run_id"]
+        for model, curve in curves.items():
+            if model not in self.kept["curves"]:
+                for step, value in curve:
+                    self._client.log_metric(run_id, f"instruct/{model}/loss", value, step=step)
+                self.kept["curves"].append(model)
+        self._client.log_metric(run_id, "trials_done", len(rows))
+        data = [[row.get(name) for name in _COLUMNS] for row in rows]
+        self._client.log_dict(run_id, {"columns": _COLUMNS, "data": data}, "trials.json")
+        self._client.log_artifact(run_id, str(report()), "report")
+
+    def close(self) -> None:
+        """Marks the run as ended. The next command goes on with the same run."""
+        self._client.set_terminated(self.kept["run_id"])
+
+
+TRACKERS: Mapping[str, Callable[[str, Mapping[str, Any], Path, dict[str, Any]], Tracker]] = {
+    "tensorboard": TensorBoardTracker,
+    "wandb": WandbTracker,
+    "mlflow": MlflowTracker,
+}
+
+_COLUMNS = ["model", "paradigm", "task", "train_size", "seed", "score", "metric", "train_loss", "total_time_s", "trial_id"]
+
+
+def mean_scores(rows: Sequence[Row]) -> dict[tuple[str, int], float]:
+    """Returns the mean score over seeds by `score/<task>/<model>/<paradigm>` and training size."""
+    found: dict[tuple[str, int], list[float]] = defaultdict(list)
+    for row in rows:
+        found[f"score/{row['task']}/{row['model']}/{row['paradigm']}", row["train_size"]].append(row["score"])
+    return {key: sum(scores) / len(scores) for key, scores in sorted(found.items())}
+
+
+def _table(rows: Sequence[Row]) -> str:
+    """Returns the trials as a table in Markdown, which TensorBoard shows."""
+    lines = [" | ".join(_COLUMNS), " | ".join("---" for _ in _COLUMNS)]
+    lines += [" | ".join(str(row.get(name, "")) for name in _COLUMNS) for row in rows]
+    return "\n".join(lines)
