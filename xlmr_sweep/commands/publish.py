@@ -20,6 +20,7 @@ from xlmr_sweep.commands.publish_data import MANIFEST, data_files, manifest, pre
 from xlmr_sweep.commands.publish_repository import Repository, amount, content_size, is_left_over, refuse_secrets
 from xlmr_sweep.commands.publish_weights import model_texts, tuned_models, weight_files
 from xlmr_sweep.errors import StudyError
+from xlmr_sweep.storage.artifacts import MODELS
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.spec import validated
 
@@ -125,7 +126,7 @@ def repositories_of(asked: Publication, cache: Path) -> list[Repository]:
     for model, folder in folders.items():
         here = asked.storage.download(folder, cache)
         weights = {name: here / name for name in weight_files(asked.storage, folder)}
-        name = f"{hub_name}-{model}" if hub_name else f"models/{model}"
+        name = f"{hub_name}-{model}" if hub_name else f"{MODELS}/{model}"
         title = f"{model}, instruction-tuned in the study {study.name}"
         made.append(Repository("model", name, title, {**weights, **model_texts(facts, model, found.instructed[model])}))
     return made

@@ -9,14 +9,14 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import PurePath
+from pathlib import PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from pyarrow import parquet
 
 from xlmr_sweep import __version__
-from xlmr_sweep.storage.artifacts import PREDICTIONS, predictions_file
+from xlmr_sweep.storage.artifacts import DATA, PREDICTIONS, RESULTS_FILE, STUDY_FILE, manifest_of, predictions_file
 from xlmr_sweep.storage.records import CELL_COLUMNS, COLUMNS
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from xlmr_sweep.storage.files import Storage
     from xlmr_sweep.study.spec import Study
 
-MANIFEST = "manifest.json"
+MANIFEST = PurePosixPath(manifest_of(DATA)).name
 """Says what the data set holds. It is written last."""
 
-RESULTS = "data/results.parquet"
+RESULTS = f"{DATA}/{RESULTS_FILE}"
 
 PRIVATE_COLUMNS = ("host",)
 """Columns of results that stay out."""
@@ -49,7 +49,7 @@ FOLDERS = (("data", "folder"), ("instructions", "folder"))
 
 def predictions_name(task: str) -> str:
     """Returns the file of a task's predictions."""
-    return f"data/predictions/{task}.parquet"
+    return f"{DATA}/{PREDICTIONS}/{task}.parquet"
 
 
 def data_files(
@@ -73,7 +73,7 @@ def data_files(
             continue
         shown = table[~table["what"].isin(PRIVATE_FACTS)] if name == "provenance" else table
         files[f"tables/{name}.csv"] = shown.to_csv(index=False).encode()
-    files["study.json"] = _json(public_study(study))
+    files[STUDY_FILE] = _json(public_study(study))
     return files
 
 

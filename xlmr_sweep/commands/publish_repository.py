@@ -11,8 +11,9 @@ from typing import Literal
 
 from xlmr_sweep.commands.publish_weights import EVAL_RESULTS
 from xlmr_sweep.errors import StudyError
+from xlmr_sweep.storage.artifacts import DATA
 
-OUR_FOLDERS = ("data/", "tables/", f"{EVAL_RESULTS}/")
+OUR_FOLDERS = (f"{DATA}/", "tables/", f"{EVAL_RESULTS}/")
 """What lies in them is made by `publish` alone."""
 
 SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|ACCESS_KEY|API_KEY|CREDENTIAL", re.IGNORECASE)

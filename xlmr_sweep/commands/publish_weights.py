@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from xlmr_sweep.commands.publish_cards import CardFacts
+from xlmr_sweep.commands.publish_data import MANIFEST
 from xlmr_sweep.commands.publish_model_card import model_card
 from xlmr_sweep.errors import MissingFolderError, StudyError
 from xlmr_sweep.storage.artifacts import INSTRUCT, instruct_folder
@@ -28,7 +29,7 @@ RECIPE = "instruction_tuning.json"
 EVAL_RESULTS = ".eval_results"
 """Where the hub looks for scores: https://huggingface.co/docs/hub/eval-results."""
 
-OWN_FILES = ("manifest.json", "progress.json")
+OWN_FILES = (MANIFEST, "progress.json")
 """Files of a folder of weights that are no part of the model."""
 
 

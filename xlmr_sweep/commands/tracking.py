@@ -15,7 +15,7 @@ from typing import Any
 from xlmr_sweep.commands.publish_data import public_study
 from xlmr_sweep.commands.trackers import TRACKERS, Curve, Row, Tracker
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.storage.artifacts import TRACKING, TRACKING_FILE, instruct_folder, manifest_of, tracking_folder
+from xlmr_sweep.storage.artifacts import TRACKING, instruct_folder, manifest_of, tracking_file, tracking_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.progress_file import Step, loss_of
 from xlmr_sweep.study.spec import Study
@@ -109,7 +109,7 @@ class Tracking:
 
     def _kept(self) -> dict[str, Any]:
         try:
-            kept = self._storage.read_json(TRACKING_FILE)
+            kept = self._storage.read_json(tracking_file())
         except (OSError, StudyError):
             return {}
         return kept if isinstance(kept, dict) else {}
@@ -120,7 +120,7 @@ class Tracking:
         with suppress(OSError):
             kept = {name: tracker.kept for name, tracker in trackers.items() if tracker.kept}
             if kept:
-                self._storage.write_json(TRACKING_FILE, {**self._kept(), **kept})
+                self._storage.write_json(tracking_file(), {**self._kept(), **kept})
             if self._copies is not None and (Path(self._copies.name) / TRACKING).is_dir():
                 self._storage.upload(Path(self._copies.name) / TRACKING, TRACKING, beside=True)
 

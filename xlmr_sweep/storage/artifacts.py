@@ -59,9 +59,6 @@ TUNE = "tune"
 TRACKING = "tracking"
 """What trackers keep here, a folder each, and which runs of theirs are this study's."""
 
-TRACKING_FILE = f"{TRACKING}/runs.json"
-"""The ids of trackers' runs."""
-
 TMP = "tmp"
 """Short-lived files of checks and jobs."""
 
@@ -172,6 +169,11 @@ def log_file(trial_id: str) -> str:
 def trained_folder(trial_id: str) -> str:
     """Returns the folder of a trial's trained weights."""
     return f"{WEIGHTS}/{trial_id}"
+
+
+def tracking_file() -> str:
+    """Returns the file of the ids of trackers' runs."""
+    return f"{TRACKING}/runs.json"
 
 
 def tracking_folder(tracker: str) -> str:
