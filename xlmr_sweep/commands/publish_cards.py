@@ -112,10 +112,10 @@ def _file_list(tasks: Sequence[str]) -> str:
     return "\n".join(
         [
             f"* `{RESULTS}`: one row a trial, with its score from 0 to 1, times and versions",
-            f"* `{DATA}/{PREDICTIONS}/`: one row an evaluation example of a trial, one file a task{predictions}: label, prediction "
-            "and the probability of each class. Examples are named by their id; their texts are not here",
+            f"* `{DATA}/{PREDICTIONS}/`: one row an evaluation example of a trial, one file a task{predictions}: label, "
+            "prediction and the probability of each class. Examples are named by their id; their texts are not here",
             "* `tables/`: the tables of the study's report as CSV",
-            f"* `{STUDY_FILE}`: the declared study; `xlmr-sweep run --study {STUDY_FILE}` runs it again if its data are from the hub",
+            f"* `{STUDY_FILE}`: the study; `xlmr-sweep run --study {STUDY_FILE}` runs it again if the hub has its data",
             f"* `{MANIFEST}`: fingerprints of data and weights, and the hash of every file",
         ]
     )

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from xlmr_sweep.storage.artifacts import INSTRUCT, STUDY_FILE
+
 PROJECT = "xlmr_sweep"
 """The project of Weights & Biases, and MLflow's experiment, unless the environment names another."""
 
@@ -58,7 +60,7 @@ class TensorBoardTracker:
 
     def loss(self, model: str, step: int, value: float) -> None:
         """Writes a point, to be seen at once."""
-        self._writer.add_scalar(f"instruct/{model}/loss", value, step)
+        self._writer.add_scalar(f"{INSTRUCT}/{model}/loss", value, step)
         self._writer.flush()
 
     def results(self, rows: Sequence[Row], curves: Mapping[str, Curve], report: Callable[[], Path]) -> None:
@@ -68,7 +70,7 @@ class TensorBoardTracker:
         self._writer = self._make(str(self._folder))
         for model, curve in curves.items():
             for step, value in curve:
-                self._writer.add_scalar(f"instruct/{model}/loss", value, step)
+                self._writer.add_scalar(f"{INSTRUCT}/{model}/loss", value, step)
         for (tag, size), mean in mean_scores(rows).items():
             self._writer.add_scalar(tag, mean, size)
         self._writer.add_text("trials", _table(rows))
@@ -103,8 +105,8 @@ class WandbTracker:
             self.kept["curves"].append(model)
 
     def _point(self, model: str, step: int, value: float) -> None:
-        self._run.define_metric(f"instruct/{model}/loss", step_metric=f"instruct/{model}/step")
-        self._run.log({f"instruct/{model}/step": step, f"instruct/{model}/loss": value})
+        self._run.define_metric(f"{INSTRUCT}/{model}/loss", step_metric=f"{INSTRUCT}/{model}/step")
+        self._run.log({f"{INSTRUCT}/{model}/step": step, f"{INSTRUCT}/{model}/loss": value})
 
     def results(self, rows: Sequence[Row], curves: Mapping[str, Curve], report: Callable[[], Path]) -> None:
         """Logs curves that are not there yet, the table of trials, and the report as an artifact."""
@@ -145,11 +147,11 @@ class MlflowTracker:
         experiment_id = found.experiment_id if found else self._client.create_experiment(experiment, artifact_location=place)
         run = self._client.create_run(experiment_id, run_name=name)
         self.kept = {"run_id": run.info.run_id, "curves": []}
-        self._client.log_dict(self.kept["run_id"], dict(config), "study.json")
+        self._client.log_dict(self.kept["run_id"], dict(config), STUDY_FILE)
 
     def loss(self, model: str, step: int, value: float) -> None:
         """Logs a point over the job's own steps."""
-        self._client.log_metric(self.kept["run_id"], f"instruct/{model}/loss", value, step=step)
+        self._client.log_metric(self.kept["run_id"], f"{INSTRUCT}/{model}/loss", value, step=step)
         if model not in self.kept["curves"]:
             self.kept["curves"].append(model)
 
@@ -159,7 +161,7 @@ class MlflowTracker:
         for model, curve in curves.items():
             if model not in self.kept["curves"]:
                 for step, value in curve:
-                    self._client.log_metric(run_id, f"instruct/{model}/loss", value, step=step)
+                    self._client.log_metric(run_id, f"{INSTRUCT}/{model}/loss", value, step=step)
                 self.kept["curves"].append(model)
         self._client.log_metric(run_id, "trials_done", len(rows))
         data = [[row.get(name) for name in _COLUMNS] for row in rows]
