@@ -86,6 +86,9 @@ class FakeRay:
             raise calls.error
         return calls.result
 
+    def get_runtime_context(self) -> Any:
+        return SimpleNamespace(get_actor_name=lambda: "study 7 (3 GPUs)")
+
     def kill(self, rank: Rank) -> None:
         self.killed.append(rank)
 
@@ -145,6 +148,8 @@ def test_a_trial_of_one_rank_has_no_other_and_its_share_of_the_gpu(world: World)
 
 def test_each_rank_is_in_its_bundle_and_all_meet_at_one_address(world: World) -> None:
     world.gang.join(3)
+    names = [rank.options["name"] for rank in world.ray.ranks]
+    assert names == [f"study 7 (3 GPUs) rank {number}" for number in range(1, len(names) + 1)]
     taken = [(rank.options["num_cpus"], rank.options["num_gpus"]) for rank in world.ray.ranks]
     assert taken == [(0.25, 1.0), (0.75, 2.0)]
     (own,) = world.work.opened
