@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    def started(*arguments: object) -> None:
+    def started(*arguments: object, **options: object) -> None:
         raise AssertionError("Ray would have been started")
 
     monkeypatch.setattr("xlmr_sweep.commands.run.connected", started)
