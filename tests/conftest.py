@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 from builders import make_encoder, make_study
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
+
+# How long an example takes says how busy the machine is, and nothing about the code.
+settings.register_profile("unhurried", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 COMMANDS = ("test_run_grid.py", "test_s3.py", "test_slurm.py")
 """Tests that start a Ray for each command. Together they take about as long as all others that start Ray."""

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import settings
 from pyarrow import parquet
 
 from analysis.artifacts import Artifacts
@@ -25,10 +24,6 @@ from xlmr_sweep.storage.records import write_failure, write_record
 from xlmr_sweep.storage.study_file import write_study
 from xlmr_sweep.study.plan import expand
 from xlmr_sweep.study.spec import Study
-
-# How long one example takes says how busy the machine is, and nothing of the code.
-settings.register_profile("unhurried", deadline=None, max_examples=50)
-settings.load_profile("unhurried")
 
 NUM_EVAL = 56
 

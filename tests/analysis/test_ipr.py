@@ -83,7 +83,7 @@ def test_swapping_the_curves_inverts_the_ratio(f: list[float], g: list[float]) -
     assert ratio(g, f) == pytest.approx(1 / (1 + ratio(f, g)) - 1, rel=1e-9, abs=1e-12)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.randoms(use_true_random=False))
 def test_order_of_rows_is_irrelevant(shuffler: object) -> None:
     rng = np.random.default_rng(7)

@@ -24,7 +24,7 @@ def test_one_seed_has_no_interval_and_no_test(values_of: Callable[..., pd.DataFr
     assert table["p_smallest"].tolist() == [1.0, 1.0]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=9))
 def test_exact_sign_flips_equal_scipys_permutation_test(values: list[float]) -> None:
     sample = np.round(values, 3)
@@ -59,7 +59,7 @@ def test_the_tested_statistic_changes_only_its_sign_when_curves_are_swapped(ipr:
     assert antisymmetric(np.array([swapped]))[0] == pytest.approx(-antisymmetric(np.array([ipr]))[0], abs=1e-9)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_holm_equals_statsmodels(p_values: list[float]) -> None:
     expected = multipletests(p_values, method="holm")[1]

@@ -24,7 +24,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_encoder(tmp_path_factory.mktemp("model"), words=WORDS)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(TEXTS, max_size=6), st.integers(1, 4))
 def test_short_targets_are_those_that_all_their_tokens_make_short(model: Path, texts: list[str], most: int) -> None:
     encoder = ChatEncoder(load_tokenizer(ModelSource("m", str(model))), 64)
@@ -36,7 +36,7 @@ def test_short_targets_are_those_that_all_their_tokens_make_short(model: Path, t
     assert (found.ids.tolist(), found.lengths.tolist()) == (expected.ids.tolist(), expected.lengths.tolist())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(TEXTS.filter(lambda text: bool(text.strip(" \n\u200b"))), st.sampled_from(["yes", "no it", ""])), max_size=6

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from xlmr_sweep.data.row_files import FileSegment, RowFile, lines_before
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=400).map(lambda data: data.replace(b"\r", b"\n")), st.integers(1, 50))
 def test_the_parts_of_a_plain_file_are_its_lines(data: bytes, part_bytes: int) -> None:
     import tempfile

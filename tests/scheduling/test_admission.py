@@ -59,7 +59,7 @@ def test_a_trial_that_runs_again_comes_first_with_a_fresh_id_and_is_never_there_
 MODELS = ["xlmr-base", "xlmr-large", "xlmr-xl", "xlmr-xxl"]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     nodes=st.lists(st.tuples(st.integers(2, 64), st.integers(1, 8)), min_size=1, max_size=4),
     shares=st.lists(st.sampled_from([0.125, 0.25, 1 / 3, 0.5, 1, 2, 4]), min_size=4, max_size=4),

@@ -100,7 +100,7 @@ def test_a_place_without_a_process_is_given_anew_as_ray_would_give_it() -> None:
     assert following.allocation.bundles[0].gpu_shares[0][0] == 1, "the fuller GPU, though others ended before on the first"
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), overrun=st.floats(1, 4))
 def test_a_wide_trial_that_comes_back_does_not_starve(seed: int, overrun: float) -> None:
     """However wrong the expected times are, a wide trial waits no longer than what runs and one more round of small ones."""

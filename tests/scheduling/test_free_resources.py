@@ -85,7 +85,7 @@ WIDTHS = st.sampled_from(
 NODES = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 8)), min_size=1, max_size=4)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(NODES, st.lists(st.tuples(WIDTHS, st.integers(0, 5)), max_size=60))
 def test_no_gpu_and_no_cpu_is_ever_given_twice(sizes: list[tuple[int, int]], steps: list[tuple[Width, int]]) -> None:
     nodes = [Node(cpus, gpus, str(i)) for i, (cpus, gpus) in enumerate(sizes)]

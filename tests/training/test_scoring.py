@@ -22,7 +22,7 @@ def test_macro_f1_counts_classes_that_a_set_lacks() -> None:
     assert score(COPA, [0, 1], [0, 0])["score"] == 0.5
 
 
-@hypothesis_settings(max_examples=25, deadline=None)
+@hypothesis_settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=40))
 def test_scores_are_those_of_scikit_learn(rows: list[tuple[int, int]]) -> None:
     labels, predictions = [row[0] for row in rows], [row[1] for row in rows]
