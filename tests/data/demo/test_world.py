@@ -30,7 +30,8 @@ def test_a_scene_holds_only_facts_of_its_split(split: Split) -> None:
         person, thing = world.people.index(scene.people), world.things.index(scene.things)
         colour, time = world.colours.index(scene.colours), world.times.index(scene.times)
         place = world.places.index(scene.places)
-        kinds = {(person + thing + colour) % NUM_GROUPS, (person + time + place) % NUM_GROUPS}
+        event = world.events.index(scene.events)
+        kinds = {(person + other + third) % NUM_GROUPS for other, third in ((thing, colour), (time, place), (time, event))}
         assert kinds <= set(SPLIT_CLASSES[split])
         seen.add((person, thing, colour))
     assert len(seen) > 1
