@@ -5,14 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 from sklearn.metrics import f1_score
-from statsmodels.stats.contingency_tables import mcnemar
 
 from analysis.curves import curves
 from analysis.example_bootstrap import with_curve_intervals
-from analysis.mcnemar import exact_p, mcnemar_table
-from analysis.predictions import TaskPredictions, scores_of, task_predictions
+from analysis.predictions import scores_of, task_predictions
 
 NUM_EXAMPLES = 400
 
@@ -101,28 +98,3 @@ def test_an_interval_over_seeds_and_examples_is_wider_than_either() -> None:
         half = (row["high"] - row["low"]) / 2
         # Here seeds differ only by chance on single examples, where crossed resampling is widest: at most three times.
         assert 1.96 * np.sqrt(over_examples) < half < 1.96 * np.sqrt(3 * (over_examples + over_seeds))
-
-
-@pytest.mark.parametrize(("first", "second"), [(9, 1), (0, 0), (5, 5), (3, 40), (120, 90)])
-def test_exact_p_is_that_of_statsmodels(first: int, second: int) -> None:
-    expected = mcnemar([[7, first], [second, 5]], exact=True).pvalue
-    assert exact_p(np.array([first]), np.array([second]))[0] == pytest.approx(expected)
-
-
-def test_mcnemar_by_hand_at_the_largest_common_size() -> None:
-    labels = np.zeros(20, dtype=int)
-    first, second = labels.copy(), labels.copy()
-    second[:9] = 1  # Only the first is right on 9 examples,
-    first[19] = 1  # only the second on 1.
-    trials = pd.DataFrame(
-        {
-            "model": "m", "paradigm": ["instructed", "prompted", "instructed", "prompted", "instructed"], "task": "t",
-            "train_size": [32, 32, 8, 8, 128], "seed": 0,
-        }
-    )  # fmt: skip
-    predictions = np.stack([first, second, labels, labels, labels])
-    row = mcnemar_table({"t": TaskPredictions("t", "accuracy", trials, labels, predictions, 2)}).iloc[0]
-    assert (row["comparison"], row["train_size"]) == ("instructed/prompted", 32)
-    assert (row["only_first_right"], row["only_second_right"]) == (9, 1)
-    assert row["p"] == pytest.approx(stats.binomtest(1, 10).pvalue)
-    assert row["p_holm"] == row["p"]
