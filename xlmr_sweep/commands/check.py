@@ -38,8 +38,13 @@ def check(request: Request, address: str, console: Console) -> int:
     Returns:
         0, or 2 if something is wrong.
     """
-    logging.getLogger("xlmr_sweep").setLevel(logging.ERROR)
-    return print_findings(console, _findings(request, address))
+    ours = logging.getLogger("xlmr_sweep")
+    before = ours.level
+    ours.setLevel(logging.ERROR)
+    try:
+        return print_findings(console, _findings(request, address))
+    finally:
+        ours.setLevel(before)
 
 
 def _findings(request: Request, address: str) -> Iterator[Finding]:
