@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # Absolute, because sub-shells and Ray's workers start elsewhere.
 export PATH := $(abspath $(BIN)):$(PATH)
 export RAY_DISABLE_IMPORT_WARNING := 1
+# Compiled once: else each of the many processes of a study compiles the package again, for a second of its CPU.
+export PYTHONDONTWRITEBYTECODE :=
 DEMO_STORAGE ?= runs/demo
 DEMO_OPTIONS ?=
 STORAGE ?= runs/paper

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -226,6 +227,7 @@ def test_what_is_written_follows_the_umask(umask: int, tmp_path: Path) -> None:
 
 AS_USER = """
 import os, sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xlmr_sweep.storage.files import Storage
 
@@ -295,3 +297,12 @@ def test_a_folder_is_copied_below_folders_that_are_not_there(location: str, tmp_
     storage = Storage(tmp_path / "runs" if location == "path" else f"local://{tmp_path}/runs")
     storage.upload(private_folder(tmp_path / "scratch"), "data/mixture/tokens/m")
     assert storage.names("data/mixture/tokens/m") == ["config.json"]
+
+
+@pytest.mark.parametrize("look", ["{}", "local://{}"])
+def test_threads_that_write_one_file_do_not_take_each_others_half(look: str, tmp_path: Path) -> None:
+    storage, texts = Storage(look.format(tmp_path)), [bytes([number]) * 20_000 for number in range(60)]
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(lambda data: storage.write("logs/one", data), texts))
+    assert storage.read("logs/one") in texts
+    assert [path.name for path in (tmp_path / "logs").iterdir()] == ["one"]

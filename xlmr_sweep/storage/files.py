@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -129,7 +130,7 @@ class Storage:
             self._write_far(name, data)
             return
         target = self.local / name
-        partial = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+        partial = target.with_name(_partial_name(target.name))
         try:
             with self._opened(partial) as file:
                 file.write(data)
@@ -144,7 +145,7 @@ class Storage:
         folder, _, base = self._at(name).rpartition("/")
         target = partial = self._at(name)
         if self.uri.partition("://")[0].lower() not in OBJECT_STORES:
-            partial = f"{folder}/.{base}.{socket.gethostname()}.{os.getpid()}.tmp"
+            partial = f"{folder}/{_partial_name(base)}"
         self._fs.create_dir(folder, recursive=True)
         try:
             with self._fs.open_output_stream(partial) as stream:
@@ -313,3 +314,8 @@ class Storage:
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
+
+
+def _partial_name(name: str) -> str:
+    """Returns what a file is called while it is written: no other machine, process or thread writes to that name."""
+    return f".{name}.{socket.gethostname()}.{os.getpid()}.{threading.get_native_id()}.tmp"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 from xlmr_sweep.storage.artifacts import job_log_file
@@ -20,6 +21,8 @@ class JobLog:
 
     def __init__(self, storage: Storage, name: str) -> None:
         self._storage, self._file = storage, job_log_file(name)
+        # The thread that writes checkpoints adds lines too.
+        self._lock = threading.Lock()
 
     @property
     def path(self) -> str:
@@ -28,6 +31,7 @@ class JobLog:
 
     def write(self, text: str) -> None:
         """Adds a line with the time in front."""
-        before = self._storage.read(self._file) if self._storage.exists(self._file) else b""
-        line = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n"
-        self._storage.write(self._file, before + line.encode())
+        with self._lock:
+            before = self._storage.read(self._file) if self._storage.exists(self._file) else b""
+            line = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n"
+            self._storage.write(self._file, before + line.encode())
