@@ -15,6 +15,7 @@ import pandas as pd
 from analysis.schema import CELL, REQUIRED, Table, TableError, as_frame, checked, renamed
 from analysis.table_files import is_table_file, parquet_parts, read_table_file
 from analysis.tune_folder import read_tune_folder
+from analysis.variants import of_declared
 from xlmr_sweep.errors import MissingFolderError, StudyError
 from xlmr_sweep.storage.artifacts import STUDY_FILE
 from xlmr_sweep.storage.location import local_path
@@ -102,7 +103,7 @@ def from_table(table: Table, name: str = "table", source: str = "memory") -> Res
     Raises:
         TableError: if the table is wrong or has no row.
     """
-    rows = checked(table)
+    rows = checked(of_declared(table))
     if rows.empty:
         raise TableError("the table has no row")
     return Results(name, source, rows, product_of_values(rows), pd.DataFrame(columns=FAILURE_COLUMNS))
@@ -139,9 +140,9 @@ def _from_storage(source: str) -> Results:
     return Results(
         name=found.study.name,
         source=str(storage),
-        rows=checked(rows),
-        planned=pd.DataFrame([dict(cell) for cell in found.planned])[CELL],
-        failures=failures.reindex(columns=FAILURE_COLUMNS),
+        rows=checked(of_declared(rows)),
+        planned=of_declared(pd.DataFrame([dict(cell) for cell in found.planned]))[CELL],
+        failures=of_declared(failures).reindex(columns=FAILURE_COLUMNS),
         study=found.study,
         storage=source,
         num_other_settings=found.num_other_settings,

@@ -94,3 +94,26 @@ def test_status_and_dry_run_name_weights_that_no_trial_reads(
     assert entry.status(request, Console(width=200)) == 0
     said = capsys.readouterr().out
     assert all(re.search(f"Note: model tiny: .*{place}", said) for place in places)
+
+
+def test_status_shows_the_variant_also_where_folders_are_gone(
+    study_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = study_file(variants=[{"name": "targets-only", "instruct": {"mask_rate": 0}}])
+    home, study = Storage(tmp_path / "runs"), load_study(str(path))
+    write_study(home, study)
+    for trial in expand(study)[-3:]:
+        part = study.at(trial.variant)
+        spec = {**part.model_dump(mode="json", include={"finetune", "instruct", "data"})}
+        spec["model_spec"] = study.models[0].model_dump(mode="json")
+        write_record(home, {**trial.as_dict(), "score": 0.5, "spec": spec, "resolved": {}})
+    for gone in (False, True):
+        if gone:
+            (tmp_path / "encoder").rename(tmp_path / "gone")
+        assert entry.status(Request(str(path), str(home)), Console(width=200)) == 0
+        said = capsys.readouterr().out
+        rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in said.splitlines() if line.startswith("│")]
+        assert ["declared", "tiny", "instructed", "copa", "0", "0", "4"] in rows
+        assert ["targets-only", "tiny", "instructed", "copa", "3", "0", "1"] in rows
+        assert not [row for row in rows if row[0] == "targets-only" and row[2] != "instructed"]
+        assert "3 of 32 trials done" in said

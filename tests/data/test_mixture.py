@@ -310,12 +310,12 @@ def test_instruction_data_of_earlier_versions_are_not_trusted_beside_hidden_file
     storage.write_json(weights, {"weights": "w", "data": "with the hidden rows"})
     # Without hidden files there is nothing that they could have held.
     assert read_sources(storage, study).outdated == {}
-    prepare_instructions(study, storage, display)
+    prepare_instructions(study, [study.models[0].name], storage, display)
     assert said.getvalue() == ""
     jsonl(folder / ".more.jsonl", [("is it very green ?", "no")])
     reason = "an earlier version may have read the hidden file .more.jsonl"
     assert read_sources(storage, study).outdated == {"m": reason}
-    prepare_instructions(study, storage, display)
+    prepare_instructions(study, [study.models[0].name], storage, display)
     assert f"Making {mixture_folder(study)} anew: {reason}" in said.getvalue()
     assert f"instructions.folder: {folder}: 1 hidden file is left out: .more.jsonl" in said.getvalue()
     assert storage.read_json(name)["counts"]["read"] == 2

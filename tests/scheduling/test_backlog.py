@@ -156,3 +156,16 @@ def test_a_job_that_comes_back_while_hardly_anything_changed_finds_its_place() -
     again = queue.next()
     assert isinstance(again, Job)
     assert again.model == first.model
+
+
+def test_trials_of_a_variant_wait_for_its_own_job_alone() -> None:
+    study = PAPER.replaced(variants=[{"name": "targets-only", "instruct": {"mask_rate": 0}}])
+    trials = [trial for trial in expand(study) if trial.model == "xlmr-base" and trial.paradigm == "instructed"]
+    names = {trial.job_name for trial in trials}
+    assert names == {"xlmr-base", "xlmr-base@targets-only"}
+    queue = admission(trials, jobs=dict.fromkeys(names, Width(1, 1, 2)))
+    jobs = {item.model: item for item in taken(queue) if isinstance(item, Job)}
+    lost = queue.job_ended(jobs["xlmr-base"], ok=False)
+    assert {trial.variant for trial in lost} == {"declared"}
+    assert queue.job_ended(jobs["xlmr-base@targets-only"], ok=True) == []
+    assert {item.trial.variant for item in taken(queue)} == {"targets-only"}

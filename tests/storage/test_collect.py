@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from builders import make_record
 
+from xlmr_sweep.storage.artifacts import instruct_folder
 from xlmr_sweep.storage.collect import collect, set_aside, write_results
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.records import write_record
@@ -47,3 +48,38 @@ def test_a_corrupt_record_is_named_set_aside_and_missing(study: Study, storage: 
     set_aside(storage, found)
     assert storage.read(f"records/corrupt/{second.trial_id}.json") == content
     assert collect(storage, study).corrupt == {}
+
+
+def test_results_of_a_study_with_variants_have_the_column_and_those_of_another_do_not(
+    study: Study, storage: Storage, tmp_path: Path
+) -> None:
+    varied = study.replaced(variants=[{"name": "targets-only", "instruct": {"mask_rate": 0}}])
+    trials = expand(varied)
+    # Made before the study had variants.
+    for trial in (expand(study)[0], trials[-1]):
+        write_record(storage, make_record(trial))
+    tables = []
+    for asked in (study, varied):
+        write_results(storage, collect(storage, asked))
+        (tmp_path / "copy.parquet").write_bytes(storage.read("results.parquet"))
+        tables.append(pd.read_parquet(tmp_path / "copy.parquet"))
+    plain, with_variants = tables
+    assert set(with_variants.columns) - set(plain.columns) == {"variant"}
+    assert len(plain) == 1
+    found = with_variants[["trial_id", "variant"]].to_dict("records")
+    assert found == [
+        {"trial_id": trials[0].trial_id, "variant": "declared"},
+        {"trial_id": trials[-1].trial_id, "variant": "targets-only"},
+    ]
+
+
+def test_weights_of_a_variant_that_are_outdated_make_its_trials_stale_and_no_others(study: Study, storage: Storage) -> None:
+    varied = study.replaced(variants=[{"name": "targets-only", "instruct": {"mask_rate": 0}}])
+    trials = [trial for trial in expand(varied) if trial.paradigm == "instructed"]
+    for trial in trials:
+        write_record(storage, make_record(trial, resolved={"weights": "old"}))
+    part = varied.at("targets-only")
+    storage.write_json(f"{instruct_folder(part, part.models[0])}/manifest.json", {"weights": "new"})
+    found = collect(storage, varied)
+    assert set(found.stale) == {trial.trial_id for trial in trials if trial.variant == "targets-only"}
+    assert len(found.stale) * 2 == len(trials)

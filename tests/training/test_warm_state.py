@@ -17,6 +17,7 @@ from small_trials import ALONE, pick, prepared, settings
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.plan import expand
 from xlmr_sweep.study.reading import load_study
 from xlmr_sweep.training.finetune import finetune
 from xlmr_sweep.training.warm_state import WarmState
@@ -103,3 +104,19 @@ def test_weights_with_a_configuration_of_their_own_keep_it_in_a_warm_process(
     again = finetune(pick(study, "instructed"), warm)
     assert again.columns["train_loss"] == cold.columns["train_loss"]
     assert again.predictions == cold.predictions
+
+
+def test_a_trial_of_a_variant_is_that_of_a_study_declared_so(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    """In one warm process, after trials of the same task under the other variant."""
+    words = {"copa": ["same", "red"]}
+    study = load_study(str(study_file(finetune=settings(), variants=[{"name": "words", "template": {"label_words": words}}])))
+    tasks = tuple(task.model_copy(update={"label_words": tuple(words.get(task.name, task.label_words))}) for task in study.tasks)
+    plain = study.replaced(variants=(), tasks=tasks)
+    storage = Storage(tmp_path / "runs")
+    warm = prepared(study, storage)
+    of_variant = next(t for t in expand(study) if t.variant == "words" and t.paradigm == "prompted" and t.train_size == 8)
+    declared = finetune(pick(study, "prompted"), warm)
+    alone = finetune(pick(plain, "prompted"), WarmState(plain, storage, ALONE))
+    assert of_variant.trial_id == pick(plain, "prompted").trial_id
+    assert finetune(of_variant, warm).predictions == alone.predictions != declared.predictions
+    assert finetune(pick(study, "prompted"), warm).predictions == declared.predictions

@@ -55,4 +55,4 @@ class SaveRequests:
         return now - self._saved_at.get(model, now) >= REGISTER_S
 
     def _file(self, model: str) -> str:
-        return save_request_file(recipe_folder_name(self._study, self._study.model(model)))
+        return save_request_file(recipe_folder_name(self._study.of_job(model), self._study.model(model)))

@@ -209,12 +209,13 @@ class TrialProcess:
 
     def _spec(self) -> dict[str, Any]:
         """Returns the part of the study that this trial was run with."""
+        study = self._study.at(self._trial.variant)
         parts = {"finetune", "instruct", "data", "instructions"} | (set() if self._trial.train_size else {"zero_shot"})
         return {
             **self._trial.as_dict(),
-            **self._study.model_dump(mode="json", include=parts),
-            "model_spec": self._study.model(self._trial.model).model_dump(mode="json"),
-            "task_spec": self._study.task(self._trial.task).model_dump(mode="json"),
+            **study.model_dump(mode="json", include=parts),
+            "model_spec": study.model(self._trial.model).model_dump(mode="json"),
+            "task_spec": study.task(self._trial.task).model_dump(mode="json"),
             "template_version": TEMPLATE_VERSION,
         }
 

@@ -25,6 +25,9 @@ SizesOption = Annotated[str | None, typer.Option(help="these training sizes inst
 MinNodesOption = Annotated[
     int | None, typer.Option(min=1, help="wait up to ten minutes until the cluster has so many nodes, the head among them")
 ]
+VariantsOption = Annotated[
+    str | None, typer.Option(help="only trials of these variants of the study, as a,b; what variants share is of the first")
+]
 WatchOption = Annotated[
     bool,
     typer.Option("--watch", help="with the status: go on showing what the process that runs the study does"),
@@ -41,6 +44,7 @@ def run_grid(
     paradigms: ParadigmsOption = None,
     sizes: SizesOption = None,
     seeds: SeedsOption = None,
+    variants: VariantsOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan and what it needs; starts nothing")] = False,
     status: Annotated[bool, typer.Option("--status", help="show what is done, failed and missing; starts nothing")] = False,
     check: Annotated[bool, typer.Option("--check", help="look at all that a run needs, on every node; starts nothing")] = False,
@@ -57,7 +61,7 @@ def run_grid(
     """
 
     def command(console: Console) -> int:
-        request = typed_request(study, storage, models, tasks, paradigms, sizes, seeds)
+        request = typed_request(study, storage, models, tasks, paradigms, sizes, seeds, variants)
         if watch and not status:
             raise StudyError("--watch: goes with --status")
         if status:
@@ -167,6 +171,7 @@ def typed_request(
     paradigms: str | None,
     sizes: str | None,
     seeds: str | None,
+    variants: str | None = None,
 ) -> Request:
     """Returns the request of options as they were typed.
 
@@ -181,4 +186,5 @@ def typed_request(
         names("--paradigms", paradigms),
         numbers("--sizes", sizes),
         numbers("--seeds", seeds),
+        names("--variants", variants),
     )

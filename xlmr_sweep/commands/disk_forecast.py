@@ -42,7 +42,7 @@ def disk_growth(study: Study, storage: Storage, left: Sequence[Trial], to_instru
         # Weights and the two moments of AdamW in fp32. An old checkpoint goes only once the new one is written.
         number = study.instruct.checkpoints_kept + 1
         found["checkpoints while their jobs run"] = None if weights is None else number * 3 * weights
-    if to_instruct and not storage.exists(manifest_of(mixture_folder(study))):
+    if any(not storage.exists(manifest_of(mixture_folder(study.of_job(name)))) for name in to_instruct):
         found["instruction data"] = None
     return found
 

@@ -7,7 +7,7 @@ that of the admission of a real run, on a simulated clock.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from xlmr_sweep.commands.disk_forecast import Disk, disk_growth
@@ -16,7 +16,7 @@ from xlmr_sweep.scheduling.cost import CostModel, Estimate
 from xlmr_sweep.scheduling.forecast import lower_bound_s, simulate
 from xlmr_sweep.scheduling.resources import Node, Width, check_fits, instruct_width
 from xlmr_sweep.scheduling.widths import MAX_TRIALS, widths_of
-from xlmr_sweep.storage.artifacts import instruct_folder, manifest_of
+from xlmr_sweep.storage.artifacts import instruct_folder, manifest_of, mixture_folder
 from xlmr_sweep.storage.collect import Collected
 from xlmr_sweep.storage.environment import machine_cpus
 from xlmr_sweep.storage.files import Storage
@@ -48,15 +48,18 @@ class GroupForecast:
 
 @dataclass(frozen=True)
 class InstructionForecast:
-    """What the instruction-tuned weights of one model take."""
+    """What the instruction-tuned weights of one model and variant take."""
 
     model: str
+    """The job's name: the model, and the variant where that has a job of its own."""
     weights: str
     """The folder."""
     state: Literal["given", "done", "not needed", "to run"]
     ranks: int
     estimate: Estimate | None
     """Expected time of the job, if it is to run."""
+    mixture: str = ""
+    """The folder of its instruction data."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,13 @@ class Forecast:
     by_model: Mapping[str, GroupForecast]
     by_task: Mapping[str, GroupForecast]
     jobs: Mapping[str, tuple[Width, Estimate]]
-    """Instruction jobs to run, by model."""
+    """Instruction jobs to run, by name."""
     instruction: Sequence[InstructionForecast]
-    """Of all models with an instructed trial."""
+    """Of all models and variants with an instructed trial."""
     paper_hours: tuple[float, float] | None = None
     """GPU-hours of the same trials and jobs by the paper's table 1; None if one of the models is not the paper's."""
+    by_variant: Mapping[str, GroupForecast] = field(default_factory=dict)
+    """Empty where the study has no variants."""
 
     @property
     def unit(self) -> str:
@@ -121,20 +126,17 @@ def make_forecast(
     cost = CostModel.of(study, storage, found.rows, has_gpus=has_gpus)
     group = _Grouping(study, storage, nodes, widths, probing, cost, found.done)
     by_model = {
-        name: group.forecast([trial for trial in trials if trial.model == name], {job: jobs[job] for job in jobs if job == name})
+        name: group.forecast(
+            [trial for trial in trials if trial.model == name], {job: jobs[job] for job in jobs if study.model(job).name == name}
+        )
         for name in names
     }
-    by_task = {}
-    for name in dict.fromkeys(trial.task for trial in trials):
-        mine = [trial for trial in trials if trial.task == name]
-        needed = {trial.model for trial in group.left(mine) if trial.paradigm == "instructed"}
-        # The weights of an instruction job serve every task, so none of them counts their disk.
-        by_task[name] = group.forecast(mine, {job: jobs[job] for job in jobs if job in needed}, with_weights=False)
+    by_task, by_variant = group.by("task", trials, jobs), group.by("variant", trials, jobs) if study.variants else {}
     estimates = {name: (width, cost.job(name, _amount(width, has_gpus))) for name, width in jobs.items()}
     instruction = [_instruction(study, storage, name, estimates) for name in _instructed(trials)]
     whole = group.forecast(trials, jobs)
     paper = _paper_hours(cost, group.left(trials), list(jobs)) if has_gpus else None
-    return Forecast(study, nodes, widths, probing, whole, by_model, by_task, estimates, instruction, paper)
+    return Forecast(study, nodes, widths, probing, whole, by_model, by_task, estimates, instruction, paper, by_variant)
 
 
 def assumed_nodes(study: Study) -> list[Node]:
@@ -187,6 +189,20 @@ class _Grouping:
             disk=disk_growth(self.study, self.storage, left, list(jobs) if with_weights else []),
         )
 
+    def by(
+        self, field: Literal["task", "variant"], trials: Sequence[Trial], jobs: Mapping[str, Width]
+    ) -> dict[str, GroupForecast]:
+        """Forecasts the trials of each task or variant with the jobs that they need.
+
+        The weights of an instruction job serve every task, so none of these groups counts their disk.
+        """
+        found = {}
+        for name in dict.fromkeys(getattr(trial, field) for trial in trials):
+            mine = [trial for trial in trials if getattr(trial, field) == name]
+            needed = {trial.job_name for trial in self.left(mine) if trial.paradigm == "instructed"}
+            found[name] = self.forecast(mine, {job: jobs[job] for job in jobs if job in needed}, with_weights=False)
+        return found
+
 
 def _paper_hours(cost: CostModel, left: Sequence[Trial], jobs: Sequence[str]) -> tuple[float, float] | None:
     """Returns the paper's GPU-hours of trials and of jobs."""
@@ -202,7 +218,7 @@ def _amount(width: Width, has_gpus: bool) -> float:
 
 
 def _instructed(trials: Sequence[Trial]) -> list[str]:
-    return list(dict.fromkeys(trial.model for trial in trials if trial.paradigm == "instructed"))
+    return list(dict.fromkeys(trial.job_name for trial in trials if trial.paradigm == "instructed"))
 
 
 def _instruction(
@@ -211,8 +227,9 @@ def _instruction(
     model = study.model(name)
     if model.instructed_folder is not None:
         return InstructionForecast(name, str(model.instructed_folder), "given", model.instruct_ranks, None)
-    folder = instruct_folder(study, model)
+    part = study.of_job(name)
+    folder, mixture = instruct_folder(part, model), mixture_folder(part)
     if name in estimates:
-        return InstructionForecast(name, folder, "to run", model.instruct_ranks, estimates[name][1])
+        return InstructionForecast(name, folder, "to run", model.instruct_ranks, estimates[name][1], mixture)
     is_there = storage.exists(manifest_of(folder))
-    return InstructionForecast(name, folder, "done" if is_there else "not needed", model.instruct_ranks, None)
+    return InstructionForecast(name, folder, "done" if is_there else "not needed", model.instruct_ranks, None, mixture)

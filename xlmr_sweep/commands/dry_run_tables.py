@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.table import Table
 
 from xlmr_sweep.commands.dry_run import Forecast, GroupForecast
@@ -27,7 +29,8 @@ def forecast_parts(forecast: Forecast, storage: Storage) -> list[Table | str]:
     whole = forecast.whole
     parts = [
         trials_table(forecast),
-        tasks_table(forecast) if len(forecast.by_task) > 1 else None,
+        groups_table("task", forecast.by_task, forecast.unit) if len(forecast.by_task) > 1 else None,
+        groups_table("variant", forecast.by_variant, forecast.unit) if forecast.by_variant else None,
         instruction_table(forecast) if forecast.instruction else None,
         f"{whole.total} trials: {whole.total - whole.left} done, {whole.left} to run; storage {storage}",
         times_line(forecast),
@@ -56,20 +59,22 @@ def trials_table(forecast: Forecast) -> Table:
     return table
 
 
-def tasks_table(forecast: Forecast) -> Table:
-    """Returns the table of what each task's trials take."""
-    table = Table("task")
-    for column in ("trials", "done", "to run", f"{forecast.unit}-hours to run"):
+def groups_table(what: str, groups: Mapping[str, GroupForecast], unit: str) -> Table:
+    """Returns the table of what the trials of each task or variant take. What variants share is counted under the first."""
+    table = Table(what)
+    for column in ("trials", "done", "to run", f"{unit}-hours to run"):
         table.add_column(column, justify="right")
-    for name, group in forecast.by_task.items():
+    for name, group in groups.items():
         table.add_row(name, *_counts(group), _hours(group))
     return table
 
 
 def instruction_table(forecast: Forecast) -> Table:
     """Returns the table of the instruction-tuned weights that the trials start from."""
-    table = Table(title=f"Instruction tuning on {mixture_folder(forecast.study)}")
-    for column in ("model", "weights", "ranks", "state", "hours", "expected"):
+    mixtures = {job.mixture for job in forecast.instruction if job.mixture} or {mixture_folder(forecast.study)}
+    has_several = len(mixtures) > 1
+    table = Table(title="Instruction tuning" if has_several else f"Instruction tuning on {min(mixtures)}")
+    for column in ("model", "weights", *(["data"] if has_several else []), "ranks", "state", "hours", "expected"):
         table.add_column(column)
     for job in forecast.instruction:
         ranks = "" if job.state == "given" else str(job.ranks)
@@ -77,7 +82,7 @@ def instruction_table(forecast: Forecast) -> Table:
         if job.estimate is not None:
             hours = "not known" if job.estimate.source == "unknown" else f"{job.estimate.seconds / 3600:.3g}"
             expected = IN_WORDS[job.estimate.source]
-        table.add_row(job.model, job.weights, ranks, job.state, hours, expected)
+        table.add_row(job.model, job.weights, *([job.mixture] if has_several else []), ranks, job.state, hours, expected)
     return table
 
 
@@ -128,7 +133,7 @@ def alone_table(forecast: Forecast) -> Table | None:
     table.add_column("alone")
     for column in ("hours from start to end", "no order takes less", "disk"):
         table.add_column(column, justify="right")
-    for name, group in [*forecast.by_model.items(), *forecast.by_task.items()]:
+    for name, group in [*forecast.by_model.items(), *forecast.by_task.items(), *forecast.by_variant.items()]:
         times = (group.makespan_s, group.lower_bound_s)
         hours = [f"{seconds / 3600:.3g}" if forecast.is_known else "not known" for seconds in times]
         more = "more than " if None in group.disk.values() else ""

@@ -220,9 +220,9 @@ def _instruct(opened: OpenedRequest, address: str, console: Console, min_nodes: 
         run_instruction_jobs(RunPlan(study, storage, trials, address, console, accept, min_nodes=min_nodes, tracking=tracking))
         tracking.finish(found.rows)
     left = models_to_instruct(study, storage, trials)
-    for name in sorted({trial.model for trial in trials} - set(left)):
+    for name in sorted({trial.job_name for trial in trials} - set(left)):
         model = study.model(name)
-        _say(console, f"{name}: {model.instructed_folder or storage.path(instruct_folder(study, model))}")
+        _say(console, f"{name}: {model.instructed_folder or storage.path(instruct_folder(study.of_job(name), model))}")
     if left:
         console.print(f"Without instruction-tuned weights: {', '.join(left)}")
     return 1 if left else 0
@@ -238,8 +238,9 @@ def prepare(request: Request, address: str, console: Console, *, instructions: b
     display = ProgressDisplay(console)
     with _nothing_left_if_refused(opened.storage):
         examples = read_examples(opened.study, opened.storage, opened.trials, display)
-        if instructions and _is_tuned_here(opened.study):
-            prepare_instructions(opened.study, opened.storage, display, partial(_on_ray, address))
+        if instructions:
+            jobs = opened.study.possible_jobs
+            prepare_instructions(opened.study, jobs, opened.storage, display, partial(_on_ray, address))
     for read in examples:
         read.keep(opened.storage)
     # Read again: the hub's data take hours, and meanwhile a run may have added sizes or seeds.
@@ -252,11 +253,6 @@ def _on_ray(address: str, work: PartWork, segments: Sequence[Segment]) -> Iterat
     from xlmr_sweep.cluster.ray_data import RayDataRunner
 
     yield from RayDataRunner(address)(work, segments)
-
-
-def _is_tuned_here(study: Study) -> bool:
-    """Tells whether the study instruction-tunes some model itself."""
-    return "instructed" in study.paradigms and any(model.instructed_folder is None for model in study.models)
 
 
 @dataclass

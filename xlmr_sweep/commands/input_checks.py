@@ -37,8 +37,11 @@ def input_findings(study: Study, storage: Storage, trials: Sequence[Trial]) -> I
     """Judges the data and the models of a command's trials, as a run does before it starts."""
     examples: list[ReadTask] = []
     yield _examples(study, storage, trials, examples)
-    if any(trial.paradigm == "instructed" for trial in trials):
-        yield _instructions(study, storage, trials)
+    parts = [study.of_job(name) for name in dict.fromkeys(t.job_name for t in trials if t.paradigm == "instructed")]
+    for part in {mixture_folder(part): part for part in parts}.values():
+        yield _instructions(
+            part, storage, [trial for trial in trials if mixture_folder(study.of_job(trial.job_name)) == mixture_folder(part)]
+        )
     for name in dict.fromkeys(trial.model for trial in trials):
         yield _model(study, storage, [trial for trial in trials if trial.model == name], examples)
 

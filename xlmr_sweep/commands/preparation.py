@@ -21,12 +21,12 @@ from xlmr_sweep.data.part_work import Runner, run_here
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.families import model_family
 from xlmr_sweep.modeling.source import ModelSource, base_source
-from xlmr_sweep.storage.artifacts import manifest_of, mixture_folder, pretrained_folder
+from xlmr_sweep.storage.artifacts import manifest_of, mixture_folder, pretrained_folder, task_folder
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.lineage import mixture_doubt, read_sources
+from xlmr_sweep.storage.lineage import Sources, mixture_doubt, read_sources
 from xlmr_sweep.study.input_files import instruction_files
 from xlmr_sweep.study.model_spec import ModelSpec
-from xlmr_sweep.study.plan import Trial
+from xlmr_sweep.study.plan import Trial, asked_tasks
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.tasks import TaskSpec
 
@@ -40,25 +40,29 @@ def read_examples(study: Study, storage: Storage, trials: Sequence[Trial], displ
     Raises:
         StudyError: for data that are missing or malformed (file and line named) or too few.
     """
-    names = list(dict.fromkeys(trial.task for trial in trials))
+    # Variants share the examples of a task, unless their prompts name other fields.
+    tasks = {task_folder(study, task): task for task in asked_tasks(study, trials)}
     found = []
-    with display.step("Task examples", len(names)) as step:
-        for done, name in enumerate(names):
+    with display.step("Task examples", len(tasks)) as step:
+        for done, task in enumerate(tasks.values()):
+            name = task.name
             step.update(done, note=name)
-            task = study.task(name)
             read = read_task(study, task, storage)
             sizes = sorted({trial.train_size for trial in trials if trial.task == name})
             check_sizes(task, read.manifest["num_rows"]["train"], sizes)
             found.append(read)
-        step.update(len(names))
+        step.update(len(tasks))
     return found
 
 
-def prepare_instructions(study: Study, storage: Storage, display: ProgressDisplay, run_parts: Runner = run_here) -> None:
-    """Puts the filtered instruction data and their tokens into the storage, once.
+def prepare_instructions(
+    study: Study, jobs: Iterable[str], storage: Storage, display: ProgressDisplay, run_parts: Runner = run_here
+) -> None:
+    """Puts the filtered instruction data of some instruction jobs and their tokens into the storage, once.
 
     Args:
         study: declares them.
+        jobs: names of the jobs.
         storage: where they go.
         display: shows how far they are.
         run_parts: does the work; by default this process does.
@@ -67,6 +71,12 @@ def prepare_instructions(study: Study, storage: Storage, display: ProgressDispla
         StudyError: for data that are missing or malformed (file and line named), or if no row is left.
         StorageError: if the storage cannot be written. What is done is kept.
     """
+    parts = [study.of_job(name) for name in jobs]
+    for part in {(mixture_folder(part), part.instruct.max_length): part for part in parts}.values():
+        _prepare_mixture(part, storage, display, run_parts)
+
+
+def _prepare_mixture(study: Study, storage: Storage, display: ProgressDisplay, run_parts: Runner) -> None:
     from xlmr_sweep.data.mixture import prepare_mixture
     from xlmr_sweep.data.mixture_tokens import prepare_tokens
 
@@ -143,12 +153,12 @@ def check_models(
     """
     for name in dict.fromkeys(trial.model for trial in trials):
         model = study.model(name)
-        prompted = {trial.task for trial in trials if trial.model == name and trial.paradigm != "baseline"}
-        tasks = [study.task(task) for task in sorted(prompted)]
-        is_tuned = any(trial.model == name and trial.paradigm == "instructed" for trial in trials)
+        prompted = [trial for trial in trials if trial.model == name and trial.paradigm != "baseline"]
+        tasks = asked_tasks(study, sorted(prompted, key=lambda trial: trial.task))
         max_length = study.finetune.max_length
-        if is_tuned and model.instructed_folder is None:
-            max_length = max(max_length, study.instruct.max_length)
+        if model.instructed_folder is None:
+            jobs = {trial.job_name for trial in prompted if trial.paradigm == "instructed"}
+            max_length = max([max_length, *(study.of_job(job).instruct.max_length for job in jobs)])
         if model.demo is not None:
             check_demo_length(model, max_length)
         else:
@@ -230,13 +240,21 @@ def models_to_pretrain(study: Study, storage: Storage, trials: Sequence[Trial]) 
 
 
 def models_to_instruct(study: Study, storage: Storage, trials: Sequence[Trial]) -> list[str]:
-    """Returns the models whose instruction-tuned weights the trials need, and the storage lacks or has from other sources."""
-    names = dict.fromkeys(trial.model for trial in trials if trial.paradigm == "instructed")
-    tuned_here = [name for name in names if study.model(name).instructed_folder is None]
-    if not tuned_here:
-        return []
-    sources = read_sources(storage, study)
-    return [name for name in tuned_here if name not in sources.instructed or name in sources.outdated]
+    """Returns the instruction jobs whose weights the trials need, and the storage lacks or has from other sources.
+
+    A job is named by its model, and by the variant where that has a job of its own.
+    """
+    names = dict.fromkeys(trial.job_name for trial in trials if trial.paradigm == "instructed")
+    missing = []
+    sources: dict[str, Sources] = {}
+    for name in names:
+        model, part = study.model(name), study.of_job(name)
+        if model.instructed_folder is None:
+            variant = name.removeprefix(model.name)
+            found = sources.setdefault(variant, sources.get(variant) or read_sources(storage, part))
+            if model.name not in found.instructed or model.name in found.outdated:
+                missing.append(name)
+    return missing
 
 
 def _config(source: ModelSource) -> Any:

@@ -25,6 +25,7 @@ class Request:
     paradigms: tuple[str, ...] | None = None
     sizes: tuple[int, ...] | None = None
     seeds: tuple[int, ...] | None = None
+    variants: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,6 @@ def choose(request: Request, study: Study, asked: Study, every: Sequence[Trial])
         raise StudyError(f"--sizes: {NO_ZERO_SHOT}")
     # Zero-shot is one trial, whatever the seeds.
     listed = [trial for trial in every if trial.train_size in sizes and (trial.seed in seeds or trial.train_size == 0)]
-    trials = select(listed, request.models, request.tasks, request.paradigms)
+    trials = select(listed, request.models, request.tasks, request.paradigms, request.variants)
     check_known_sizes(study, trials)
     return trials

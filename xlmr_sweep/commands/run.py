@@ -154,9 +154,9 @@ def _started(plan: RunPlan, trials: Sequence[Trial]) -> Iterator[_StartedRun]:
     study, storage, display = plan.study, plan.storage, ProgressDisplay(plan.console)
     examples = _checked_inputs(plan, trials, display)
     to_instruct = models_to_instruct(study, storage, plan.trials)
-    if to_instruct and study.instructions.source != "hub":
-        # Files that are here are checked first. The hub's 37 GB take hours, so they wait until the cluster has been looked at.
-        prepare_instructions(study, storage, display, RayDataRunner(plan.address))
+    # Files that are here are checked first. The hub's 37 GB take hours, so they wait until the cluster has been looked at.
+    here = [name for name in to_instruct if study.of_job(name).instructions.source != "hub"]
+    prepare_instructions(study, here, storage, display, RayDataRunner(plan.address))
     began = time.monotonic()
     shown = first_metadata(study, storage, len(trials))
     with connected(plan.address, *_local_size(study, to_instruct), metadata=shown) as dashboard:
@@ -167,8 +167,7 @@ def _started(plan: RunPlan, trials: Sequence[Trial]) -> Iterator[_StartedRun]:
         display.spans["starting Ray"] = (began, time.monotonic())
         if dashboard:
             plan.console.print(f"Ray dashboard: {dashboard}", highlight=False, soft_wrap=True)
-        if to_instruct:
-            prepare_instructions(study, storage, display, RayDataRunner(plan.address))
+        prepare_instructions(study, to_instruct, storage, display, RayDataRunner(plan.address))
         plan.accept()
         for read in examples:
             read.keep(storage)
@@ -245,8 +244,8 @@ def _job_runner(started: _StartedRun) -> RunJob:
         with display.step(f"Instruction tuning {job.model}") as shown:
             step = shown if plan.tracking is None else plan.tracking.watched(job.model, shown)
             run_instruct(
-                plan.study,
-                job.model,
+                plan.study.of_job(job.model),
+                plan.study.model(job.model).name,
                 plan.storage,
                 num_ranks=job.width.num_bundles,
                 use_gpu=use_gpu,

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from xlmr_sweep.storage.artifacts import RECORDS, record_file
 from xlmr_sweep.storage.collect import Collected
-from xlmr_sweep.storage.records import CELL_COLUMNS
+from xlmr_sweep.storage.records import AXES, cell_of
 
 
 def print_status(console: Console, found: Collected, not_here: str = "") -> None:
@@ -23,13 +21,15 @@ def print_status(console: Console, found: Collected, not_here: str = "") -> None
         not_here: which folder of the study is gone; empty if none is. Without it trials have no ids, and records were matched by
             their settings.
     """
-    done, failed = ({_cell(row) for row in rows} for rows in (found.rows, found.failures))
-    counts: dict[tuple[str, str, str], Counter[str]] = {}
+    done, failed = ({cell_of(row) for row in rows} for rows in (found.rows, found.failures))
+    # A trial that variants share is counted once, under the first of them.
+    shown = (*(axis for axis in AXES if any(axis in cell for cell in found.planned)), "model", "paradigm", "task")
+    counts: dict[tuple[str, ...], Counter[str]] = {}
     for cell in found.planned:
-        key = (cell["model"], cell["paradigm"], cell["task"])
-        state = "done" if _cell(cell) in done else "failed" if _cell(cell) in failed else "missing"
+        key = tuple(cell.get(name, "") for name in shown)
+        state = "done" if cell_of(cell) in done else "failed" if cell_of(cell) in failed else "missing"
         counts.setdefault(key, Counter())[state] += 1
-    table = Table("model", "paradigm", "task", title=f"Study {found.study.name}")
+    table = Table(*shown, title=f"Study {found.study.name}")
     for column in ("done", "failed", "missing"):
         table.add_column(column, justify="right")
     for key, count in counts.items():
@@ -52,7 +52,3 @@ def print_status(console: Console, found: Collected, not_here: str = "") -> None
     if not_here:
         how = "records are matched by their declared settings, and whether one is stale is not known"
         console.print(f"{not_here}; {how}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _cell(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in CELL_COLUMNS)

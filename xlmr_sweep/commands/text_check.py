@@ -20,7 +20,7 @@ from xlmr_sweep.modeling.source import ModelSource, base_source
 from xlmr_sweep.storage.artifacts import manifest_of, task_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.model_spec import ModelSpec
-from xlmr_sweep.study.plan import Trial
+from xlmr_sweep.study.plan import Trial, asked_tasks
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.task_check import check_bare_texts, check_content_free, check_instruction_length, check_prompt, check_rows
 from xlmr_sweep.study.tasks import TASKS, TaskSpec, rows_without_content
@@ -50,6 +50,15 @@ def check_texts(study: Study, trials: Sequence[Trial], read_tokenizer: ReadToken
     Raises:
         StudyError: naming the model, the task and what is wrong.
     """
+    unchecked: dict[str, None] = {}
+    for variant in dict.fromkeys(trial.variant for trial in trials):
+        part = [trial for trial in trials if trial.variant == variant]
+        unchecked |= dict.fromkeys(_check_texts(study.at(variant), part, read_tokenizer, read_rows))
+    return list(unchecked)
+
+
+def _check_texts(study: Study, trials: Sequence[Trial], read_tokenizer: ReadTokenizer, read_rows: ReadRows) -> list[str]:
+    """As `check_texts`, for trials of one variant and the study as it is under it."""
     rows = cache(lambda name: read_rows(study.task(name)))
     content_free = study.zero_shot.content_free if study.zero_shot.calibrate else ()
     calibrated = {(trial.model, trial.task) for trial in trials if content_free and trial.train_size == 0}
@@ -88,16 +97,16 @@ def check_run_texts(study: Study, storage: Storage, trials: Sequence[Trial], exa
         trials: those that will run.
         examples: of their tasks, as they were read.
     """
-    read = {found.manifest["task"]: found for found in examples}
-    names = {trial.task for trial in trials}
+    read = {found.folder: found for found in examples}
     # The built-in tasks are asked in words of the demo's language.
     fits_demo = study.data.source == "demo" and study.finetune.max_length >= DEMO_PROMPT_TOKENS
-    fits_demo &= all(study.task(name) == TASKS.get(name) for name in names)
+    fits_demo &= all(task == TASKS.get(task.name) for task in asked_tasks(study, trials))
 
     def rows(task: TaskSpec) -> Sequence[Row] | None:
-        if task.name not in read:
+        folder = task_folder(study, task)
+        if folder not in read:
             return None
-        found = [row for split in read[task.name].rows.values() for row in split]
+        found = [row for split in read[folder].rows.values() for row in split]
         return found or examples_at_hand(study, storage, task)
 
     @cache

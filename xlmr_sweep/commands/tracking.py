@@ -126,12 +126,12 @@ class Tracking:
 
     def _curves(self) -> dict[str, Curve]:
         found: dict[str, Curve] = {}
-        for model in self._study.models:
-            if model.instructed_folder is None and "instructed" in self._study.paradigms:
-                with suppress(OSError, StudyError):
-                    manifest: Mapping[str, Any] = self._storage.read_json(manifest_of(instruct_folder(self._study, model))) or {}
-                    if manifest.get("loss_curve"):
-                        found[model.name] = [(int(step), float(loss)) for step, loss in manifest["loss_curve"]]
+        for name in self._study.possible_jobs:
+            with suppress(OSError, StudyError):
+                folder = instruct_folder(self._study.of_job(name), self._study.model(name))
+                manifest: Mapping[str, Any] = self._storage.read_json(manifest_of(folder)) or {}
+                if manifest.get("loss_curve"):
+                    found[name] = [(int(step), float(loss)) for step, loss in manifest["loss_curve"]]
         return found
 
     def _report(self, folder: Path) -> Path:

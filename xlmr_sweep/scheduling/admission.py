@@ -33,7 +33,7 @@ class Admission:
         widths: width of a trial, by model.
         nodes: the cluster.
         cost: expected times.
-        jobs: widths of the instruction jobs to run, by model.
+        jobs: widths of the instruction jobs to run, by name (`Trial.job_name`).
         probing: models whose width is not known. One trial of each starts at the width given; the others wait for `set_width`.
         clock: seconds that only grow. A simulation passes its own.
     """

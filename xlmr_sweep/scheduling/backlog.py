@@ -48,7 +48,7 @@ class Backlog:
     Args:
         trials: what is to run.
         widths: width of a trial, by model.
-        jobs: widths of the instruction jobs to run, by model.
+        jobs: widths of the instruction jobs to run, by name (`Trial.job_name`).
         probing: models whose width is not known. One trial of each, the probe, starts at the width given; the others wait.
         expected_s: expected seconds of an item.
         clock: seconds that only grow.
@@ -113,8 +113,8 @@ class Backlog:
         self.changes += 1
         if attempt.not_before > self._clock():
             self._delayed.append(attempt)
-        elif attempt.trial.paradigm == "instructed" and attempt.model in self._without_weights:
-            self._without_weights[attempt.model].append(attempt)
+        elif attempt.trial.paradigm == "instructed" and attempt.trial.job_name in self._without_weights:
+            self._without_weights[attempt.trial.job_name].append(attempt)
         elif attempt.model in self._unmeasured and attempt.number == 1:
             self._unmeasured[attempt.model].append(attempt)
         else:

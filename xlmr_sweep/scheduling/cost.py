@@ -126,11 +126,10 @@ class CostModel:
         cost = cls(study, shapes, has_gpus=has_gpus, num_rows=num_rows, mixture_rows=mixture.get("num_rows"))
         for row in rows:
             cost.observe_row(row)
-        for model in study.models:
-            if model.instructed_folder is None and "instructed" in study.paradigms:
-                job = storage.read_json(manifest_of(instruct_folder(study, model))) or {}
-                if "wall_time_s" in job:
-                    cost.observe_job(model.name, job["num_ranks"], job["wall_time_s"])
+        for name in study.possible_jobs:
+            job = storage.read_json(manifest_of(instruct_folder(study.of_job(name), study.model(name)))) or {}
+            if "wall_time_s" in job:
+                cost.observe_job(name, job["num_ranks"], job["wall_time_s"])
         return cost
 
     def trial(self, trial: Trial, amount: float) -> Estimate:
@@ -148,7 +147,7 @@ class CostModel:
         """Returns the expected time of a model's instruction job on that amount of the cluster."""
         if model in self._jobs:
             return Estimate(self._jobs[model] / amount, "measured")
-        hub = self._models[model].hub
+        hub = self._study.model(model).hub
         flops = self._operations.job(model)
         for other, seconds in self._jobs.items():
             done = self._operations.job(other)
@@ -178,7 +177,7 @@ class CostModel:
 
     def paper_job_s(self, model: str) -> float | None:
         """Returns the GPU-seconds of a model's instruction job by the paper's hours; None if the paper has no such model."""
-        hub = self._models[model].hub
+        hub = self._study.model(model).hub
         return PAPER_COSTS[hub][1] * 3600 if hub in PAPER_COSTS else None
 
     def observe(self, trial: Trial, amount: float, seconds: float) -> None:
@@ -254,8 +253,8 @@ class CostModel:
 
     def _job_on_card_s(self, model: str) -> float:
         """Returns the GPU-seconds of an instruction job at an assumed share of the card's peak; 0 if that says nothing of it."""
-        recipe = self._study.instruct
-        shape = self._shape_on_card(model, recipe.precision)
+        recipe = self._study.of_job(model).instruct
+        shape = self._shape_on_card(self._study.model(model).name, recipe.precision)
         rows = self._operations.job_rows(INSTRUCTION_ROWS if self._study.instructions.source == "hub" else None)
         return 0.0 if shape is None or math.isinf(rows) else CARD.job_s(shape, recipe, rows, 1)
 

@@ -97,8 +97,8 @@ def lower_bound_s(
     waiting_jobs = [Job(model, width) for model, width in jobs.items()]
     instructed: dict[str, list[Attempt]] = {job.model: [] for job in waiting_jobs}
     for attempt in attempts:
-        if attempt.trial.paradigm == "instructed" and attempt.model in instructed:
-            instructed[attempt.model].append(attempt)
+        if attempt.trial.paradigm == "instructed" and attempt.trial.job_name in instructed:
+            instructed[attempt.trial.job_name].append(attempt)
     everything: list[Item] = [*attempts, *waiting_jobs]
     took = [(items.amount(item.width), items.seconds(item)) for item in everything]
     work = sum(amount * seconds for amount, seconds in took) / capacity

@@ -39,9 +39,10 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Job:
-    """The instruction job of one model, waiting or started."""
+    """The instruction job of one model and variant, waiting or started."""
 
     model: str
+    """The job's name: its model, and the variant where that has a job of its own (`Trial.job_name`)."""
     width: Width
     not_on: frozenset[str] = frozenset()
     allocation: Allocation = NOTHING

@@ -51,7 +51,7 @@ class Operations:
 
     def job(self, model: str) -> float:
         """Returns the operations of an instruction job at full length; 0 if the shape or the number of rows is not known."""
-        shape, recipe, rows = self._shapes.get(model), self._study.instruct, self.job_rows()
+        shape, recipe, rows = self._shapes.get(self._study.model(model).name), self._study.of_job(model).instruct, self.job_rows()
         if shape is None or math.isinf(rows):
             return 0.0
         length = min(recipe.max_length, shape.positions - 2)

@@ -86,18 +86,23 @@ def collect(location: Storage | str | Path, study: Study | None = None, trials: 
     found = Collected(study, [trial.as_dict() for trial in trials])
     planned = {trial.trial_id: trial for trial in trials}
     columns, records = result_columns(study), read_records(storage, found.corrupt)
-    sources = read_sources(storage, study)
+    parts = {variant: study.at(variant) for variant in study.variant_names}
+    sources = {variant: read_sources(storage, part) for variant, part in parts.items()}
     for trial_id, trial in planned.items():
         record = records.get(trial_id)
         if record is None:
             continue
-        changed = sources.changed(record, trial)
+        changed = sources[trial.variant].changed(record, trial)
         if changed:
             found.stale[trial_id] = changed
             continue
         row = {column: record[column] for column in columns if column in record}
         found.rows.append(row | trial.as_dict())
-    found.outdated = {instruct_folder(study, study.model(name)): changed for name, changed in sources.outdated.items()}
+    found.outdated = {
+        instruct_folder(part, part.model(name)): changed
+        for variant, part in parts.items()
+        for name, changed in sources[variant].outdated.items()
+    }
     found.stale |= {trial_id: reason for trial_id, reason in superseded(study, trials).items() if trial_id in records}
     found.num_other_settings = len(records.keys() - planned.keys() - found.stale.keys())
     found.failures = read_failures(storage, [trial for trial in trials if trial.trial_id not in found.done])

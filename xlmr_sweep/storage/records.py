@@ -60,14 +60,23 @@ COLUMNS: dict[str, str] = {
 """Columns of `results.parquet` and their Arrow types; times in seconds, `*_at` in UTC."""
 
 
-OPTIONAL_COLUMNS: dict[str, str] = {"score_uncalibrated": "double"}
+AXES = ("variant",)
+"""Columns that name a cell too, in a study that has these axes."""
+
+OPTIONAL_COLUMNS: dict[str, str] = {"score_uncalibrated": "double", "variant": "string"}
 """Columns that `results.parquet` has only where a study asks for what they hold."""
 
 
 def result_columns(study: Study) -> dict[str, str]:
     """Returns the columns of a study's `results.parquet` and their Arrow types."""
     is_calibrated = 0 in study.sizes and study.zero_shot.calibrate
-    return COLUMNS | (OPTIONAL_COLUMNS if is_calibrated else {})
+    wanted = {"score_uncalibrated": is_calibrated, "variant": bool(study.variants)}
+    return COLUMNS | {name: kind for name, kind in OPTIONAL_COLUMNS.items() if wanted[name]}
+
+
+def cell_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Returns what tells a row's cell from all others of its study."""
+    return tuple(row[name] for name in CELL_COLUMNS) + tuple(row.get(name, "") for name in AXES)
 
 
 def write_record(storage: Storage, record: Mapping[str, Any]) -> None:

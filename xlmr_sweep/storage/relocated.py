@@ -17,11 +17,12 @@ from xlmr_sweep.errors import MissingFolderError, StudyError
 from xlmr_sweep.storage.artifacts import RESULTS_FILE, STUDY_FILE
 from xlmr_sweep.storage.collect import Collected
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.records import CELL_COLUMNS, read_failure_files, read_records, result_columns
+from xlmr_sweep.storage.records import AXES, CELL_COLUMNS, read_failure_files, read_records, result_columns
 from xlmr_sweep.storage.study_file import read_study
-from xlmr_sweep.study.plan import seen_of_task, sizes_and_seeds
+from xlmr_sweep.study.plan import seen_of_task, sharing, sizes_and_seeds
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.template import TEMPLATE_VERSION
+from xlmr_sweep.study.variant_spec import DECLARED
 
 MODEL_KEYS = ("hub", "revision", "demo", "new_head")
 """What of a model decides its weights, apart from the contents of its folder."""
@@ -52,7 +53,10 @@ def collect_relocated(storage: Storage, study: Study | None = None) -> Collected
         if _cell(record) in cells and _as_declared(record, study):
             chosen[_cell(record)] = record
     columns = result_columns(study)
-    found.rows = [{name: chosen[cell][name] for name in columns if name in chosen[cell]} for cell in cells if cell in chosen]
+    axes = {cell: {name: plan[name] for name in AXES if name in plan} for cell, plan in cells.items()}
+    found.rows = [
+        {name: chosen[cell][name] for name in columns if name in chosen[cell]} | axes[cell] for cell in cells if cell in chosen
+    ]
     found.num_other_settings = len(records) - len(chosen)
     failures = {_cell(failure): failure for failure in sorted(read_failure_files(storage), key=lambda f: f.get("time") or "")}
     found.failures = [failures[cell] for cell in cells if cell in failures and cell not in chosen]
@@ -78,16 +82,19 @@ def folder_of(storage: Storage, parent: str, name: str, exact: Callable[[], str]
 
 def _planned(study: Study) -> list[dict[str, Any]]:
     return [
-        dict(zip(CELL_COLUMNS, (model.name, paradigm, task.name, size, seed), strict=True))
+        dict(zip(CELL_COLUMNS, (model.name, paradigm, task.name, size, seed), strict=True)) | axes
+        for axes in ([{"variant": name} for name in study.variant_names] if study.variants else [{}])
         for model in study.models
         for paradigm in study.paradigms
         for task in study.tasks
+        if not axes or sharing(study, axes["variant"], paradigm, task.name) == axes["variant"]
         for size, seed in sizes_and_seeds(study, paradigm)
     ]
 
 
 def _cell(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row.get(name) for name in CELL_COLUMNS)
+    # Records of a time when the study had no variants are of the study as declared.
+    return (*(row.get(name) for name in CELL_COLUMNS), row.get("variant") or DECLARED)
 
 
 def _listed(storage: Storage) -> set[str]:
@@ -101,6 +108,7 @@ def _listed(storage: Storage) -> set[str]:
 
 def _as_declared(record: Mapping[str, Any], study: Study) -> bool:
     """Tells whether a record was made with the study's settings, as far as it says them."""
+    study = study.at(record.get("variant") or DECLARED)
     model = study.model(record["model"]).model_dump(mode="json")
     is_zero_shot = record["train_size"] == 0
     declared = {

@@ -5,14 +5,16 @@ In: a `Study`. Out: `Trial`s, each with the id under which its record is kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.study.canonical import fingerprint
 from xlmr_sweep.study.identity import IDENTITY_VERSION, data_identity, holds_several_weights, model_identity, recipe_id
-from xlmr_sweep.study.spec import Paradigm, Study
+from xlmr_sweep.study.recipes import INSTRUCT_RUNTIME
+from xlmr_sweep.study.spec import AT, Paradigm, Study
 from xlmr_sweep.study.tasks import TaskSpec
 from xlmr_sweep.study.template import TEMPLATE_VERSION
 
@@ -27,19 +29,35 @@ class Trial:
     train_size: int
     seed: int
     trial_id: str
+    variant: str = ""
+    """The variant of the study; empty where the study has none."""
+    job: str = ""
+    """The instruction job whose weights the trial starts from, where it is not that of the study as declared."""
 
     @property
     def cell(self) -> str:
         """The trial in words, for messages."""
-        return f"{self.model}/{self.paradigm}/{self.task}/n={self.train_size}/seed={self.seed}"
+        variant = f"/{self.variant}" if self.variant else ""
+        return f"{self.model}/{self.paradigm}/{self.task}{variant}/n={self.train_size}/seed={self.seed}"
+
+    @property
+    def job_name(self) -> str:
+        """The instruction job that an instructed trial waits for: its model, and the variant where that has a job of its own."""
+        return self.job or self.model
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the fields as a plain dict."""
-        return asdict(self)
+        """Returns the fields as a plain dict, without those of variants where there are none."""
+        return {name: value for name, value in asdict(self).items() if value != "" or name not in OPTIONAL_FIELDS}
+
+
+OPTIONAL_FIELDS = ("variant", "job")
+"""Fields of `Trial` that a study without variants lacks."""
 
 
 def expand(study: Study, *, as_in_0_1: bool = False) -> list[Trial]:
-    """Returns every trial of the study, models first, then paradigms, tasks, sizes and seeds, in the declared order.
+    """Returns every trial of the study: variants first, then models, paradigms, tasks, sizes and seeds, in the declared order.
+
+    A trial that several variants share is of the first of them.
 
     Args:
         study: the study.
@@ -48,27 +66,63 @@ def expand(study: Study, *, as_in_0_1: bool = False) -> list[Trial]:
     Raises:
         StudyError: if a folder that a trial's identity needs is missing, or two models are the same.
     """
-    tasks = {task.name: data_identity(study, task) for task in study.tasks}
-    trials = []
+    data = {task.name: data_identity(study, task) for task in study.tasks}
+    weights = {model.name: model_identity(study, model, as_in_0_1=as_in_0_1) for model in study.models}
+    trials: list[Trial] = []
     seen: dict[str, Trial] = {}
-    for model in study.models:
-        weights = model_identity(study, model, as_in_0_1=as_in_0_1)
-        for paradigm in study.paradigms:
-            recipe = recipe_id(study, model, as_in_0_1=as_in_0_1) if paradigm == "instructed" else None
-            for task in study.tasks:
-                base = _base_identity(study, weights, recipe, paradigm, task, tasks[task.name])
-                untrained = _base_identity(study, weights, recipe, paradigm, task, tasks[task.name], is_zero_shot=True)
+    jobs: dict[str, str] = {}
+    for variant in study.variant_names:
+        part = study.at(variant)
+        for model, paradigm in product(part.models, part.paradigms):
+            recipe = recipe_id(part, model, as_in_0_1=as_in_0_1) if paradigm == "instructed" else None
+            is_declared = variant == study.variant_names[0]
+            job = jobs.setdefault(f"{model.name}-{recipe}", "" if is_declared else f"{model.name}{AT}{variant}") if recipe else ""
+            for task in part.tasks:
+                base, untrained = (
+                    _base_identity(part, weights[model.name], recipe, paradigm, task, data[task.name], is_zero_shot=is_zero_shot)
+                    for is_zero_shot in (False, True)
+                )
                 for size, seed in sizes_and_seeds(study, paradigm):
                     key = fingerprint({"base": base if size else untrained, "train_size": size, "seed": seed})
-                    trial = Trial(model.name, paradigm, task.name, size, seed, key)
-                    if key in seen:
-                        raise StudyError(
-                            f"models {seen[key].model} and {trial.model}, tasks {seen[key].task} and {trial.task}: "
-                            "two names for the same thing; leave one out"
-                        )
-                    seen[key] = trial
-                    trials.append(trial)
+                    trial = Trial(model.name, paradigm, task.name, size, seed, key, variant, job)
+                    if _is_new(trial, seen):
+                        seen[key] = trial
+                        trials.append(trial)
     return trials
+
+
+def _is_new(trial: Trial, seen: Mapping[str, Trial]) -> bool:
+    """Tells whether a trial is none of those that there are: an earlier variant's may be the same.
+
+    Raises:
+        StudyError: if two models or tasks are the same.
+    """
+    other = seen.get(trial.trial_id)
+    if other is None:
+        return True
+    if (other.model, other.task) == (trial.model, trial.task) and other.variant != trial.variant:
+        return False
+    raise StudyError(
+        f"models {other.model} and {trial.model}, tasks {other.task} and {trial.task}: "
+        "two names for the same thing; leave one out"
+    )
+
+
+def sharing(study: Study, variant: str, paradigm: Paradigm, task: str) -> str:
+    """Returns the first variant whose trials of a paradigm and task are those of `variant`; known without any file."""
+
+    def seen(name: str) -> Any:
+        part = study.at(name)
+        declared: list[Any] = [seen_of_task(part.task(task), paradigm)]
+        if paradigm == "instructed":
+            declared += [
+                part.instruct.model_dump(mode="json", exclude=INSTRUCT_RUNTIME),
+                part.instructions.model_dump(mode="json", exclude={"max_malformed"}),
+            ]
+        return declared
+
+    mine = seen(variant)
+    return next(name for name in study.variant_names if seen(name) == mine)
 
 
 def plan_fingerprint(trial_ids: Iterable[str]) -> str:
@@ -125,6 +179,13 @@ def _base_identity(
     return fingerprint(identity, 32)
 
 
+def asked_tasks(study: Study, trials: Iterable[Trial]) -> list[TaskSpec]:
+    """Returns the tasks of trials, each as its variants have it."""
+    wanted = dict.fromkeys((trial.variant, trial.task) for trial in trials)
+    parts = {variant: study.at(variant) for variant, _ in wanted}
+    return [parts[variant].task(task) for variant, task in wanted]
+
+
 def seen_of_task(task: TaskSpec, paradigm: Paradigm) -> dict[str, Any]:
     """Returns what a trial of a paradigm sees of a task's declaration."""
     # A baseline does not see the prompt, and a prompt does not see the baseline text: a change of one keeps results of the other.
@@ -138,16 +199,17 @@ def select(
     models: Sequence[str] | None = None,
     tasks: Sequence[str] | None = None,
     paradigms: Sequence[str] | None = None,
+    variants: Sequence[str] | None = None,
 ) -> list[Trial]:
-    """Returns the trials of these models, tasks and paradigms (None: of all), in the plan's order.
+    """Returns the trials of these models, tasks, paradigms and variants (None: of all), in the plan's order.
 
     Raises:
         StudyError: for a name that no trial has, with those there are.
     """
-    wanted = {"model": models, "task": tasks, "paradigm": paradigms}
+    wanted = {"model": models, "task": tasks, "paradigm": paradigms, "variant": variants}
     for field, names in wanted.items():
-        known = list(dict.fromkeys(getattr(trial, field) for trial in trials))
+        known = [name for name in dict.fromkeys(getattr(trial, field) for trial in trials) if name]
         for name in names or ():
             if name not in known:
-                raise StudyError(f"--{field}s: {name!r} is not in the study; it has {', '.join(known)}")
+                raise StudyError(f"--{field}s: {name!r} is not in the study; it has {', '.join(known) or 'none'}")
     return [trial for trial in trials if all(names is None or getattr(trial, field) in names for field, names in wanted.items())]

@@ -119,4 +119,11 @@ def _absolute(study: Study, path: Path) -> Study:
     if isinstance(rows, Path):
         rows = resolve(rows, "instructions.folder")
     instructions = study.instructions.model_copy(update={"folder": rows})
-    return study.model_copy(update={"models": models, "data": data, "instructions": instructions})
+    variants = []
+    for variant in study.variants:
+        own = study.at(variant.name).instructions.folder if "folder" in variant.instructions else None
+        changes = dict(variant.instructions)
+        if isinstance(own, Path):
+            changes["folder"] = str(resolve(own, f"variants.{variant.name}.instructions.folder"))
+        variants.append(variant.model_copy(update={"instructions": changes}))
+    return study.model_copy(update={"models": models, "data": data, "instructions": instructions, "variants": tuple(variants)})

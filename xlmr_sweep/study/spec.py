@@ -6,22 +6,28 @@ and are not part of a trial's identity. All other fields are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.study.canonical import Declared
+from xlmr_sweep.study.canonical import Declared, fingerprint
 from xlmr_sweep.study.cluster_spec import ClusterSpec
 from xlmr_sweep.study.data_spec import DataSpec, InstructionSpec
 from xlmr_sweep.study.model_spec import NAME, ModelSpec
-from xlmr_sweep.study.recipes import FinetuneSpec, InstructSpec, ZeroShotSpec
+from xlmr_sweep.study.recipes import INSTRUCT_RUNTIME, FinetuneSpec, InstructSpec, ZeroShotSpec
 from xlmr_sweep.study.tasks import TASKS, TaskSpec
+from xlmr_sweep.study.variant_spec import DECLARED, VariantSpec, as_list
 
 Paradigm = Literal["baseline", "prompted", "instructed"]
 PARADIGMS: tuple[Paradigm, ...] = ("baseline", "prompted", "instructed")
+
+DeclaredPart = TypeVar("DeclaredPart", bound=Declared)
+
+AT = "@"
+"""Stands between a model and a variant in the name of an instruction job. No name of a model holds it."""
 
 NO_ZERO_SHOT = "0 is zero-shot, which baseline has not: its classification head is new, and an untrained head guesses"
 
@@ -58,6 +64,9 @@ class Study(Declared):
     instruct: InstructSpec = InstructSpec()
     finetune: FinetuneSpec = FinetuneSpec()
     zero_shot: ZeroShotSpec = ZeroShotSpec()
+    variants: Annotated[tuple[VariantSpec, ...], BeforeValidator(as_list)] = ()
+    """Named changes of instruction tuning, its data and the prompts, as a list or a grid. The study as declared is one more."""
+
     cluster: ClusterSpec = ClusterSpec()
     track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
     """Runtime. Trackers that are told how the study goes, as one run each."""
@@ -81,11 +90,66 @@ class Study(Declared):
         wanted = self.instructions.tokenizer
         if wanted is not None and wanted not in [model.name for model in self.models]:
             raise ValueError(f"instructions.tokenizer: no model {wanted!r} in this study")
+        self._check_variants()
         return self
 
+    def _check_variants(self) -> None:
+        names = [DECLARED, *(variant.name for variant in self.variants)] if self.variants else []
+        _refuse_twice("variants", names)
+        seen: dict[str, str] = {}
+        for name in names:
+            changed = self.at(name)
+            recipe = changed.instruct.model_dump(mode="json", exclude=INSTRUCT_RUNTIME)
+            rows, tasks = changed.instructions.model_dump(mode="json"), [task.model_dump(mode="json") for task in changed.tasks]
+            same = seen.setdefault(fingerprint([recipe, rows, tasks]), name)
+            if same != name:
+                raise ValueError(f"variants.{name}: is the same as {same}; leave one out")
+
+    @property
+    def variant_names(self) -> tuple[str, ...]:
+        """The study's variants, the study as declared first. One without a name where the study declares none."""
+        return (DECLARED, *(variant.name for variant in self.variants)) if self.variants else ("",)
+
+    def at(self, variant: str) -> Study:
+        """Returns the study as it is under one of its variants: a study without variants.
+
+        Raises:
+            ValueError: naming the field of the variant that is wrong.
+        """
+        if not self.variants:
+            return self
+        change = next((spec for spec in self.variants if spec.name == variant), VariantSpec(name=DECLARED))
+        where = f"variants.{variant}"
+        tasks: dict[str, dict[str, Any]] = {task.name: {} for task in self.tasks}
+        for part, values in (("prompt", change.template.prompts), ("label_words", change.template.label_words)):
+            for task, value in values.items():
+                if task not in tasks:
+                    raise ValueError(f"{where}.template: no task {task!r} in this study; it has {', '.join(tasks)}")
+                tasks[task][part] = value
+        return self.model_copy(
+            update={
+                "variants": (),
+                "instruct": _with(self.instruct, change.instruct, f"{where}.instruct"),
+                "instructions": _with(self.instructions, change.instructions, f"{where}.instructions"),
+                "tasks": tuple(_with(task, tasks[task.name], f"{where}.template") for task in self.tasks),
+            }
+        )
+
+    @property
+    def possible_jobs(self) -> list[str]:
+        """Names of the instruction jobs that the study may have. Those of variants with the same recipe make the same weights."""
+        if "instructed" not in self.paradigms:
+            return []
+        models = [model.name for model in self.models if model.instructed_folder is None]
+        return [f"{model}{AT}{name}" if i else model for i, name in enumerate(self.variant_names) for model in models]
+
+    def of_job(self, name: str) -> Study:
+        """Returns the study as it is under the variant of an instruction job (`Trial.job_name`)."""
+        return self.at(name.partition(AT)[2] or self.variant_names[0])
+
     def model(self, name: str) -> ModelSpec:
-        """Returns the model of that short name."""
-        return next(model for model in self.models if model.name == name)
+        """Returns the model of that short name, or of that instruction job (`Trial.job_name`)."""
+        return next(model for model in self.models if model.name == name.partition(AT)[0])
 
     def task(self, name: str) -> TaskSpec:
         """Returns the task of that name."""
@@ -102,6 +166,21 @@ class Study(Declared):
             StudyError: naming the field that is wrong.
         """
         return validated({**{key: getattr(self, key) for key in type(self).model_fields}, **fields}, f"study {self.name}")
+
+
+def _with(declared: DeclaredPart, changes: Mapping[str, Any], where: str) -> DeclaredPart:
+    """Returns a declaration with some fields changed and all of it validated.
+
+    Raises:
+        ValueError: naming the field that is wrong.
+    """
+    if not changes:
+        return declared
+    try:
+        return type(declared).model_validate({**declared.model_dump(mode="json"), **changes})
+    except ValidationError as error:
+        field, problem = _problem(error)
+        raise ValueError(f"{where}{'.' + field if field else ''}: {problem}") from None
 
 
 def _refuse_twice(field: str, values: list[Any]) -> None:
@@ -132,11 +211,17 @@ def validated(raw: Any, where: str) -> Study:
     try:
         return Study.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        # Pydantic adds the name of the chosen type to the field's.
-        parts = [part for part in map(str, first["loc"]) if not part.startswith("function-") and part != "float"]
-        field, kind, value = ".".join(parts), first["type"], first["input"]
-        message = REWORDED.get(kind, first["msg"].removeprefix("Value error, "))
-        if kind not in ("value_error", "extra_forbidden", "missing") and isinstance(value, str | int | float | date):
-            message += f", not {str(value) if isinstance(value, date) else value!r}"
-        raise StudyError(f"{where}: {field + ': ' if field else ''}{message}") from None
+        field, problem = _problem(error)
+        raise StudyError(f"{where}: {field + ': ' if field else ''}{problem}") from None
+
+
+def _problem(error: ValidationError) -> tuple[str, str]:
+    """Returns the first field that is wrong, and what is wrong with it."""
+    first = error.errors()[0]
+    # Pydantic adds the name of the chosen type to the field's.
+    parts = [part for part in map(str, first["loc"]) if not part.startswith("function-") and part != "float"]
+    kind, value = first["type"], first["input"]
+    message = REWORDED.get(kind, first["msg"].removeprefix("Value error, "))
+    if kind not in ("value_error", "extra_forbidden", "missing") and isinstance(value, str | int | float | date):
+        message += f", not {str(value) if isinstance(value, date) else value!r}"
+    return ".".join(parts), message

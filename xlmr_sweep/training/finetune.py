@@ -64,7 +64,7 @@ def finetune(trial: Trial, warm: WarmState, on_step: Callable[[int], None] | Non
     ready = time.monotonic()
     losses = _train(trial, warm, model, inputs, precision, on_step)
     trained = time.monotonic()
-    task, labels = warm.study.task(trial.task), [example.label for example in inputs.validation]
+    task, labels = warm.task(trial), [example.label for example in inputs.validation]
     logits = _evaluate(model, inputs, spec, precision, world)
     scores = score(task, labels, logits.argmax(dim=1).tolist())
     if inputs.content_free:

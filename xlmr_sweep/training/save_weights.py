@@ -67,7 +67,7 @@ def _write(trial: Trial, warm: WarmState, weights: dict[str, Tensor], head: dict
     config = copy.deepcopy(load_config(warm.source(trial)))
     kind: Any = AutoModelForMaskedLM
     if head:
-        labels = dict(enumerate(warm.study.task(trial.task).labels))
+        labels = dict(enumerate(warm.task(trial).labels))
         config.id2label, config.label2id = labels, {label: i for i, label in labels.items()}
         if model_family(config).has_our_classification_head:
             kind = AutoModelForSequenceClassification

@@ -81,14 +81,25 @@ class WarmState:
         self._weights: LruCache[StartingWeights] = LruCache(CACHE_BYTES)
         self._modules: LruCache[TrialModel] = LruCache(MODULE_CACHE_BYTES)
         self._tokenizers: dict[ModelSource, Any] = {}
-        self._weights_known: dict[tuple[str, bool], str | None] = {}
-        """Fingerprints of starting weights, by model and whether they are instruction-tuned."""
+        self._weights_known: dict[str, str | None] = {}
+        """Fingerprints of starting weights, by what names them."""
+        self._variants: dict[str, Study] = {}
+
+    def study_of(self, trial: Trial) -> Study:
+        """Returns the study as the trial's variant has it."""
+        if trial.variant not in self._variants:
+            self._variants[trial.variant] = self.study.at(trial.variant)
+        return self._variants[trial.variant]
+
+    def task(self, trial: Trial) -> TaskSpec:
+        """Returns the trial's task, as its variant has it."""
+        return self.study_of(trial).task(trial.task)
 
     def source(self, trial: Trial) -> ModelSource:
         """Returns where the trial's starting weights are."""
         model = self.study.model(trial.model)
         if trial.paradigm == "instructed":
-            return instructed_source(self.storage, self.study, model)
+            return instructed_source(self.storage, self.study_of(trial), model)
         return base_source(self.storage, self.study, model)
 
     def inputs(self, trial: Trial) -> TaskInputs:
@@ -100,8 +111,9 @@ class WarmState:
         def size(inputs: TaskInputs) -> int:
             return sum(8 * len(e.input_ids) + 500 for e in (*inputs.train, *inputs.validation))
 
-        key = (source, trial.task, prompted, content_free)
-        return self._inputs.get(key, lambda: self._encode(source, trial.task, prompted, content_free), size)
+        task = self.task(trial)
+        key = (source, _fields(task), prompted, content_free)
+        return self._inputs.get(key, lambda: self._encode(source, task, prompted, content_free), size)
 
     def _content_free(self, trial: Trial) -> tuple[str, ...]:
         """Returns the texts by which the trial's scores are calibrated. Only such trials hold their tokens."""
@@ -110,7 +122,7 @@ class WarmState:
 
     def _texts(self, trial: Trial) -> tuple[str, tuple[str, ...]]:
         """Returns what names the texts of a trial, and so the vocabulary that its model holds."""
-        return trial.task, self._content_free(trial)
+        return _fields(self.task(trial)), self._content_free(trial)
 
     def few_shot(self, trial: Trial) -> list[Encoded]:
         """Returns the trial's training examples, tokenised."""
@@ -138,7 +150,7 @@ class WarmState:
             head_generator: draws the classification head of `baseline`.
         """
         inputs = self.inputs(trial)
-        num_labels = len(self.study.task(trial.task).labels)
+        num_labels = len(self.task(trial).labels)
         # Weights that were instruction-tuned elsewhere may come with a configuration (dropout) of their own.
         source_config = load_config(self.source(trial))
         config = source_config.to_dict()
@@ -159,7 +171,7 @@ class WarmState:
         return module
 
     def _build(self, trial: Trial, inputs: TaskInputs, rows: int | None) -> TrialModel:
-        settings = (load_config(self.source(trial)), inputs, len(self.study.task(trial.task).labels))
+        settings = (load_config(self.source(trial)), inputs, len(self.task(trial).labels))
         has_head = trial.paradigm == "baseline"
         return build_trial_model(*settings, self.study.finetune, self.world, has_head=has_head, rows=rows)
 
@@ -191,9 +203,9 @@ class WarmState:
     def resolved(self, trial: Trial) -> dict[str, Any]:
         """Returns what the trial was made from, for its record: fingerprints of data and weights, hub commit, row counts."""
         # Read at the first trial of each: a model's instruction-tuned weights may be made while this process runs.
-        key = (trial.model, trial.paradigm == "instructed")
+        key = f"instructed {trial.job_name}" if trial.paradigm == "instructed" else trial.model
         if key not in self._weights_known:
-            self._weights_known[key] = read_sources(self.storage, self.study).of(trial)["weights"]
+            self._weights_known[key] = read_sources(self.storage, self.study_of(trial)).of(trial)["weights"]
         inputs = self.inputs(trial)
         return {
             "data": inputs.fingerprint,
@@ -205,11 +217,11 @@ class WarmState:
             "reading": READING_VERSION,
         }
 
-    def _encode(self, source: ModelSource, task_name: str, prompted: bool, content_free: Sequence[str]) -> TaskInputs:
-        task, length = self.study.task(task_name), self.study.finetune.max_length
+    def _encode(self, source: ModelSource, task: TaskSpec, prompted: bool, content_free: Sequence[str]) -> TaskInputs:
+        length = self.study.finetune.max_length
         data_name = task_data_name(self.study, task)
         declared = [stamp(source), task.model_dump(mode="json"), prompted, length, data_name, list(content_free)]
-        key = f"tokens of {source.name} {task_name} {fingerprint(declared)}"
+        key = f"tokens of {source.name} {task.name} {fingerprint(declared)}"
         return from_arrays(self._shared.get(key, lambda: to_arrays(self._tokenised(source, task, prompted, content_free))))
 
     def tokenizer(self, trial: Trial) -> Any:
@@ -233,6 +245,11 @@ class WarmState:
         labels = label_token_ids(tokenizer, task) if prompted else []
         always = always_kept(config, tokenizer)
         return compact_inputs(task, pools, labels, always, config.vocab_size, data.fingerprint, tokenizer)
+
+
+def _fields(task: TaskSpec) -> str:
+    """Returns what tells a task from all others, also from the same task under another variant."""
+    return f"{task.name} {fingerprint(task.model_dump(mode='json'))}"
 
 
 def _compact(weights: StartingWeights, inputs: TaskInputs, rows: int | None) -> dict[str, Tensor]:
