@@ -17,7 +17,7 @@ from patience import wait_for
 
 from xlmr_sweep.commands.tracking import Tracking, check_trackers
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.storage.artifacts import instruct_folder, manifest_of
+from xlmr_sweep.storage.artifacts import events_folder, instruct_folder, manifest_of
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.progress_file import loss_note, loss_of
 from xlmr_sweep.storage.records import write_record
@@ -100,7 +100,16 @@ def test_tensorboard_has_one_run_with_curves_scores_and_a_table(tmp_path: Path) 
     assert found["instruct/base/loss"] == [(1, 5.0), (10, 2.0)]
     assert found["score/cb/base/instructed"] == [(4, 0.75), (8, 0.75)]
     assert {tag.split("/")[0] for tag in found} == {"instruct", "score", "trials"}
-    assert len(list((tmp_path / "runs/tracking/tensorboard").iterdir())) == 1
+    assert len(list((tmp_path / "runs/tracking/tensorboard/study").iterdir())) == 1
+
+
+def test_one_folder_of_tensorboard_shows_what_a_job_wrote_too(tmp_path: Path) -> None:
+    study = study_of("tensorboard")
+    storage, rows = stored(tmp_path / "runs", study)
+    storage.write(f"{events_folder('base-1')}/events.out.job", b"a job's own")
+    assert track(storage, study, rows) == []
+    assert storage.folders("tracking/tensorboard") == ["base-1", "study"]
+    assert storage.read("tracking/tensorboard/base-1/events.out.job") == b"a job's own"
 
 
 def test_losses_of_a_job_are_seen_while_it_runs(tmp_path: Path) -> None:
@@ -119,7 +128,7 @@ def test_a_far_storage_gets_the_files(tmp_path: Path) -> None:
     _, rows = stored(tmp_path / "here", study)
     far = Storage("memory://tracked/runs")
     assert track(far, study, rows) == []
-    assert [name.startswith("events.out.") for name in far.names("tracking/tensorboard")] == [True]
+    assert [name.startswith("events.out.") for name in far.names("tracking/tensorboard/study")] == [True]
 
 
 class _WandbRun:

@@ -164,7 +164,7 @@ def test_writes_weights_that_transformers_loads_and_a_whole_manifest(
     assert f"2 ranks on cpu, {precision}, 30 steps" in log
     assert "saved after step 10, as asked" in log
     assert "tokens/s" in log
-    assert any("tfevents" in event for event in storage.names(f"logs/tensorboard/{name}"))
+    assert any("tfevents" in event for event in storage.names(f"tracking/tensorboard/{name}"))
     assert not storage.exists(save_request_file(name))
     assert not storage.exists(f"train/{name}")
 

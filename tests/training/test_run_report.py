@@ -105,8 +105,8 @@ def test_event_files_are_what_tensorboard_reads(location: str, tmp_path: Path) -
     clock.now += UPLOAD_INTERVAL_S
     file.write(42, {"loss": 2.0, "waited_data": 0.25})
     # A run that is killed now has these two.
-    (name,) = storage.names("logs/tensorboard/m-1")
-    head, start, *points = events(storage.read(f"logs/tensorboard/m-1/{name}"))
+    (name,) = storage.names("tracking/tensorboard/m-1")
+    head, start, *points = events(storage.read(f"tracking/tensorboard/m-1/{name}"))
     assert head.file_version == "brain.Event:2"
     assert start.step == 41
     told = [(point.step, [(value.tag, value.simple_value) for value in point.summary.value]) for point in points]
@@ -117,7 +117,7 @@ def test_event_files_are_what_tensorboard_reads(location: str, tmp_path: Path) -
 def test_a_disk_that_cannot_be_written_costs_no_step(tmp_path: Path) -> None:
     storage = Storage(tmp_path / "runs")
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "logs").write_text("in the way")
+    (tmp_path / "runs" / "tracking").write_text("in the way")
     file = EventFile(storage, "m-1", 0)
     file.write(1, {"loss": 2.5})
     file.close()

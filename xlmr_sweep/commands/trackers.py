@@ -46,17 +46,18 @@ class Tracker(Protocol):
 
 
 class TensorBoardTracker:
-    """Event files below a folder: losses as they come, mean scores over sizes, and the trials as a table of text.
+    """Event files in `study/` below a folder: losses as they come, mean scores over sizes, the trials as a table of text.
 
-    The folder is written anew at the end of a command, so that no curve is there twice.
+    `study/` is written anew at the end of a command, so that no curve is there twice. Beside it lie the files that instruction
+    jobs write themselves, so one TensorBoard shows both.
     """
 
     def __init__(self, name: str, config: Mapping[str, Any], folder: Path, kept: dict[str, Any]) -> None:
         from tensorboardX import SummaryWriter
 
         self._make = SummaryWriter
-        self._folder, self.kept = folder, kept
-        self._writer = SummaryWriter(str(folder), flush_secs=5)
+        self._folder, self.kept = folder / "study", kept
+        self._writer = SummaryWriter(str(self._folder), flush_secs=5)
 
     def loss(self, model: str, step: int, value: float) -> None:
         """Writes a point, to be seen at once."""

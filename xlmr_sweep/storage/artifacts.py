@@ -123,7 +123,7 @@ def job_log_file(job: str) -> str:
 
 def events_folder(job: str) -> str:
     """Returns the folder of an instruction job's event files, which TensorBoard reads."""
-    return f"{LOGS}/tensorboard/{job}"
+    return f"{tracking_folder('tensorboard')}/{job}"
 
 
 def commit_file(model: ModelSpec) -> str:

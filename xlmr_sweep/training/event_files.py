@@ -1,4 +1,4 @@
-"""Numbers of a run as TensorBoard reads them: one event file a start of the job, in `logs/tensorboard/<job>/`.
+"""Numbers of a run as TensorBoard reads them: one event file a start of the job, in `tracking/tensorboard/<job>/`.
 
 In: a step and numbers by name. Out: a file that grows. It is written in this thread and without patience: a disk that is full
 costs points of a curve, and never a step. (TensorBoard's own writers hand their numbers to a thread and block when it has died.)
