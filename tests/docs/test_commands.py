@@ -36,18 +36,19 @@ from xlmr_sweep.study.reading import load_study
 
 BENCHMARKS = ROOT / "experiments" / "benchmarks"
 OF_THE_SYSTEM = {
-    ".",
     "#!/bin/bash",
+    ".",
     "chmod",
     "chromium",
     "export",
+    "kill",
     "mkdir",
     "pre-commit",
     "sbatch",
     "scontrol",
     "sleep",
     "ssh",
-    "kill",
+    "tensorboard",
 }
 """Programs whose options are not looked at."""
 PLACEHOLDERS = {"NAME", "STORAGE", "A", "B"}
