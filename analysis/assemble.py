@@ -22,6 +22,7 @@ from analysis.sections.ipr import ipr_section
 from analysis.sections.mixture import mixture_section
 from analysis.sections.provenance import provenance_section
 from analysis.sections.reproduction import reproduction_section
+from analysis.sections.variants import variants_section
 from analysis.summary import summary
 from analysis.tables import Results
 
@@ -35,6 +36,7 @@ def assemble(results: Results, found: Artifacts, derived: Derived, options: Opti
     sections = [
         ipr_section(derived, options, models, tasks),
         families_section(derived),
+        variants_section(derived, models, tasks),
         curve_section(derived, models, tasks),
         example_section(examples),
         reproduction_section(derived, models),

@@ -10,7 +10,7 @@ CSV. Exit status: 0, or 2 if an input is wrong.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +25,7 @@ from analysis.ipr import ipr_per_seed, ipr_table
 from analysis.options import name_pairs
 from analysis.schema import TableError
 from analysis.tables import load
+from analysis.variants import own_rows
 from analysis.wide_console import wide_console
 from analysis.zero_shot import trained
 from xlmr_sweep.plain_output import use_plain_output
@@ -54,10 +55,32 @@ def compare_runs(
     Raises:
         TableError: if one of them cannot be used, or if they have no cell in common.
     """
-    first, second = (load(source, columns, paradigms).rows for source in (a, b))
-    cells = cell_differences(first, second)
-    if cells.empty:
+    runs = [load(source, columns, paradigms) for source in (a, b)]
+    names = [name for name in runs[0].variants if name in runs[1].variants]
+    if names:
+        pairs = {name: [own_rows(run.variants[name]) for run in runs] for name in names}
+        parts = {name: _compared(*tables) for name, tables in pairs.items()}
+    else:
+        parts = {"": _compared(*(run.rows for run in runs))}
+    # A variant of which one run has nothing says nothing.
+    parts = {name: part for name, part in parts.items() if len(part.cells)}
+    if not parts:
         raise TableError(f"{a} and {b} have no cell in common")
+    return _joined(parts) if names else parts[""]
+
+
+def _joined(parts: Mapping[str, Comparison]) -> Comparison:
+    """Returns the comparisons of all variants as one, with the variant as first column. Holm's correction is inside a variant."""
+    tables = {}
+    for field in fields(Comparison):
+        whole = [getattr(part, field.name).assign(variant=name) for name, part in parts.items()]
+        table = pd.concat([table for table in whole if len(table)] or whole, ignore_index=True)
+        tables[field.name] = table[["variant", *table.columns.drop("variant")]]
+    return Comparison(**tables)
+
+
+def _compared(first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
+    cells = cell_differences(first, second)
     keys = ["comparison", "model", "task"]
     tables = [ipr_table(ipr_per_seed(trained(rows)))[[*keys, "mean", "std", "num_seeds"]] for rows in (first, second)]
     ipr = tables[0].merge(tables[1], on=keys, how="outer", suffixes=("_a", "_b"))
@@ -109,14 +132,15 @@ def _write(found: Comparison, out: Path) -> None:
 
 def _print_groups(console: Console, groups: pd.DataFrame) -> None:
     table = RichTable(title="Second run minus first", title_justify="left")
-    for name in ("model", "paradigm", "task"):
+    keys = [name for name in ("variant", "model", "paradigm", "task") if name in groups]
+    for name in keys:
         table.add_column(name)
     for name in ("cells", "moved", "mean", "largest", "p, Holm", "within noise"):
         table.add_column(name, justify="right")
     table.add_column("verdict")
     for row in groups.to_dict("records"):
         table.add_row(
-            row["model"], row["paradigm"], row["task"], str(row["num_cells"]), str(row["num_moved"]),
+            *(row[name] for name in keys), str(row["num_cells"]), str(row["num_moved"]),
             decimal(4)(row["mean_difference"]), decimal(4)(row["largest_difference"]), p_value(row["p_holm"]),
             percent(row["share_within_noise"]), row["verdict"],
         )  # fmt: skip

@@ -30,6 +30,8 @@ from analysis.ranks import rank_table
 from analysis.schema import PARADIGMS, ordered
 from analysis.significance import with_tests
 from analysis.tables import Results
+from analysis.variant_tables import ipr_by_variant
+from analysis.variants import own_rows
 from analysis.zero_shot import trained, with_zero_shot
 from xlmr_sweep.modeling.architecture import KNOWN
 
@@ -79,6 +81,9 @@ def derive(results: Results, found: Artifacts, options: Options) -> Derived:
     by_family = ipr_by_family(tables["ipr"], families_of_models(rows, found.architectures))
     if len(by_family):
         tables["families"] = by_family
+    if results.variants:
+        tables["ipr_by_variant"] = ipr_by_variant(results.variants, results.planned[results.planned["train_size"] > 0], options)
+        tables["trials"] = pd.concat(map(own_rows, results.variants.values()), ignore_index=True)
     tables["provenance"] = provenance(results, found, options)
     notes = _notes(results, tables, options)
     if num_unusable:

@@ -15,7 +15,7 @@ import pandas as pd
 from analysis.schema import CELL, REQUIRED, Table, TableError, as_frame, checked, renamed
 from analysis.table_files import is_table_file, parquet_parts, read_table_file
 from analysis.tune_folder import read_tune_folder
-from analysis.variants import of_declared
+from analysis.variants import of_declared, rows_of_variants
 from xlmr_sweep.errors import MissingFolderError, StudyError
 from xlmr_sweep.storage.artifacts import STUDY_FILE
 from xlmr_sweep.storage.location import local_path
@@ -53,6 +53,8 @@ class Results:
     """Names of records that cannot be read."""
     not_here: str = ""
     """A folder of the study that is not on this machine, and what follows. Records are then matched by declared settings only."""
+    variants: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    """All rows of each variant, the first is the one of `rows` and `planned`; empty where the study has none."""
     fingerprint: str = ""
     """The study's (`xlmr_sweep.study.plan.plan_fingerprint`). Empty for a bare table and where trials have no ids."""
 
@@ -106,7 +108,8 @@ def from_table(table: Table, name: str = "table", source: str = "memory") -> Res
     rows = checked(of_declared(table))
     if rows.empty:
         raise TableError("the table has no row")
-    return Results(name, source, rows, product_of_values(rows), pd.DataFrame(columns=FAILURE_COLUMNS))
+    variants = rows_of_variants(table)
+    return Results(name, source, rows, product_of_values(rows), pd.DataFrame(columns=FAILURE_COLUMNS), variants=variants)
 
 
 def product_of_values(rows: Table) -> pd.DataFrame:
@@ -149,6 +152,7 @@ def _from_storage(source: str) -> Results:
         num_stale=found.num_stale,
         corrupt=tuple(found.corrupt),
         not_here=not_here,
+        variants=rows_of_variants(rows, found.study),
         fingerprint=_fingerprint(found),
     )
 

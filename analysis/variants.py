@@ -6,12 +6,20 @@ the one of variants are of the study as declared.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pandas as pd
 
-from analysis.schema import Table, as_frame
+from analysis.schema import Table, as_frame, checked
+from xlmr_sweep.study.plan import sharing
 from xlmr_sweep.study.variant_spec import DECLARED
 
+if TYPE_CHECKING:
+    from xlmr_sweep.study.spec import Study
+
 VARIANT = "variant"
+OWNED = ("model", "paradigm", "task")
+"""A variant has either all trials of a model, paradigm and task, or none."""
 
 
 def of_declared(table: Table) -> pd.DataFrame:
@@ -22,3 +30,36 @@ def of_declared(table: Table) -> pd.DataFrame:
     names = frame[VARIANT].fillna(DECLARED)
     first = DECLARED if (names == DECLARED).any() else names.iloc[0]
     return frame[names == first].reset_index(drop=True)
+
+
+def own_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """Returns those of a variant's rows that are of its own trials."""
+    return rows[rows["is_own"]].drop(columns="is_own")
+
+
+def rows_of_variants(table: Table, study: Study | None = None) -> dict[str, pd.DataFrame]:
+    """Returns for each variant all rows that it has, its own and those that it shares; empty for a table without variants.
+
+    Args:
+        table: rows of all variants.
+        study: says which trials are shared. Without it a variant that has no rows of a model, paradigm and task is taken to share
+            those of the study as declared.
+    """
+    frame = as_frame(table)
+    if VARIANT not in frame.columns or frame.empty:
+        return {}
+    frame = frame.assign(**{VARIANT: frame[VARIANT].fillna(DECLARED).astype(str)})
+    there = set(zip(*(frame[column].astype(str) for column in OWNED), frame[VARIANT], strict=True))
+    declared = study.variant_names if study is not None and study.variants else ()
+    cells = {key[:-1] for key in there}
+    found = {}
+    for name in declared or dict.fromkeys([*frame[VARIANT][frame[VARIANT] == DECLARED], *frame[VARIANT]]):
+        if declared:
+            assert study is not None
+            owners = {cell: sharing(study, name, cell[1], cell[2]) for cell in cells}
+        else:
+            owners = {cell: name if (*cell, name) in there else DECLARED for cell in cells}
+        owner = [owners[cell] for cell in zip(*(frame[column].astype(str) for column in OWNED), strict=True)]
+        rows = checked(frame[frame[VARIANT] == owner])
+        found[name] = rows.assign(is_own=rows[VARIANT] == name)
+    return found
