@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -184,7 +185,11 @@ def attempt_of(folder: Path, number: int) -> Path:
 
 def test_two_machines_that_copy_at_once_lose_no_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri, claimed, others = f"local://{tmp_path}/runs", threading.Event(), []
-    monkeypatch.setattr(fcntl, "flock", lambda *_: None)  # A lock of one machine says nothing to another.
+
+    def no_lock(*_: object) -> None:
+        raise OSError("two machines have no lock in common")
+
+    monkeypatch.setattr(fcntl, "flock", no_lock)
 
     class Second(Storage):
         def _write(self, name: str, data: bytes) -> None:
@@ -220,3 +225,27 @@ def test_the_claim_of_a_process_that_was_killed_holds_a_log_for_a_while_only(
     assert keep_log(storage, TRIAL, attempt_of(tmp_path, 1))
     assert b"words of 1" in storage.read(log_name(TRIAL))
     assert storage.names("tmp") == ["log-of-another-trial-left"]
+
+
+KILLED_WITH_A_CLAIM = """
+import os, pathlib, sys
+from xlmr_sweep.study.plan import Trial
+from xlmr_sweep.cluster.log_copy import keep_log
+from xlmr_sweep.storage.files import Storage
+class Killed(Storage):
+    def _read(self, name):
+        os.kill(os.getpid(), 9)
+keep_log(Killed(sys.argv[1]), Trial("base", "prompted", "cb", 8, 0, "abc"), pathlib.Path(sys.argv[2]))
+"""
+
+
+def test_the_claim_of_a_killed_process_of_this_machine_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage(f"local://{tmp_path}/runs")
+    done = subprocess.run([sys.executable, "-c", KILLED_WITH_A_CLAIM, storage.uri, str(attempt_of(tmp_path, 1))], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert len(storage.names("tmp")) == 1
+    monkeypatch.setattr(log_copy, "CLAIMS_LAST_S", 1e9)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"waits {seconds} s"))
+    assert keep_log(storage, TRIAL, attempt_of(tmp_path, 2))
+    assert b"words of 2" in storage.read(log_name(TRIAL))
+    assert storage.names("tmp") == []

@@ -49,7 +49,7 @@ def keep_log(storage: Storage, trial: Trial, path: Path) -> bool:
     """Copies an attempt's log that lies outside the storage into it. Returns whether the log is in the storage now."""
     if is_inside(storage, path):
         return True
-    with suppress(OSError, StudyError), _one_writer(trial), _one_machine(storage, trial):
+    with suppress(OSError, StudyError), _one_writer(trial) as lock, _one_machine(storage, trial, lock):
         name = log_file(trial.trial_id)
         try:
             kept = storage.read(name)
@@ -120,36 +120,44 @@ def _changed_at(path: Path) -> float:
 
 
 @contextmanager
-def _one_writer(trial: Trial) -> Iterator[None]:
-    """Lets one process of this machine at a time add to a trial's log: it is read, changed and written whole."""
+def _one_writer(trial: Trial) -> Iterator[str]:
+    """Lets one process of this machine at a time add to a trial's log: it is read, changed and written whole.
+
+    Yields:
+        What the lock is known by: no other process that knows a lock by it is in such a block now. Empty where there is no lock.
+    """
     # One of 64 files, so that they do not become as many as there are trials.
     number = zlib.crc32(trial.trial_id.encode()) % 64
     with ExitStack() as held:
+        lock = ""
         with suppress(OSError):  # Without locks a log is still better copied than not.
             file = held.enter_context((Path(tempfile.gettempdir()) / f"xlmr_sweep-{os.getuid()}-{number}.lock").open("a"))
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            stat, boot = os.fstat(file.fileno()), Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+            lock = f"{boot}.{stat.st_dev:x}.{stat.st_ino:x}"
+        yield lock
 
 
 @contextmanager
-def _one_machine(storage: Storage, trial: Trial) -> Iterator[None]:
+def _one_machine(storage: Storage, trial: Trial, lock: str) -> Iterator[None]:
     """Lets one machine at a time add to a trial's log: an object store has no locks.
 
     Each writes a claim of its own and then looks for others. Of two that do this at once at least one sees the other, and
-    withdraws for a moment. A claim that stays is of a process that was killed.
+    withdraws for a moment. A claim that stays is of a process that was killed. One that names the lock which this process
+    holds is known to be so at once.
     """
     start = f"log-{trial.trial_id}-"
-    own = f"{start}{uuid.uuid4().hex}"
+    own = f"{start}{lock or 'none'}-{uuid.uuid4().hex}"
     deadline = time.monotonic() + CLAIMS_LAST_S
     try:
         while True:
             storage.write(temporary_file(own), b"")
             others = [name for name in storage.names(TMP) if name.startswith(start) and name != own]
-            if not others:
-                break
-            if time.monotonic() > deadline:
-                for name in others:
-                    storage.delete(temporary_file(name))
+            is_late = time.monotonic() > deadline
+            dead = [name for name in others if is_late or (lock and name.startswith(f"{start}{lock}-"))]
+            for name in dead:
+                storage.delete(temporary_file(name))
+            if len(dead) == len(others):
                 break
             storage.delete(temporary_file(own))
             time.sleep(CLAIM_PAUSE_S * random.uniform(0.5, 1.5))
