@@ -20,6 +20,7 @@ from analysis.sections.examples import example_section
 from analysis.sections.families import families_section
 from analysis.sections.ipr import ipr_section
 from analysis.sections.mixture import mixture_section
+from analysis.sections.prompts import prompts_section
 from analysis.sections.provenance import provenance_section
 from analysis.sections.reproduction import reproduction_section
 from analysis.sections.variants import variants_section
@@ -37,6 +38,7 @@ def assemble(results: Results, found: Artifacts, derived: Derived, options: Opti
         ipr_section(derived, options, models, tasks),
         families_section(derived),
         variants_section(derived, models, tasks),
+        prompts_section(derived),
         curve_section(derived, models, tasks),
         example_section(examples),
         reproduction_section(derived, models),

@@ -25,13 +25,14 @@ from analysis.overlap import ipr_by_overlap, mixture_overlap
 from analysis.pairs import paired_curves
 from analysis.paper_comparison import compare_with_paper
 from analysis.predictions import TaskPredictions, read_predictions
+from analysis.prompts import ipr_by_prompt, prompt_spread, prompts_of, scores_by_prompt
 from analysis.provenance import provenance
 from analysis.ranks import rank_table
 from analysis.schema import PARADIGMS, ordered
 from analysis.significance import with_tests
 from analysis.tables import Results
 from analysis.variant_tables import ipr_by_variant
-from analysis.variants import own_rows
+from analysis.variants import of_declared
 from analysis.zero_shot import trained, with_zero_shot
 from xlmr_sweep.modeling.architecture import KNOWN
 
@@ -81,9 +82,10 @@ def derive(results: Results, found: Artifacts, options: Options) -> Derived:
     by_family = ipr_by_family(tables["ipr"], families_of_models(rows, found.architectures))
     if len(by_family):
         tables["families"] = by_family
+    if results.every is not None:
+        tables |= {"trials": results.every, **_prompts(results, of_declared(results.every), options)}
     if results.variants:
         tables["ipr_by_variant"] = ipr_by_variant(results.variants, results.planned[results.planned["train_size"] > 0], options)
-        tables["trials"] = pd.concat(map(own_rows, results.variants.values()), ignore_index=True)
     tables["provenance"] = provenance(results, found, options)
     notes = _notes(results, tables, options)
     if num_unusable:
@@ -111,6 +113,16 @@ def _comparisons(results: Results, options: Options) -> dict[str, pd.DataFrame]:
         "mixture_overlap": overlap,
         "ipr_by_overlap": ipr_by_overlap(ipr, overlap),
     }
+
+
+def _prompts(results: Results, rows: pd.DataFrame, options: Options) -> dict[str, pd.DataFrame]:
+    names = prompts_of(rows, results.study)
+    if not names:
+        return {}
+    ratios = ipr_by_prompt(rows, names, results.planned[results.planned["train_size"] > 0], options)
+    scores = scores_by_prompt(rows, names)
+    spreads = {"ipr_spread": prompt_spread(ratios), "score_spread": prompt_spread(scores)}
+    return {"ipr_by_prompt": ratios, "scores_by_prompt": scores, **spreads}
 
 
 def _compute(results: Results, found: Artifacts, tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from analysis.prompts import of_first_prompt
 from analysis.schema import CELL, REQUIRED, Table, TableError, as_frame, checked, renamed
 from analysis.table_files import is_table_file, parquet_parts, read_table_file
 from analysis.tune_folder import read_tune_folder
@@ -55,6 +56,8 @@ class Results:
     """A folder of the study that is not on this machine, and what follows. Records are then matched by declared settings only."""
     variants: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     """All rows of each variant, the first is the one of `rows` and `planned`; empty where the study has none."""
+    every: pd.DataFrame | None = None
+    """Rows of all variants and prompts, where there are some; `rows` are those of the first variant and of first prompts."""
     fingerprint: str = ""
     """The study's (`xlmr_sweep.study.plan.plan_fingerprint`). Empty for a bare table and where trials have no ids."""
 
@@ -105,11 +108,17 @@ def from_table(table: Table, name: str = "table", source: str = "memory") -> Res
     Raises:
         TableError: if the table is wrong or has no row.
     """
-    rows = checked(of_declared(table))
+    frame = as_frame(table)
+    # A table from elsewhere may have columns of these names that mean something else, and one row a cell.
+    has_axes = set(CELL) <= set(frame.columns) and bool(frame.duplicated(CELL).any())
+    first = of_first_prompt(frame) if has_axes else frame
+    rows = checked(of_declared(first) if has_axes else first)
     if rows.empty:
         raise TableError("the table has no row")
-    variants = rows_of_variants(table)
-    return Results(name, source, rows, product_of_values(rows), pd.DataFrame(columns=FAILURE_COLUMNS), variants=variants)
+    none = pd.DataFrame(columns=FAILURE_COLUMNS)
+    variants = rows_of_variants(first) if has_axes else {}
+    every = frame if has_axes else None
+    return Results(name, source, rows, product_of_values(rows), none, variants=variants, every=every)
 
 
 def product_of_values(rows: Table) -> pd.DataFrame:
@@ -139,20 +148,22 @@ def _from_storage(source: str) -> Results:
         # A storage names the option `--storage`, which this command does not have.
         raise TableError(str(error).removeprefix("--storage ")) from error
     rows = pd.DataFrame(found.rows) if found.rows else pd.DataFrame(columns=list(REQUIRED))
+    first = of_first_prompt(rows, found.study)
     failures = pd.DataFrame(found.failures) if found.failures else pd.DataFrame(columns=FAILURE_COLUMNS)
     return Results(
         name=found.study.name,
         source=str(storage),
-        rows=checked(of_declared(rows)),
-        planned=of_declared(pd.DataFrame([dict(cell) for cell in found.planned]))[CELL],
-        failures=of_declared(failures).reindex(columns=FAILURE_COLUMNS),
+        rows=checked(of_declared(first)),
+        planned=of_declared(of_first_prompt(pd.DataFrame([dict(cell) for cell in found.planned]), found.study))[CELL],
+        failures=of_declared(of_first_prompt(failures, found.study)).reindex(columns=FAILURE_COLUMNS),
         study=found.study,
         storage=source,
         num_other_settings=found.num_other_settings,
         num_stale=found.num_stale,
         corrupt=tuple(found.corrupt),
         not_here=not_here,
-        variants=rows_of_variants(rows, found.study),
+        variants=rows_of_variants(first, found.study),
+        every=rows if found.study.variants or found.study.prompts else None,
         fingerprint=_fingerprint(found),
     )
 

@@ -96,6 +96,29 @@ def test_status_and_dry_run_name_weights_that_no_trial_reads(
     assert all(re.search(f"Note: model tiny: .*{place}", said) for place in places)
 
 
+def test_status_shows_each_prompt_also_where_folders_are_gone(
+    study_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = study_file(prompts={"cb": [{"name": "own"}, {"name": "so", "prompt": "{premise} so {hypothesis}?"}]})
+    home, study = Storage(tmp_path / "runs"), load_study(str(path))
+    write_study(home, study)
+    trial = next(trial for trial in expand(study) if trial.prompt == "so")
+    spec = study.model_dump(mode="json", include={"finetune", "instruct", "data"})
+    spec |= {"model_spec": study.models[0].model_dump(mode="json")}
+    spec["task_spec"] = study.at("", "so").task("cb").model_dump(mode="json")
+    write_record(home, {**trial.as_dict(), "score": 0.5, "spec": spec, "resolved": {}})
+    for gone in (False, True):
+        if gone:
+            (tmp_path / "encoder").rename(tmp_path / "gone")
+        assert entry.status(Request(str(path), str(home)), Console(width=200)) == 0
+        said = capsys.readouterr().out
+        rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in said.splitlines() if line.startswith("│")]
+        assert ["tiny", "baseline", "cb", "", "0", "0", "4"] in rows
+        assert ["tiny", "prompted", "cb", "own", "0", "0", "4"] in rows
+        assert ["tiny", "prompted", "cb", "so", "1", "0", "3"] in rows
+        assert "1 of 32 trials done" in said
+
+
 def test_status_shows_the_variant_also_where_folders_are_gone(
     study_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

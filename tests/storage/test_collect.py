@@ -73,6 +73,19 @@ def test_results_of_a_study_with_variants_have_the_column_and_those_of_another_d
     ]
 
 
+def test_results_of_a_study_with_prompts_have_the_column(study: Study, storage: Storage, tmp_path: Path) -> None:
+    asked = study.replaced(prompts={"cb": [{"name": "own"}, {"name": "so", "prompt": "{premise} so {hypothesis}?"}]})
+    trials = [trial for trial in expand(asked) if trial.task == "cb" and trial.train_size == 4 and trial.seed == 0]
+    for trial in trials:
+        write_record(storage, make_record(trial))
+    write_results(storage, collect(storage, asked))
+    (tmp_path / "copy.parquet").write_bytes(storage.read("results.parquet"))
+    table = pd.read_parquet(tmp_path / "copy.parquet")
+    found = [(row["paradigm"], row["prompt"]) for row in table.astype(object).where(table.notna(), None).to_dict("records")]
+    assert found == [("baseline", None), ("prompted", "own"), ("prompted", "so"), ("instructed", "own"), ("instructed", "so")]
+    assert "variant" not in table.columns
+
+
 def test_weights_of_a_variant_that_are_outdated_make_its_trials_stale_and_no_others(study: Study, storage: Storage) -> None:
     varied = study.replaced(variants=[{"name": "targets-only", "instruct": {"mask_rate": 0}}])
     trials = [trial for trial in expand(varied) if trial.paradigm == "instructed"]

@@ -106,17 +106,24 @@ def test_weights_with_a_configuration_of_their_own_keep_it_in_a_warm_process(
     assert again.predictions == cold.predictions
 
 
-def test_a_trial_of_a_variant_is_that_of_a_study_declared_so(study_file: Callable[..., Path], tmp_path: Path) -> None:
-    """In one warm process, after trials of the same task under the other variant."""
-    words = {"copa": ["same", "red"]}
-    study = load_study(str(study_file(finetune=settings(), variants=[{"name": "words", "template": {"label_words": words}}])))
-    tasks = tuple(task.model_copy(update={"label_words": tuple(words.get(task.name, task.label_words))}) for task in study.tasks)
-    plain = study.replaced(variants=(), tasks=tasks)
+VARIANT = {"variants": [{"name": "other", "template": {"label_words": {"copa": ["same", "red"]}}}]}
+PROMPTS = {"prompts": {"copa": [{"name": "own"}, {"name": "other", "label_words": ["same", "red"]}]}}
+
+
+@pytest.mark.parametrize("axis", [VARIANT, PROMPTS])
+def test_a_trial_of_a_variant_or_prompt_is_that_of_a_study_declared_so(
+    study_file: Callable[..., Path], tmp_path: Path, axis: dict[str, Any]
+) -> None:
+    """In one warm process, after trials of the same task under the other one."""
+    study = load_study(str(study_file(finetune=settings(), **axis)))
+    copa = study.task("copa").model_copy(update={"label_words": ("same", "red")})
+    plain = study.replaced(variants=(), prompts={}, tasks=(study.task("cb"), copa))
     storage = Storage(tmp_path / "runs")
     warm = prepared(study, storage)
-    of_variant = next(t for t in expand(study) if t.variant == "words" and t.paradigm == "prompted" and t.train_size == 8)
-    declared = finetune(pick(study, "prompted"), warm)
+    trials = [t for t in expand(study) if (t.task, t.paradigm, t.train_size, t.seed) == ("copa", "prompted", 8, 0)]
+    usual, other = trials
+    first = finetune(usual, warm)
     alone = finetune(pick(plain, "prompted"), WarmState(plain, storage, ALONE))
-    assert of_variant.trial_id == pick(plain, "prompted").trial_id
-    assert finetune(of_variant, warm).predictions == alone.predictions != declared.predictions
-    assert finetune(pick(study, "prompted"), warm).predictions == declared.predictions
+    assert other.trial_id == pick(plain, "prompted").trial_id
+    assert finetune(other, warm).predictions == alone.predictions != first.predictions
+    assert finetune(usual, warm).predictions == first.predictions

@@ -209,7 +209,7 @@ class TrialProcess:
 
     def _spec(self) -> dict[str, Any]:
         """Returns the part of the study that this trial was run with."""
-        study = self._study.at(self._trial.variant)
+        study = self._study.at(self._trial.variant, self._trial.prompt)
         parts = {"finetune", "instruct", "data", "instructions"} | (set() if self._trial.train_size else {"zero_shot"})
         return {
             **self._trial.as_dict(),

@@ -23,7 +23,8 @@ def print_status(console: Console, found: Collected, not_here: str = "") -> None
     """
     done, failed = ({cell_of(row) for row in rows} for rows in (found.rows, found.failures))
     # A trial that variants share is counted once, under the first of them.
-    shown = (*(axis for axis in AXES if any(axis in cell for cell in found.planned)), "model", "paradigm", "task")
+    there = {axis for axis in AXES if any(axis in cell for cell in found.planned)}
+    shown = [name for name in ("variant", "model", "paradigm", "task", "prompt") if name not in AXES or name in there]
     counts: dict[tuple[str, ...], Counter[str]] = {}
     for cell in found.planned:
         key = tuple(cell.get(name, "") for name in shown)

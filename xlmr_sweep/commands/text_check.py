@@ -51,14 +51,14 @@ def check_texts(study: Study, trials: Sequence[Trial], read_tokenizer: ReadToken
         StudyError: naming the model, the task and what is wrong.
     """
     unchecked: dict[str, None] = {}
-    for variant in dict.fromkeys(trial.variant for trial in trials):
-        part = [trial for trial in trials if trial.variant == variant]
-        unchecked |= dict.fromkeys(_check_texts(study.at(variant), part, read_tokenizer, read_rows))
+    for axes in dict.fromkeys((trial.variant, trial.prompt) for trial in trials):
+        part = [trial for trial in trials if (trial.variant, trial.prompt) == axes]
+        unchecked |= dict.fromkeys(_check_texts(study.at(*axes), part, read_tokenizer, read_rows))
     return list(unchecked)
 
 
 def _check_texts(study: Study, trials: Sequence[Trial], read_tokenizer: ReadTokenizer, read_rows: ReadRows) -> list[str]:
-    """As `check_texts`, for trials of one variant and the study as it is under it."""
+    """As `check_texts`, for trials of one variant and prompt, and the study as it is under these."""
     rows = cache(lambda name: read_rows(study.task(name)))
     content_free = study.zero_shot.content_free if study.zero_shot.calibrate else ()
     calibrated = {(trial.model, trial.task) for trial in trials if content_free and trial.train_size == 0}

@@ -86,13 +86,13 @@ def collect(location: Storage | str | Path, study: Study | None = None, trials: 
     found = Collected(study, [trial.as_dict() for trial in trials])
     planned = {trial.trial_id: trial for trial in trials}
     columns, records = result_columns(study), read_records(storage, found.corrupt)
-    parts = {variant: study.at(variant) for variant in study.variant_names}
-    sources = {variant: read_sources(storage, part) for variant, part in parts.items()}
+    parts = {axes: study.at(*axes) for axes in dict.fromkeys((trial.variant, trial.prompt) for trial in trials)}
+    sources = {axes: read_sources(storage, part) for axes, part in parts.items()}
     for trial_id, trial in planned.items():
         record = records.get(trial_id)
         if record is None:
             continue
-        changed = sources[trial.variant].changed(record, trial)
+        changed = sources[trial.variant, trial.prompt].changed(record, trial)
         if changed:
             found.stale[trial_id] = changed
             continue
@@ -100,8 +100,8 @@ def collect(location: Storage | str | Path, study: Study | None = None, trials: 
         found.rows.append(row | trial.as_dict())
     found.outdated = {
         instruct_folder(part, part.model(name)): changed
-        for variant, part in parts.items()
-        for name, changed in sources[variant].outdated.items()
+        for axes, part in parts.items()
+        for name, changed in sources[axes].outdated.items()
     }
     found.stale |= {trial_id: reason for trial_id, reason in superseded(study, trials).items() if trial_id in records}
     found.num_other_settings = len(records.keys() - planned.keys() - found.stale.keys())

@@ -60,17 +60,17 @@ COLUMNS: dict[str, str] = {
 """Columns of `results.parquet` and their Arrow types; times in seconds, `*_at` in UTC."""
 
 
-AXES = ("variant",)
+AXES = ("variant", "prompt")
 """Columns that name a cell too, in a study that has these axes."""
 
-OPTIONAL_COLUMNS: dict[str, str] = {"score_uncalibrated": "double", "variant": "string"}
+OPTIONAL_COLUMNS: dict[str, str] = {"score_uncalibrated": "double", "variant": "string", "prompt": "string"}
 """Columns that `results.parquet` has only where a study asks for what they hold."""
 
 
 def result_columns(study: Study) -> dict[str, str]:
     """Returns the columns of a study's `results.parquet` and their Arrow types."""
     is_calibrated = 0 in study.sizes and study.zero_shot.calibrate
-    wanted = {"score_uncalibrated": is_calibrated, "variant": bool(study.variants)}
+    wanted = {"score_uncalibrated": is_calibrated, "variant": bool(study.variants), "prompt": bool(study.prompts)}
     return COLUMNS | {name: kind for name, kind in OPTIONAL_COLUMNS.items() if wanted[name]}
 
 

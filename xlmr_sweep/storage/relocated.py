@@ -82,19 +82,21 @@ def folder_of(storage: Storage, parent: str, name: str, exact: Callable[[], str]
 
 def _planned(study: Study) -> list[dict[str, Any]]:
     return [
-        dict(zip(CELL_COLUMNS, (model.name, paradigm, task.name, size, seed), strict=True)) | axes
-        for axes in ([{"variant": name} for name in study.variant_names] if study.variants else [{}])
+        dict(zip(CELL_COLUMNS, (model.name, paradigm, task.name, size, seed), strict=True))
+        | {name: value for name, value in (("variant", variant), ("prompt", prompt)) if value}
+        for variant in study.variant_names
         for model in study.models
         for paradigm in study.paradigms
         for task in study.tasks
-        if not axes or sharing(study, axes["variant"], paradigm, task.name) == axes["variant"]
+        if not study.variants or sharing(study, variant, paradigm, task.name) == variant
+        for prompt in (study.prompt_names(task.name) if paradigm != "baseline" else ("",))
         for size, seed in sizes_and_seeds(study, paradigm)
     ]
 
 
 def _cell(row: Mapping[str, Any]) -> tuple[Any, ...]:
     # Records of a time when the study had no variants are of the study as declared.
-    return (*(row.get(name) for name in CELL_COLUMNS), row.get("variant") or DECLARED)
+    return (*(row.get(name) for name in CELL_COLUMNS), row.get("variant") or DECLARED, row.get("prompt") or "")
 
 
 def _listed(storage: Storage) -> set[str]:
@@ -108,7 +110,7 @@ def _listed(storage: Storage) -> set[str]:
 
 def _as_declared(record: Mapping[str, Any], study: Study) -> bool:
     """Tells whether a record was made with the study's settings, as far as it says them."""
-    study = study.at(record.get("variant") or DECLARED)
+    study = study.at(record.get("variant") or DECLARED, record.get("prompt") or "")
     model = study.model(record["model"]).model_dump(mode="json")
     is_zero_shot = record["train_size"] == 0
     declared = {

@@ -31,14 +31,16 @@ class Trial:
     trial_id: str
     variant: str = ""
     """The variant of the study; empty where the study has none."""
+    prompt: str = ""
+    """The prompt of the task; empty where the task has only its own, and for `baseline`, which sees none."""
     job: str = ""
     """The instruction job whose weights the trial starts from, where it is not that of the study as declared."""
 
     @property
     def cell(self) -> str:
         """The trial in words, for messages."""
-        variant = f"/{self.variant}" if self.variant else ""
-        return f"{self.model}/{self.paradigm}/{self.task}{variant}/n={self.train_size}/seed={self.seed}"
+        axes = "".join(f"/{name}" for name in (self.variant, self.prompt) if name)
+        return f"{self.model}/{self.paradigm}/{self.task}{axes}/n={self.train_size}/seed={self.seed}"
 
     @property
     def job_name(self) -> str:
@@ -46,16 +48,16 @@ class Trial:
         return self.job or self.model
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the fields as a plain dict, without those of variants where there are none."""
+        """Returns the fields as a plain dict, without those of axes that the study lacks."""
         return {name: value for name, value in asdict(self).items() if value != "" or name not in OPTIONAL_FIELDS}
 
 
-OPTIONAL_FIELDS = ("variant", "job")
-"""Fields of `Trial` that a study without variants lacks."""
+OPTIONAL_FIELDS = ("variant", "prompt", "job")
+"""Fields of `Trial` that a study without variants and without several prompts lacks."""
 
 
 def expand(study: Study, *, as_in_0_1: bool = False) -> list[Trial]:
-    """Returns every trial of the study: variants first, then models, paradigms, tasks, sizes and seeds, in the declared order.
+    """Returns every trial of the study: variants, models, paradigms, tasks, prompts, sizes and seeds, in the declared order.
 
     A trial that several variants share is of the first of them.
 
@@ -77,18 +79,25 @@ def expand(study: Study, *, as_in_0_1: bool = False) -> list[Trial]:
             recipe = recipe_id(part, model, as_in_0_1=as_in_0_1) if paradigm == "instructed" else None
             is_declared = variant == study.variant_names[0]
             job = jobs.setdefault(f"{model.name}-{recipe}", "" if is_declared else f"{model.name}{AT}{variant}") if recipe else ""
-            for task in part.tasks:
+            for task, prompt in _asked(study, variant, paradigm):
                 base, untrained = (
                     _base_identity(part, weights[model.name], recipe, paradigm, task, data[task.name], is_zero_shot=is_zero_shot)
                     for is_zero_shot in (False, True)
                 )
                 for size, seed in sizes_and_seeds(study, paradigm):
                     key = fingerprint({"base": base if size else untrained, "train_size": size, "seed": seed})
-                    trial = Trial(model.name, paradigm, task.name, size, seed, key, variant, job)
+                    trial = Trial(model.name, paradigm, task.name, size, seed, key, variant, prompt, job)
                     if _is_new(trial, seen):
                         seen[key] = trial
                         trials.append(trial)
     return trials
+
+
+def _asked(study: Study, variant: str, paradigm: Paradigm) -> Iterator[tuple[TaskSpec, str]]:
+    """Yields each task of a variant as each of its prompts has it, with the prompt's name. `baseline` sees no prompt."""
+    for task in study.tasks:
+        for prompt in study.prompt_names(task.name) if paradigm != "baseline" else ("",):
+            yield study.at(variant, prompt).task(task.name), prompt
 
 
 def _is_new(trial: Trial, seen: Mapping[str, Trial]) -> bool:
@@ -180,10 +189,9 @@ def _base_identity(
 
 
 def asked_tasks(study: Study, trials: Iterable[Trial]) -> list[TaskSpec]:
-    """Returns the tasks of trials, each as its variants have it."""
-    wanted = dict.fromkeys((trial.variant, trial.task) for trial in trials)
-    parts = {variant: study.at(variant) for variant, _ in wanted}
-    return [parts[variant].task(task) for variant, task in wanted]
+    """Returns the tasks of trials, each as its variants and prompts have it."""
+    wanted = dict.fromkeys((trial.variant, trial.prompt, trial.task) for trial in trials)
+    return [study.at(variant, prompt).task(task) for variant, prompt, task in wanted]
 
 
 def seen_of_task(task: TaskSpec, paradigm: Paradigm) -> dict[str, Any]:

@@ -6,25 +6,24 @@ and are not part of a trial's identity. All other fields are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import date
-from typing import Annotated, Any, Literal, Self, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.study.canonical import Declared, fingerprint
 from xlmr_sweep.study.cluster_spec import ClusterSpec
 from xlmr_sweep.study.data_spec import DataSpec, InstructionSpec
 from xlmr_sweep.study.model_spec import NAME, ModelSpec
+from xlmr_sweep.study.problems import changed, problem_of
+from xlmr_sweep.study.prompt_sets import PromptSpec, with_sets
 from xlmr_sweep.study.recipes import INSTRUCT_RUNTIME, FinetuneSpec, InstructSpec, ZeroShotSpec
 from xlmr_sweep.study.tasks import TASKS, TaskSpec
 from xlmr_sweep.study.variant_spec import DECLARED, VariantSpec, as_list
 
 Paradigm = Literal["baseline", "prompted", "instructed"]
 PARADIGMS: tuple[Paradigm, ...] = ("baseline", "prompted", "instructed")
-
-DeclaredPart = TypeVar("DeclaredPart", bound=Declared)
 
 AT = "@"
 """Stands between a model and a variant in the name of an instruction job. No name of a model holds it."""
@@ -67,6 +66,10 @@ class Study(Declared):
     variants: Annotated[tuple[VariantSpec, ...], BeforeValidator(as_list)] = ()
     """Named changes of instruction tuning, its data and the prompts, as a list or a grid. The study as declared is one more."""
 
+    prompts: dict[str, Annotated[tuple[PromptSpec, ...], Field(min_length=1)]] = Field(default_factory=dict)
+    """Several prompts of a task, by the task's name, or the name of a set (`xlmr_sweep/study/prompt_sets.py`). Each is asked in
+    trials of its own, in place of the task's own prompt."""
+
     cluster: ClusterSpec = ClusterSpec()
     track: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
     """Runtime. Trackers that are told how the study goes, as one run each."""
@@ -91,16 +94,38 @@ class Study(Declared):
         if wanted is not None and wanted not in [model.name for model in self.models]:
             raise ValueError(f"instructions.tokenizer: no model {wanted!r} in this study")
         self._check_variants()
+        self._check_prompts()
         return self
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _with_sets(cls, raw: Any, info: ValidationInfo) -> Any:
+        return with_sets(raw, [task.name for task in info.data["tasks"]]) if "tasks" in info.data else raw
+
+    def _check_prompts(self) -> None:
+        for task in self.prompts:
+            names = self.prompt_names(task)
+            _refuse_twice(f"prompts.{task}", list(names))
+            seen: dict[str, str] = {}
+            for name in names:
+                asked = self.at(self.variant_names[0], name).task(task)
+                same = seen.setdefault(fingerprint([asked.prompt, list(asked.label_words)]), name)
+                if same != name:
+                    raise ValueError(f"prompts.{task}: {name} is the same as {same}; leave one out")
+            for variant in self.variants:
+                if task in variant.template.prompts or task in variant.template.label_words:
+                    raise ValueError(
+                        f"variants.{variant.name}.template: task {task} has `prompts`; name its prompts and words there"
+                    )
 
     def _check_variants(self) -> None:
         names = [DECLARED, *(variant.name for variant in self.variants)] if self.variants else []
         _refuse_twice("variants", names)
         seen: dict[str, str] = {}
         for name in names:
-            changed = self.at(name)
-            recipe = changed.instruct.model_dump(mode="json", exclude=INSTRUCT_RUNTIME)
-            rows, tasks = changed.instructions.model_dump(mode="json"), [task.model_dump(mode="json") for task in changed.tasks]
+            part = self.at(name)
+            recipe = part.instruct.model_dump(mode="json", exclude=INSTRUCT_RUNTIME)
+            rows, tasks = part.instructions.model_dump(mode="json"), [task.model_dump(mode="json") for task in part.tasks]
             same = seen.setdefault(fingerprint([recipe, rows, tasks]), name)
             if same != name:
                 raise ValueError(f"variants.{name}: is the same as {same}; leave one out")
@@ -110,13 +135,21 @@ class Study(Declared):
         """The study's variants, the study as declared first. One without a name where the study declares none."""
         return (DECLARED, *(variant.name for variant in self.variants)) if self.variants else ("",)
 
-    def at(self, variant: str) -> Study:
+    def prompt_names(self, task: str) -> tuple[str, ...]:
+        """The names of a task's prompts. One without a name where the task has only its own."""
+        return tuple(prompt.name for prompt in self.prompts.get(task, ())) or ("",)
+
+    def at(self, variant: str, prompt: str = "") -> Study:
         """Returns the study as it is under one of its variants: a study without variants.
 
+        Args:
+            variant: its name.
+            prompt: asked of the tasks that have a prompt of that name; by default each task's own.
+
         Raises:
-            ValueError: naming the field of the variant that is wrong.
+            ValueError: naming the field of the variant or prompt that is wrong.
         """
-        if not self.variants:
+        if not self.variants and not prompt:
             return self
         change = next((spec for spec in self.variants if spec.name == variant), VariantSpec(name=DECLARED))
         where = f"variants.{variant}"
@@ -126,12 +159,16 @@ class Study(Declared):
                 if task not in tasks:
                     raise ValueError(f"{where}.template: no task {task!r} in this study; it has {', '.join(tasks)}")
                 tasks[task][part] = value
+        for task, prompts in self.prompts.items():
+            for spec in (spec for spec in prompts if spec.name == prompt):
+                tasks[task] = spec.model_dump(mode="json", exclude={"name"}, exclude_none=True)
         return self.model_copy(
             update={
                 "variants": (),
-                "instruct": _with(self.instruct, change.instruct, f"{where}.instruct"),
-                "instructions": _with(self.instructions, change.instructions, f"{where}.instructions"),
-                "tasks": tuple(_with(task, tasks[task.name], f"{where}.template") for task in self.tasks),
+                "prompts": {},
+                "instruct": changed(self.instruct, change.instruct, f"{where}.instruct"),
+                "instructions": changed(self.instructions, change.instructions, f"{where}.instructions"),
+                "tasks": tuple(changed(task, tasks[task.name], _where(change.name, prompt, task.name)) for task in self.tasks),
             }
         )
 
@@ -168,38 +205,14 @@ class Study(Declared):
         return validated({**{key: getattr(self, key) for key in type(self).model_fields}, **fields}, f"study {self.name}")
 
 
-def _with(declared: DeclaredPart, changes: Mapping[str, Any], where: str) -> DeclaredPart:
-    """Returns a declaration with some fields changed and all of it validated.
-
-    Raises:
-        ValueError: naming the field that is wrong.
-    """
-    if not changes:
-        return declared
-    try:
-        return type(declared).model_validate({**declared.model_dump(mode="json"), **changes})
-    except ValidationError as error:
-        field, problem = _problem(error)
-        raise ValueError(f"{where}{'.' + field if field else ''}: {problem}") from None
+def _where(variant: str, prompt: str, task: str) -> str:
+    return f"prompts.{task}.{prompt}" if prompt else f"variants.{variant}.template"
 
 
 def _refuse_twice(field: str, values: list[Any]) -> None:
     for value in values:
         if values.count(value) > 1:
             raise ValueError(f"{field}: {value!r} is there twice")
-
-
-REWORDED = {
-    "extra_forbidden": "unknown key",
-    "missing": "is not given",
-    "tuple_type": "give a list, as [a, b]",
-    "too_short": "the list is empty",
-    "model_type": "give a mapping of keys to values",
-    "string_type": "give a text, in quotes where YAML takes it for something else",
-    "string_pattern_mismatch": "give a name of letters, digits, and . _ - between them",
-    "invalid_key": "a key must be a text",
-}
-"""Messages of pydantic that speak of Python, in words of YAML, by the type of the error."""
 
 
 def validated(raw: Any, where: str) -> Study:
@@ -211,17 +224,5 @@ def validated(raw: Any, where: str) -> Study:
     try:
         return Study.model_validate(raw)
     except ValidationError as error:
-        field, problem = _problem(error)
+        field, problem = problem_of(error)
         raise StudyError(f"{where}: {field + ': ' if field else ''}{problem}") from None
-
-
-def _problem(error: ValidationError) -> tuple[str, str]:
-    """Returns the first field that is wrong, and what is wrong with it."""
-    first = error.errors()[0]
-    # Pydantic adds the name of the chosen type to the field's.
-    parts = [part for part in map(str, first["loc"]) if not part.startswith("function-") and part != "float"]
-    kind, value = first["type"], first["input"]
-    message = REWORDED.get(kind, first["msg"].removeprefix("Value error, "))
-    if kind not in ("value_error", "extra_forbidden", "missing") and isinstance(value, str | int | float | date):
-        message += f", not {str(value) if isinstance(value, date) else value!r}"
-    return ".".join(parts), message

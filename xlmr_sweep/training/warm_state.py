@@ -83,16 +83,17 @@ class WarmState:
         self._tokenizers: dict[ModelSource, Any] = {}
         self._weights_known: dict[str, str | None] = {}
         """Fingerprints of starting weights, by what names them."""
-        self._variants: dict[str, Study] = {}
+        self._parts: dict[tuple[str, str], Study] = {}
 
     def study_of(self, trial: Trial) -> Study:
-        """Returns the study as the trial's variant has it."""
-        if trial.variant not in self._variants:
-            self._variants[trial.variant] = self.study.at(trial.variant)
-        return self._variants[trial.variant]
+        """Returns the study as the trial's variant and prompt have it."""
+        key = (trial.variant, trial.prompt)
+        if key not in self._parts:
+            self._parts[key] = self.study.at(*key)
+        return self._parts[key]
 
     def task(self, trial: Trial) -> TaskSpec:
-        """Returns the trial's task, as its variant has it."""
+        """Returns the trial's task, as its variant and prompt have it."""
         return self.study_of(trial).task(trial.task)
 
     def source(self, trial: Trial) -> ModelSource:
