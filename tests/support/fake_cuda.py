@@ -1,7 +1,8 @@
 """A stand-in for `torch.cuda` on a machine without one: logs the order of calls and is as late as a real card.
 
 What is "captured" really runs, as it does at a real warm-up, so a capture spoils weights here too. A replay runs the captured
-function again. An event is done only when somebody waited for it.
+function again, on the buffers of the capture. An event is done only when somebody waited for it. `late_copies` makes copies that
+were asked for with `non_blocking=True` as late as a card may make them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class FakeCuda:
@@ -77,6 +79,28 @@ class FakeCuda:
         return FakeEvent(self)
 
 
+class LateCopies(TorchDispatchMode):
+    """Makes copies with `non_blocking=True` late: just before the next operation of the card, which is every other one.
+
+    A card keeps the order of its stream. The host does not wait for it: what numpy writes into a buffer meanwhile is copied.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._queued: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten.copy_.default and (kwargs or {}).get("non_blocking", len(args) > 2 and args[2]):
+            self._queued.append((args[0], args[1]))
+            return args[0]
+        while self._queued:
+            into, source = self._queued.pop(0)
+            into.copy_(source)
+        return func(*args, **(kwargs or {}))
+
+
 class FakePool:
     def __init__(self) -> None:
         self.id = object()
@@ -133,7 +157,17 @@ class NotedStep:
             return found
 
         def noted(*inputs: Any) -> None:
-            self._cuda.note(name, lambda: found(*inputs))
+            state = vars(self._step.state)
+            captured = dict(state)
+
+            def again() -> None:
+                # A graph knows addresses: it goes on with the old buffers where others took their names.
+                now = dict(state)
+                state.update(captured)
+                found(*inputs)
+                state.update(now)
+
+            self._cuda.note(name, again)
             found(*inputs)
 
         return noted

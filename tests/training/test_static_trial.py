@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from builders import make_encoder
 from fake_cuda import FakeCuda, NotedStep
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from xlmr_sweep.data.examples import prepare_task
 from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.modeling.gpu.graphs import StepRunner
+from xlmr_sweep.modeling.gpu.packing import RowShape
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import Trial, expand
 from xlmr_sweep.study.reading import load_study
@@ -91,6 +94,58 @@ def test_a_trial_has_the_same_bits_first_warm_cold_and_without_graphs(
     before = cuda.log.count("replay")
     np.testing.assert_array_equal(scores(finetune(pick(off), prepared(off, tmp_path / "off"))), scores(outcomes[0]))
     assert cuda.log.count("replay") == before
+
+
+class NotedRows:
+    """In place of a runner: notes shape and rows of what a trial trains on, and computes nothing."""
+
+    noted: ClassVar[list[tuple[Any, bytes]]] = []
+    refusal = None
+
+    def __init__(self, step: Any, *, use_graphs: bool, cuda: Any) -> None:
+        self._num_labels = step.num_labels
+
+    def train(self, numbers: np.ndarray, shape: RowShape, fill: Any, seed: int, on_step: Any) -> torch.Tensor:
+        self.noted.append((shape, numbers.tobytes() + str(seed).encode()))
+        return torch.zeros(len(numbers))
+
+    def evaluate(self, numbers: np.ndarray, shape: RowShape) -> torch.Tensor:
+        return torch.zeros(len(numbers), shape.slots, self._num_labels)
+
+
+def test_shape_and_rows_of_a_trial_depend_on_the_trial_alone(
+    cuda: FakeCuda, study_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In any order of trials, of the study and of one with more tasks, sizes and seeds."""
+    monkeypatch.setattr(static_trial, "StepRunner", NotedRows)
+    data = {**superglue(tmp_path), "finetune": {**SETTINGS, "steps": 3}}
+    study = load_study(str(study_file(tasks=["copa"], **data)))
+    more = load_study(str(study_file(tasks=["rte", "copa"], **data))).extended([4, 16], [5])
+    trials = [trial for trial in expand(study) if trial.paradigm != "instructed" and trial.train_size]
+    others = [trial for trial in expand(more) if trial.paradigm != "instructed" and trial.train_size]
+    assert {cell(trial) for trial in trials} < {cell(trial) for trial in others}
+
+    def rows_of(warm: WarmState, order: Sequence[Trial]) -> dict[Any, Any]:
+        NotedRows.noted.clear()
+        for trial in order:
+            finetune(trial, warm)
+        return dict(zip(map(cell, order), NotedRows.noted, strict=True))
+
+    expected = {cell(trial): rows_of(prepared(study, tmp_path / "runs"), [trial])[cell(trial)] for trial in trials}
+    assert len(set(expected.values())) == len(trials), "the rows tell the trials apart"
+
+    @settings(max_examples=4)
+    @given(st.randoms(use_true_random=False))
+    def check(random: Any) -> None:
+        for which, of, name in ((study, trials, "runs"), (more, others, "more")):
+            found = rows_of(prepared(which, tmp_path / name), random.sample(of, len(of)))
+            assert {key: found[key] for key in expected} == expected
+
+    check()
+
+
+def cell(trial: Trial) -> tuple[Any, ...]:
+    return trial.paradigm, trial.task, trial.train_size, trial.seed
 
 
 def test_tasks_with_as_many_labels_share_a_module(cuda: FakeCuda, study_file: Callable[..., Path], tmp_path: Path) -> None:

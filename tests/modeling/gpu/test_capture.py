@@ -1,4 +1,20 @@
-"""Graphs over a stand-in for `torch.cuda`: what is kept, what is refused, and what a fingerprint sees."""
+"""Graphs over a stand-in for `torch.cuda`: what is kept, what is refused, and what a fingerprint sees.
+
+What CUDA and torch forbid during a capture, and what shows without a GPU that a step keeps to it:
+
+* Values read by the host, branches on numbers, shapes and arguments that change, tensors made of Python values:
+  `test_launches.py`. On the meta device there is no value to read, and the operations are the same list for any two batches.
+* Synchronising, and events during a capture: `test_graphs.py`, the order of calls. Events are noted between replays only.
+* Pinning, and copies from the host: the same. Rows are up before a capture, and starting weights are filled in outside it.
+* Other streams: one stream and one pool for all (below).
+* Freeing tensors of other graphs: `Counting.run` looks whether the collector is off.
+* Unsafe calls of other threads: the stand-in takes `thread_local` only.
+* Tensors that move: `test_graphs.py`. The stand-in's replay goes on with the buffers of the capture.
+* Generators: the same, with a seed set before a capture.
+* Autocast's cache: `test_launches.py` runs on the meta device, which autocast refuses; copies in bf16 are buffers of the step.
+
+What only a card shows is held against a step without a graph after every capture (below, `spoils_replay`).
+"""
 
 from __future__ import annotations
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fake_cuda import FakeCuda, NotedStep
+from fake_cuda import FakeCuda, LateCopies, NotedStep
 from static_steps import examples, tiny
 
-from xlmr_sweep.modeling.gpu.capture import fingerprint
+from xlmr_sweep.modeling.gpu.capture import Graphs, fingerprint
 from xlmr_sweep.modeling.gpu.graphs import StepRunner
 from xlmr_sweep.modeling.gpu.packing import RowShape, pack
 
@@ -45,7 +45,9 @@ class World:
         return pack(batches, SHAPE, self.tiny.step.table, [7, 30, 12], [1e-2] * STEPS, range(STEPS))
 
     def trial(self, seed: int) -> tuple[list[float], list[int]]:
-        losses = self.runner.train(self.numbers(seed), SHAPE, self.fill, seed, self.on_step)
+        numbers = self.numbers(seed)
+        with LateCopies():
+            losses = self.runner.train(numbers, SHAPE, self.fill, seed, self.on_step)
         return losses.tolist(), fingerprint(self.tiny.step.trained())
 
     def on_step(self, step: int) -> None:
@@ -79,6 +81,15 @@ def test_a_warm_trial_equals_a_cold_one_and_one_without_a_graph() -> None:
     assert world.runner.refusal is None
 
 
+class Unchecked(Graphs):
+    """Keeps every graph, whatever its bits."""
+
+    def add(self, key: Any, run: Any, start: Any, changed: Any) -> None:
+        start()
+        self.run_beside(run)
+        self._graphs[key] = self._capture(run)
+
+
 def leave_moments(step: Any) -> None:
     step.begin = lambda: None
 
@@ -89,10 +100,16 @@ def make_moments_anew(step: Any) -> None:
     step.begin = lambda: [object.__setattr__(state, name, torch.zeros_like(state.weights)) for name in ("firsts", "seconds")]
 
 
-@pytest.mark.parametrize("mistake", [leave_moments])
-def test_moments_that_are_left_would_be_seen(mistake: Callable[[Any], None]) -> None:
+@pytest.mark.parametrize("mistake", [leave_moments, make_moments_anew])
+def test_moments_that_are_left_or_made_anew_would_be_seen(mistake: Callable[[Any], None]) -> None:
+    """By the check after the capture, so that no graph is used; without the check by the third trial."""
     world = World(change=mistake)
-    first, _, again = world.trial(1), world.trial(2), world.trial(1)
+    world.trial(1)
+    assert world.runner.refusal == "a replay's bits are not those of the step without it"
+    unchecked = World(change=mistake)
+    unchecked.runner._graphs = Unchecked(unchecked.cuda, "step")
+    first, _, again = unchecked.trial(1), unchecked.trial(2), unchecked.trial(1)
+    assert unchecked.runner.refusal is None
     assert first != again
 
 
@@ -141,7 +158,8 @@ def test_rows_may_change_as_soon_as_they_are_up() -> None:
         numbers[:] = 3
         world.fill()
 
-    losses = world.runner.train(numbers, SHAPE, fill, 1, world.on_step)
+    with LateCopies():
+        losses = world.runner.train(numbers, SHAPE, fill, 1, world.on_step)
     assert (losses.tolist(), fingerprint(world.tiny.step.trained())) == cold
 
 

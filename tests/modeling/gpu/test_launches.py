@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from static_steps import examples, tiny
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from static_steps import STATIC_FAMILIES, examples, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from xlmr_sweep.modeling.gpu.flash import FlashAttention
@@ -24,6 +26,11 @@ NO_LAUNCH = (
 """Operations that make views or take memory."""
 
 MOST_LAUNCHES = 650
+
+SHAPE = RowShape(1664, 16, 256, 7)
+
+Lengths = st.lists(st.integers(1, 100), min_size=1, max_size=16)
+"""Of the batches that this shape holds, with its seven fillers of at most 256 tokens."""
 
 
 class Recorded(TorchDispatchMode):
@@ -63,14 +70,15 @@ def _meta_adamw() -> Iterator[None]:
     library._destroy()
 
 
-def record(lengths: list[int], rate: float, family: str = "xlm-roberta", **changes: Any) -> Recorded:
+def record(
+    lengths: list[int], rate: float, family: str = "xlm-roberta", seed: int = 0, *, training: bool = True, **changes: Any
+) -> Recorded:
     made = tiny(family, device="meta", attention=FlashAttention(), dtype=torch.bfloat16, dropout=0.1, **{**BASE, **changes})
-    shape = RowShape(1664, 16, 256, 7)
     # Packed for real: nothing of it may reach the operations.
-    rows = made.rows([examples(lengths)], shape, [rate])
+    rows = made.rows([examples(lengths, seed)], SHAPE, [rate], training=training)
     recorded = Recorded()
     with strict_determinism(), recorded:
-        made.step.train(rows)
+        (made.step.train if training else made.step.evaluate)(rows)
     return recorded
 
 
@@ -79,6 +87,29 @@ def test_two_batches_of_one_shape_run_the_same_operations_with_the_same_argument
     one, other = record([96] * 16, 1e-5), record([207, 30, 55], 3e-4)
     assert len(one.calls) > 500
     assert one.calls == other.calls
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("classification", [False, True])
+@pytest.mark.parametrize("family", STATIC_FAMILIES)
+def test_any_two_batches_of_one_shape_run_the_same_operations(family: str, classification: bool, training: bool) -> None:
+    """Training and evaluation, label words and heads: two layers show it as well as twelve."""
+    changes = {"classification": classification, "training": training, "num_hidden_layers": 2}
+    expected = record([96] * 16, 1e-5, family, **changes)
+
+    @settings(max_examples=5)
+    @given(Lengths, st.floats(0, 1, width=32), st.integers(0, 9))
+    def check(lengths: list[int], rate: float, seed: int) -> None:
+        assume(fits(lengths))
+        assert record(lengths, rate, family, seed, **changes).calls == expected.calls
+
+    check()
+
+
+def fits(lengths: list[int]) -> bool:
+    """Tells whether filler can be cut so that every slot has 1 to 256 tokens."""
+    left, slots = SHAPE.tokens - sum(lengths), SHAPE.slots - len(lengths)
+    return slots <= left <= slots * SHAPE.longest
 
 
 @pytest.mark.parametrize("classification", [False, True])
