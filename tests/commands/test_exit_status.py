@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import subprocess
 import sys
@@ -49,6 +50,22 @@ def test_a_defect_of_ours_is_one_line_that_says_where_the_traceback_is(
     said = capsys.readouterr().err
     assert said == f"Error: a defect of xlmr_sweep: KeyError: 'seed\\nand more'; the traceback is in {file}\n"
     assert "test_exit_status.py" in file.read_text()
+
+
+HUB = """
+import sys
+from xlmr_sweep.commands.exit_status import status_of
+
+def command(console):
+    import huggingface_hub, logging
+    return logging.getLogger("huggingface_hub").level
+
+sys.exit(status_of(command))
+"""
+
+
+def test_the_hubs_client_says_nothing_of_each_of_its_tries() -> None:
+    assert subprocess.run([sys.executable, "-c", HUB], check=False).returncode == logging.ERROR
 
 
 ENDED = """

@@ -310,6 +310,9 @@ def test_step_by_step_on_a_storage_that_is_no_path_and_a_run_that_is_ended_four_
         assert f"24 trials, {24 - len(kept)} to run" in command.output
         assert (end is kill_head) == ("(gcs_server) is gone" in command.output)
         now = times()
+        if status == 130:
+            assert f"{len(now)} of 24 trials have a record" in command.output
+            assert "about" in command.output[command.output.rindex("waiting") :], "the final table"
         assert {name: now[name] for name in kept} == kept
         kept = now
     assert says_that_its_head_is_gone(command.output), command.output

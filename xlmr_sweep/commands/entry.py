@@ -174,6 +174,7 @@ def _run(
     _say(console, f"Study {study.name}: {len(trials)} trials, {len(pending)} to run; storage {storage}")
     check_trackers(study)
     tracking = Tracking(study, storage, partial(_say, console))
+    is_at_end = False
     try:
         if pending:
             from xlmr_sweep.commands.run import RunPlan, run_pending
@@ -181,19 +182,29 @@ def _run(
             run_pending(RunPlan(study, storage, pending, address, console, accept, found.rows, work, min_nodes, tracking))
         else:
             accept()
+        is_at_end = True
     finally:
         if accept.is_given:
             found = collect(storage, study, opened.every)
             write_results(storage, found)
+            if not is_at_end:
+                _say_how_many(console, opened, found, began)
     if pending:
         # Not after an interrupt: a tracker may take longer than the half minute in which a command ends.
         tracking.finish(found.rows)
-    without = [trial for trial in trials if trial.trial_id not in found.done]
-    num_done, seconds = len(trials) - len(without), time.monotonic() - began
-    _say(console, f"{num_done} of {len(trials)} trials have a record, {seconds:.1f} s; {storage.path(RESULTS_FILE)}")
+    without = _say_how_many(console, opened, found, began)
     if without:
         _say(console, f"Without a record: {_some([trial.cell for trial in without])}; see --status")
     return 1 if without else 0
+
+
+def _say_how_many(console: Console, opened: OpenedRequest, found: Collected, began: float) -> list[Trial]:
+    """Says how many trials have a record, and returns those without one."""
+    without = [trial for trial in opened.trials if trial.trial_id not in found.done]
+    num_done, num_all = len(opened.trials) - len(without), len(opened.trials)
+    seconds, results = time.monotonic() - began, opened.storage.path(RESULTS_FILE)
+    _say(console, f"{num_done} of {num_all} trials have a record, {seconds:.1f} s; {results}")
+    return without
 
 
 def instruct(request: Request, address: str, console: Console, min_nodes: int | None = None) -> int:

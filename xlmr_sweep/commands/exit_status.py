@@ -41,6 +41,8 @@ def status_of(command: Callable[[Console], int]) -> int:
     errors = Console(stderr=True, emoji=False)
     # It complains at each try. We say it once, when all tries were in vain.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    # Its import sets the level anew, from this variable.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
         with in_order():
             ask_nothing()

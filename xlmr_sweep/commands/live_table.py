@@ -164,6 +164,20 @@ class LiveTable:
                 del self._running[name]
                 self._jobs.discard(name)
 
+    @contextmanager
+    def until_interrupted(self) -> Iterator[None]:
+        """Trials that run when the block is interrupted count as waiting then: they end now, and the next command runs them."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            with self._lock:
+                self._account()
+                self._running = {name: share for name, share in self._running.items() if name in self._jobs}
+                for count in self._counts.values():
+                    count["waiting"] += count["running"]
+                    count["running"] = 0
+            raise
+
     def left_out(self, trials: Sequence[Trial], why: str) -> None:
         """This run does not start these trials; the next command runs them."""
         with self._lock:

@@ -87,9 +87,13 @@ class ProgressDisplay:
 
     @contextmanager
     def panel(self, render: Callable[[], RenderableType]) -> Iterator[None]:
-        """Shows above the bars what `render` returns, always as it is now. Shows nothing on a pipe."""
+        """Shows above the bars what `render` returns, always as it is now. On a pipe only once, where the block is interrupted."""
         if not self.console.is_terminal:
-            yield
+            try:
+                yield
+            except KeyboardInterrupt:
+                self.console.print(render())
+                raise
             return
         with self._shown():
             self._panels.append(render)

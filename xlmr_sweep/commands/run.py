@@ -114,6 +114,7 @@ def run_pending(plan: RunPlan) -> None:
             shown_to_others(plan.storage, live_table.snapshot),
             display.panel(live_table.table),
             display.step("Trials", len(plan.trials), live_table.remaining_s) as live_table.step,
+            live_table.until_interrupted(),
         ):
             run_trials(plan.study, plan.storage, admission, live_table, notice=notice, run_job=run_job_shown, work=plan.work)
 

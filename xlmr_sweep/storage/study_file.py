@@ -18,7 +18,8 @@ def open_study(storage: Storage, declared: Study) -> Study:
     if kept is None:
         return declared
     if kept.name != declared.name:
-        raise StudyError(f"--storage {storage}: belongs to study {kept.name!r}, not {declared.name!r}; give another folder")
+        problem = f"--storage {storage}: belongs to study {kept.name!r}, not {declared.name!r}"
+        raise StudyError(f"{problem}; name that study with --study, or give another folder")
     cap = max(declared.max_train_size, *kept.sizes) if kept.sizes else declared.max_train_size
     return declared.replaced(max_train_size=cap).extended(kept.sizes, kept.seeds)
 
