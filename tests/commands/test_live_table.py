@@ -153,12 +153,16 @@ def test_a_terminal_shows_one_table_with_the_bars_and_no_line_a_finished_trial()
 def test_an_interrupted_run_shows_its_table_once_more_and_nothing_in_it_runs(terminal: bool) -> None:
     live_table, _, stream, console = make(terminal=terminal)
     display = ProgressDisplay(console)
-    with pytest.raises(KeyboardInterrupt), display.panel(live_table.table), live_table.until_interrupted():
-        with live_table.job("instruct-base", 0.5):
+
+    def interrupted() -> None:
+        with display.panel(live_table.table), live_table.until_interrupted(), live_table.job("instruct-base", 0.5):
             live_table.started(BASE[0], 1)
             live_table.finished(BASE[0], {"score": 1.0})
             live_table.started(BASE[1], 1)
             raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     text = stream.getvalue()
     assert row_of(text[text.rindex("Trials") :], "base") == ["base", "prompted", "1", "", "", "3"]
     assert "1 of 8 trials" in text

@@ -87,7 +87,7 @@ class ProgressDisplay:
 
     @contextmanager
     def panel(self, render: Callable[[], RenderableType]) -> Iterator[None]:
-        """Shows above the bars what `render` returns, always as it is now. On a pipe only once, where the block is interrupted."""
+        """Shows above the bars what `render` returns, always as it is now. On a pipe only once, if the block is interrupted."""
         if not self.console.is_terminal:
             try:
                 yield
