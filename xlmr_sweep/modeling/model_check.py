@@ -74,17 +74,7 @@ def check_model(source: ModelSource, tasks: Iterable[TaskSpec], max_length: int 
             f"model {source.name}: {source.location} is an encoder with a decoder ({config.model_type}); give an encoder alone"
         )
     model = empty_masked_lm(source)
-    usable = usable_length(config.to_dict())
-    if max_length > usable:
-        raise StudyError(
-            f"model {source.name}: max_length {max_length} is above the {usable} positions of {source.location}; "
-            f"set finetune.max_length and instruct.max_length to at most {usable}"
-        )
-    if len(tokenizer) > config.vocab_size:
-        raise StudyError(
-            f"model {source.name}: the tokenizer of {source.location} has {len(tokenizer)} tokens and the model "
-            f"{config.vocab_size}; they do not belong together"
-        )
+    _check_sizes(source, config, len(tokenizer), max_length)
     _check_input(source, model)
     other_tokens = other_tokens_note(source, tokenizer)
     notes = [other_tokens] if other_tokens else []
@@ -93,6 +83,21 @@ def check_model(source: ModelSource, tasks: Iterable[TaskSpec], max_length: int 
         return notes + folder.notes() + _check_weights(source, model, folder.shapes, are_here=True)
     shapes = _hub_shapes(source)
     return notes + (_check_weights(source, model, shapes, are_here=bool(cached_files(source))) if shapes else [])
+
+
+def _check_sizes(source: ModelSource, config: Any, num_tokens: int, max_length: int) -> None:
+    """Refuses inputs that are longer than the model's positions, and a tokenizer with more tokens than the model."""
+    usable = usable_length(config.to_dict())
+    if max_length > usable:
+        raise StudyError(
+            f"model {source.name}: max_length {max_length} is above the {usable} positions of {source.location}; "
+            f"set finetune.max_length and instruct.max_length to at most {usable}"
+        )
+    if num_tokens > config.vocab_size:
+        raise StudyError(
+            f"model {source.name}: the tokenizer of {source.location} has {num_tokens} tokens and the model "
+            f"{config.vocab_size}; they do not belong together"
+        )
 
 
 def has_whole_head(source: ModelSource) -> bool | None:

@@ -1,9 +1,9 @@
 """What starts next: the order of a run's trials and instruction jobs, and the rule that lets one in. Pure: no Ray, no own clock.
 
 Items of one width wait in a queue. The head of the widest queue that fits on free resources starts. A head that does not fit
-reserves nodes, and narrower items start there only if they do not delay it (backfilling). So nothing starves, and nothing is left
-idle that no wide item can use. Instruction jobs that decide when the run ends go first of all. Instructed trials join their queue
-when their model's weights are there.
+reserves nodes, and narrower items start there only if they do not delay it (backfilling). So no item waits for ever, and
+resources that no wide item can use are not left idle. Instruction jobs that decide when the run ends go first of all. Instructed
+trials join their queue when their model's weights are there.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Admission:
         self._remaining = RemainingTime(self._backlog, self._live, self.free_resources, self._items, clock)
         self._sorted_by = cost.version
         self._nothing_fits_at = (-1, -1)
-        """Versions of the backlog and of the free resources when nothing fitted."""
+        """Versions of the backlog and of the free resources when nothing fitted. Until one of them changes, nothing fits."""
         self._is_closed = False
         self.left_s: float | None = None
         """Estimated seconds until the end, as of the last `estimate`. Safe to read from other threads."""

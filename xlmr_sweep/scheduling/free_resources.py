@@ -1,8 +1,8 @@
 """What is free on each node of a cluster, down to the single GPU. Pure.
 
-Ray gives a fraction of one GPU, and whole GPUs only if nobody shares them. Two halves of two GPUs are therefore no whole one, and
-sums over a node would promise more than there is. These books agree with Ray's. A trial is bound to the node that is chosen
-here. Of the node's GPUs Ray takes the fullest that fits, or the first of several such, and these books do the same.
+Ray gives a fraction of one GPU, and whole GPUs only if nobody shares them. Two halves of two GPUs are therefore no whole one, so
+each GPU is counted by itself. The counts here agree with Ray's: a trial is bound to the node that is chosen here, and of the
+node's GPUs both take the fullest that fits, or the first of several such.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class FreeResources:
             width: what is wanted.
             not_on: nodes to avoid, unless no other could ever hold the width.
             closed: nodes that are not used now.
-            also_free: other books of the same nodes, on which the allocation must be free too.
+            also_free: another count of the same nodes, in which the allocation must be free too.
 
         Returns:
             None if it does not fit now.

@@ -44,7 +44,7 @@ class Operations:
 
     def relative(self, model: str, task: str, size: int) -> float:
         """Returns a trial's operations divided by the mean over its model's trials in this study."""
-        # Zero-shot trials take next to nothing, and the paper has none.
+        # Zero-shot trials take almost no time, and the paper has none.
         tasks, sizes = [task.name for task in self._study.tasks], [size for size in self._study.sizes if size] or [0]
         mean = sum(self.trial(model, t, s) for t in tasks for s in sizes) / (len(tasks) * len(sizes))
         return self.trial(model, task, size) / mean if mean else 1.0

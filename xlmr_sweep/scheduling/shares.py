@@ -1,12 +1,12 @@
 """How many trials of a model share a GPU, by trials an hour. Pure: no Ray, no own clock.
 
 With `gpus: auto` one trial a GPU runs first, then two, four and so on, all of them trials of the study. The larger number is kept
-while it finishes at least a tenth more trials an hour, and while as many fit. How busy a GPU is does not tell this: a GPU that
-never idles may still finish more trials of two processes, or fewer.
+while it finishes at least a tenth more trials an hour, and while as many fit. How busy a GPU is does not show this: with two
+processes a GPU that is never idle may finish more trials, or fewer.
 
-Trials are compared with their like: the same task and as many examples a step. A trial's time is counted from the end of the one
-before it in the same process. So starts of processes do not count, and what lies between two trials does. The first trial of its
-like in a process may prepare what later ones find ready, so it does not count either, and the median of the others is taken.
+Only trials of equal work are compared: the same task and as many examples a step. A trial's time is counted from the end of the
+trial before it in the same process. So the time between two trials counts, and the start of a process does not. The first such
+trial in a process may prepare what later ones find ready. So it does not count, and the median of the others is taken.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from dataclasses import dataclass, field
 from statistics import median
 
 GROWTH = 1.1
-"""A larger number of trials on a GPU is kept if it finishes so many times as many trials an hour."""
+"""A larger number of trials on a GPU is kept if trials an hour grow at least by this factor."""
 
 ROWS_A_PROCESS = 2
-"""So many trials of each process on a GPU are measured before a number is judged."""
+"""Trials of each process on a GPU that are measured before a number is judged."""
 
 TRIALS_TO_PAY = 4
-"""A larger number is tried if so many trials wait for each process that it starts."""
+"""A larger number is tried only if at least so many trials wait for each process that it starts."""
 
 TOGETHER = 0.75
-"""A trial is measured if its neighbours were at work for this share of its time, and strangers for no more than the rest."""
+"""A trial is measured if the model's other trials on its GPU ran for this share of its time, and other models' for no more than
+the rest."""
 
 REMEMBERED = 64
-"""Ended turns that are kept of each GPU."""
+"""Ended trials that are remembered of each GPU."""
 
 Gpu = tuple[str, int]
 """A node's id, and the index of a GPU on it."""
@@ -49,7 +50,7 @@ class _Turn:
 
 
 class Turns:
-    """Who was on which GPU, and when."""
+    """Which trial ran on which GPU, and when."""
 
     def __init__(self) -> None:
         self._live: dict[str, _Turn] = {}

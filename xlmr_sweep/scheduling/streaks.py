@@ -37,7 +37,7 @@ class Streaks:
     """The failures in a row of each scope.
 
     Args:
-        limit: a streak of this length speaks against its scope.
+        limit: a streak of this length means that its scope is at fault.
     """
 
     def __init__(self, limit: int) -> None:
@@ -58,7 +58,7 @@ class Streaks:
             also_run: whether failures of this kind can speak against the whole run.
 
         Returns:
-            The widest scope whose streak has reached the limit, or None. Its streak then starts again from zero.
+            The widest scope whose streak has reached the limit, or None. That streak then starts again from zero.
         """
         full = []
         for scope in _scopes(trial):
@@ -85,7 +85,7 @@ def _scopes(trial: Trial) -> list[Scope]:
 
 
 def _is_evidence(scope: Scope, trials: list[Trial], also_run: bool) -> bool:
-    """Tells whether failures speak against the whole scope and not only against something narrower in it."""
+    """Tells whether failures show that the whole scope is at fault, and not only a narrower scope in it."""
     if scope.model is None and scope.task is None:
         return also_run
     if scope.model is None:

@@ -45,7 +45,7 @@ LEARNED = "learned"
 """What runs measured of a model."""
 
 COMMITS = "commits"
-"""Which commit a hub model's revision was when it was first used."""
+"""The commit to which a hub model's revision pointed when it was first used."""
 
 DRIVER = "driver"
 """Claims of the processes that run the study."""
@@ -127,7 +127,7 @@ def events_folder(job: str) -> str:
 
 
 def commit_file(model: ModelSpec) -> str:
-    """Returns the file of the commit that a hub model's revision was when it was first used."""
+    """Returns the file that keeps the commit to which a hub model's revision pointed when it was first used."""
     return f"{COMMITS}/{fingerprint({'hub': model.hub, 'revision': model.revision})}.json"
 
 
@@ -142,7 +142,7 @@ def record_file(trial_id: str) -> str:
 
 
 def stale_file(trial_id: str) -> str:
-    """Returns where a record goes that was made from what is no longer there."""
+    """Returns where a stale record goes: the data or weights that it was made from have changed."""
     return f"{RECORDS}/stale/{trial_id}.json"
 
 

@@ -1,7 +1,7 @@
-"""Which records of earlier versions may hold a wrong score, because texts or labels were read in another way then.
+"""Which records of earlier versions may hold a wrong score, because those versions read texts or labels in another way.
 
-In: a study. Out: cells with the reason. A record says how its texts and labels were read (`resolved.reading`); one of an earlier
-reading is trusted unless its cell is named here. Where files cannot tell for sure, the cell is named: its trials run again.
+In: a study. Out: cells with the reason. A record says how its texts and labels were read (`resolved.reading`). A record of an
+earlier reading is trusted unless its cell is named here. If files do not settle it, the cell is named, and its trials run again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _of_task(task: TaskSpec) -> str:
 
 
 def _of_label_words(task: TaskSpec) -> str:
-    """Says whether label words may be one token. Only a tokenizer knows; no usual one unites words that differ in more."""
+    """Says whether two label words may be one token: they differ only in case, accents or width. No tokenizer is asked."""
     alike: dict[str, str] = {}
     for word in task.label_words:
         first = alike.setdefault("".join(folded(word).split()), word)

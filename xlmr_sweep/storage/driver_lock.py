@@ -1,8 +1,8 @@
 """One driver a study. In: a storage. Out: within a block this process is its only driver, or one line says who is.
 
 A claim in the storage says which process runs the study. Object stores cannot create a file only if it is absent. So nobody
-overwrites another's file: each driver first writes a claim of its own, and then looks for other claims. Of two that do this at
-once at least one sees the other. Who sees a claim of a live process withdraws. Works on any storage.
+overwrites another's file: each driver first writes a claim of its own, and then looks for other claims. If two do this at once,
+at least one sees the other's claim. A driver that sees the claim of a live process withdraws. This works on any storage.
 """
 
 from __future__ import annotations
@@ -83,9 +83,8 @@ def only_driver(
 
 
 def live_driver(storage: Storage) -> str:
-    """Returns who runs the study of a storage now, as far as that can be told at once; empty if nobody seems to.
-
-    A new driver looks more closely. Here, the last sign of life of a driver elsewhere is compared with this machine's clock.
+    """Returns who seems to run the study of a storage now; empty if nobody does. Waits for nothing: the last heartbeat of a
+    driver on another machine is compared with this machine's clock. A new driver checks more closely.
     """
     for name in storage.names(DRIVER, ".json"):
         claim = storage.read_json(f"{DRIVER}/{name}")

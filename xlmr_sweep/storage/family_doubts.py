@@ -1,7 +1,7 @@
 """Which records of earlier versions are not trusted, because models of their family are trained in another way now.
 
-In: a study. Out: cells with the reason. A record names its model's family (column `family`) since then; one without it is trusted
-unless its cell is named here. The family of a model that is not on this machine is told by its hub id: `distilbert` in it.
+In: a study. Out: cells with the reason. Since then a record names its model's family (column `family`). A record without it is
+trusted unless its cell is named here. If a model is not on this machine, its hub id tells its family: it contains `distilbert`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.spec import Study
 
 WITHOUT_HEAD_DROPOUT = ("albert", "distilbert")
-"""Their setting of the classification head's dropout has a name of its own, which was not known."""
+"""Families whose setting of the classification head's dropout has another name, which earlier versions did not know."""
 
 PADDED = ("eurobert", "gte")
-"""They had no fast path: batches were padded, and the whole vocabulary was trained."""
+"""Families that had no fast path in earlier versions: batches were padded, and the whole vocabulary was trained."""
 
 
 def family_doubts(study: Study) -> Mapping[Cell, str]:

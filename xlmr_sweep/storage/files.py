@@ -28,7 +28,7 @@ from xlmr_sweep.storage.location import locate, shown
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
-"""Seconds between two tries of what failed: the first pause, and the longest. Each is twice the one before."""
+"""Seconds between two tries of what failed: the first pause and the longest. Each pause is twice the one before."""
 
 OBJECT_STORES = frozenset("s3 s3a gs gcs az abfs abfss adl oss obs tos r2 b2 oci swift".split())  # noqa: SIM905
 """Schemes of URIs at which a file appears only when it is closed, whole. A move there would be a copy."""
@@ -64,7 +64,7 @@ class Storage:
         return shown(self.uri)
 
     def path(self, name: str) -> str:
-        """Returns where `name` is, as a path or URI to show: without keys that the URI holds."""
+        """Returns where `name` is, as a path or URI that can be shown: without the keys that a URI may hold."""
         if not name:
             return str(self)
         if self.local is not None:
@@ -191,7 +191,7 @@ class Storage:
             self._fs.delete_file(self._at(name))
 
     def _patiently(self, name: str, action: Callable[[], T]) -> T:
-        """Calls `action`, and again after ever longer pauses while it fails, for as long as the patience lasts."""
+        """Calls `action`. If it fails, calls it again after pauses that grow, until the patience is over."""
         deadline, pause_s = time.monotonic() + self.patience_s, FIRST_PAUSE_S
         while True:
             try:
@@ -308,7 +308,7 @@ class Storage:
             if self.read(name) != b"ok":
                 raise OSError("what was written is not what is read")
             self.delete(name)
-        except (OSError, NotImplementedError) as error:  # Of a kind of storage that can only be read, such as http.
+        except (OSError, NotImplementedError) as error:  # This kind of storage can only be read, as http.
             problem = " ".join(str(error).split()) or "it can only be read"
             raise StudyError(f"--storage {self}: cannot be written on {socket.gethostname()}: {problem}") from None
 

@@ -95,7 +95,7 @@ def read_sources(storage: Storage, study: Study) -> Sources:
 
 
 def mixture_doubt(storage: Storage, study: Study) -> str:
-    """Says why the prepared instruction data may be others than the study's; empty if they are trusted or not there.
+    """Says why the prepared instruction data may not be the study's; empty if they are trusted or not there.
 
     Earlier versions read hidden files, which are not part of the identity. Manifests say now which ones were left out.
     """

@@ -15,7 +15,7 @@ URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 """How a URI begins. `runs/a://b` is a path."""
 
 CLIENT_PATIENCE_S = 15
-"""Seconds for which an object store's own client may try. What must be tried for longer is tried again by `Storage`."""
+"""Seconds for which an object store's own client may try. `Storage` repeats what must be tried for longer."""
 
 
 KEYS = re.compile(r"(?i)([?&][^=&]*(?:key|token|secret|password|sig|credential)[^=&]*=)[^&]*")
@@ -100,7 +100,8 @@ def _filesystem(uri: str) -> tuple[fs.FileSystem, str]:
         try:
             wrapped, root = fsspec.core.url_to_fs(uri)
         except (ImportError, ValueError, OSError) as second:
-            # An OSError of pyarrow's says why a storage that it knows does not answer, a ValueError only that it knows none.
+            # pyarrow's OSError says why a storage that it knows does not answer. Its ValueError says only that it does not know
+            # the scheme.
             problem = " ".join(str(first if isinstance(first, OSError) else second).split())
             problem = problem.replace(uri, shown(uri))
             raise StudyError(f"--storage {shown(uri)}: neither pyarrow nor fsspec can open it: {problem}") from None

@@ -35,7 +35,7 @@ class Step(Protocol):
     """A long step that is told how far it is."""
 
     def update(self, done: float, total: float | None = None, note: str = "") -> None:
-        """Sets how much is done, and the total where it became known; `note` is shown beside it."""
+        """Sets how much is done, and the total if it is known by now; `note` is shown beside it."""
 
 
 class ProgressFile:

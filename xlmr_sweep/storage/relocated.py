@@ -25,7 +25,7 @@ from xlmr_sweep.study.template import TEMPLATE_VERSION
 from xlmr_sweep.study.variant_spec import DECLARED
 
 MODEL_KEYS = ("hub", "revision", "demo", "new_head")
-"""What of a model decides its weights, apart from the contents of its folder."""
+"""A model's settings that decide its weights, apart from the contents of its folder."""
 
 
 def collect_relocated(storage: Storage, study: Study | None = None) -> Collected:
@@ -70,8 +70,8 @@ def folder_of(storage: Storage, parent: str, name: str, exact: Callable[[], str]
         storage: the study's folder.
         parent: the folder that it lies in, of `xlmr_sweep.storage.artifacts`.
         name: the folder's name before the hash.
-        exact: returns the folder. Where it misses something that the hash is of, the only folder of that name is returned, or
-            one that does not exist if there are several.
+        exact: returns the folder. It fails if something that is hashed is missing. Then the only folder of that name is returned,
+            or one that does not exist if there are several.
     """
     try:
         return exact()

@@ -1,8 +1,8 @@
 """Whether texts hold what an earlier version read as a special token, such as `[mask]` before lower-casing.
 
 In: a study and its storage. Out: the reason why records of a model and a task that an earlier version made are not trusted. The
-tokenizer is not asked: a text counts where it spells a special token but for case, accents, width and characters that are not
-seen. An exact spelling does not count, because earlier versions made it plain text too.
+tokenizer is not asked: a text counts if it spells a special token apart from case, accents, width and invisible characters. An
+exact spelling does not count, because earlier versions made it plain text too.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def spelt_otherwise(tokens: Sequence[str], texts: Iterable[str]) -> str:
 
 
 def folded(text: str) -> str:
-    """Returns a text without case, accents, width and characters that are not seen."""
+    """Returns a text without differences of case, accents and width, and without invisible characters."""
     if text.isascii():
         return text.lower().translate(UNSEEN)
     letters = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
@@ -65,7 +65,7 @@ def folded(text: str) -> str:
 
 
 def own_words(template: str) -> Iterator[str]:
-    """Yields what a prompt says between its fields."""
+    """Yields a prompt's own words: the text between its fields."""
     return (literal for literal, _, _, _ in string.Formatter().parse(template))
 
 

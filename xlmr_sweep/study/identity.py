@@ -143,7 +143,7 @@ def recipe_identity(study: Study, model: ModelSpec, *, as_in_0_1: bool = False) 
 
 
 def _unused(study: Study) -> set[str]:
-    """Returns settings of a recipe that came later and are as if they were not there."""
+    """Returns settings that came with a later version and are off. Left out, they keep the ids of older recipes."""
     return set() if study.instruct.held_out else {"held_out"}
 
 
@@ -174,8 +174,8 @@ def task_data_name(study: Study, task: TaskSpec) -> str:
 def model_hash(folder: Path, what: str, *, as_in_0_1: bool = False) -> str:
     """Returns a hash of the names and contents of the files of a model folder that loading reads.
 
-    Of files of weights that are not the model's only the names count. Without such files the hash is that of version 0.1, which
-    counted their contents and may have read them as the model's.
+    Files of weights that are not the model's count only by name. Where there are none, the hash is that of version 0.1. Version
+    0.1 also hashed the contents of such files, and it may have loaded them as the model's.
 
     Raises:
         MissingFolderError: if there is nothing to hash; `what` names the field.
@@ -213,7 +213,7 @@ def file_hash(path: Path, what: str) -> str:
     """
     try:
         stat = path.stat()
-        # Unpacking and copying may set the first time to whatever they like, and weights of one kind have one size.
+        # Unpacking and copying can set mtime to any value, and weights of one architecture have one size, so ctime counts too.
         key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
         cached = _cache_get(key)
         if cached is not None:

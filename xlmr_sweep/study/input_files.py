@@ -17,10 +17,10 @@ ROW_FILES = (".jsonl", ".jsonl.gz")
 """Endings of files of instruction rows."""
 
 OTHER_ROW_FILES = (".jsonl.zst", ".parquet")
-"""Endings of such files that are read where a folder has none of the others, so that older mixtures keep their identity."""
+"""Endings that are read only where a folder has no file of `ROW_FILES`, so that older mixtures keep their identity."""
 
 ROW_LIKE = re.compile(r"\.(jsonl?|ndjson|parquet)\b", re.IGNORECASE)
-"""What is in the name of a file that may be meant to be read. A folder of parts may have such a name too."""
+"""Matches names of files that the user may want read. It matches some names of folders of parts too."""
 
 MAX_NAMED = 5
 
@@ -34,7 +34,8 @@ class InputFiles:
     hidden: tuple[Path, ...] = ()
     """What would be read if its name did not begin with a dot, sorted."""
     others: tuple[Path, ...] = ()
-    """What looks like rows and is left out, because the folder also holds files of the usual kind or for its name, sorted."""
+    """What looks like rows and is left out, sorted: its name is not one that is read, or the folder holds files of the usual
+    kind."""
 
     @property
     def left_out(self) -> str:

@@ -101,7 +101,7 @@ def _asked(study: Study, variant: str, paradigm: Paradigm) -> Iterator[tuple[Tas
 
 
 def _is_new(trial: Trial, seen: Mapping[str, Trial]) -> bool:
-    """Tells whether a trial is none of those that there are: an earlier variant's may be the same.
+    """Tells whether no earlier variant has the same trial.
 
     Raises:
         StudyError: if two models or tasks are the same.
@@ -118,7 +118,7 @@ def _is_new(trial: Trial, seen: Mapping[str, Trial]) -> bool:
 
 
 def sharing(study: Study, variant: str, paradigm: Paradigm, task: str) -> str:
-    """Returns the first variant whose trials of a paradigm and task are those of `variant`; known without any file."""
+    """Returns the first variant that has the same trials of a paradigm and task as `variant`. Reads no file."""
 
     def seen(name: str) -> Any:
         part = study.at(name)
@@ -171,7 +171,7 @@ def _base_identity(
 ) -> str:  # fmt: skip
     """Hashes all of a trial's identity except size and seed. So a grid hashes the long part only once.
 
-    What only training uses is no part of a zero-shot trial.
+    Settings that only training uses are left out of a zero-shot trial's identity.
     """
     identity: dict[str, Any] = {
         "identity_version": IDENTITY_VERSION,

@@ -15,7 +15,7 @@ from xlmr_sweep.study.spec import Study, validated
 CHECKOUT = Path(__file__).parents[2]
 
 DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]*|[0-9]*\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-"""A number as YAML, Python and readers read it alike."""
+"""A number that YAML, Python and people read in the same way."""
 
 
 def shipped_folder(of_checkout: Path, file: str) -> Path:

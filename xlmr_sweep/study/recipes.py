@@ -61,7 +61,7 @@ class InstructSpec(Declared):
     """Runtime. Steps between checkpoints."""
 
     checkpoints_kept: int = Field(default=1, ge=1)
-    """Runtime. The last so many checkpoints of a job stay until it is done. One more is there while it is written."""
+    """Runtime. How many of a job's last checkpoints stay until it is done. While one is written, there is one more."""
 
     held_out: int = Field(default=0, ge=0)
     """Rows of the mixture that are not trained on and are scored instead: loss, and accuracy of masked targets. Part of the

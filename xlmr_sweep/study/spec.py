@@ -53,10 +53,10 @@ class Study(Declared):
     `baseline` has no such trials: its head is new, and an untrained head guesses."""
 
     seeds: tuple[Annotated[int, Field(strict=True)], ...] = Field(min_length=1)
-    """Each feeds the draw of the few examples and the training. They draw independently."""
+    """Each seeds the draw of the few examples and the training, which use independent random numbers."""
 
     max_train_size: int = Field(default=128, ge=1)
-    """The cap on sizes (paper, section 4.3). Runtime: it refuses, and changes no trial."""
+    """The cap on sizes (paper, section 4.3). Runtime: a larger size is an error, and no trial changes."""
 
     data: DataSpec = DataSpec()
     instructions: InstructionSpec = InstructionSpec()

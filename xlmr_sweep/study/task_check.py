@@ -98,7 +98,7 @@ def check_bare_texts(tokenizer: Tokenizer, task: TaskSpec) -> None:
 
 
 def check_rows(tokenizer: Tokenizer, task: TaskSpec, rows: Iterable[Mapping[str, Any]], max_length: int) -> None:
-    """Checks that the prompt of every row fits, its long field left out if need be.
+    """Checks that the prompt of every row fits, if need be without its long field.
 
     Raises:
         StudyError: naming the first row that does not, with the numbers.
@@ -132,7 +132,7 @@ def _without_long_field(task: TaskSpec, row: Mapping[str, Any]) -> str:
 def _spelt(tokenizer: Tokenizer, text: str, more: Sequence[str] = ()) -> str:
     """Returns the special token that a template's own words spell, in any case or width. Empty if there is none."""
     words = [unicodedata.normalize("NFKC", literal) for literal, _, _, _ in string.Formatter().parse(text)]
-    # A special token that is a plain word may be meant as a word. Whether it is one, the ids tell.
+    # A special token that is a plain word may be meant as a word. The loop below decides that by the token ids.
     spellings = [token for token in (*tokenizer.all_special_tokens, *more) if not token.isalnum()]
     known = re.compile("|".join(map(re.escape, sorted(spellings, key=len, reverse=True))) or r"\Z.", re.IGNORECASE)
     special = TextTokens(tokenizer).special

@@ -110,7 +110,7 @@ class TaskSpec(Declared):
         return False
 
     def _other_readings(self, raw: Any, text: str) -> set[int]:
-        """Returns the class ids that a value may mean which is no label's name."""
+        """Returns the class ids that a value may mean if it is no label's name."""
         numbers = {str(i): i for i in range(len(self.labels))}
         position = {int(raw)} if isinstance(raw, bool) else {numbers[text]} if text in numbers else set()
         position &= set(numbers.values())

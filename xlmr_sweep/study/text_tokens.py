@@ -1,8 +1,8 @@
 """The one answer to "what is this text in tokens": its own tokens, and never a special one.
 
-In: a tokenizer, texts. Out: token ids, or the texts made harmless for a tokenizer that is called directly. A tokenizer makes a
-special token of more spellings than its own: after lower-casing "[mask]", of full-width letters, of a text from which it strips
-accents or control characters. So the ids are looked at, not only the spelling.
+In: a tokenizer, texts. Out: token ids, or the texts made harmless for a tokenizer that is called directly. A tokenizer may read a
+special token in other spellings too: in "[mask]" if it lower-cases, in full-width letters, or in text from which it strips
+accents or control characters. So the ids are checked, not only the spelling.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class TextTokens:
             if not places:
                 return text
             for start, end in places:
-                # An added token may take the spaces around it along.
+                # An added token may include the spaces around it.
                 first = start + len(text[start:end]) - len(text[start:end].lstrip())
                 is_splittable = attempt == 0 and len(text[start:end].strip()) > 1
                 text = f"{text[: first + 1]} {text[first + 1 :]}" if is_splittable else f"{text[:start]} {text[end:]}"

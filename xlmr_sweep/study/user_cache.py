@@ -33,7 +33,7 @@ def temporary_home() -> Path:
     folder = Path(tempfile.gettempdir()) / f"xlmr_sweep-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        # Someone else's, in a folder that all users share: what lies there could be anything.
+        # It belongs to another user, who may have put anything there.
         return Path(tempfile.mkdtemp(prefix="xlmr_sweep-"))
     return folder
 

@@ -1,6 +1,6 @@
 """Named variants of a study: what each changes of instruction tuning, of the instruction data and of the prompts.
 
-In: the value of the key `variants`, a list or a grid. Out: `VariantSpec`s. What a study is under a variant says `Study.at`.
+In: the value of the key `variants`, a list or a grid. Out: `VariantSpec`s. `Study.at` gives the study under a variant.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def as_list(raw: Any) -> Any:
     The product leaves out the variant that changes nothing, which is the study as declared.
 
     Raises:
-        ValueError: for a grid that is none, or whose choices change the same field.
+        ValueError: if the grid is malformed, or if choices of two axes change the same field.
     """
     if not isinstance(raw, dict):
         return raw

@@ -28,6 +28,7 @@ from xlmr_sweep.modeling.optimizer import clip_divisor, make_optimizer, square_n
 from xlmr_sweep.modeling.sharded import step_sharded
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.recipes import FinetuneSpec
+from xlmr_sweep.study.tasks import TaskSpec
 from xlmr_sweep.training.outcome import Outcome
 from xlmr_sweep.training.peak_memory import peak_memory, reset_peak_memory
 from xlmr_sweep.training.save_weights import save_trial_weights
@@ -65,13 +66,7 @@ def finetune(trial: Trial, warm: WarmState, on_step: Callable[[int], None] | Non
     losses = _train(trial, warm, model, inputs, precision, on_step)
     trained = time.monotonic()
     task, labels = warm.task(trial), [example.label for example in inputs.validation]
-    logits = _evaluate(model, inputs, spec, precision, world)
-    scores = score(task, labels, logits.argmax(dim=1).tolist())
-    if inputs.content_free:
-        without_content = replace(inputs, validation=inputs.content_free)
-        logits = calibrated(logits, _evaluate(model, without_content, spec, precision, world))
-        raw, scores = scores["score"], score(task, labels, logits.argmax(dim=1).tolist())
-        scores["score_uncalibrated"] = raw
+    logits, scores = _scored(task, labels, model, inputs, spec, precision, world)
     ended = time.monotonic()
     columns = {
         **scores,
@@ -91,6 +86,20 @@ def finetune(trial: Trial, warm: WarmState, on_step: Callable[[int], None] | Non
     if spec.save_weights and losses:
         save_trial_weights(trial, warm, model, inputs)
     return Outcome(columns, _predictions(inputs, labels, logits))
+
+
+def _scored(
+    task: TaskSpec, labels: list[int], model: TrialModel, inputs: TaskInputs, spec: FinetuneSpec, precision: str, world: World
+) -> tuple[Tensor, dict[str, float]]:
+    """Returns the logits of the evaluation set and the columns of scores. Where the study calibrates, both are calibrated."""
+    logits = _evaluate(model, inputs, spec, precision, world)
+    scores = score(task, labels, logits.argmax(dim=1).tolist())
+    if inputs.content_free:
+        without_content = replace(inputs, validation=inputs.content_free)
+        logits = calibrated(logits, _evaluate(model, without_content, spec, precision, world))
+        raw, scores = scores["score"], score(task, labels, logits.argmax(dim=1).tolist())
+        scores["score_uncalibrated"] = raw
+    return logits, scores
 
 
 def _measured(model: TrialModel, device: torch.device) -> dict[str, Any]:

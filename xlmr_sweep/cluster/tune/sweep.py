@@ -106,12 +106,9 @@ def run_trials(
         work: what a trial's processes do. By default they fine-tune.
     """
     os.environ.update(TUNE_ENVIRONMENT)
-    controller = TuneControllerAccess()
+    controller, metrics = TuneControllerAccess(), TrialMetrics(study.name, admission.waiting)
     watch = NodeWatch(admission.free_resources.nodes, problem=LateNodes(storage).problem, draining=draining_nodes)
-    # The policy sees only nodes that trials may use. A larger share must not be one that only a quarantined node could hold.
-    policy = RetryByCause(study.cluster, storage, lambda: admission.free_resources.nodes)
-    metrics = TrialMetrics(study.name, admission.waiting)
-    supervisor = Supervisor(storage, study.cluster, admission, policy, controller, watch, events, metrics)
+    supervisor = _supervisor(study, storage, admission, controller, watch, events, metrics)
 
     def give_up(job: Job, error: Exception, lost: Sequence[Trial]) -> None:
         events.note(in_one_line(job, error))
@@ -119,7 +116,6 @@ def run_trials(
 
     jobs = InstructionJobs(admission, run_job or _no_job, give_up, saves=SaveRequests(study, storage))
     ending = Ending(notice or Notice(study.cluster.end_soon_s), admission, jobs, events.note, supervisor.take_back_waiting)
-
     page = JobPage(study, storage)
 
     def poll() -> None:
@@ -138,6 +134,20 @@ def run_trials(
     page.show(metrics.totals(), at_once=True)
     supervisor.end()
     ending.finish()
+
+
+def _supervisor(
+    study: Study,
+    storage: Storage,
+    admission: Admission,
+    controller: TuneControllerAccess,
+    watch: NodeWatch,
+    events: Events,
+    metrics: TrialMetrics,
+) -> Supervisor:
+    # The policy sees only nodes that trials may use. A larger share must not be one that only a quarantined node could hold.
+    policy = RetryByCause(study.cluster, storage, lambda: admission.free_resources.nodes)
+    return Supervisor(storage, study.cluster, admission, policy, controller, watch, events, metrics)
 
 
 def _tuner(storage: Storage, queue: TuneQueue, controller: TuneControllerAccess, callbacks: list[tune.Callback]) -> tune.Tuner:
