@@ -1,8 +1,8 @@
 """Copies the log of an attempt that lies on a node's own disk into the storage, beside those of the trial's other attempts.
 
 In: a file in the node's temporary folder, which the trial's process writes and keeps locked. Out: `logs/<trial_id>.log` with that
-attempt in it once, whoever copies it, how often and in which order: the process itself, the driver after the process died, or the
-next attempt on that node. No attempt's text is ever put in the place of another's.
+attempt in it exactly once. The process itself, the driver after the process died, or the next attempt on that node may copy it,
+more than once and in any order. No attempt's text is ever put in the place of another's.
 """
 
 from __future__ import annotations

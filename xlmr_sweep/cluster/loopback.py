@@ -1,8 +1,8 @@
 """A Ray that serves one command alone listens on 127.0.0.1 alone, so no other machine reaches its ports. Ray 2.60.
 
-Ray has no option for it. On Linux it takes the machine's own address, also where it is told 127.0.0.1, and listens on every
-network. On macOS it takes 127.0.0.1. Here it is told to do as there: the processes that it starts by a variable, this one by the
-constant that was read from that variable when Ray was imported.
+Ray has no option for it. On Linux it takes the machine's own address, even if it is told 127.0.0.1, and listens on every network.
+On macOS it takes 127.0.0.1. This module makes it behave on Linux as on macOS. The processes that Ray starts are told by an
+environment variable. This process is told by the constant that Ray read from that variable when it was imported.
 """
 
 from __future__ import annotations

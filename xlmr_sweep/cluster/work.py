@@ -19,7 +19,7 @@ from xlmr_sweep.study.spec import Study
 from xlmr_sweep.training.outcome import Outcome
 
 COLLECTIVE_TIMEOUT_S = 300
-"""Bounds every wait of one rank for another, a collective's too."""
+"""Limit of every wait of one rank for another, in collectives too."""
 
 OnStep = Callable[[int], None]
 """Told the number of finished steps."""

@@ -1,7 +1,7 @@
-"""`--check`: everything that a run needs is looked at, a line each. Starts no Ray, no trial, and changes nothing.
+"""`--check`: checks everything that a run needs, and prints a line for each. Starts no Ray, no trial, and changes nothing.
 
-In: a request and an address. Out: lines, and the exit status. With an address every node of the cluster is asked. Without one,
-only this machine is looked at.
+In: a request and an address. Out: lines, and the exit status. With an address every node of the cluster is checked. Without one,
+only this machine is.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _of_this_machine(opened: OpenedRequest | None, done: set[str]) -> Iterator[F
     yield from _inputs(opened, done)
     question = _question(opened, done)
     if opened is not None:
-        # The models of the hub were asked for from here a moment ago.
+        # This machine asked the hub for the models a moment ago.
         question = replace(
             question, storage=opened.storage.uri, folder=temporary_file("check-here"), node_id="driver", hub_models=()
         )

@@ -290,7 +290,8 @@ class _Acceptance:
 
 @contextmanager
 def _nothing_left_if_refused(storage: Storage) -> Iterator[None]:
-    """Checks that the storage can be written. Of a command that is refused, the empty folders of this check and of a claim go."""
+    """Checks that the storage can be written. If the command is refused, the empty folders are removed that this check and a
+    claim made."""
     try:
         storage.check_writable()
         yield

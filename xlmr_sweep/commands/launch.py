@@ -121,7 +121,7 @@ def launch_values(launch: Launch, studies: list[StudyNeeds]) -> dict[str, Any]:
     study_text = first.own_file.read_text(encoding="utf-8") if in_container and first.own_file else ""
     study = IN_CONTAINER if study_text else first.study
     options = ["--study", study, "--storage", first.storage, *first.options]
-    # The head of KubeRay is a node more, on which no trial runs.
+    # KubeRay's head is one more node, on which no trial runs.
     num_nodes = size.nodes + (launch.kind == "kuberay")
     run = ["xlmr-sweep", "run", "--address", "auto", "--min-nodes", str(num_nodes), *options]
     at_home = CHECKOUT if (CHECKOUT / "constraints.txt").is_file() else None

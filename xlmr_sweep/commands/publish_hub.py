@@ -24,7 +24,7 @@ LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
 def upload(repositories: Sequence[Repository], *, public: bool) -> list[str]:
-    """Makes the repositories where they are missing and sends their files. Nothing is sent before all of them were looked at.
+    """Makes the repositories where they are missing and sends their files. Nothing is sent before all of them have been checked.
 
     Args:
         repositories: what goes up; their names are ORG/NAME.

@@ -1,6 +1,6 @@
 """Tells a study's trackers how its run goes. In: the study, its storage. Out: `tracking/` in the storage, and trackers' runs.
 
-A tracker that fails says so once and is left alone: a study never ends because of who watches it.
+If a tracker fails, the user is told once, and the tracker is not used again. No tracker can end a study.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Tracking:
             try:
                 action(tracker)
             except Exception as error:
-                # Clients of trackers raise classes without number. None of them concerns the study.
+                # Clients of trackers raise many unrelated classes. None of them concerns the study.
                 self._fails(name, error)
 
     def _opened(self) -> dict[str, Tracker]:

@@ -57,7 +57,7 @@ class Architecture:
     gated: bool = False
     """Whether the feed-forward part has a gate: three products in place of two."""
     embedding: int | None = None
-    """Numbers of a token's embedding, where it is not the hidden size."""
+    """Size of a token's embedding, where it is not the hidden size."""
     num_own_layers: int | None = None
     """Layers with weights of their own, where several layers share theirs."""
     counted: tuple[int, int] | None = None

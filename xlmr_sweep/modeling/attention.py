@@ -1,4 +1,4 @@
-"""Attention over sequences that lie end to end: no token sees another sequence, and next to no work goes into padding.
+"""Attention over sequences that lie end to end: no token sees another sequence, and almost no work goes into padding.
 
 In: query, key and value of N tokens and the sequences' lengths, longest first. Out: the attended values. On a CPU
 `cpu/grouped_attention.py` computes the products. On a GPU rows are padded, but only for the attention. transformers knows this

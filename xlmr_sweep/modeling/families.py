@@ -51,15 +51,16 @@ class ModelFamily:
     """How the names of the head's weights with one row a token end. A compact vocabulary keeps rows of these and `embedding`."""
 
     counts_positions_from_padding: bool = False
-    """Whether the first token has the position `pad_token_id + 1` (RoBERTa and its kin). Such a model takes that many tokens
-    fewer than it has positions, and a compact vocabulary keeps all tokens up to the padding token, so that it keeps its id."""
+    """Whether the first token has the position `pad_token_id + 1` (RoBERTa and models made from it). Such a model takes that many
+    tokens fewer than it has positions, and a compact vocabulary keeps all tokens up to the padding token, so that it keeps its
+    id."""
 
     fixed_padding: int | None = None
     """The padding token's id from which positions are counted, whatever the configuration says. None: the configuration's."""
 
     separates_twice: bool = False
-    """Whether two texts have two separators between them, and no types (RoBERTa and its kin). Otherwise BERT's way: one
-    separator, and the second text is of type 1. Asked only where a tokenizer has no rule of its own."""
+    """Whether two texts have two separators between them, and no types (RoBERTa and models made from it). Otherwise BERT's way:
+    one separator, and the second text is of type 1. Asked only where a tokenizer has no rule of its own."""
 
     head_dropout: tuple[str, ...] = ("classifier_dropout", "hidden_dropout_prob")
     """Settings that give the dropout probability of a classification head. The first that is set counts."""

@@ -39,7 +39,7 @@ NEW_HEAD_SEED = 0
 
 
 def keep_commit(storage: Storage, study: Study, model: ModelSpec) -> None:
-    """Notes which commit a hub model's revision is now, so that all trials of a study load the same weights ever after."""
+    """Keeps the commit that a hub model's revision names now, so that all later trials of the study load the same weights."""
     name = commit_file(model)
     if model.hub is None or storage.exists(name):
         return

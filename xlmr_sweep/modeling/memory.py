@@ -32,7 +32,8 @@ GATHERED_BYTES = 8.0
 forward to backward, and the gradients between micro-batches: that saves one gather and all but one reduction."""
 
 CPU_GATHERED_BYTES = 16e9
-"""A rank on CPUs has so much room for them, whatever the machine: it decides the order of sums, which must not change."""
+"""The bytes that a rank on CPUs is taken to have for these, on any machine: they decide the order of sums, which must not
+change."""
 
 PROCESS_BYTES = 355e6
 """Memory of a CPU process without its trials: Python, torch and transformers (338 MB), and what torch allocates at the first

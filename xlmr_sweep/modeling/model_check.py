@@ -189,7 +189,7 @@ def _check_shapes(source: ModelSource, model: Any, found: Mapping[str, tuple[int
                 f"model {source.name}: {name} has the shape {list(shape)} in {source.location} and "
                 f"{list(parameter.shape)} by its config.json; they do not belong together"
             )
-    # Of a stack that is hardly there transformers would make the rest, which may be 40 GB.
+    # If most of the encoder is missing, transformers would make it anew, which may take 40 GB.
     wanted = {name: parameter.numel() for name, parameter in model.named_parameters() if name.startswith(prefix)}
     lacking = {name: size for name, size in wanted.items() if not {name, name.removeprefix(prefix)} & found.keys()}
     if sum(math.prod(shape) for shape in found.values()) < sum(wanted.values()) / 2:

@@ -1,7 +1,7 @@
 """A tokenizer as transformers made it, beside its own file. In: a source, its loaded tokenizer. Out: what differs.
 
 transformers' own classes take the vocabulary of `tokenizer.json` and make everything else by `tokenizer_config.json`. A special
-token that the file does not hold gets a new row. Nothing of this is said by transformers.
+token that the file does not hold gets a new row. transformers reports none of this.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from xlmr_sweep.training.masking import Masked
 from xlmr_sweep.training.seeds import mixed_seed
 
 HELD_OUT = 2**63
-"""Stands for a step in the draws of held-out rows: which they are, and what is masked in them. No run has so many."""
+"""The step number with which the held-out rows and their masks are drawn. No run has so many steps."""
 
 
 class BatchSource(Protocol):
@@ -173,7 +173,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Counts:
-    """What a step was of, over all ranks. Padding and filler do not count."""
+    """The sizes of a step, over all ranks. Padding and filler do not count."""
 
     tokens: int
     masked: int

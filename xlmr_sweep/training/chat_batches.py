@@ -79,7 +79,7 @@ def tokenised_once(
         try:
             folder = _made(study, model, storage, order, template, every, lambda: world.gather([0]))
         except (StudyError, StorageError) as problem:
-            # Said to the others below. They would wait for a rank that returns.
+            # The other ranks are told below. If this rank only raised, they would wait for it.
             error = problem
         world.gather([1])
     else:

@@ -33,9 +33,9 @@ class Snapshot:
     """One rank's part of a run between two steps."""
 
     copies: HostCopies
-    """Of weights and moments; perhaps still on their way."""
+    """Copies of weights and moments; from a GPU they may not have arrived yet."""
     state: dict[str, Any]
-    """What is no tensor, as JSON."""
+    """Everything that is not a tensor, as JSON."""
     is_first: bool
     """Whether this is rank 0."""
 
@@ -62,7 +62,7 @@ class Snapshot:
 
 
 def take_snapshot(run: Run, made_by: str = "") -> Snapshot:
-    """Copies a run as it is between two steps. On a GPU the copies are on their way while the run goes on.
+    """Copies a run as it is between two steps. On a GPU the run goes on while the copies are made.
 
     Args:
         run: after a step.

@@ -137,7 +137,7 @@ def _first(error: CheckpointException) -> Exception:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps torch from saying that one process is one process."""
+    """Silences torch's warning that there is only one process."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield

@@ -24,7 +24,7 @@ NUM_ROWS = 2
 """Rows whose logits are compared. The largest model takes half a minute for them on one core."""
 
 MOST_APART = {"fp32": 1e-3, "bf16": 5e-2}
-"""Of the greatest logit. Layers that are spread over ranks are gathered in bf16."""
+"""Largest difference allowed, as a share of the greatest logit. Layers that are spread over ranks are gathered in bf16."""
 
 
 def probe_rows(rows: Sequence[Masked]) -> list[Masked]:

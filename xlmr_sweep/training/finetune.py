@@ -128,7 +128,7 @@ def _prepare_process(spec: FinetuneSpec, device: torch.device) -> None:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Returns bf16 arithmetic over fp32 weights, or nothing for fp32."""
+    """Returns a context in which products are in bf16 over fp32 weights; for fp32 it changes nothing."""
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 ROOM = 2.0
-"""A second copy is made where so many times its bytes are free: the next steps need room too."""
+"""A second copy is made if this many times its bytes are free: the next steps need memory too."""
 
 
 class HostCopies:
@@ -37,7 +37,8 @@ class HostCopies:
                 self._copies = self._copied(dict(tensors), device)
 
     def hold(self) -> None:
-        """Called before the optimiser's next step, which then waits on the device for the copies, and never the host."""
+        """Called before the optimiser's next step. That step waits on the device until the copies are made; the host does not
+        wait."""
         if self._holds:
             self._cuda.current_stream().wait_event(self._event)
             self._holds = False

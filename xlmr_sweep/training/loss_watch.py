@@ -14,10 +14,10 @@ from xlmr_sweep.training.batches import Counts
 from xlmr_sweep.training.run_progress import Progress
 
 SPIKE_STEPS = 8
-"""So many steps with a high loss are a spike. One batch with an odd row is none."""
+"""This many steps in a row with a high loss are a spike. One batch with an odd row is not."""
 
 USUAL_STEPS = 64
-"""The usual loss is the mean of so many steps before them."""
+"""The usual loss is the mean of this many steps before them."""
 
 SPIKE_TIMES, SPIKE_NATS = 2.0, 1.0
 """A loss is high if it is this many times the usual one, and this much above it. A model that fell apart guesses by frequency: 6

@@ -178,7 +178,7 @@ def _steps(root: nn.Module, source: BatchSource, settings: TrainSettings, world:
 
 
 def _same_bits_on(device: torch.device) -> AbstractContextManager[None]:
-    """A run that goes on from a checkpoint has the same bits, which on a GPU only deterministic kernels give."""
+    """Makes a GPU use deterministic kernels: only then has a run that goes on from a checkpoint the same bits."""
     return strict_determinism() if device.type == "cuda" else nullcontext()
 
 

@@ -38,7 +38,7 @@ class SaveRequest:
         """Tells after a step, on all ranks alike, whether a checkpoint is asked for."""
         if step % MOST_STEPS if self._next is None else step < self._next:
             return False
-        # Rank 0 says for all when the next look is: each has seen another time go by.
+        # Rank 0 decides for all ranks when to look next, because each has measured another time.
         step_s = (self._clock() - self._last_at) / max(1, step - self._last)
         wait = max(1, min(MOST_STEPS, int(LOOK_INTERVAL_S / step_s))) if step_s > 0 else MOST_STEPS
         is_asked, wait = self._world.gather([int(self._world.rank == 0 and self._look()), wait])[0]

@@ -24,9 +24,8 @@ def calibrated(logits: Tensor, content_free: Tensor) -> Tensor:
 def score(task: TaskSpec, labels: Sequence[int], predictions: Sequence[int]) -> dict[str, float]:
     """Returns `score` (the task's metric), `accuracy` and `macro_f1`, each in [0, 1].
 
-    Macro-F1 is over all of the task's classes, also those without an example. CB's small sets often lack one, and an average
-    over the classes that are there would mean another thing without a word. A class that is neither there nor predicted counts
-    0.
+    Macro-F1 is over all of the task's classes, also those without an example. CB's small sets often lack one, and an average over
+    the classes that are there would silently mean something else. The F1 of a class that is neither there nor predicted is 0.
     """
     true, predicted = np.asarray(labels), np.asarray(predictions)
     classes = np.arange(len(task.labels))[:, None]

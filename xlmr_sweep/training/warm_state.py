@@ -45,9 +45,9 @@ CACHE_BYTES = 4 * 2**30
 """A process caches at most this much tokenised data, and as much of starting weights, beyond what its trial needs."""
 
 MODULE_CACHE_BYTES = 128 * 2**20
-"""A process caches at most so many bytes of modules on its device. These are modules of small models, whose trials are short. A
-larger module is built again for another task, in less time than a step takes. In the cache it would be memory that is part of no
-prediction and of no measured share."""
+"""A process caches at most this many bytes of modules on its device. Only modules of small models fit, whose trials are short. A
+larger module is built again for another task, which takes less time than a step. In the cache it would take memory that neither
+the predicted nor the measured size of a trial counts."""
 
 UNMAP_BYTES = 128 * 2**20
 """Starting weights beyond this are unmapped while a trial trains. Pages that only one process maps count as its own memory, and
