@@ -22,7 +22,7 @@ REWORDED = {
     "string_pattern_mismatch": "give a name of letters, digits, and . _ - between them",
     "invalid_key": "a key must be a text",
 }
-"""Messages of pydantic that speak of Python, in words of YAML, by the type of the error."""
+"""By the type of pydantic's error: what to say where its own message speaks of types of Python and not of YAML."""
 
 
 def problem_of(error: ValidationError) -> tuple[str, str]:
