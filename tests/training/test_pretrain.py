@@ -114,10 +114,9 @@ def test_a_full_disk_is_waited_for_at_every_write_and_changes_no_bit(
     assert storage.folders("models") == [model_folder_name(STUDY, STUDY.model("m"))]
 
 
-def test_a_disk_that_stays_full_ends_pre_training_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_stays_full_ends_pre_training_with_one_line(tmp_path: Path) -> None:
     patch_demo(interval_s=0.0)
-    storage = FullNowAndThen(tmp_path / "runs", 0.1)
-    monkeypatch.setattr(storage, "_must_refuse", lambda name: True)
+    storage = FullForEver(tmp_path / "runs", 0.1)
     with pytest.raises(StorageError, match=r"step-1: .*No space left on device.*; tried for 0\.1 s") as caught:
         train(storage)
     assert "\n" not in str(caught.value)
@@ -146,6 +145,13 @@ class FullNowAndThen(Storage):
     def _upload(self, folder: Path, name: str, beside: bool) -> None:
         self._check_room(name)
         super()._upload(folder, name, beside)
+
+
+class FullForEver(FullNowAndThen):
+    """Never has room."""
+
+    def _must_refuse(self, name: str) -> bool:
+        return True
 
 
 SCRIPT = """
