@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,25 @@ from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import Trial
 
 TRIAL = Trial("base", "prompted", "cb", 8, 0, "abc")
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """The URI of a folder on an S3 server."""
+    pytest.importorskip("moto.server", reason="needs the test extra: pip install -e '.[test]'")
+    from s3_server import s3_server
+
+    with s3_server() as server:
+        yield server.uri("runs")
+
+
+@pytest.fixture(params=["disk", "memory", "s3"])
+def no_path(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URI of an empty storage that is no path, of each kind."""
+    if request.param == "s3":
+        folder = f"/{tmp_path.name}?"
+        return request.getfixturevalue("bucket").replace("?", folder, 1)
+    return f"{'local' if request.param == 'disk' else 'memory'}://{tmp_path}/runs"
 
 
 def log_start(attempt: int) -> None:
@@ -114,6 +133,36 @@ def test_what_a_killed_process_left_comes_into_the_storage_once(
     assert left(tmp_path) == []
 
 
+@pytest.mark.parametrize("start", ["kept", "not yet kept"])
+@pytest.mark.parametrize("no_path", ["disk", "s3"], indirect=True)
+def test_attempts_that_were_killed_on_two_machines_are_whole_whichever_is_asked_first(
+    no_path: str, tmp_path: Path, killed_attempt: Callable[..., None], monkeypatch: pytest.MonkeyPatch, start: str
+) -> None:
+    storage, machines = Storage(no_path), [tmp_path / "tmp" / name for name in ("first", "second")]
+
+    def on(machine: Path) -> None:
+        """What follows has the machine's own temporary folder, also in processes that it starts."""
+        monkeypatch.setenv("TMPDIR", str(machine))
+        monkeypatch.setattr(tempfile, "tempdir", str(machine))
+
+    for attempt, machine in enumerate(machines, 1):
+        machine.mkdir()
+        on(machine)
+        killed_attempt(storage, attempt, start)
+    for machine in reversed(machines):
+        on(machine)
+        move_left_logs(storage, TRIAL)
+        assert list(machine.glob("*.log")) == []
+    first, second = ((f" attempt {attempt}: ", f"words of {attempt}\n") for attempt in (1, 2))
+    text = storage.read(log_name(TRIAL)).decode()
+    assert [text.count(word) for word in (*first, *second)] == [1] * 4
+    # An attempt whose beginning was in the storage stays in its place. Else they stand in the order in which they came.
+    words = (*first, *second) if start == "kept" else (*second, *first)
+    assert sorted(words, key=text.index) == list(words)
+    assert storage.names("tmp") == []
+    assert next_attempt(storage, TRIAL) == 3
+
+
 def test_a_left_log_is_copied_where_the_temporary_folder_knows_no_locks(
     tmp_path: Path, killed_attempt: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,8 +232,8 @@ def attempt_of(folder: Path, number: int) -> Path:
     return path
 
 
-def test_two_machines_that_copy_at_once_lose_no_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    uri, claimed, others = f"local://{tmp_path}/runs", threading.Event(), []
+def test_two_machines_that_copy_at_once_lose_no_attempt(no_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri, claimed, others = no_path, threading.Event(), []
 
     def no_lock(*_: object) -> None:
         raise OSError("two machines have no lock in common")
