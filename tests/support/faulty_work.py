@@ -31,10 +31,10 @@ class Faulty:
     seconds: float = 0.0
     kinds: dict[str, str] = field(default_factory=dict)
     """By model: die, hang, stuck, stopped, slow, nan, bug (always), memory (below half a GPU), rank-dies, rank-memory, held (by a
-    file), saves (into the storage while it works)."""
+    file)."""
 
     def open(self, study: Study, storage: Storage, rank_info: RankInfo) -> TrialRunner:
-        return FaultyRunner(self, rank_info, storage)
+        return FaultyRunner(self, rank_info)
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def _arrive(notes: Path) -> Faulty:
 
 
 class FaultyRunner:
-    def __init__(self, work: Faulty, rank_info: RankInfo, storage: Storage) -> None:
-        self._work, self._rank_info, self._storage = work, rank_info, storage
+    def __init__(self, work: Faulty, rank_info: RankInfo) -> None:
+        self._work, self._rank_info = work, rank_info
 
     def run(self, trial: Trial, on_step: OnStep | None = None) -> Outcome:
         began = time.time()
@@ -92,9 +92,6 @@ class FaultyRunner:
                 time.sleep(0.05)
                 if on_step is not None:
                     on_step(2)
-            return
-        if kind == "saves":
-            self._storage.write(f"weights/{trial.trial_id}", b"weights")
             return
         while kind == "held" and (self._work.notes / "held").exists():
             time.sleep(0.02)
@@ -145,9 +142,9 @@ def share() -> float:
 
 
 class Blocked(Storage):
-    """A storage that fails to write records and weights, as on a full disk, while there is a file `full` beside it."""
+    """A storage that fails to write records, as on a full disk, while there is a file `full` beside it."""
 
     def _write(self, name: str, data: bytes) -> None:
-        if name.startswith(("records/", "weights/")) and self.local is not None and (self.local.parent / "full").exists():
+        if name.startswith("records/") and self.local is not None and (self.local.parent / "full").exists():
             raise OSError(28, "No space left on device")
         super()._write(name, data)

@@ -227,22 +227,6 @@ def test_the_same_traceback_stops_the_model_and_a_full_disk_is_waited_for(
     nothing_is_left()
 
 
-def test_what_waits_for_the_storage_is_not_taken_for_hung(cluster: Any, tmp_path: Path) -> None:
-    study = study_of({"trial_stall_s": 4, "storage_patience_s": 300}, seeds=1, saves="1/2", fine="1/2")
-    (tmp_path / "full").touch()
-
-    def free() -> None:
-        wait_for(lambda: len(starts(tmp_path)) == 2)
-        time.sleep(3 * 4)
-        (tmp_path / "full").unlink()
-
-    with in_thread(free):
-        _, storage, _, live_table = run(study, tmp_path, Faulty(tmp_path, kinds={"saves": "saves"}))
-    assert live_table.done == 2
-    assert {row["attempt"] for row in records(storage).values()} == {1}
-    assert len(starts(tmp_path)) == 2
-
-
 def test_a_job_that_fails_while_the_storage_is_full_holds_no_trial_up(cluster: Any, tmp_path: Path) -> None:
     from xlmr_sweep.cluster.nodes import nodes
     from xlmr_sweep.cluster.tune.sweep import run_trials
