@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,21 @@ from typing import Any
 import pandas as pd
 import pytest
 from builders import make_encoder, make_study
+from patience import wait_for
 
+from xlmr_sweep.data.examples import prepare_task
+from xlmr_sweep.data.mixture import prepare_mixture
+from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.plan import expand
+from xlmr_sweep.study.reading import load_study
 
 pytest.importorskip("moto.server", reason="needs the test extra: pip install -e '.[test]'")
 
 from s3_server import S3Server, s3_server
 
 GRID = "experiments/run_grid.py"
-OUTAGE_S = 60.0
+EXPERIMENTS = str(Path(__file__).resolve().parents[2] / "experiments")
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
@@ -32,10 +37,43 @@ def server() -> Iterator[S3Server]:
 
 
 @pytest.fixture(scope="module")
+def cluster(server: S3Server) -> Iterator[Any]:
+    """One Ray for all commands, so that none waits for its own. It is started with the server's credentials."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_AUTH_MODE", "disabled")
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
+
+
+@pytest.fixture
+def nothing_is_left(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Returns what waits until no placement group, no actor and no process of a trial or a job is there any more."""
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    from benchmarks.faults import leftovers
+
+    return lambda: wait_for(lambda: not leftovers(cluster), lambda: leftovers(cluster))
+
+
+@pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six trials and a job of one rank that saves a checkpoint after each step."""
     folder = tmp_path_factory.mktemp("s3")
-    instruct = {"max_steps": 4, "global_batch_size": 16, "max_length": 64, "precision": "fp32", "checkpoint_every": 1}
-    return make_study(folder, make_encoder(folder / "encoder"), tasks=["cb"], instruct=instruct)
+    models = [{"name": "tiny", "folder": str(make_encoder(folder / "encoder")), "instruct_ranks": 1}]
+    instruct = {
+        "epochs": 4,
+        "max_steps": 12,
+        "global_batch_size": 16,
+        "max_length": 64,
+        "precision": "fp32",
+        "checkpoint_every": 1,
+    }
+    return make_study(folder, folder / "encoder", models=models, tasks=["cb"], sizes=[4], instruct=instruct)
 
 
 def records(storage: Storage) -> dict[str, dict[str, Any]]:
@@ -47,51 +85,111 @@ def when(found: dict[str, dict[str, Any]]) -> dict[str, str]:
     return {name: record["finished_at"] + record["host"] + str(record["attempt"]) for name, record in found.items()}
 
 
-@pytest.mark.timeout(1800)  # Six commands.
-def test_a_run_that_is_killed_extended_and_cut_off_ends_with_the_scores_of_a_disk(
-    server: S3Server, study: Path, tmp_path: Path, start: Callable[..., Any], run: Callable[..., tuple[int, str]]
+def is_claimed_by(storage: Storage, pid: int) -> bool:
+    """Tells whether a process has said in the bucket that it runs the study."""
+    claims = [storage.read_json(f"driver/{name}") for name in storage.names("driver")]
+    return any(claim["pid"] == pid for claim in claims if claim)
+
+
+def saved_step(storage: Storage) -> int:
+    """Returns the step of the last checkpoint that Train has taken note of, 0 for none."""
+    for job in storage.folders("train"):
+        noted = storage.read_json(f"train/{job}/checkpoint_manager_snapshot.json")
+        if noted and noted["latest_checkpoint_result"]:
+            return int(noted["latest_checkpoint_result"]["metrics"]["step"])
+    return 0
+
+
+def job_log(storage: Storage) -> str:
+    return "".join(storage.read(f"logs/{name}").decode() for name in storage.names("logs") if name.startswith("instruct-"))
+
+
+def outlast_the_client(storage: Storage) -> None:
+    """Returns when whatever began to ask before now has been refused: the client itself tries again for some seconds.
+
+    So the server is gone for longer than the client's own patience, and only that of the study is left.
+    """
+    for _ in range(2):
+        with pytest.raises(StudyError, match="cannot be listed"):
+            storage.names("records")
+
+
+def on_a_disk(study: Path, folder: Path) -> dict[str, dict[str, Any]]:
+    """Returns weights and score of each trial of a study on a disk, run in this process with nothing in the way."""
+    from xlmr_sweep.modeling.fsdp import World
+    from xlmr_sweep.training.finetune import finetune
+    from xlmr_sweep.training.instruct import RankContext, train_rank
+    from xlmr_sweep.training.warm_state import WarmState
+
+    spec, storage = load_study(str(study)).replaced(seeds=[0, 1, 2]), Storage(folder)
+    prepare_mixture(spec, storage)
+    for task in spec.tasks:
+        prepare_task(spec, task, storage)
+    config = {"study": spec.model_dump(mode="json"), "model": "tiny", "storage": storage.uri, "use_gpu": False}
+    keeps_none = lambda step, write, told: told(False)  # noqa: E731
+    assert train_rank(config, RankContext(0, 1, None, keeps_none)) is None
+    warm_state = WarmState(spec, storage, World())
+    return {
+        f"{trial.trial_id}.json": {
+            "score": finetune(trial, warm_state).columns["score"],
+            "weights": warm_state.resolved(trial)["weights"],
+        }
+        for trial in expand(spec)
+    }
+
+
+@pytest.mark.timeout(1800)  # Five commands.
+def test_a_run_that_is_killed_cut_off_and_extended_ends_with_the_scores_of_a_disk(
+    server: S3Server,
+    cluster: Any,
+    study: Path,
+    tmp_path: Path,
+    start: Callable[..., Any],
+    run: Callable[..., tuple[int, str]],
+    nothing_is_left: Callable[[], None],
 ) -> None:
     uri = server.uri("runs")
-    arguments, storage = ["--study", str(study), "--storage", uri], Storage(uri)
+    arguments, storage = ["--study", str(study), "--storage", uri, "--address", cluster.address], Storage(uri)
     killed = start(GRID, *arguments)
-    killed.wait_for(lambda: len(storage.names("records")) >= 2)
+    killed.wait_for(lambda: saved_step(storage) > 0)
+    # The job cannot end without its storage: the kill is in the middle of it, however fast the machine is.
+    server.cut()
     killed.send(signal.SIGKILL)
     assert killed.end() == -9
-    killed.wait_until_gone()
+    nothing_is_left()
+    server.mend()
     kept = records(storage)
-    assert 2 <= len(kept) < 12
-    arguments += ["--seeds", "0,1,2"]
+    assert len(kept) < 6
     command = start(GRID, *arguments)
-    command.wait_for(lambda: len(storage.names("records")) > len(kept))
+    command.wait_for(lambda: is_claimed_by(storage, command.process.pid))
     status, output = run(GRID, *arguments)
     assert status == 2
     assert re.search(rf"process {command.process.pid} on .* runs this study", output), output
+    command.wait_for(lambda: "goes on after step" in job_log(storage))
     server.cut()
-    mended_at = time.monotonic() + OUTAGE_S
-    # The same study on a disk meanwhile, because the machine has nothing else to do.
-    status, output = run(GRID, "--study", str(study), "--storage", str(tmp_path / "disk"), "--seeds", "0,1,2")
-    assert status == 0, output
-    time.sleep(max(0.0, mended_at - time.monotonic()))
+    outlast_the_client(storage)
     assert command.process.poll() is None, command.output
     server.mend()
     assert command.end() == 0, command.output
-    assert f"18 trials, {18 - len(kept)} to run" in command.output
-    there = records(storage)
-    assert {name: when(there)[name] for name in kept} == when(kept)
-    on_disk = records(Storage(tmp_path / "disk"))
-    assert {name: record["score"] for name, record in there.items()} == {name: r["score"] for name, r in on_disk.items()}
-    assert {r["resolved"]["weights"] for r in there.values()} == {r["resolved"]["weights"] for r in on_disk.values()}
+    assert f"6 trials, {6 - len(kept)} to run" in command.output
+    assert len(re.findall(r"goes on after step [1-9]", job_log(storage))) == 1
+    first = records(storage)
+    assert {name: when(first)[name] for name in kept} == when(kept)
     # No checkpoint of a job that is done, and no claim of a process that is gone.
     assert storage.folders("train") == []
     assert storage.names("driver") == []
-    _is_done_and_reported(storage, arguments, tmp_path, run)
+    _extended_and_reported(storage, [*arguments, "--seeds", "0,1,2"], tmp_path, run)
+    there = records(storage)
+    assert {name: when(there)[name] for name in first} == when(first)
+    found = {name: {"score": record["score"], "weights": record["resolved"]["weights"]} for name, record in there.items()}
+    assert found == on_a_disk(study, tmp_path / "disk")
 
 
-def _is_done_and_reported(storage: Storage, arguments: list[str], tmp_path: Path, run: Callable[..., tuple[int, str]]) -> None:
+def _extended_and_reported(storage: Storage, arguments: list[str], tmp_path: Path, run: Callable[..., tuple[int, str]]) -> None:
     status, output = run(GRID, *arguments)
     assert status == 0, output
-    assert "18 trials, 0 to run" in output
+    assert "9 trials, 3 to run" in output
     status, output = run("-m", "analysis.report", "--results", storage.uri, "--out", str(tmp_path / "report"))
     assert status == 0, output
     completeness = pd.read_csv(tmp_path / "report" / "completeness.csv")
-    assert completeness[["planned", "present", "failed"]].sum().to_dict() == {"planned": 18, "present": 18, "failed": 0}
+    assert completeness[["planned", "present", "failed"]].sum().to_dict() == {"planned": 9, "present": 9, "failed": 0}
