@@ -122,6 +122,21 @@ def test_results_and_predictions_are_the_storages(published: Path, storage: Stor
     assert len(predictions) == 12 * NUM_EVAL
 
 
+def test_every_variant_and_prompt_is_published(study: Study, tmp_path: Path) -> None:
+    prompts = {"cb": [{"name": "own"}, {"name": "so", "prompt": "{premise} so {hypothesis}?"}]}
+    asked = study.replaced(prompts=prompts, variants=[{"name": "few", "instruct": {"mask_rate": 0}}])
+    storage = Storage(tmp_path / "runs")
+    write_study(storage, asked)
+    trials = expand(asked)
+    for trial in trials:
+        write_record(storage, {**trial.as_dict(), "score": 0.5, "metric": "accuracy", "spec": {}, "resolved": {}})
+    assert publish("--storage", storage, "--to", tmp_path / "out", "--license", "cc-by-4.0")[0] == 0
+    table = parquet.read_table(tmp_path / "out/dataset/data/results.parquet").to_pandas()
+    assert set(table["trial_id"]) == {trial.trial_id for trial in trials}
+    assert set(table["variant"]) == {"declared", "few"}
+    assert set(table["prompt"].dropna()) == {"own", "so"}
+
+
 def test_the_manifest_names_every_file_and_the_study(published: Path, study: Study) -> None:
     files = contents(published / "dataset")
     manifest = json.loads(files.pop("manifest.json"))
@@ -177,7 +192,9 @@ def test_hosts_and_folders_stay_here(published: Path, study: Study) -> None:
         assert str(published.parent).encode() not in data, name
     given = {"source": "folder", "folder": "s3://bucket/rows?secret_key=xyz"}
     model = {"name": "own", "folder": "/home/someone/model"}
-    shown = public_study(study.replaced(instructions=given, models=[model]))
+    variant = {"name": "few", "instructions": {"folder": "/home/someone/few"}}
+    shown = public_study(study.replaced(instructions=given, models=[model], variants=[variant]))
+    assert shown["variants"][0]["instructions"]["folder"] == "few"
     assert shown["instructions"]["folder"] == "rows"
     assert shown["models"][0]["folder"] == "model"
 

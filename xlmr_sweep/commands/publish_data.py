@@ -17,7 +17,7 @@ from pyarrow import parquet
 
 from xlmr_sweep import __version__
 from xlmr_sweep.storage.artifacts import DATA, PREDICTIONS, RESULTS_FILE, STUDY_FILE, manifest_of, predictions_file
-from xlmr_sweep.storage.records import CELL_COLUMNS, COLUMNS
+from xlmr_sweep.storage.records import AXES, CELL_COLUMNS, COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,8 +65,10 @@ def data_files(
         cited: the fingerprints of study and results.
         study: the declared study.
     """
-    files = {RESULTS: _parquet(_results(results.rows))}
-    for task, table in _predictions(storage, results.rows):
+    # Of a study with variants or several prompts the report's rows are only the first ones.
+    rows = results.rows if results.every is None else results.every
+    files = {RESULTS: _parquet(_results(rows))}
+    for task, table in _predictions(storage, rows):
         files[predictions_name(task)] = _parquet(table)
     for name, table in derived.tables.items():
         if name in PRIVATE_TABLES or table.empty:
@@ -106,6 +108,9 @@ def public_study(study: Study) -> dict[str, Any]:
     value: dict[str, Any] = study.model_dump(mode="json")
     for part, name in FOLDERS:
         value[part][name] = _last(value[part][name])
+    for variant in value["variants"]:
+        if variant["instructions"].get("folder") is not None:
+            variant["instructions"]["folder"] = _last(str(variant["instructions"]["folder"]))
     for model in value["models"]:
         for name in ("folder", "instructed_folder"):
             model[name] = _last(model[name])
@@ -118,9 +123,10 @@ def _last(folder: str | None) -> str | None:
 
 
 def _results(rows: pd.DataFrame) -> pa.Table:
-    names = [name for name in COLUMNS if name in rows.columns and name not in PRIVATE_COLUMNS]
+    known = COLUMNS | dict.fromkeys(AXES, "string")
+    names = [name for name in known if name in rows.columns and name not in PRIVATE_COLUMNS]
     kinds = {"string": pa.string(), "int64": pa.int64(), "double": pa.float64()}
-    schema = pa.schema([(name, kinds[COLUMNS[name]]) for name in names])
+    schema = pa.schema([(name, kinds[known[name]]) for name in names])
     return pa.Table.from_pandas(rows[names], schema=schema, preserve_index=False).replace_schema_metadata()
 
 
@@ -130,7 +136,9 @@ def _predictions(storage: Storage, rows: pd.DataFrame) -> Iterator[tuple[str, pa
     rows = rows[rows["trial_id"].isin(there)]
     for task, trials in rows.groupby("task"):
         parts = []
-        cells = trials[["trial_id", *CELL_COLUMNS]].to_dict("records")
+        axes = [name for name in AXES if name in trials]
+        trials = trials.assign(**{name: trials[name].fillna("") for name in axes})
+        cells = trials[["trial_id", *CELL_COLUMNS, *axes]].to_dict("records")
         for cell, data in zip(cells, storage.read_many(predictions_file(cell["trial_id"]) for cell in cells), strict=True):
             table = parquet.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
             columns = {name: pa.repeat(pa.scalar(value), len(table)) for name, value in cell.items()}
