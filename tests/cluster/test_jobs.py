@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,20 +16,14 @@ from xlmr_sweep.cluster import jobs as module
 from xlmr_sweep.cluster.ending import Ending
 from xlmr_sweep.cluster.jobs import MAX_STARTS, InstructionJobs, wait_for_resources
 from xlmr_sweep.cluster.nodes import NodeWatch
-from xlmr_sweep.cluster.save_requests import SaveRequests
 from xlmr_sweep.interrupt import PATIENCE_S, Notice
-from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.scheduling.admission import Admission
 from xlmr_sweep.scheduling.cost import CostModel
 from xlmr_sweep.scheduling.free_resources import Allocation, Bundle
 from xlmr_sweep.scheduling.items import Job
 from xlmr_sweep.scheduling.resources import Node, Width
-from xlmr_sweep.storage.artifacts import save_request_file
-from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.study.identity import recipe_folder_name
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.reading import load_study
-from xlmr_sweep.training.save_request import SaveRequest
 
 
 class Cluster:
@@ -204,38 +197,6 @@ def test_if_all_nodes_are_about_to_be_taken_away_the_command_ends_soon(monkeypat
     assert notice._interrupts.interval == 400 - PATIENCE_S
     assert admission.next() is None
     notice.cancel()
-
-
-def test_a_request_is_answered_once_its_file_is_gone_for_some_seconds(tmp_path: Path) -> None:
-    now, study, storage = [0.0], load_study("paper"), Storage(tmp_path)
-    saves = SaveRequests(study, storage, lambda: now[0])
-    saves.ask("xlmr-base")
-    name = recipe_folder_name(study, study.model("xlmr-base"))
-    # The job's side of it.
-    asked = SaveRequest(storage, name, World(), lambda: now[0])
-    assert not asked.is_there(9)
-    assert asked.is_there(10)
-    assert not asked.is_there(20), "looked a moment ago"
-    now[0] = 2
-    assert asked.is_there(30)
-    assert not saves.is_saved("xlmr-base")
-    asked.done()
-    now[0] = 4
-    assert not asked.is_there(40)
-    assert not saves.is_saved("xlmr-base")
-    now[0] = 7
-    assert saves.is_saved("xlmr-base")
-
-
-def test_slow_steps_are_asked_after_each_of_them(tmp_path: Path) -> None:
-    now, storage = [0.0], Storage(tmp_path)
-    asked = SaveRequest(storage, "m-1", World(), lambda: now[0])
-    storage.write(save_request_file("m-1"), b"")
-    found = []
-    for step in range(8, 14):
-        now[0] += 5.0
-        found.append(asked.is_there(step))
-    assert found == [False, False, True, True, True, True]
 
 
 def test_an_interrupted_command_waits_for_checkpoints_first_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from io import StringIO
 from pathlib import Path
 
 import pytest
-from patience import wait_for
 from rich.console import Console
 from typer.testing import CliRunner
 
-from xlmr_sweep.commands import live_file, watch
-from xlmr_sweep.commands.live_file import LIVE_FILE, read_live, shown_to_others
+from xlmr_sweep.commands import watch
+from xlmr_sweep.commands.live_file import LIVE_FILE
 from xlmr_sweep.commands.live_table import Snapshot
 from xlmr_sweep.commands.subcommands import app
 from xlmr_sweep.storage.driver_lock import only_driver
@@ -94,37 +93,6 @@ def test_a_driver_whose_trials_have_not_begun_is_named(storage: Storage) -> None
         seen = Watched(storage, interrupt)
     assert "0 of 10 trials have a record; process " in seen.output
     assert "runs this study; its trials have not begun" in seen.output
-
-
-@pytest.fixture
-def often(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(live_file, "INTERVAL_S", 0.01)
-    return
-
-
-def test_the_file_follows_the_table_and_is_gone_afterwards(storage: Storage, often: None) -> None:
-    shown = [SNAPSHOT]
-    with shown_to_others(storage, lambda: shown[0]):
-        wait_for(lambda: read_live(storage) is not None)
-        shown[0] = replace(SNAPSHOT, num_ended=9)
-        wait_for(lambda: (found := read_live(storage)) is not None and found.num_ended == 9)
-        found = read_live(storage)
-        assert found is not None
-        assert found.line() == shown[0].line()
-    assert read_live(storage) is None
-    assert not storage.exists(LIVE_FILE)
-
-
-@pytest.mark.parametrize("content", [b"{", b"[]", b'{"counts": 1}', b'{"another": "version"}'])
-def test_a_file_that_cannot_be_shown_counts_as_absent(storage: Storage, content: bytes) -> None:
-    storage.write(LIVE_FILE, content)
-    assert read_live(storage) is None
-
-
-def test_a_storage_that_fails_costs_no_run(tmp_path: Path, often: None) -> None:
-    (tmp_path / "runs").write_text("a file in the way")
-    with shown_to_others(Storage(tmp_path / "runs"), lambda: SNAPSHOT):
-        pass
 
 
 def test_watch_goes_with_status_alone(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from xlmr_sweep.storage.collect import collect
 from xlmr_sweep.storage.doubts import doubts
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.records import write_record
-from xlmr_sweep.storage.text_doubts import USUAL, spelt_otherwise
 from xlmr_sweep.study.identity import READING_VERSION, task_data_name
 from xlmr_sweep.study.plan import expand
 from xlmr_sweep.study.reading import load_study
@@ -107,12 +106,6 @@ def test_records_of_texts_that_spell_a_special_token_in_another_way_are_stale(
     assert {row["task"] for row in found.rows} == ({"copa"} if is_doubtful else {"cb", "copa"})
     assert all("in a text of task cb as a special token" in reason for reason in stale.values())
     assert states(path, storage, {"reading": READING_VERSION}) == {}
-
-
-def test_special_tokens_of_a_tokenizer_that_is_not_here_are_the_usual_ones() -> None:
-    assert spelt_otherwise(USUAL, ["a cat", "a [mask] cat"]) == "[mask]"
-    assert spelt_otherwise(("mask", "cite"), ["a masked cat", "a Cite"]) == "cite"
-    assert spelt_otherwise((), ["a [mask] cat"]) == ""
 
 
 @pytest.mark.parametrize(

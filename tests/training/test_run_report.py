@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
-from tensorboardX.proto.event_pb2 import Event
 from tiny_ranks import Rows, run_of, tiny
 
 from xlmr_sweep.modeling.architecture import Architecture
-from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.training import run_report
-from xlmr_sweep.training.event_files import UPLOAD_INTERVAL_S, EventFile
 from xlmr_sweep.training.mlm import Run
-from xlmr_sweep.training.run_progress import Progress
 from xlmr_sweep.training.run_report import RunReport
-from xlmr_sweep.training.speed import SETTLED_STEPS, WINDOW_S, SpeedMeter
+from xlmr_sweep.training.speed import SETTLED_STEPS, SpeedMeter
 
 SHAPE = Architecture(2, 24, 48, 83, heads=2)
 
@@ -27,28 +22,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-def test_speed_is_that_of_the_last_minute_and_leaves_the_first_step_out() -> None:
-    meter, progress = SpeedMeter(SHAPE), Progress()
-    for step in range(1, 5):
-        # The first step takes 100 s, each later one 2 s.
-        progress.step, progress.elapsed_s = step, 98.0 + 2 * step
-        progress.tokens, progress.pairs, progress.masked_tokens = 100 * step, 1000 * step, 15 * step
-        progress.waited_s["data"] = 0.5 * step
-        meter.mark(progress)
-    speed = meter.speed()
-    assert speed is not None
-    assert (speed.tokens_per_s, speed.step_s) == (pytest.approx(50), pytest.approx(2))
-    assert speed.waited == {"data": pytest.approx(0.25), "checkpoint": 0, "scoring": 0, "host": 0}
-    # Multiplications and additions of one step, by hand: layers, attention, head; the backward pass is two forward passes.
-    products, attention, head = 2 * 2 * (4 * 24**2 + 2 * 24 * 48) * 100, 2 * 4 * 24 * 1000, 2 * (24**2 + 24 * 83) * 15
-    assert speed.flops_per_s == pytest.approx(3 * (products + attention + head) / 2)
-    progress.step, progress.elapsed_s, progress.tokens = 5, 106 + 10 * WINDOW_S, 500
-    meter.mark(progress)
-    late = meter.speed()
-    assert late is not None
-    assert late.step_s == pytest.approx(10 * WINDOW_S)
 
 
 def told_of(peak: float | None, monkeypatch: pytest.MonkeyPatch, interval_s: float = 0.0) -> tuple[RunReport, list, list[str]]:  # type: ignore[type-arg]
@@ -85,42 +58,6 @@ def test_a_low_share_of_the_peak_is_said_once_with_what_the_run_waited_for(monke
     assert SETTLED_STEPS < 30
     _, _, nothing = told_of(1.0, monkeypatch)
     assert not nothing
-
-
-def events(data: bytes) -> list[Event]:
-    """Reads an event file: a length in 8 bytes, its checksum in 4, an event, its checksum in 4."""
-    found = []
-    while data:
-        end = 12 + int.from_bytes(data[:8], "little")
-        found.append(Event.FromString(data[12:end]))
-        data = data[end + 4 :]
-    return found
-
-
-@pytest.mark.parametrize("location", ["path", "fsspec"])
-def test_event_files_are_what_tensorboard_reads(location: str, tmp_path: Path) -> None:
-    storage, clock = Storage(tmp_path / "runs" if location == "path" else f"memory://{tmp_path}"), Clock()
-    file = EventFile(storage, "m-1", 40, clock)
-    file.write(41, {"loss": 2.5, "loss_targets": 1.5, "share_of_peak": None})
-    clock.now += UPLOAD_INTERVAL_S
-    file.write(42, {"loss": 2.0, "waited_data": 0.25})
-    # A run that is killed now has these two.
-    (name,) = storage.names("tracking/tensorboard/m-1")
-    head, start, *points = events(storage.read(f"tracking/tensorboard/m-1/{name}"))
-    assert head.file_version == "brain.Event:2"
-    assert start.step == 41
-    told = [(point.step, [(value.tag, value.simple_value) for value in point.summary.value]) for point in points]
-    assert told == [(41, [("loss", 2.5), ("loss/targets", 1.5)]), (42, [("loss", 2.0), ("waited/data", 0.25)])]
-    file.close()
-
-
-def test_a_disk_that_cannot_be_written_costs_no_step(tmp_path: Path) -> None:
-    storage = Storage(tmp_path / "runs")
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "tracking").write_text("in the way")
-    file = EventFile(storage, "m-1", 0)
-    file.write(1, {"loss": 2.5})
-    file.close()
 
 
 def test_both_parts_of_the_loss_are_told_of_real_rows(monkeypatch: pytest.MonkeyPatch) -> None:
