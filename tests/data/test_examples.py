@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from xlmr_sweep.data import examples
 from xlmr_sweep.data.examples import check_sizes, few_shot, load_task, prepare_task, read_task
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.files import Storage
@@ -191,3 +192,21 @@ def test_a_size_above_the_pool_is_refused() -> None:
     check_sizes(CB, 128, [128])
     with pytest.raises(StudyError, match="sizes: 128 is above the 24 training examples of task cb"):
         check_sizes(CB, 24, [8, 128])
+
+
+def test_data_that_change_while_they_are_read_are_not_kept(
+    study: Study, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert study.data.folder is not None
+    path, read = study.data.folder / "CB" / "val.jsonl", examples._jsonl
+
+    def replaced(of: Path) -> Any:
+        yield from read(of)
+        if of.name == "train.jsonl":
+            path.write_bytes(path.read_bytes().replace(b"0", b"1"))
+
+    monkeypatch.setattr(examples, "_jsonl", replaced)
+    path.write_text('{"premise": "a", "hypothesis": "b", "label": 0}\n')
+    with pytest.raises(StudyError, match="task cb: files in .* changed while they were read; start the command again"):
+        prepare_task(study, CB, storage)
+    assert not storage.names("data", "")

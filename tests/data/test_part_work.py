@@ -20,7 +20,8 @@ from xlmr_sweep.data import instruction_source, mixture, mixture_writer, row_fil
 from xlmr_sweep.data.mixture import prepare_mixture
 from xlmr_sweep.data.mixture_rows import open_mixture
 from xlmr_sweep.data.part_work import PartDone, PartWork, run_here
-from xlmr_sweep.data.row_files import RowFile, Segment, UnreachableError
+from xlmr_sweep.data.row_file import RowFile
+from xlmr_sweep.data.row_files import Segment, UnreachableError
 from xlmr_sweep.errors import StorageError, StudyError
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.identity import mixture_name

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xlmr_sweep.data.row_files import FileSegment, RowFile, lines_before
+from xlmr_sweep.data.row_file import RowFile
+from xlmr_sweep.data.row_files import FileSegment, lines_before
 
 
 @settings(max_examples=60)

@@ -66,11 +66,28 @@ def test_a_value_that_is_a_labels_name_is_that_label(labels: Sequence[str], raw:
 
 @pytest.mark.parametrize(
     ("labels", "raw"),
-    [(("true", "false"), 1), (("true", "false"), "0"), (("True", "False"), 0), (("1", "0"), True), (("True", "TRUE"), True)],
+    [
+        (("true", "false"), 1),
+        (("true", "false"), "0"),
+        (("True", "False"), 0),
+        (("1", "0"), True),
+        (("True", "TRUE"), True),
+        (("1.0", "0.0"), 1),
+        (("1.0", "2.0"), "1"),
+        (("01", "00"), 0),
+        (("\uff11", "\uff10"), 0),
+    ],
 )
 def test_a_value_of_two_readings_is_refused_with_both(labels: Sequence[str], raw: object) -> None:
     with pytest.raises(ValueError, match=f"could be '{labels[0]}' or '{labels[1]}'"):
         labelled(*labels).parse_label(raw)
+
+
+def test_a_number_is_the_label_that_spells_it_otherwise() -> None:
+    assert [labelled("0.0", "1.0").parse_label(raw) for raw in (0, 1, "1", "1.0")] == [0, 1, 1, 1]
+    assert labelled("1.0", "2.0").parse_label(2) == 1
+    with pytest.raises(ValueError, match="label 0 is not one of 1.0, 2.0"):
+        labelled("1.0", "2.0").parse_label(0)
 
 
 def test_a_number_beside_labels_that_are_numbers_is_no_position() -> None:
@@ -85,6 +102,9 @@ def test_a_number_beside_labels_that_are_numbers_is_no_position() -> None:
         (("1", "2", "3"), True),
         (("true", "false"), True),
         (("0", "1"), False),
+        (("1.0", "0.0"), True),
+        (("0.0", "1.0"), False),
+        (("nan", "inf"), False),
         (("10", "20"), False),
         (("false", "true"), False),
         (("neg", "pos"), False),

@@ -71,19 +71,22 @@ class FineTuning:
             from xlmr_sweep.cluster.object_store import ObjectStoreArrays
             from xlmr_sweep.modeling.device import limit_memory, pick_device
             from xlmr_sweep.modeling.fsdp import World
+            from xlmr_sweep.training.planned_files import PlannedFiles
             from xlmr_sweep.training.warm_state import WarmState
 
         device = pick_device()
         limit_memory(device, rank_info.gpu_share)
         world = World(device=device) if rank_info.size == 1 else _join(rank_info)
-        return _TorchRunner(WarmState(study, storage, world, ObjectStoreArrays() if ray.is_initialized() else None))
+        warm_state = WarmState(study, storage, world, ObjectStoreArrays() if ray.is_initialized() else None)
+        return _TorchRunner(warm_state, PlannedFiles(study))
 
 
 class _TorchRunner:
-    def __init__(self, warm_state: Any) -> None:
-        self._warm_state = warm_state
+    def __init__(self, warm_state: Any, files: Any) -> None:
+        self._warm_state, self._files = warm_state, files
 
     def prepare(self, trial: Trial) -> None:
+        self._files.check(trial)
         self._warm_state.inputs(trial)
         self._warm_state.starting_weights(trial)
 
@@ -91,8 +94,11 @@ class _TorchRunner:
         from xlmr_sweep.modeling.device import DeviceUse
         from xlmr_sweep.training.finetune import finetune
 
+        self._files.check(trial)
         with DeviceUse(self._warm_state.world.device) as use:
             outcome = finetune(trial, self._warm_state, on_step)
+        # A file that is overwritten in its place changes weights that are mapped from it.
+        self._files.check(trial)
         return replace(outcome, columns=outcome.columns | use.columns)
 
     def resolved(self, trial: Trial) -> dict[str, Any]:

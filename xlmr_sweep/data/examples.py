@@ -82,6 +82,8 @@ def read_task(study: Study, task: TaskSpec, storage: Storage) -> ReadTask:
     if kept is not None:
         return ReadTask(folder, kept, {})
     rows, resolved = _read(study, task)
+    if task_folder(study, task) != folder:
+        raise StudyError(f"task {task.name}: files in {study.data.folder} changed while they were read; start the command again")
     manifest = {
         "task": task.name,
         "identity": data_identity(study, task),

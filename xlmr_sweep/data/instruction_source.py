@@ -7,25 +7,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pyarrow import fs
 
-from xlmr_sweep.data.row_files import (
-    FirstRows,
-    Payload,
-    RowFile,
-    Segment,
-    count_rows,
-    file_segments,
-    open_filesystem,
-    patiently,
-)
+from xlmr_sweep.data.row_file import RowFile, check_same, open_filesystem, version_of
+from xlmr_sweep.data.row_files import FirstRows, Payload, Segment, count_rows, file_segments, patiently
 from xlmr_sweep.errors import MissingFolderError, StudyError
 from xlmr_sweep.study.data_spec import InstructionSpec
+from xlmr_sweep.study.identity import file_hash
 from xlmr_sweep.study.input_files import chosen_kind, instruction_files
 from xlmr_sweep.study.spec import Study
 
@@ -78,6 +71,16 @@ class InstructionSource:
         """Returns the number of rows that a pattern left out, where they are here to be counted."""
         return self._num_excluded_rows + sum(count_rows(file) for file in self._left_out if file.is_here)
 
+    def check_same(self) -> None:
+        """Checks that all that was read is still what was listed.
+
+        Raises:
+            StudyError: naming a file that is another.
+            UnreachableError: if a file elsewhere cannot be asked for.
+        """
+        for file in self.files:
+            patiently(file, lambda file=file: check_same(file))  # type: ignore[misc]
+
     def _find_hub(self) -> None:
         urls, self.resolved, sizes = hub_files(self._spec)
         kept = self._not_excluded([RowFile(name, url, sizes[name] or _size(name, url)) for name, url in urls.items()])
@@ -90,7 +93,7 @@ class InstructionSource:
         else:
             files = instruction_files(self._spec)
             self.hidden = [path.name for path in files.hidden]
-            found = [RowFile(str(path), str(path), path.stat().st_size) for path in files.read]
+            found = [_local_file(path) for path in files.read]
         self.files = self._not_excluded(found)
 
     def _not_excluded(self, files: list[RowFile]) -> list[RowFile]:
@@ -160,7 +163,14 @@ def bucket_files(url: str) -> list[RowFile]:
     names = chosen_kind(sorted(found))[0]
     if not names:
         raise MissingFolderError(f"instructions.folder: {url} holds no file of instruction rows, such as *.jsonl")
-    return [RowFile(f"{base}/{name}", f"{base}/{name}", int(found[name])) for name in names]
+    files = [RowFile(f"{base}/{name}", f"{base}/{name}", int(found[name])) for name in names]
+    versions = (patiently(file, lambda file=file: version_of(filesystem, f"{root}/{Path(file.url).name}")) for file in files)  # type: ignore[misc]
+    return [replace(file, num_bytes=size, version=version) for file, (size, version) in zip(files, versions, strict=True)]
+
+
+def _local_file(path: Path) -> RowFile:
+    size, version = version_of(fs.LocalFileSystem(), str(path))
+    return RowFile(str(path), str(path), size, version, file_hash(path, "instructions.folder"))
 
 
 def _size(label: str, url: str) -> int:

@@ -8,7 +8,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from xlmr_sweep.data.jsonl import MAX_SHOWN
-from xlmr_sweep.data.row_files import RowFile, lines_before
+from xlmr_sweep.data.row_file import RowFile
+from xlmr_sweep.data.row_files import lines_before
 from xlmr_sweep.errors import StudyError
 
 SURELY = 2.0

@@ -113,7 +113,7 @@ def _same_plan(study: Study, storage: Storage, source: InstructionSource, key: s
     plan = {
         "tokens": key,
         "part_bytes": source.part_bytes,
-        "files": [[file.label, file.num_bytes] for file in source.files],
+        "files": [[file.label, file.num_bytes, file.version] for file in source.files],
         "resolved": source.resolved,
         "excluded": source.excluded,
         "versions": package_versions("tokenizers", "transformers", "xlmr_sweep"),
@@ -142,6 +142,7 @@ def _put_together(
         start, num_short = num_short, num_short + table.num_rows
         writer.add(table if is_first is None else table.take(np.flatnonzero(is_first[start:num_short])))
     malformed.check()
+    source.check_same()
     if writer.num_rows == 0:
         raise StudyError(
             f"instructions: no row of {num_read} is left with a target of at most {spec.max_target_tokens} tokens; "

@@ -12,12 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
-from pyarrow import fs, parquet
+from pyarrow import parquet
 
+from xlmr_sweep.data.row_file import CODECS, RowFile, check_same, open_filesystem
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.storage.location import URI, locate
-
-CODECS = {".gz": "gzip", ".zst": "zstd"}
 
 BLOCK_BYTES = 2**20
 """Read at a time from a packed file."""
@@ -33,27 +31,6 @@ T = TypeVar("T")
 
 class UnreachableError(StudyError):
     """A file elsewhere could not be read. What was prepared before is kept."""
-
-
-@dataclass(frozen=True)
-class RowFile:
-    """A file of instruction rows."""
-
-    label: str
-    """Its path or its name on the hub, for messages."""
-    url: str
-    """A path, or what pyarrow or fsspec can open."""
-    num_bytes: int
-
-    @property
-    def is_plain(self) -> bool:
-        """Tells whether it can be read from any place on."""
-        return not self.url.endswith((*CODECS, ".parquet"))
-
-    @property
-    def is_here(self) -> bool:
-        """Tells whether it lies on a file system of this machine."""
-        return not URI.match(self.url)
 
 
 @dataclass(frozen=True)
@@ -188,26 +165,8 @@ def lines_before(file: RowFile, part: int, part_bytes: int) -> int:
     return sum(payload.data.count(b"\n") for segment in segments for payload in segment.payloads())
 
 
-def open_filesystem(url: str) -> tuple[fs.FileSystem, str]:
-    """Returns what reads a path or a URL, and its path there.
-
-    Raises:
-        StudyError: if nothing can open such a URL.
-    """
-    if url.startswith("hf://"):
-        from huggingface_hub import HfFileSystem
-
-        return fs.PyFileSystem(fs.FSSpecHandler(HfFileSystem())), url.removeprefix("hf://")
-    if not URI.match(url):
-        return fs.LocalFileSystem(), url
-    try:
-        found = locate(url)
-    except StudyError as error:
-        raise StudyError(str(error).replace("--storage", "instructions.folder:", 1)) from None
-    return found.filesystem, found.root
-
-
 def _opened(file: RowFile) -> pa.NativeFile:
+    check_same(file)
     filesystem, path = open_filesystem(file.url)
     return filesystem.open_input_file(path)
 

@@ -85,7 +85,7 @@ def expand(study: Study, *, as_in_0_1: bool = False) -> list[Trial]:
                     for is_zero_shot in (False, True)
                 )
                 for size, seed in sizes_and_seeds(study, paradigm):
-                    key = fingerprint({"base": base if size else untrained, "train_size": size, "seed": seed})
+                    key = _id(base if size else untrained, size, seed)
                     trial = Trial(model.name, paradigm, task.name, size, seed, key, variant, prompt, job)
                     if _is_new(trial, seen):
                         seen[key] = trial
@@ -98,6 +98,24 @@ def _asked(study: Study, variant: str, paradigm: Paradigm) -> Iterator[tuple[Tas
     for task in study.tasks:
         for prompt in study.prompt_names(task.name) if paradigm != "baseline" else ("",):
             yield study.at(variant, prompt).task(task.name), prompt
+
+
+def id_now(study: Study, trial: Trial) -> str:
+    """Returns the id that a trial of the study has by the files as they are now on this machine.
+
+    Raises:
+        StudyError: if a folder that the trial's identity needs is missing.
+    """
+    part, model, task = study.at(trial.variant, trial.prompt), study.model(trial.model), study.task(trial.task)
+    weights, data = model_identity(study, model), data_identity(study, task)
+    recipe = recipe_id(part, model) if trial.paradigm == "instructed" else None
+    is_zero_shot = trial.train_size == 0
+    base = _base_identity(part, weights, recipe, trial.paradigm, part.task(task.name), data, is_zero_shot=is_zero_shot)
+    return _id(base, trial.train_size, trial.seed)
+
+
+def _id(base: str, size: int, seed: int) -> str:
+    return fingerprint({"base": base, "train_size": size, "seed": seed})
 
 
 def _is_new(trial: Trial, seen: Mapping[str, Trial]) -> bool:

@@ -116,13 +116,25 @@ class TaskSpec(Declared):
         position &= set(numbers.values())
         truth = _TRUTHS.get(text.lower())
         alike = {i for i, name in enumerate(self.labels) if truth is not None and _TRUTHS.get(name.lower()) == truth}
+        # The number 1 may be meant by a label named "1.0" or "01".
+        values = [_number(name) for name in self.labels]
+        if not isinstance(raw, bool) and text.isdecimal():
+            alike |= {i for i, value in enumerate(values) if value == int(text)}
         if alike:
             return alike | position
         # A truth value alone names no position. Beside a label named "1" the number 0 is more likely wrong than a position.
-        return set() if isinstance(raw, bool) or not numbers.keys().isdisjoint(self.labels) else position
+        return set() if isinstance(raw, bool) or not set(values).isdisjoint(numbers.values()) else position
 
 
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def _number(name: str) -> float | None:
+    """Returns the number that a label's name spells; None for a name that is no number."""
+    try:
+        return float(name)
+    except ValueError:
+        return None
 
 
 def placeholders(text: str) -> tuple[str, ...]:

@@ -47,6 +47,7 @@ from xlmr_sweep.training.job_checkpoints import JobCheckpoints, KeepCheckpoint
 from xlmr_sweep.training.mlm import Run
 from xlmr_sweep.training.mlm_loss import MaskedLMLoss
 from xlmr_sweep.training.packed_step import packed_refusal
+from xlmr_sweep.training.planned_files import check_job
 from xlmr_sweep.training.run_report import Listener, RunReport
 from xlmr_sweep.training.speed import SpeedMeter
 from xlmr_sweep.training.train_settings import TrainSettings
@@ -87,7 +88,7 @@ def train_rank(config: dict[str, Any], context: RankContext) -> dict[str, str] |
     """Runs one rank of a job to its end.
 
     Args:
-        config: `study` (as JSON), `model` (short name), `storage` (URI) and `use_gpu`.
+        config: `study` (as JSON), `model` (short name), `storage` (URI), `use_gpu`, and `job`, the name that the driver gave it.
         context: this rank's.
 
     Returns:
@@ -109,12 +110,14 @@ def _train(config: dict[str, Any], context: RankContext) -> None:
     world = World(context.rank, context.world_size, device)
     if device.type == "cpu":
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    check_job(config.get("job"), study, spec)
     job = InstructionRun(study, spec, storage, world, context)
     if context.checkpoint is not None:
         with context.checkpoint as folder:
             job.checkpoints.load(job.run, Path(folder))
         job.log(f"goes on after step {job.run.progress.step}")
     job.train()
+    check_job(config.get("job"), study, spec)
     job.finish()
 
 

@@ -1,0 +1,97 @@
+"""One file of instruction rows, and whether it is still the one that was listed. On a disk, a bucket or the hub.
+
+A mixture's identity names the contents of local files and the place of those in a bucket. Rows of a file that was replaced while
+it was read must not be kept under that identity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyarrow import fs
+
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.storage.location import URI, locate
+from xlmr_sweep.study.identity import file_hash
+
+CODECS = {".gz": "gzip", ".zst": "zstd"}
+
+VERSIONS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "updated", "mtime", "created")
+"""What fsspec's file systems tell of a file that is another after another file was put in its place."""
+
+
+@dataclass(frozen=True)
+class RowFile:
+    """A file of instruction rows."""
+
+    label: str
+    """Its path or its name on the hub, for messages."""
+    url: str
+    """A path, or what pyarrow or fsspec can open."""
+    num_bytes: int
+    version: str = ""
+    """Its time of change or its tag where it is stored, when it was listed; empty where nothing tells or it cannot change."""
+    sha256: str = ""
+    """Of a file of this machine. A node's own copy may have another time."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Tells whether it can be read from any place on."""
+        return not self.url.endswith((*CODECS, ".parquet"))
+
+    @property
+    def is_here(self) -> bool:
+        """Tells whether it lies on a file system of this machine."""
+        return not URI.match(self.url)
+
+
+def open_filesystem(url: str) -> tuple[fs.FileSystem, str]:
+    """Returns what reads a path or a URL, and its path there.
+
+    Raises:
+        StudyError: if nothing can open such a URL.
+    """
+    if url.startswith("hf://"):
+        from huggingface_hub import HfFileSystem
+
+        return fs.PyFileSystem(fs.FSSpecHandler(HfFileSystem())), url.removeprefix("hf://")
+    if not URI.match(url):
+        return fs.LocalFileSystem(), url
+    try:
+        found = locate(url)
+    except StudyError as error:
+        raise StudyError(str(error).replace("--storage", "instructions.folder:", 1)) from None
+    return found.filesystem, found.root
+
+
+def version_of(filesystem: fs.FileSystem, path: str) -> tuple[int, str]:
+    """Returns a file's bytes, and what changes when another file is put in its place; empty where nothing tells."""
+    info = filesystem.get_file_info(path)
+    if isinstance(filesystem, fs.PyFileSystem) and info.mtime_ns is None:
+        told = filesystem.handler.fs.info(path)
+    elif isinstance(filesystem, fs.LocalFileSystem):
+        told = {}
+    else:
+        # Buckets tell times in whole seconds.
+        with filesystem.open_input_file(path) as file:
+            told = {key.decode(): value.decode() for key, value in (file.metadata() or {}).items()}
+    tag = next((str(told[key]) for key in VERSIONS if told.get(key)), "")
+    return int(info.size or 0), f"{info.mtime_ns or ''} {tag}".strip()
+
+
+def check_same(file: RowFile) -> None:
+    """Checks that a file is still the one that was listed, here and on every node.
+
+    Raises:
+        StudyError: if it is another.
+    """
+    if not file.version:
+        return
+    filesystem, path = open_filesystem(file.url)
+    if version_of(filesystem, path) == (file.num_bytes, file.version):
+        return
+    if not file.is_here or file_hash(Path(path), "instructions.folder") != file.sha256:
+        raise StudyError(
+            f"{file.label}: is another file than when the command began to read; the same command reads the new one whole"
+        )
