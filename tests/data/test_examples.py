@@ -210,3 +210,12 @@ def test_data_that_change_while_they_are_read_are_not_kept(
     with pytest.raises(StudyError, match="task cb: files in .* changed while they were read; start the command again"):
         prepare_task(study, CB, storage)
     assert not storage.names("data", "")
+
+
+@pytest.mark.parametrize("given", [[7, 7], [1, None], [{"p": 0}, {"p": 0}]])
+def test_examples_that_share_an_idx_are_told_apart(study: Study, storage: Storage, given: list[Any]) -> None:
+    assert study.data.folder is not None
+    rows = [{"premise": text, "hypothesis": "b", "label": 0, "idx": idx} for text, idx in zip("xy", given, strict=True)]
+    (study.data.folder / "CB" / "val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read = read_task(study, CB, storage).rows["validation"]
+    assert [(row["example_id"], row["premise"]) for row in read] == [("0", "x"), ("1", "y")]

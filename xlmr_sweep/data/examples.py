@@ -151,8 +151,17 @@ def _read(study: Study, task: TaskSpec) -> tuple[dict[str, list[Row]], dict[str,
         paths = {split: data.folder / task.folder / f"{name}.jsonl" for split, name in SPLITS.items()}
         rows = {split: list(_checked(task, _jsonl(path), str(path), labels)) for split, path in paths.items()}
         _check_counting(task, labels, str(data.folder / task.folder))
-        return rows, {}
+        return _named_apart(rows), {}
     return _read_hub(study, task)
+
+
+def _named_apart(rows: dict[str, list[Row]]) -> dict[str, list[Row]]:
+    """Numbers the examples of a split by place where two of them have the same `idx`: a name must tell which one is meant."""
+    for examples in rows.values():
+        if len({row["example_id"] for row in examples}) < len(examples):
+            for place, row in enumerate(examples):
+                row["example_id"] = str(place)
+    return rows
 
 
 def _check_counting(task: TaskSpec, labels: set[str], where: str) -> None:
@@ -196,7 +205,7 @@ def _read_hub(study: Study, task: TaskSpec) -> tuple[dict[str, list[Row]], dict[
         rows[split] = list(_checked(task, enumerate(splits[split], 1), where, labels))
     if not _class_names(splits["train"]):
         _check_counting(task, labels, f"{data.hub}/{task.hub_config}")
-    return rows, {"source_file": commit}
+    return _named_apart(rows), {"source_file": commit}
 
 
 def _class_names(rows: Any) -> Sequence[str]:
