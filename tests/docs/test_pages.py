@@ -53,6 +53,13 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
     assert reached >= set(PAGES)
 
 
+def test_every_picture_is_shown_on_a_page_and_small() -> None:
+    shown = {(page.parent / link).resolve() for page in PAGES for link in links(page) if link.endswith(".png")}
+    pictures = set((ROOT / "docs" / "images").iterdir())
+    assert pictures == shown
+    assert [picture.name for picture in pictures if picture.stat().st_size > 150_000] == []
+
+
 @each_page
 def test_every_link_leads_somewhere(page: Path) -> None:
     assert [link for link in links(page) if not _leads_somewhere(page, link)] == []
