@@ -47,6 +47,7 @@ OF_THE_SYSTEM = {
     "sbatch",
     "scontrol",
     "sleep",
+    "source",
     "ssh",
     "tensorboard",
 }
