@@ -10,6 +10,7 @@ interrupt.install()
 import time
 from typing import Annotated
 
+import demo_device
 import typer
 from rich.console import Console
 
@@ -31,6 +32,7 @@ def main(
     def command(console: Console) -> int:
         request = Request("demo", storage, sizes=numbers("--sizes", sizes), seeds=numbers("--seeds", seeds))
         began = time.monotonic()
+        demo_device.pick(console)
         ended = entry.run(request, "local", console)
         # Imported late: a study that is wrong should say so before pandas and plotly are read.
         from analysis.report import build_report
