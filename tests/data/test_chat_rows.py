@@ -24,6 +24,9 @@ ROWS = [
 """Token ids and spans."""
 
 
+MIXTURE = {"fingerprint": "f", "num_rows": 5}
+
+
 def table(rows: list[tuple[list[int], list[int]]], dtype: Any = None) -> pa.Table:
     dtype = dtype or pa.uint16()
     return pa.table(
@@ -39,7 +42,7 @@ def written(folder: Path, numbers: list[int] | None = None, dtype: Any = None) -
     writer = ChatShardWriter(storage, "tokens", {"facts": 1})
     for start, end in ((0, 2), (2, 5)):
         writer.add(table(ROWS[start:end], dtype))
-    writer.close(None if numbers is None else np.array(numbers))
+    writer.close("f", None if numbers is None else np.array(numbers))
     return storage, open_chat_rows(folder / "tokens", storage.read_json(manifest_of("tokens")))
 
 
@@ -66,13 +69,44 @@ def test_no_rows_are_taken_as_none(tmp_path: Path) -> None:
 
 def test_a_folder_is_whole_only_with_its_manifest_and_all_its_bytes(tmp_path: Path) -> None:
     storage, _ = written(tmp_path)
-    assert check_chat_rows(storage, "tokens")
-    assert not check_chat_rows(storage, "others")
+    assert check_chat_rows(storage, "tokens", MIXTURE)
+    assert not check_chat_rows(storage, "others", MIXTURE)
     path = tmp_path / "tokens" / "offsets-00001.npy"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
     with pytest.raises(StudyError, match=rf"offsets-00001.npy: has {len(whole) - 1} bytes, .* says {len(whole)}; delete tokens"):
-        check_chat_rows(storage, "tokens")
+        check_chat_rows(storage, "tokens", MIXTURE)
     path.unlink()
     with pytest.raises(StudyError, match=r"offsets-00001.npy: is missing"):
-        check_chat_rows(storage, "tokens")
+        check_chat_rows(storage, "tokens", MIXTURE)
+
+
+def test_row_numbers_that_are_missing_or_cut_are_named(tmp_path: Path) -> None:
+    storage, _ = written(tmp_path, [2, 30, 31, 400, 5000])
+    longer = {**MIXTURE, "num_rows": 6000}
+    assert check_chat_rows(storage, "tokens", longer)
+    path = tmp_path / "tokens" / "numbers.npy"
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(
+        StudyError, match=r"numbers.npy: has \d+ bytes, where the manifest says \d+; delete tokens to make it anew"
+    ):
+        check_chat_rows(storage, "tokens", longer)
+    path.unlink()
+    with pytest.raises(StudyError, match=r"numbers.npy: is missing"):
+        check_chat_rows(storage, "tokens", longer)
+
+
+def test_tokens_of_another_preparation_are_refused_in_one_line(tmp_path: Path) -> None:
+    storage, _ = written(tmp_path)
+    for other in ({"fingerprint": "g", "num_rows": 5}, {"fingerprint": "f", "num_rows": 6}):
+        with pytest.raises(
+            StudyError, match=r"tokens/manifest.json: 5 rows of another preparation .* which has [56] rows; delete tokens to"
+        ) as error:
+            check_chat_rows(storage, "tokens", other)
+        assert "\n" not in str(error.value)
+    # An index of an earlier version names no instruction data. Its rows are counted all the same.
+    index = storage.read_json(manifest_of("tokens"))
+    storage.write_json(manifest_of("tokens"), {name: value for name, value in index.items() if name != "mixture"})
+    assert check_chat_rows(storage, "tokens", {"fingerprint": "g", "num_rows": 5})
+    with pytest.raises(StudyError, match="another preparation"):
+        check_chat_rows(storage, "tokens", {"fingerprint": "g", "num_rows": 6})

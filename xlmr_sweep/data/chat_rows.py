@@ -10,6 +10,7 @@ Shapes: R rows of N tokens in all.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,36 +108,60 @@ class ChatShardWriter:
         sizes = {f"{name.partition('.')[0]}_bytes": len(data) for name, data in files.items()}
         self._shards.append({"rows": len(lengths), "tokens": len(ids), **sizes})
 
-    def close(self, numbers: NDArray[np.int64] | None = None) -> None:
+    def close(self, mixture: str, numbers: NDArray[np.int64] | None = None) -> None:
         """Writes the index, after which the folder is whole.
 
         Args:
+            mixture: fingerprint of the instruction data.
             numbers: (R,): which rows of the mixture these are, if they are not all.
         """
+        index: dict[str, Any] = {"num_rows": sum(shard["rows"] for shard in self._shards), "dtype": self._dtype}
+        index |= {"shards": self._shards, "has_numbers": numbers is not None, "mixture": mixture}
         if numbers is not None:
-            write_whole(self._storage, f"{self._folder}/{NUMBERS}", _npy(numbers.astype(np.int64)))
-        index = {"num_rows": sum(shard["rows"] for shard in self._shards), "dtype": self._dtype, "shards": self._shards}
-        self._storage.write_json(manifest_of(self._folder), {**self._facts, **index, "has_numbers": numbers is not None})
+            data = _npy(numbers.astype(np.int64))
+            write_whole(self._storage, f"{self._folder}/{NUMBERS}", data)
+            index["numbers_bytes"] = len(data)
+        self._storage.write_json(manifest_of(self._folder), {**self._facts, **index})
 
 
-def check_chat_rows(storage: Storage, folder: str) -> bool:
+def check_chat_rows(storage: Storage, folder: str, mixture: Mapping[str, Any]) -> bool:
     """Tells whether a folder of tokens is there, and checks that its files are those of its manifest.
 
+    Args:
+        storage: with the folder.
+        folder: of the tokens.
+        mixture: the manifest of the instruction data that the tokens should be of.
+
     Raises:
-        StudyError: naming the file that is not.
+        StudyError: naming the file that is missing, of another size, or of other instruction data.
     """
-    manifest = storage.read_json(manifest_of(folder))
+    name = manifest_of(folder)
+    manifest = storage.read_json(name)
     if manifest is None:
         return False
+    # Indices of earlier versions do not name their instruction data.
+    is_of_it = manifest.get("mixture", mixture["fingerprint"]) == mixture["fingerprint"]
+    if not is_of_it or not (manifest["has_numbers"] or manifest["num_rows"] == mixture["num_rows"]):
+        raise StudyError(
+            f"{storage.path(name)}: {manifest['num_rows']} rows of another preparation of the instruction data, which has "
+            f"{mixture['num_rows']} rows; delete {folder} to make it anew"
+        )
+    for path, wanted in _files(folder, manifest):
+        if (found := storage.size(path)) != wanted:
+            raise StudyError(
+                f"{storage.path(path)}: {'is missing' if found is None else f'has {found} bytes'}, where the manifest says "
+                f"{wanted}; delete {folder} to make it anew"
+            )
+    return True
+
+
+def _files(folder: str, manifest: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """Yields the files of a folder of tokens and their bytes in number."""
     for number, shard in enumerate(manifest["shards"]):
         for name in ("ids.bin", "offsets.npy", "spans.npy"):
-            path, wanted = f"{folder}/{_shard_file(number, name)}", shard[f"{name.partition('.')[0]}_bytes"]
-            if (found := storage.size(path)) != wanted:
-                raise StudyError(
-                    f"{storage.path(path)}: {'is missing' if found is None else f'has {found} bytes'}, where the manifest says "
-                    f"{wanted}; delete {folder} to make it anew"
-                )
-    return True
+            yield f"{folder}/{_shard_file(number, name)}", shard[f"{name.partition('.')[0]}_bytes"]
+    if "numbers_bytes" in manifest:
+        yield f"{folder}/{NUMBERS}", manifest["numbers_bytes"]
 
 
 def open_chat_rows(folder: Path, manifest: dict[str, Any]) -> ChatRows:

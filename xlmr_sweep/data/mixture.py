@@ -66,7 +66,7 @@ def prepare_mixture(study: Study, storage: Storage, step: Step | None = None, ru
     if done is not None:
         check_mixture(storage, folder, done)
         if "tokens" in done:
-            check_chat_rows(storage, done["tokens"])
+            check_chat_rows(storage, done["tokens"], done)
         storage.delete(parts_folder(folder))
         return done
     counted_by = study.model(study.instructions.tokenizer or study.models[0].name)

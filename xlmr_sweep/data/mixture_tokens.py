@@ -57,7 +57,7 @@ def prepare_tokens(study: Study, storage: Storage, show_step: ShowStep | None = 
     run = run_here if 4 * manifest["num_tokens"] <= HERE_BYTES else run_parts
     for model, tokenizer in tokenizers_of(study, storage):
         folder = tokens_folder(study, tokens_key(tokenizer, study.instruct.max_length))
-        if folder in seen or check_chat_rows(storage, folder):
+        if folder in seen or check_chat_rows(storage, folder, manifest):
             continue
         seen.add(folder)
         parts = write_tokens(study, storage, tokenizer, study.instruct.max_length, folder, run_parts=run)
@@ -93,7 +93,8 @@ def write_tokens(
         StudyError: if the mixture is not prepared, or if a target does not fit.
         StorageError: if the storage cannot be written.
     """
-    num_rows = mixture_manifest(study, storage)["num_rows"] if numbers is None else len(numbers)
+    mixture = mixture_manifest(study, storage)
+    num_rows = mixture["num_rows"] if numbers is None else len(numbers)
     parts = parts_folder(folder)
     done = {part for _, part in parts_there(storage, parts)}
     every = range(-(-num_rows // PART_ROWS))
@@ -112,7 +113,7 @@ def write_tokens(
     for number in every:
         cutter.add(read_part(storage, f"{parts}/{part_file(0, number)}")[0])
     cutter.close()
-    writer.close(numbers)
+    writer.close(mixture["fingerprint"], numbers)
     storage.delete(parts)
 
 

@@ -92,12 +92,12 @@ class MixtureWriter:
     def close(self) -> None:
         """Writes what is not yet in a shard, and the tokens' index."""
         self._cutter.close()
-        self._chats.close()
+        self._chats.close(self._fingerprint())
 
     def summary(self) -> dict[str, Any]:
         """Returns the manifest's entries on the rows that were added."""
         return {
-            "fingerprint": self._hash.hexdigest()[:32],
+            "fingerprint": self._fingerprint(),
             "num_rows": self.num_rows,
             "num_tokens": self._num_tokens,
             "length_histogram": {"edges": list(LENGTH_EDGES), "counts": self._lengths.tolist()},
@@ -105,6 +105,9 @@ class MixtureWriter:
             "shards": list(self._files),
             "bytes": self._files,
         }
+
+    def _fingerprint(self) -> str:
+        return self._hash.hexdigest()[:32]
 
     def _write(self, table: pa.Table) -> None:
         name = f"rows-{len(self._files):05d}.parquet"

@@ -104,7 +104,8 @@ def _made(
     after_part: Callable[[], object],
 ) -> str:
     """Returns the folder with the tokens of a run's rows: that of all rows if it was prepared, else one of its model's own."""
-    if check_chat_rows(storage, every):
+    mixture = mixture_manifest(study, storage)
+    if check_chat_rows(storage, every, mixture):
         return every
     # Of the model's own: jobs of models with equal tokenizers may run at the same time.
     folder, numbers = f"{every}-{model.name}", None
@@ -112,7 +113,7 @@ def _made(
         apart = [order.num_held_out] if order.num_held_out else []
         folder += f"-{fingerprint([order.num_rows, order.total_rows, order.seed, *apart], 8)}"
         numbers = order.taken()
-    if check_chat_rows(storage, folder):
+    if check_chat_rows(storage, folder, mixture):
         return folder
     for _ in write_tokens(study, storage, template.tokenizer, template.max_length, folder, numbers):
         after_part()
