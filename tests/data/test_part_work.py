@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import gzip
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pytest
 from builders import make_encoder
 from instruction_files import WORDS, lines, rows, study_of
+from mixture_bytes import backwards, digest
 from pyarrow import parquet
 
 from xlmr_sweep.data import instruction_source, mixture, mixture_writer, row_files
@@ -39,26 +39,6 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(instruction_source, "PART_BYTES", (700, 700))
     monkeypatch.setattr(mixture_writer, "SHARD_ROWS", 40)
     monkeypatch.setattr(mixture, "HERE_BYTES", 0)
-
-
-def digest(storage: Path) -> dict[str, str]:
-    """Returns a hash of each file that a preparation leaves, by name. The manifest of a mixture tells when it was made."""
-    found = {}
-    for path in sorted(path for path in (storage / "data").rglob("*") if path.is_file()):
-        content = path.read_bytes()
-        if path.name == "manifest.json":
-            content = json.dumps({**json.loads(content), "created_at": ""}).encode()
-        found[path.relative_to(storage).as_posix()] = hashlib.sha256(content).hexdigest()
-    return found
-
-
-def backwards(work: PartWork, segments: Sequence[Segment]) -> Iterator[PartDone]:
-    """Other processes: the parts in another order, each with the work as it comes out of a pickle."""
-    import pickle
-
-    for segment in reversed(segments):
-        for payload in segment.payloads():
-            yield pickle.loads(pickle.dumps(work))(payload)  # noqa: S301 - its own.
 
 
 def killed_after(number: int) -> Any:

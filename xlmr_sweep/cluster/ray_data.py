@@ -1,7 +1,7 @@
 """Preparation of instruction data on Ray Data: parts stream from readers to processes that filter and tokenise them.
 
 In: work and segments. Out: each part that is done, in the order in which they end. What a process writes does not depend on this
-module, so the bytes are those of `run_here`. Memory is bounded: a part has some 16 MiB at most, and Ray Data holds readers back
+module, so the bytes are those of `run_here`. Memory is bounded: a part has some 4 MiB at most, and Ray Data holds readers back
 while the other processes are busy. `ray.data` takes a second to import, so it is imported where it is used.
 """
 
@@ -25,7 +25,7 @@ from xlmr_sweep.errors import StorageError, StudyError
 if TYPE_CHECKING:
     from ray.data import DataContext
 
-BLOCK_BYTES = 2**24
+BLOCK_BYTES = 2**22
 """A block has one part, so that all processes have work also where a single packed file is read."""
 
 NUM_READERS = 4

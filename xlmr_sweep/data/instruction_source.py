@@ -24,8 +24,9 @@ from xlmr_sweep.study.spec import Study
 
 Row = tuple[str, str]
 
-NUM_PARTS, PART_BYTES = 256, (2**20, 2**24)
-"""A source is cut into about this many parts, of at least and at most so many bytes. What a kill loses are the parts at work."""
+NUM_PARTS, PART_BYTES = 256, (2**20, 2**22)
+"""A source is cut into about this many parts, of at least and at most so many bytes. A kill loses the parts at work: of
+English xP3 (37 GB) a part of 4 MiB is 1/8,800, so 64 processes lose 0.7% at most."""
 
 DEMO_PART_ROWS = 4096
 
