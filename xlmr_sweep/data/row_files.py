@@ -144,7 +144,7 @@ def file_segments(files: list[RowFile], part_bytes: int, done: set[tuple[int, in
 
 
 def count_rows(file: RowFile) -> int:
-    """Returns the number of lines, blank ones included, or of a table's rows.
+    """Returns the number of lines that are not blank, or of a table's rows.
 
     Raises:
         StudyError: if the file cannot be read.
@@ -152,11 +152,11 @@ def count_rows(file: RowFile) -> int:
     if file.url.endswith(".parquet"):
         with _opened(file) as stream:
             return int(parquet.ParquetFile(stream).metadata.num_rows)
-    number, last = 0, b"\n"
+    number, kept = 0, b""
     for block, _ in _unpacked(file):
-        number += block.count(b"\n")
-        last = block[-1:]
-    return number + (last != b"\n")
+        *lines, kept = (kept + block).split(b"\n")
+        number += sum(not line.isspace() for line in lines if line)
+    return number + bool(kept.strip())
 
 
 def lines_before(file: RowFile, part: int, part_bytes: int) -> int:
