@@ -45,7 +45,7 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 demo: install
 	$(BIN)/python experiments/demo.py --storage $(DEMO_STORAGE) $(DEMO_OPTIONS)
 
-# One process runs what starts Ray, one by one: several Rays on few cores run into each other's time limits. The other runs the rest.
+# Three processes; what starts Ray goes to two of them: more Rays on few cores run into each other's time limits (tests/conftest.py).
 test: install-test
 	$(BIN)/python -m pytest --numprocesses 3 --no-loadscope-reorder
 
