@@ -83,13 +83,8 @@ def run_instruct(
         resources_per_worker={"CPU": cpus_per_rank, **({"GPU": 1} if use_gpu else {})},
         label_selector=list(label_selector) or None,
     )
-    config = {
-        "study": study.model_dump(mode="json"),
-        "model": model_name,
-        "storage": storage.uri,
-        "use_gpu": use_gpu,
-        "job": name,
-    }
+    asked = study.model_dump(mode="json")
+    config = {"study": asked, "model": model_name, "storage": storage.uri, "use_gpu": use_gpu, "job": name}
     _run_job(name, config, workers, storage, step, study.instruct.checkpoints_kept)
     manifest: dict[str, Any] = storage.read_json(manifest_file)
     storage.delete(job_folder(name))
