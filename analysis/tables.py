@@ -110,7 +110,8 @@ def from_table(table: Table, name: str = "table", source: str = "memory") -> Res
     """
     frame = as_frame(table)
     # A table from elsewhere may have columns of these names that mean something else, and one row a cell.
-    has_axes = set(CELL) <= set(frame.columns) and bool(frame.duplicated(CELL).any())
+    has_axes = set(CELL) <= set(frame.columns) and bool({"variant", "prompt"} & set(frame.columns))
+    has_axes = has_axes and bool(frame[CELL].astype(str).duplicated().any())
     first = of_first_prompt(frame) if has_axes else frame
     rows = checked(of_declared(first) if has_axes else first)
     if rows.empty:

@@ -307,6 +307,9 @@ def test_instruction_data_of_earlier_versions_are_not_trusted_beside_hidden_file
     name, weights = manifest_of(mixture_folder(study)), manifest_of(instruct_folder(study, study.models[0]))
     old = {key: value for key, value in prepare_mixture(study, storage).items() if key != "hidden"}
     storage.write_json(name, {**old, "fingerprint": "with the hidden rows"})
+    tokens = manifest_of(old["tokens"])
+    # Nor did an earlier version's tokens name their rows.
+    storage.write_json(tokens, {key: value for key, value in storage.read_json(tokens).items() if key != "mixture"})
     storage.write_json(weights, {"weights": "w", "data": "with the hidden rows"})
     # Without hidden files there is nothing that they could have held.
     assert read_sources(storage, study).outdated == {}

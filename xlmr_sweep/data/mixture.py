@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,10 @@ def prepare_mixture(study: Study, storage: Storage, step: Step | None = None, ru
     except UnreachableError:
         raise
     except StudyError:
-        # Once the file is mended it has another hash, so nobody would ever come back for these parts.
-        storage.delete(folder)
+        # Once the file is mended it has another hash, so nobody would ever come back for these parts. Other processes may still
+        # write some, which then stay.
+        with suppress(OSError):
+            storage.patient(10).delete(folder)
         raise
 
 
