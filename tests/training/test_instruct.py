@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from builders import make_encoder
-from safetensors.torch import load_file, save_file
-from tiny_ranks import Rows, longest_first, run_of, tiny
 
 from xlmr_sweep.data.mixture import prepare_mixture
-from xlmr_sweep.errors import StudyError
-from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.storage.artifacts import instruct_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.identity import recipe_id
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.training import instruct as module
-from xlmr_sweep.training.export_check import check_export, probe_rows, trained_logits
-from xlmr_sweep.training.held_out import score_held_out
 from xlmr_sweep.training.instruct import RankContext, train_rank
-from xlmr_sweep.training.mlm import Run
 
 WORDS = ["User", ":", "Assistant", "is", "the", "sky", "sea", "grass", "blue", "green", "red", "?", "yes", "no"]
 
@@ -123,50 +114,3 @@ def test_an_export_that_computes_something_else_is_not_published(
     assert "compute other logits than the model that was trained" in refusal["message"]
     assert "\n" not in refusal["message"]
     assert not Storage(tmp_path / "runs").exists(f"{instruct_folder(study, study.model('m'))}/manifest.json")
-
-
-def test_the_check_of_an_export_reads_the_folder_that_was_written(tmp_path: Path) -> None:
-    model = tiny()
-    root = run_of(model).root
-    rows = probe_rows(Rows().rows(0, range(8)))
-    assert len(rows) == 2
-    expected = trained_logits(root, rows, World(), "fp32")  # type: ignore[arg-type]
-    model.save_pretrained(tmp_path / "a")
-    assert check_export(tmp_path / "a", rows, expected, "fp32") < 1e-4
-    shutil.copytree(tmp_path / "a", tmp_path / "b")
-    weights = load_file(tmp_path / "b" / "model.safetensors")
-    name = next(name for name in weights if "layer.1" in name and name.endswith("dense.weight"))
-    save_file({**weights, name: weights[name] * 1.5}, tmp_path / "b" / "model.safetensors", {"format": "pt"})
-    with pytest.raises(StudyError, match="other logits"):
-        check_export(tmp_path / "b", rows, expected, "fp32")
-    save_file(
-        {key: value for key, value in weights.items() if key != name}, tmp_path / "b" / "model.safetensors", {"format": "pt"}
-    )
-    with pytest.raises(StudyError, match="lack"):
-        check_export(tmp_path / "b", rows, expected, "fp32")
-
-
-def test_scoring_changes_no_bit_of_a_run_and_equals_plain_logits() -> None:
-    from dataclasses import replace
-
-    rows = [replace(row, num_targets=1) for row in longest_first(Rows().rows(5, range(10)))]
-    models = [tiny(dropout=0.1) for _ in range(2)]
-
-    def score(run: Run) -> None:
-        told.append(score_held_out(run.root, rows, World(), "fp32", 60))  # type: ignore[arg-type]
-
-    told: list[Any] = []
-    straight, scored = (run_of(model, clip=0.3) for model in models)
-    straight.train()
-    scored.train(score)
-    assert scored.progress.loss_curve == straight.progress.loss_curve
-    assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True))
-    model, losses, right = tiny().eval(), [], []
-    model.load_state_dict(models[1].state_dict())
-    with torch.no_grad():
-        for row in rows:
-            logits = model(input_ids=torch.tensor(row.input_ids)[None]).logits[0][list(row.positions)]
-            losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(row.labels), reduction="none"))
-            right.append(bool(logits[-1].argmax() == row.labels[-1]))
-    assert told[-1].loss == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
-    assert told[-1].accuracy == sum(right) / len(right)
