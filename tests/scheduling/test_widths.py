@@ -11,7 +11,16 @@ import pytest
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.scheduling.resources import Node, Width
 from xlmr_sweep.scheduling.shares import ShareSearch
-from xlmr_sweep.scheduling.widths import Measured, keep_measured, keep_share, most_on_gpu, next_larger, width_for, widths_of
+from xlmr_sweep.scheduling.widths import (
+    Measured,
+    keep_measured,
+    keep_share,
+    most_on_gpu,
+    next_larger,
+    share_in_words,
+    width_for,
+    widths_of,
+)
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.learned import learn
 from xlmr_sweep.study.reading import load_study
@@ -118,3 +127,8 @@ def test_a_share_that_is_none_is_refused_in_words(gpus: Any, tmp_path: Path) -> 
 )
 def test_the_next_larger_share(width: Width, wider: Width | None) -> None:
     assert next_larger(width, TWO_NODES) == wider
+
+
+def test_a_width_in_words_counts_one_as_one() -> None:
+    widths = [Width(1, 0), Width(2, 0), Width(1, 0.25), Width(1, 1), Width(1, 1, 4)]
+    assert [share_in_words(width) for width in widths] == ["1 CPU", "2 CPUs", "1/4 of a GPU", "1 GPU", "4 GPUs"]

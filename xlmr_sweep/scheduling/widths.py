@@ -168,5 +168,5 @@ def next_larger(width: Width, cluster: Collection[Node]) -> Width | None:
 def share_in_words(width: Width) -> str:
     """Returns a width in words, for example `1/4 of a GPU`."""
     if not width.gpus:
-        return f"{width.total_cpus:g} CPUs"
-    return f"1/{round(1 / width.gpus)} of a GPU" if width.gpus < 1 else f"{width.total_gpus:g} GPUs"
+        return f"{width.total_cpus:g} CPU{'s' * (width.total_cpus != 1)}"
+    return f"1/{round(1 / width.gpus)} of a GPU" if width.gpus < 1 else f"{width.total_gpus:g} GPU{'s' * (width.total_gpus != 1)}"
