@@ -122,6 +122,19 @@ def test_layers_beyond_the_configurations_are_named(tmp_path: Path) -> None:
     assert "16 weights have no place" in check_model(source, [CB])[0]
 
 
+def test_old_names_of_another_shape_are_named_with_both_shapes(tmp_path: Path) -> None:
+    def older(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        found = {name: tensor for name, tensor in tensors.items() if not name.endswith("LayerNorm.weight")}
+        return found | {name.replace("weight", "gamma"): torch.ones(5) for name in set(tensors) - set(found)}
+
+    source = rewrite(make_encoder(tmp_path / "model"), older)
+    with pytest.raises(
+        StudyError, match=r"other shapes than its config.json says: roberta.*LayerNorm.weight \(5,\) for \(\d+,\)"
+    ) as error:
+        check_model(source, [CB])
+    assert "above report" not in str(error.value)
+
+
 def test_positions_that_old_files_hold_are_no_weights(tmp_path: Path) -> None:
     positions = {"roberta.embeddings.position_ids": torch.arange(130)[None]}
     source = rewrite(make_encoder(tmp_path), lambda weights: weights | positions)

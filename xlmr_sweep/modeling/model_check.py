@@ -152,10 +152,22 @@ def _matched(source: ModelSource, model: Any, shapes: Mapping[str, tuple[int, ..
     with quiet(), torch.random.fork_rng(devices=[]):
         try:
             _, info = type(model).from_pretrained(
-                None, config=copy.deepcopy(load_config(source)), state_dict=hollow, dtype=torch.float16, output_loading_info=True
+                None,
+                config=copy.deepcopy(load_config(source)),
+                state_dict=hollow,
+                dtype=torch.float16,
+                output_loading_info=True,
+                # Else transformers names them in a report that it prints, not in its error.
+                ignore_mismatched_sizes=True,
             )
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
             raise StudyError(cannot_load(source, "masked-LM model", error)) from None
+    if info["mismatched_keys"]:
+        unlike = several(f"{name} {tuple(there)} for {tuple(here)}" for name, there, here in info["mismatched_keys"])
+        raise StudyError(
+            f"model {source.name}: weights of {source.location} have other shapes than its config.json says: {unlike}; "
+            "give a folder whose files are of one model"
+        )
     return set(info["missing_keys"]), set(info["unexpected_keys"])
 
 
