@@ -34,7 +34,7 @@ TOLD = {
 
 
 class InstructionMetrics:
-    """Reports how an instruction job goes. Made once a job, on its rank 0.
+    """Reports how an instruction job goes. Made once per job, on its rank 0.
 
     Args:
         study: its name.

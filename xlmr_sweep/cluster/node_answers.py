@@ -121,7 +121,7 @@ def _ask(node_id: str, question: NodeQuestion) -> Any:
 
 
 def _read_session_facts(question: NodeQuestion) -> NodeFacts:
-    """Returns the facts of a node, whose Ray knows where it keeps its session."""
+    """Returns the facts of this node. Ray on the node knows the session folder, which serves as scratch."""
     node: Any = ray._private.worker._global_node
     return read_facts(replace(question, scratch=str(node.get_session_dir_path())))
 

@@ -65,7 +65,7 @@ class TrialProcess:
 
     Args:
         config: the first trial.
-        setup: of the run.
+        setup: the run's setup.
     """
 
     def __init__(self, config: dict[str, Any], setup: Setup) -> None:

@@ -164,5 +164,5 @@ def _question(opened: OpenedRequest | None, done: set[str]) -> NodeQuestion:
 
 
 def _left(opened: OpenedRequest, done: set[str]) -> list[Trial]:
-    """Returns the trials to run; of a study that is done all, so that the check still says something of its inputs."""
+    """Returns the trials to run, or all trials if none is left, so that the check still tests the inputs."""
     return [trial for trial in opened.trials if trial.trial_id not in done] or list(opened.trials)

@@ -41,10 +41,10 @@ def of_nodes(what: str, problems: Sequence[tuple[str, str]], good: str, state: L
     """Returns one finding about all nodes.
 
     Args:
-        what: was checked.
+        what: what was checked.
         problems: for each node, its name and what is wrong there; empty if nothing is.
         good: what is said if nothing is wrong anywhere.
-        state: of the finding if something is.
+        state: the state of the finding if there is a complaint.
     """
     by_problem: dict[str, list[str]] = {}
     for node, problem in problems:

@@ -240,9 +240,11 @@ def models_to_pretrain(study: Study, storage: Storage, trials: Sequence[Trial]) 
 
 
 def models_to_instruct(study: Study, storage: Storage, trials: Sequence[Trial]) -> list[str]:
-    """Returns the instruction jobs whose weights the trials need, and the storage lacks or has from other sources.
+    """Returns the instruction jobs that must run.
 
-    A job is named by its model, and by the variant where that has a job of its own.
+    Those are the jobs whose weights the trials need, and the storage lacks them or has them from other sources.
+
+    A job is named by its model, and by the variant if the variant has its own job.
     """
     names = dict.fromkeys(trial.job_name for trial in trials if trial.paradigm == "instructed")
     missing = []

@@ -1,4 +1,4 @@
-"""Many filled templates at once, as flat arrays: the same tokens as `ChatTemplate.encode_pairs`, without a Python object a token.
+"""Many filled templates as flat arrays: the same tokens as `ChatTemplate.encode_pairs`, without a Python object per token.
 
 In: a tokenizer, texts. Out: `Ragged` ids of texts, `Chats` of filled templates.
 
@@ -28,7 +28,7 @@ TOKEN_FORMAT = 2
 """How files of tokens are laid out."""
 
 CHUNK_CHARS = 2**20
-"""Characters tokenised at a time. The tokenizer keeps about 100 bytes a token meanwhile."""
+"""Characters tokenised at a time. The tokenizer keeps about 100 bytes per token meanwhile."""
 
 START_CHARS = 128
 """Of a long text that is only compared with a limit, this much is tokenised first."""

@@ -1,4 +1,4 @@
-"""From rows to token ids, once a (task, tokenizer, paradigm), and from token ids to batches.
+"""From rows to token ids, once per (task, tokenizer, paradigm), and from token ids to batches.
 
 Shapes: B sequences of N tokens in all; one of T tokens.
 """
@@ -89,10 +89,10 @@ def encode_task(tokenizer: Any, task: TaskSpec, rows: Sequence[Row], max_length:
 
 
 def _made_harmless(tokens: TextTokens, texts: list[list[str]], encoded: Sequence[Sequence[int]], num_added: int) -> bool:
-    """Changes, in place, the texts that yielded a special token; tells whether there was one.
+    """Changes, in place, the texts that yielded a special token, and tells whether there were any.
 
     Args:
-        tokens: of the tokenizer.
+        tokens: the tokenizer's special tokens.
         texts: one or two columns of texts.
         encoded: their token ids, special tokens around them.
         num_added: special tokens that the tokenizer puts around and between texts.

@@ -39,8 +39,8 @@ class InstructionSource:
         excluded: files or families that a pattern left out.
         hidden: hidden files, which are never read.
         resolved: what was found at the source, for the manifest.
-        part_bytes: of a part.
-        max_rows: read at most.
+        part_bytes: size of a part.
+        max_rows: largest number of rows to read.
 
     Raises:
         StudyError: if the source is missing, or a pattern matches nothing or everything.

@@ -116,7 +116,7 @@ class Architecture:
 
     @property
     def num_body_parameters(self) -> int:
-        """Parameters without those that have a row a token."""
+        """Parameters without those that have a row per token."""
         return self.num_parameters - self.vocabulary * self.row_parameters
 
     @property

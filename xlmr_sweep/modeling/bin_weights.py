@@ -1,4 +1,4 @@
-"""`.bin` weights, read weights-only, and turned into safetensors once a node.
+"""`.bin` weights, read weights-only, and turned into safetensors once per node.
 
 In: `.bin` files. Out: tensors by name; or safetensors files in this node's cache, so that all processes can map them.
 """

@@ -57,7 +57,7 @@ class CompactVocabulary:
 
 
 def vocabulary_sized(weights: Mapping[str, Tensor], vocab_size: int) -> set[str]:
-    """Returns the names of the weights with one row a token: embeddings, output rows and output biases."""
+    """Returns the names of the weights with one row per token: embeddings, output rows and output biases."""
     names = tuple({name for family in FAMILIES.values() for name in family.vocabulary_weights})
     return {name for name, tensor in weights.items() if name.endswith(names) and tensor.shape[0] == vocab_size}
 

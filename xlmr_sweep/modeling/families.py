@@ -48,7 +48,7 @@ class ModelFamily:
     """How the name of the word embeddings ends."""
 
     output_weights: tuple[str, ...] = ()
-    """How the names of the head's weights with one row a token end. A compact vocabulary keeps rows of these and `embedding`."""
+    """How names of the head's weights with one row per token end. A compact vocabulary keeps rows of these and `embedding`."""
 
     counts_positions_from_padding: bool = False
     """Whether the first token has the position `pad_token_id + 1` (RoBERTa and models made from it). Such a model takes that many
@@ -109,7 +109,7 @@ class ModelFamily:
 
     @property
     def vocabulary_weights(self) -> tuple[str, ...]:
-        """How the names of all weights with one row a token end."""
+        """How the names of all weights with one row per token end."""
         return (self.embedding, *self.output_weights)
 
 

@@ -37,9 +37,9 @@ def read_small_file(source: ModelSource, name: str) -> str:
 
 
 def announced_shapes(source: ModelSource) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of a hub repository's weights by the model's own names, from the beginnings of its files.
+    """Returns the shape of each weight in a hub repository, by its name there. Reads only the beginnings of the files.
 
-    Empty where the weights are no safetensors, and where the hub does not answer: why is said when the model loads.
+    Empty if the weights are not safetensors, or if the hub does not answer. The reason is given when the model loads.
 
     Raises:
         StudyError: if the repository holds no weights, or not all files that its index names.

@@ -20,7 +20,7 @@ class ParameterCount:
     total: int
 
     vocabulary: int
-    """Those with a row a token: word embeddings, the output projection where it is another matrix, and its bias."""
+    """Those with a row per token: word embeddings, the output projection where it is another matrix, and its bias."""
 
     @property
     def body(self) -> int:

@@ -26,7 +26,7 @@ _HEAD_PARTS = {
         "cls.predictions.decoder",
     ),
 }
-"""Of a head: the product, the normalisation, the bias a token, the output projection."""
+"""Of a head: the product, the normalisation, the bias per token, the output projection."""
 
 _USUAL_OPTIONS: Mapping[LayerKind, Mapping[str, bool]] = {
     "bert": {"add_cross_attention": False, "is_decoder": False},

@@ -7,8 +7,8 @@ counted in parts:
 * the operations of the batch's tokens, at the share of the card's peak that the nearest measured shape reached;
 * in a gang, what each GPU exchanges with the others. Nobody measured that here, so a speed is assumed, and no overlap.
 
-Not counted: the start of a process, and the capture of a graph for each new shape of a batch. They come once a process and not
-once a trial. The table holds what the first trial of a process took with both.
+Not counted: the start of a process, and the capture of a graph for each new shape of a batch. They come once per process, not
+once per trial. The table holds what the first trial of a process took with both.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def read_sources(storage: Storage, study: Study) -> Sources:
 def mixture_doubt(storage: Storage, study: Study) -> str:
     """Says why the prepared instruction data may not be the study's; empty if they are trusted or not there.
 
-    Earlier versions read hidden files, which are not part of the identity. Manifests say now which ones were left out.
+    Earlier versions also read hidden files, which the identity does not cover. Manifests now list the hidden files left out.
     """
     spec = study.instructions
     if "instructed" not in study.paradigms or not isinstance(spec.folder, Path):

@@ -32,7 +32,7 @@ UNSEEN = dict.fromkeys(number for number in range(128) if not (chr(number).ispri
 
 
 class TextDoubts:
-    """Doubts about the texts of a study's tasks, looked for once a task where they are asked for."""
+    """Doubts about the texts of a study's tasks, looked for once per task, when they are asked for."""
 
     def __init__(self, storage: Storage, study: Study) -> None:
         self._storage, self._study = storage, study

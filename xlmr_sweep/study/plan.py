@@ -59,7 +59,7 @@ OPTIONAL_FIELDS = ("variant", "prompt", "job")
 def expand(study: Study, *, as_in_0_1: bool = False) -> list[Trial]:
     """Returns every trial of the study: variants, models, paradigms, tasks, prompts, sizes and seeds, in the declared order.
 
-    A trial that several variants share is of the first of them.
+    A trial that several variants share is listed under the first of them.
 
     Args:
         study: the study.
@@ -94,7 +94,7 @@ def expand(study: Study, *, as_in_0_1: bool = False) -> list[Trial]:
 
 
 def _asked(study: Study, variant: str, paradigm: Paradigm) -> Iterator[tuple[TaskSpec, str]]:
-    """Yields each task of a variant as each of its prompts has it, with the prompt's name. `baseline` sees no prompt."""
+    """Yields each task of a variant once per prompt, with that prompt's name. `baseline` sees no prompt."""
     for task in study.tasks:
         for prompt in study.prompt_names(task.name) if paradigm != "baseline" else ("",):
             yield study.at(variant, prompt).task(task.name), prompt

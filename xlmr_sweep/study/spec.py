@@ -136,11 +136,11 @@ class Study(Declared):
         return (DECLARED, *(variant.name for variant in self.variants)) if self.variants else ("",)
 
     def prompt_names(self, task: str) -> tuple[str, ...]:
-        """The names of a task's prompts. One without a name where the task has only its own."""
+        """Returns the names of a task's prompts. A task with only its own prompt has one name, the empty one."""
         return tuple(prompt.name for prompt in self.prompts.get(task, ())) or ("",)
 
     def at(self, variant: str, prompt: str = "") -> Study:
-        """Returns the study as it is under one of its variants: a study without variants.
+        """Returns the study with one of its variants applied. The result has no variants.
 
         Args:
             variant: its name.

@@ -173,14 +173,14 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Counts:
-    """The sizes of a step, over all ranks. Padding and filler do not count."""
+    """What a step holds, added up over all ranks. Padding and filler do not count."""
 
     tokens: int
     masked: int
     targets: int
     """Masked tokens in the targets of instructions."""
     pairs: int
-    """Pairs of tokens of one sequence, which attention multiplies: the sum of the squared lengths."""
+    """Pairs of tokens that attention compares, within each sequence: the sum of the squared lengths."""
 
     @classmethod
     def of(cls, rows: Sequence[Masked]) -> Counts:
@@ -210,9 +210,9 @@ def plan_micro_batches(lengths: Sequence[int], max_tokens: int) -> list[tuple[in
 
 
 def collate(rows: Sequence[Masked]) -> MicroBatch:
-    """Lays rows, given longest first, end to end.
+    """Lays rows end to end. The rows come longest first.
 
-    No row at all gives two tokens without a mask: a rank without rows still has to run the model when the others do.
+    Without rows the batch is two tokens, none of them masked: a rank without rows must still run the model when the others do.
     """
     if not rows:
         nothing = torch.zeros(0, dtype=torch.int64)

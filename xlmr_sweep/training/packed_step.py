@@ -65,11 +65,11 @@ class PackedStep:
 
     Args:
         root: the loss module, on its device; its parameters become views of one buffer.
-        source: of the rows.
-        settings: of the run.
-        attention: the way it is computed.
-        kernels: the way the rest is.
-        vocabulary: the way losses are.
+        source: where the rows come from.
+        settings: the run's settings.
+        attention: how attention is computed.
+        kernels: how the other operations are computed.
+        vocabulary: how losses are computed.
         cuda: `torch.cuda`, or a stand-in.
     """
 

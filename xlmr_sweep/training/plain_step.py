@@ -21,10 +21,10 @@ from xlmr_sweep.training.train_settings import TrainSettings
 
 @dataclass(frozen=True)
 class Taken:
-    """What a step found, over all ranks."""
+    """The results of a step, over all ranks."""
 
     numbers: Tensor
-    """On the device: the loss, the square of the gradient's norm, and the part of the loss on targets."""
+    """Three numbers on the device: the loss, the squared norm of the gradient, and the part of the loss on targets."""
     counts: Counts
 
 
@@ -33,8 +33,8 @@ class PlainStep:
 
     Args:
         root: the loss module.
-        source: of the rows.
-        settings: of the run.
+        source: where the rows come from.
+        settings: the run's settings.
         world: the ranks.
     """
 

@@ -97,8 +97,8 @@ class StaticTrainer:
         num_labels: of the task.
         spec: settings.
         precision: `bf16` or `fp32`.
-        attention: the way it is computed.
-        kernels: the way the rest is.
+        attention: how attention is computed.
+        kernels: how the other operations are computed.
         cuda: `torch.cuda`, or a stand-in.
     """
 

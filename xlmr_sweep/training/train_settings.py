@@ -23,7 +23,7 @@ class TrainSettings:
     precision: str
     """`bf16` (products in bf16 over fp32 weights) or `fp32`."""
     seed: int
-    """Of dropout. Rows and masks have seeds of their own, in their source."""
+    """Seed of dropout. Rows and masks have seeds of their own, in their source."""
     threads: int
     """CPU threads of this rank."""
     max_tokens: int

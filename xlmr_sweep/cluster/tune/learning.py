@@ -70,7 +70,7 @@ class Learning(tune.Callback):  # type: ignore[misc]
             self._turns.started(trial.trial_id, attempt.model, (bundle.node_id, bundle.gpu_shares[0][0]), self._clock())
 
     def on_trial_error(self, iteration: int, trials: Sequence[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        """Its GPU has one trial less."""
+        """Notes that the trial has left its GPU."""
         self._turns.ended(trial.trial_id, self._clock())
 
     def on_trial_complete(self, iteration: int, trials: Sequence[TuneTrial], trial: TuneTrial, **info: Any) -> None:
