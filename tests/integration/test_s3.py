@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from builders import make_encoder, make_study
-from patience import wait_for
+from patience import PATIENCE_S, wait_for
 
 from xlmr_sweep.data.examples import prepare_task
 from xlmr_sweep.data.mixture import prepare_mixture
@@ -87,12 +87,14 @@ def when(found: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 def is_claimed_by(storage: Storage, pid: int) -> bool:
     """Tells whether a process has said in the bucket that it runs the study."""
+    storage = storage.patient(PATIENCE_S)  # The stand-in fails now and then to read what is written at the same moment.
     claims = [storage.read_json(f"driver/{name}") for name in storage.names("driver")]
     return any(claim["pid"] == pid for claim in claims if claim)
 
 
 def saved_step(storage: Storage) -> int:
     """Returns the step of the last checkpoint that Train has taken note of, 0 for none."""
+    storage = storage.patient(PATIENCE_S)
     for job in storage.folders("train"):
         noted = storage.read_json(f"train/{job}/checkpoint_manager_snapshot.json")
         if noted and noted["latest_checkpoint_result"]:
@@ -101,6 +103,7 @@ def saved_step(storage: Storage) -> int:
 
 
 def job_log(storage: Storage) -> str:
+    storage = storage.patient(PATIENCE_S)
     return "".join(storage.read(f"logs/{name}").decode() for name in storage.names("logs") if name.startswith("instruct-"))
 
 
