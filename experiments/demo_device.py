@@ -136,7 +136,7 @@ def main() -> int:
 
     if not torch.cuda.is_available():
         return 1
-    from xlmr_sweep.cluster.connect import machine_cpus
+    from xlmr_sweep.storage.environment import machine_cpus
 
     torch.set_num_threads(1)
     found = {"cpu_s": step_s("cpu"), "gpu_s": step_s("cuda"), "num_cpus": machine_cpus(), "num_gpus": torch.cuda.device_count()}

@@ -22,6 +22,11 @@ from xlmr_sweep.study.plan import expand
 from xlmr_sweep.study.reading import load_study
 
 
+def table_rows(said: str) -> list[list[str]]:
+    """Returns the cells of a printed table's rows."""
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in said.splitlines() if line.startswith("│")]
+
+
 def test_status_of_a_storage_whose_folders_are_gone_counts_its_records(
     study_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,7 +117,7 @@ def test_status_shows_each_prompt_also_where_folders_are_gone(
             (tmp_path / "encoder").rename(tmp_path / "gone")
         assert entry.status(Request(str(path), str(home)), Console(width=200)) == 0
         said = capsys.readouterr().out
-        rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in said.splitlines() if line.startswith("│")]
+        rows = table_rows(said)
         assert ["tiny", "baseline", "cb", "", "0", "0", "4"] in rows
         assert ["tiny", "prompted", "cb", "own", "0", "0", "4"] in rows
         assert ["tiny", "prompted", "cb", "so", "1", "0", "3"] in rows
@@ -135,7 +140,7 @@ def test_status_shows_the_variant_also_where_folders_are_gone(
             (tmp_path / "encoder").rename(tmp_path / "gone")
         assert entry.status(Request(str(path), str(home)), Console(width=200)) == 0
         said = capsys.readouterr().out
-        rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in said.splitlines() if line.startswith("│")]
+        rows = table_rows(said)
         assert ["declared", "tiny", "instructed", "copa", "0", "0", "4"] in rows
         assert ["targets-only", "tiny", "instructed", "copa", "3", "0", "1"] in rows
         assert not [row for row in rows if row[0] == "targets-only" and row[2] != "instructed"]

@@ -323,3 +323,19 @@ def test_instruction_data_of_earlier_versions_are_not_trusted_beside_hidden_file
     assert f"instructions.folder: {folder}: 1 hidden file is left out: .more.jsonl" in said.getvalue()
     assert storage.read_json(name)["counts"]["read"] == 2
     assert "with the hidden rows" in read_sources(storage, study).outdated["m"]
+
+
+def test_a_bad_row_is_the_error_also_where_what_is_done_cannot_be_removed(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    (folder / "x.jsonl").write_text("no JSON\n")
+
+    def refuse(self: Storage, name: str) -> None:
+        if Path(self.path(name)).exists():
+            raise OSError("another process still writes there")
+
+    monkeypatch.setattr(Storage, "delete", refuse)
+    with pytest.raises(StudyError, match=r"x\.jsonl"):
+        prepare_mixture(study_of(model, folder), Storage(tmp_path / "runs"))

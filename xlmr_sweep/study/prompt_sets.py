@@ -69,7 +69,8 @@ SCAO_RUSH = {
 """Patterns of Le Scao and Rush (2021), "How many data points is a prompt worth?", NAACL. Most are of Schick and Schuetze (2021),
 "It's not just size that matters", and that of `true-or-false` is of Brown et al. (2020).
 
-Differs from the paper: here one mask stands behind the prompt. Where a pattern has its mask between two texts
+Written down from memory, and not compared with the paper's own tables yet. Differs from the paper: here one
+mask stands behind the prompt. Where a pattern has its mask between two texts
 (`h? | <mask>, p`), both stand before it, the premise first. Left out are WiC's, whose mask is the number of a sense, and COPA's,
 which fill in a whole choice. So COPA keeps its own prompt."""
 
