@@ -86,17 +86,26 @@ def when(found: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 
 def is_claimed_by(storage: Storage, pid: int) -> bool:
-    """Tells whether a process has said in the bucket that it runs the study."""
-    storage = storage.patient(PATIENCE_S)  # The stand-in fails now and then to read what is written at the same moment.
-    claims = [storage.read_json(f"driver/{name}") for name in storage.names("driver")]
-    return any(claim["pid"] == pid for claim in claims if claim)
+    """Tells whether a process has said in the bucket that it runs the study.
+
+    The stand-in may show half of a file that is overwritten at this moment, which S3 never does: then it is looked at again.
+    """
+    storage = storage.patient(PATIENCE_S)
+    try:
+        claims = [storage.read_json(f"driver/{name}") for name in storage.names("driver")]
+    except StudyError:
+        return False
+    return any(claim["pid"] == pid and claim["held"] for claim in claims if claim)
 
 
 def saved_step(storage: Storage) -> int:
-    """Returns the step of the last checkpoint that Train has taken note of, 0 for none."""
+    """Returns the step of the last checkpoint that Train has taken note of, 0 for none that can be read now."""
     storage = storage.patient(PATIENCE_S)
     for job in storage.folders("train"):
-        noted = storage.read_json(f"train/{job}/checkpoint_manager_snapshot.json")
+        try:
+            noted = storage.read_json(f"train/{job}/checkpoint_manager_snapshot.json")
+        except StudyError:
+            return 0
         if noted and noted["latest_checkpoint_result"]:
             return int(noted["latest_checkpoint_result"]["metrics"]["step"])
     return 0
