@@ -153,6 +153,10 @@ def test_writes_weights_that_transformers_loads_and_a_whole_manifest(
     assert manifest["share_of_peak"] is None, "no peak of a CPU is known"
     assert set(manifest["waited_s"]) == {"data", "checkpoint", "scoring", "host"}
     assert 0 < manifest["waited_s"]["checkpoint"] < manifest["wall_time_s"]
+    assert manifest["checkpoints"] >= 2
+    assert manifest["shares"]["padding"] == 0, "on CPUs rows of this family lie end to end"
+    assert manifest["shares"]["data"] == pytest.approx(manifest["waited_s"]["data"] / manifest["wall_time_s"])
+    assert manifest["shares"]["checkpoint"] > 0
     assert (manifest["device"], manifest["num_gpus"]) == ("cpu", 0)
     assert manifest["data"] == prepare_mixture(study, storage)["fingerprint"]
     # A row has 15 tokens in its user part on average, one in its target, and six of the template.

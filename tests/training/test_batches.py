@@ -6,7 +6,7 @@ import itertools
 
 import torch
 
-from xlmr_sweep.training.batches import RowOrder, plan_micro_batches
+from xlmr_sweep.training.batches import RowOrder, padding, plan_micro_batches
 
 
 def test_micro_batches_cover_all_rows_within_the_budget() -> None:
@@ -17,6 +17,14 @@ def test_micro_batches_cover_all_rows_within_the_budget() -> None:
         assert [i for start, end in slices for i in range(start, end)] == list(range(17))
         for start, end in slices:
             assert end - start == 1 or (end - start) * lengths[start] <= budget
+
+
+def test_padding_is_what_rows_are_filled_up_with_and_nothing_where_they_lie_end_to_end() -> None:
+    assert padding([9, 7, 4], is_padded=True) == 2 + 5
+    assert padding([9, 7, 4], is_padded=False) == 0
+    # A rank that lacks the last rows pads the others only; one without rows computes two tokens that do not count.
+    assert padding([9, 7, 0], is_padded=True) == 2
+    assert padding([0, 0], is_padded=True) == padding([0, 0], is_padded=False) == 2
 
 
 def test_every_epoch_takes_every_row_once_in_another_order() -> None:

@@ -52,6 +52,9 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_what_is_written_is_t
     again = run_of(tiny(), rows=Rows(num_steps=7, total_rows=84))
     load_checkpoint(again, tmp_path / "written", "m-1")
     assert again.progress.step == 4
+    # What is saved holds neither the checkpoint itself nor the time that it took.
+    assert (run.progress.checkpoints, again.progress.checkpoints) == (1, 0)
+    assert run.progress.waited_s["checkpoint"] > again.progress.waited_s["checkpoint"] == 0
     assert all(torch.equal(p, at_4[name]) for name, p in again.parameters.items())
     assert checkpoints.kept() == f"the checkpoint of step 4 is kept in {tmp_path}/train/m-1, and the same command goes on from it"
 

@@ -67,6 +67,16 @@ def test_equals_a_plain_loop_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(parameter, theirs[name], rtol=1e-4, atol=2e-6, msg=name)
 
 
+def test_padding_is_counted_where_rows_are_padded_and_only_there() -> None:
+    fast, padded = run_of(tiny(), max_tokens=1), run_of(tiny("distilbert"), max_tokens=10**6)
+    assert fast.train().filler == 0
+    padded.train()
+    rows = [[len(row.input_ids) for row in Rows().rows(step, range(Rows().num_rows(step)))] for step in range(6)]
+    assert padded.progress.filler == sum(len(lengths) * max(lengths) - sum(lengths) for lengths in rows)
+    single = run_of(tiny("distilbert"), max_tokens=1)
+    assert single.train().filler == 0, "a row alone needs no padding"
+
+
 def test_loss_falls_on_what_can_be_learned() -> None:
     class Same(Rows):
         def rows(self, step: int, indices: Sequence[int]) -> list[Masked]:

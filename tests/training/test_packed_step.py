@@ -71,6 +71,20 @@ def test_a_run_equals_the_plain_way(family: str, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.usefixtures("_packed")
+def test_places_without_a_token_are_counted() -> None:
+    run = run_of(max_tokens=128)
+    run.train()
+    # All micro-batches are as long as the longest one of their step, in 64s, and a slot of filler is in each.
+    assert (run.progress.tokens + run.progress.filler) % 64 == 0
+    assert run.progress.filler >= Rows().num_steps
+    one_each = run_of(max_tokens=1)
+    one_each.train()
+    # Every row is a micro-batch of 64 places: none of these rows is longer.
+    assert one_each.progress.tokens == run.progress.tokens
+    assert one_each.progress.filler == 64 * Rows().total_rows - run.progress.tokens
+
+
+@pytest.mark.usefixtures("_packed")
 def test_a_run_that_goes_on_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
     whole = run_of(dropout=0.2)
     whole.train(lambda run: save_checkpoint(run, tmp_path) if run.progress.step == 3 else None)

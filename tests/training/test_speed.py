@@ -6,7 +6,7 @@ import pytest
 
 from xlmr_sweep.modeling.architecture import Architecture
 from xlmr_sweep.training.run_progress import Progress
-from xlmr_sweep.training.speed import WINDOW_S, SpeedMeter
+from xlmr_sweep.training.speed import WINDOW_S, SpeedMeter, lost_shares
 
 SHAPE = Architecture(2, 24, 48, 83, heads=2)
 
@@ -31,3 +31,12 @@ def test_speed_is_that_of_the_last_minute_and_leaves_the_first_step_out() -> Non
     late = meter.speed()
     assert late is not None
     assert late.step_s == pytest.approx(10 * WINDOW_S)
+
+
+def test_shares_that_are_lost_beside_computing() -> None:
+    progress = Progress(step=10, tokens=960, filler=40, elapsed_s=106.0)
+    assert lost_shares(progress) == {"padding": 0.04, "data": 0.0, "checkpoint": None}
+    progress.waited_s |= {"data": 2.12, "checkpoint": 5.0, "scoring": 1.0}
+    progress.checkpoints = 2
+    # Ten steps of 10 s; each of the two checkpoints held training up for 2.5 s.
+    assert lost_shares(progress) == {"padding": 0.04, "data": pytest.approx(0.02), "checkpoint": pytest.approx(0.25)}

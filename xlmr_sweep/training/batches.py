@@ -22,6 +22,9 @@ from xlmr_sweep.modeling.sequences import Sequences, to_device
 from xlmr_sweep.training.masking import Masked
 from xlmr_sweep.training.seeds import mixed_seed
 
+NO_ROWS_TOKENS = 2
+"""Tokens of a pass of a rank that has no row for it."""
+
 HELD_OUT = 2**63
 """The step number with which the held-out rows and their masks are drawn. No run has so many steps."""
 
@@ -173,7 +176,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Counts:
-    """What a step holds, added up over all ranks. Padding and filler do not count."""
+    """What a step holds, added up over all ranks. Padding and filler count in `filler` only."""
 
     tokens: int
     masked: int
@@ -181,6 +184,8 @@ class Counts:
     """Masked tokens in the targets of instructions."""
     pairs: int
     """Pairs of tokens that attention compares, within each sequence: the sum of the squared lengths."""
+    filler: int = 0
+    """Places that all layers compute although no token is there. Padding that only attention sees is not in it."""
 
     @classmethod
     def of(cls, rows: Sequence[Masked]) -> Counts:
@@ -209,14 +214,29 @@ def plan_micro_batches(lengths: Sequence[int], max_tokens: int) -> list[tuple[in
     return slices
 
 
+def padding(lengths: Sequence[int], *, is_padded: bool) -> int:
+    """Returns the places of one pass that hold no token.
+
+    Args:
+        lengths: tokens of its rows, the longest first; 0 for a row that a rank does not have.
+        is_padded: rows are filled up to the longest. Else they lie end to end.
+    """
+    rows = [length for length in lengths if length]
+    if not rows:
+        return NO_ROWS_TOKENS
+    return len(rows) * rows[0] - sum(rows) if is_padded else 0
+
+
 def collate(rows: Sequence[Masked]) -> MicroBatch:
     """Lays rows end to end. The rows come longest first.
 
-    Without rows the batch is two tokens, none of them masked: a rank without rows must still run the model when the others do.
+    Without rows the batch is NO_ROWS_TOKENS tokens, none of them masked: a rank without rows must still run the model when the
+    others do.
     """
     if not rows:
         nothing = torch.zeros(0, dtype=torch.int64)
-        return MicroBatch(Sequences(torch.zeros(2, dtype=torch.int64), (2,)), nothing, nothing, nothing.bool(), (0,))
+        tokens = Sequences(torch.zeros(NO_ROWS_TOKENS, dtype=torch.int64), (NO_ROWS_TOKENS,))
+        return MicroBatch(tokens, nothing, nothing, nothing.bool(), (0,))
     lengths = tuple(len(row.input_ids) for row in rows)
     starts = itertools.accumulate(lengths, initial=0)
     positions = _joined([start + np.asarray(row.positions, dtype=np.int64) for start, row in zip(starts, rows, strict=False)])

@@ -17,6 +17,7 @@ from xlmr_sweep.study.identity import recipe_id, recipe_identity
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.training.mlm import Run
+from xlmr_sweep.training.speed import lost_shares
 
 
 def instruct_manifest(study: Study, spec: ModelSpec, storage: Storage, run: Run, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,6 +49,8 @@ def instruct_manifest(study: Study, spec: ModelSpec, storage: Storage, run: Run,
         "wall_time_s": progress.elapsed_s,
         "tokens_per_s": progress.tokens / max(progress.elapsed_s, 1e-9),
         "waited_s": progress.waited_s,
+        "checkpoints": progress.checkpoints,
+        "shares": lost_shares(progress),
         "versions": package_versions(*TRAINED_WITH),
         "host": platform.node(),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),

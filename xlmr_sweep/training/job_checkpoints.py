@@ -69,6 +69,8 @@ class JobCheckpoints:
             # Only one at a time is in host memory.
             self._written.wait()
             snapshot, is_asked = take_snapshot(run, self._job), self._is_asked
+            # After the snapshot, whose seconds of waiting do not hold this checkpoint either.
+            run.progress.checkpoints += 1
             self._is_due = self._is_asked = False
             self._written.clear()
             self._keep(step, lambda folder: snapshot.write(folder, self._group), lambda ok: self._kept_one(step, is_asked, ok))

@@ -152,6 +152,7 @@ class Run:
         progress.tokens += taken.counts.tokens
         progress.masked_tokens += taken.counts.masked
         progress.pairs += taken.counts.pairs
+        progress.filler += taken.counts.filler
 
     def _waits_for_device(self, work: Callable[[], None]) -> None:
         began = time.monotonic()

@@ -7,7 +7,7 @@ The result is that of `plain_step` up to rounding; dropout draws other masks. `p
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -104,8 +104,9 @@ class PackedStep:
     def prepare(self, step: int) -> Prepared:
         """Returns a step's micro-batches. May be called by another thread."""
         rows = sorted(self._source.rows(step, range(self._source.num_rows(step))), key=lambda row: -len(row.input_ids))
-        counts = Counts.of(rows)
         batches, shape = cut(rows, self._settings.max_tokens, self._step.longest)
+        counts = Counts.of(rows)
+        counts = replace(counts, filler=len(batches) * shape.tokens - counts.tokens)
         draws = [mixed_seed(self._settings.seed, step, 0, i + 1) >> 32 for i in range(len(batches))]
         packed = pack(batches, shape, self._step.table, counts.masked, draws)
         numbers = torch.from_numpy(packed.numbers)

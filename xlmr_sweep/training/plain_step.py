@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from xlmr_sweep.modeling.fsdp import World, begin_micro_batch, local_gradients, local_parameters
 from xlmr_sweep.modeling.optimizer import clip_divisor, make_optimizer, square_norm
-from xlmr_sweep.training.batches import BatchSource, Counts, collate, plan_micro_batches
+from xlmr_sweep.training.batches import BatchSource, Counts, collate, padding, plan_micro_batches
 from xlmr_sweep.training.masking import Masked
 from xlmr_sweep.training.mlm_loss import MaskedLMLoss
 from xlmr_sweep.training.seeds import mixed_seed
@@ -40,6 +40,7 @@ class PlainStep:
 
     def __init__(self, root: nn.Module, source: BatchSource, settings: TrainSettings, world: World) -> None:
         self._root, self._source, self._settings, self._world = root, source, settings, world
+        self._is_padded = isinstance(root, MaskedLMLoss) and not root.encoder.is_split
         self.parameters = local_parameters(root)
         self.optimizer = make_optimizer(root, self.parameters, settings.learning_rate, settings.weight_decay)
 
@@ -92,9 +93,11 @@ class PlainStep:
         told = self._world.gather([own.masked, own.targets, *lengths])
         bounds = [max(places) for places in zip(*(numbers[2:] for numbers in told), strict=True)]
         slices = plan_micro_batches(bounds, self._settings.max_tokens)
-        every = [length for numbers in told for length in numbers[2:]]
+        ranks = [numbers[2:] for numbers in told]
+        every = [length for lengths in ranks for length in lengths]
         masked, targets = (sum(numbers[place] for numbers in told) for place in (0, 1))
-        return slices, Counts(sum(every), masked, targets, sum(length * length for length in every))
+        filler = sum(padding(lengths[start:end], is_padded=self._is_padded) for lengths in ranks for start, end in slices)
+        return slices, Counts(sum(every), masked, targets, sum(length * length for length in every), filler)
 
     def _backward(self, mine: list[Masked], slices: list[tuple[int, int]], num_masked: int) -> Tensor:
         """Adds all gradients. Returns this rank's loss, and the part of it on targets."""

@@ -19,6 +19,10 @@ class Progress:
     masked_tokens: int = 0
     pairs: int = 0
     """Pairs of tokens of one sequence, for the operations of attention."""
+    filler: int = 0
+    """Places that all layers computed although no token was there."""
+    checkpoints: int = 0
+    """Checkpoints that training was held up for."""
     elapsed_s: float = 0.0
     waited_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(WAITS, 0.0))
     """Seconds in which the device had nothing to do, by what it waited for."""

@@ -34,6 +34,22 @@ class Speed:
     """Share of the time that went to `data`, `checkpoint` and `host`, in which the device had nothing to do."""
 
 
+def lost_shares(progress: Progress) -> dict[str, float | None]:
+    """Returns what a run lost beside computing.
+
+    Returns:
+        `padding`: of all places that layers computed, those that held no token. `data`: of the run's time, the part in which it
+        waited for rows. `checkpoint`: how long a checkpoint held training up, in steps; None where there was none.
+    """
+    waited, steps_s = progress.waited_s, progress.elapsed_s - progress.waited_s["checkpoint"] - progress.waited_s["scoring"]
+    step_s = steps_s / max(1, progress.step)
+    return {
+        "padding": progress.filler / max(1, progress.tokens + progress.filler),
+        "data": waited["data"] / max(progress.elapsed_s, 1e-9),
+        "checkpoint": waited["checkpoint"] / progress.checkpoints / max(step_s, 1e-9) if progress.checkpoints else None,
+    }
+
+
 def waited_for(waited: dict[str, float]) -> str:
     """Returns in words what shares of the time went to."""
     told = ", ".join(f"{share:.0%} for {name}" for name, share in sorted(waited.items(), key=lambda item: -item[1]))
