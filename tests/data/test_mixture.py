@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import sys
 from collections.abc import Iterable
@@ -89,6 +90,26 @@ def test_counts_histogram_and_rows(model: Path, tmp_path: Path) -> None:
     (shard,) = manifest["shards"]
     table = parquet.read_table(storage.local / "data" / manifest["name"] / shard)
     assert table.column_names == ["inputs", "targets"]
+
+
+def test_the_fingerprint_is_that_of_all_texts_each_after_its_length(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A part for every row or two.
+    monkeypatch.setattr(instruction_source, "PART_BYTES", (64, 64))
+    rows = [
+        ("is the sky blue ?", "yes"),
+        ("is it \u00fcber dark ? \U0001f600", "no"),
+        ("today " * 60, "very very blue"),
+        ("it", "yes"),
+    ]
+    manifest = prepare_mixture(study_of(model, jsonl(tmp_path / "rows.jsonl", rows)), Storage(tmp_path / "runs"))
+    expected = hashlib.sha256()
+    for row in rows:
+        for text in row:
+            expected.update(len(text.encode()).to_bytes(8, "little") + text.encode())
+    assert manifest["num_rows"] == 4
+    assert manifest["fingerprint"] == expected.hexdigest()[:32]
 
 
 def test_a_text_that_the_tokenizer_drops_whole_is_empty(tmp_path: Path) -> None:

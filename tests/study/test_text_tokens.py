@@ -100,3 +100,11 @@ def test_a_special_token_that_only_the_file_names_counts() -> None:
     tokens = TextTokens(tokenizer)
     assert tokenizer.convert_tokens_to_ids("<cite>") in tokens.special
     assert tokens.special.isdisjoint(tokens.ids(["a <CITE> cat"])[0])
+
+
+def test_many_texts_are_unspelt_as_each_alone() -> None:
+    tokens = TextTokens(xlmr_like())
+    harmless = ["a cat", "<ma", "sk> a", ""]
+    assert tokens.all_unspelt(harmless) == harmless
+    spelt = ["a cat", "<mask> a </s>", "", "<pad>"]
+    assert tokens.all_unspelt(spelt) == ["a cat", "< mask> a < /s>", "", "< pad>"]

@@ -8,9 +8,10 @@ Shapes: R rows of N tokens in all.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +31,12 @@ TOKEN_FORMAT = 2
 CHUNK_CHARS = 2**20
 """Characters tokenised at a time. The tokenizer keeps about 100 bytes per token meanwhile."""
 
-START_CHARS = 128
-"""Of a long text that is only compared with a limit, this much is tokenised first."""
+KNOWN_WORDS = 2**18
+"""Words whose tokens a tokenizer remembers. Of itself it remembers 10,000, and a word that it does not know costs it ten times as
+much. With about 150 bytes a word these are 40 MB."""
+
+START_CHARS = 112
+"""Of a text that is half as long again or longer, and is only compared with a limit, this much is tokenised first."""
 
 START_MARGIN = 16
 """Tokens by which the start of a text must be over the limit. Where a text is cut, its last word may have other tokens."""
@@ -83,6 +88,7 @@ class ChatEncoder:
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
+        _remember_words(self._backend)
         num_ids = 1 + max([*self._backend.get_vocab(with_added_tokens=True).values(), *self._tokens.special])
         self.dtype = np.dtype(np.uint16 if num_ids <= 2**16 else np.uint32)
         self._is_special = np.zeros(num_ids, dtype=bool)
@@ -103,9 +109,9 @@ class ChatEncoder:
         """
         encoded = texts.combine_chunks().dictionary_encode()
         of_text, unique = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
-        starts = [_start(self._tokens.unspelt(text)) for text in unique]
+        starts = list(map(_start, self._tokens.all_unspelt(unique)))
         first = self.tokens(starts)
-        is_cut = np.fromiter((len(start) < len(text) for start, text in zip(starts, unique, strict=True)), bool, len(unique))
+        is_cut = _lengths(starts) < _lengths(unique)
         again = np.flatnonzero(is_cut & (first.lengths <= most + START_MARGIN))
         counts = first.lengths.copy()
         rest = self.tokens([unique[place] for place in again])
@@ -132,7 +138,8 @@ class ChatEncoder:
         is_long = users.lengths > room
         head = np.where(is_long, (room + 1) // 2, users.lengths)
         tail = np.where(is_long, room // 2, 0)
-        pool = np.concatenate([np.array([*opening, *middle, *closing]), users.ids, targets.ids]).astype(self.dtype)
+        own = np.array([*opening, *middle, *closing])
+        pool = np.concatenate([ids.astype(self.dtype, copy=False) for ids in (own, users.ids, targets.ids)])
         num_frame = len(opening) + len(middle) + len(closing)
         user_ends = num_frame + np.cumsum(users.lengths)
         target_starts = num_frame + len(users.ids) + np.cumsum(targets.lengths) - targets.lengths
@@ -149,7 +156,7 @@ class ChatEncoder:
         return Chats(_gathered(pool, np.stack(starts, axis=1).ravel(), segments.ravel()), segments.sum(axis=1), spans)
 
     def _chunk(self, texts: Sequence[str]) -> Ragged:
-        rows = self._rows([" " + self._tokens.unspelt(text) for text in texts])
+        rows = [encoding.ids for encoding in self.encodings([" " + text for text in self._tokens.all_unspelt(texts)])]
         found = _ragged(rows)
         special = np.flatnonzero(self._is_special[found.ids])
         if not len(special):
@@ -158,8 +165,10 @@ class ChatEncoder:
             (rows[row],) = self._tokens.ids([" " + texts[row]])
         return _ragged(rows)
 
-    def _rows(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+    def encodings(self, texts: list[str]) -> list[Any]:
+        """Returns what the tokenizer makes of texts."""
+        found: list[Any] = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        return found
 
 
 def check_special_tokens(tokenizer: Any) -> None:
@@ -189,12 +198,22 @@ def tokens_key(tokenizer: Any, max_length: int) -> str:
     return fingerprint(decides)
 
 
+def _remember_words(backend: Any) -> None:
+    """Lets a tokenizer remember the tokens of more words. A kind of model that remembers none is left as it is."""
+    resize = getattr(backend.model, "_resize_cache", None)
+    if resize is not None:
+        resize(KNOWN_WORDS)
+
+
 def _ragged(rows: Sequence[list[int]]) -> Ragged:
     ids = array("I")
     for row in rows:
         ids.fromlist(row)
-    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-    return Ragged(np.frombuffer(ids, dtype=np.uint32), lengths)
+    return Ragged(np.frombuffer(ids, dtype=np.uint32), _lengths(rows))
+
+
+def _lengths(parts: Sequence[Sized]) -> NDArray[np.int64]:
+    return np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
 
 
 def _gathered(pool: NDArray[Any], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[Any]:
@@ -204,17 +223,16 @@ def _gathered(pool: NDArray[Any], starts: NDArray[np.int64], lengths: NDArray[np
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    start, size = 0, 0
-    for end, text in enumerate(texts, 1):
-        size += len(text)
-        if size >= CHUNK_CHARS or end == len(texts):
+    # A chunk begins with the text that reaches the next multiple.
+    begins = 1 + np.flatnonzero(np.diff(np.cumsum(_lengths(texts)) // CHUNK_CHARS))
+    for start, end in itertools.pairwise([0, *begins.tolist(), len(texts)]):
+        if end > start:
             yield texts[start:end]
-            start, size = end, 0
 
 
 def _start(text: str) -> str:
     """Returns whole words from the start of a long text; a short text as it is."""
-    if len(text) <= 2 * START_CHARS:
+    if len(text) < 1.5 * START_CHARS:
         return text
     cut = text.rfind(" ", 0, START_CHARS)
     return text if cut < 1 else text[:cut]

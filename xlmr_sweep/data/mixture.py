@@ -74,8 +74,9 @@ def prepare_mixture(study: Study, storage: Storage, step: Step | None = None, ru
     tokenizer = counting_tokenizer(study, storage, counted_by)
     source = InstructionSource(study)
     try:
-        names = _do_parts(study, storage, source, tokenizer, step, run_parts)
-        return _put_together(study, storage, source, counted_by, tokenizer, names)
+        key = tokens_key(tokenizer, study.instruct.max_length)
+        names = _do_parts(study, storage, source, tokenizer, key, step, run_parts)
+        return _put_together(study, storage, source, counted_by, len(tokenizer), key, names)
     except UnreachableError:
         raise
     except StudyError:
@@ -87,11 +88,11 @@ def prepare_mixture(study: Study, storage: Storage, step: Step | None = None, ru
 
 
 def _do_parts(
-    study: Study, storage: Storage, source: InstructionSource, tokenizer: Any, step: Step | None, run_parts: Runner
+    study: Study, storage: Storage, source: InstructionSource, tokenizer: Any, key: str, step: Step | None, run_parts: Runner
 ) -> list[str]:
     """Does the parts that are missing. Returns the files of all parts, in order."""
     spec, parts = study.instructions, parts_folder(mixture_folder(study))
-    _same_plan(study, storage, source, tokens_key(tokenizer, study.instruct.max_length))
+    _same_plan(study, storage, source, key)
     done = parts_there(storage, parts)
     work = PartWork(tokenizer, study.instruct.max_length, storage, parts, spec.max_target_tokens, spec.drop_duplicates)
     # The first rows of a source are counted in order, so one process reads them.
@@ -128,10 +129,10 @@ def _same_plan(study: Study, storage: Storage, source: InstructionSource, key: s
 
 
 def _put_together(
-    study: Study, storage: Storage, source: InstructionSource, counted_by: ModelSpec, tokenizer: Any, names: list[str]
+    study: Study, storage: Storage, source: InstructionSource, counted_by: ModelSpec, size: int, key: str, names: list[str]
 ) -> dict[str, Any]:
+    """Joins the parts and writes the manifest. `size` is that of the vocabulary, `key` names the tokens."""
     spec, folder = study.instructions, mixture_folder(study)
-    key = tokens_key(tokenizer, study.instruct.max_length)
     tokens = tokens_folder(study, key)
     facts = {"max_length": study.instruct.max_length, "versions": package_versions("tokenizers", "transformers")}
     writer = MixtureWriter(storage, folder, ChatShardWriter(storage, tokens, facts))
@@ -166,7 +167,7 @@ def _put_together(
         "malformed": malformed.shown(),
         "excluded": source.excluded,
         "hidden": source.hidden,
-        "tokenizer": {"model": counted_by.name, "identity": tokenizer_identity(study, counted_by), "size": len(tokenizer)},
+        "tokenizer": {"model": counted_by.name, "identity": tokenizer_identity(study, counted_by), "size": size},
         "tokens": tokens,
         "resolved": source.resolved,
         "versions": package_versions("datasets", "pyarrow", "tokenizers", "transformers", "xlmr_sweep"),

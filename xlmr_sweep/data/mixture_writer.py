@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyarrow import parquet
+from pyarrow import compute, parquet
 
 from xlmr_sweep.data.chat_rows import ChatShardWriter
 from xlmr_sweep.data.jsonl import FIELDS, SCHEMA
@@ -83,9 +83,8 @@ class MixtureWriter:
             self._targets[one["values"]] += one["counts"]
         if len(self._targets) > MOST_TARGETS:  # Forgets rare targets only; the frequent ones count far more.
             self._targets = Counter(dict(self._targets.most_common(MOST_TARGETS // 2)))
-        inputs, targets = (table[name].cast(pa.binary()).to_pylist() for name in FIELDS)
-        for user, target in zip(inputs, targets, strict=True):
-            self._hash.update(b"".join((_prefix(user), user, _prefix(target), target)))
+        for batch in table.select(FIELDS).to_batches():
+            self._hash.update(_framed(batch))
         self.num_rows += table.num_rows
         self._cutter.add(table)
 
@@ -125,8 +124,19 @@ class MixtureWriter:
         self._files[name] = size
 
 
-def _prefix(text: bytes) -> bytes:
-    return len(text).to_bytes(8, "little")
+def _framed(rows: pa.RecordBatch) -> memoryview:
+    """Returns the bytes of all texts, row by row, each after its length in 8 bytes."""
+    pieces = []
+    for name in FIELDS:
+        texts = rows[name].cast(pa.binary())
+        lengths = compute.binary_length(texts).to_numpy().astype("<i8")
+        pieces += [pa.FixedSizeBinaryArray.from_buffers(pa.binary(8), len(texts), [None, pa.py_buffer(lengths)]), texts]
+    # Only an array of 64-bit offsets surely holds them all.
+    wide = pa.large_binary()
+    joined = compute.binary_join_element_wise(*(piece.cast(wide) for piece in pieces), pa.scalar(b"", wide))
+    _, offsets, data = joined.buffers()
+    ends = np.frombuffer(offsets, dtype=np.int64)[joined.offset : joined.offset + len(joined) + 1]
+    return memoryview(data)[ends[0] : ends[-1]] if len(joined) else memoryview(b"")
 
 
 def first_of_equals(storage: Storage, names: Sequence[str]) -> NDArray[np.bool_]:

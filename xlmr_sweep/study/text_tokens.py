@@ -56,7 +56,7 @@ class TextTokens:
         Raises:
             StudyError: if the tokenizer cannot be kept from reading a special token in a text.
         """
-        plain = [self.unspelt(text) for text in texts]
+        plain = self.all_unspelt(texts)
         found = [list(ids) for ids in self._encode(plain)["input_ids"]] if plain else []
         for place, ids in enumerate(found):
             if self.holds_special(ids):
@@ -76,6 +76,12 @@ class TextTokens:
         if self._spelt is None or self._spelt.search(text) is None:
             return text
         return self._spelt.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+
+    def all_unspelt(self, texts: Sequence[str]) -> Sequence[str]:
+        """Returns `unspelt` of each text. Where no text spells a special token, as almost always, one look finds that out."""
+        if self._spelt is None or self._spelt.search("\n".join(texts)) is None:
+            return texts
+        return [self.unspelt(text) for text in texts]
 
     def harmless(self, text: str) -> str:
         """Returns the text changed only where the tokenizer would make a special token of it.

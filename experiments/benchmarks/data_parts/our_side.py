@@ -79,17 +79,17 @@ class _Progress:
 
 
 def _note_tokenizer(spent: list[float]) -> None:
-    """Notes the CPU time of each call of the tokenizer. It works in the caller's thread."""
-    chunk = ChatEncoder._rows
+    """Notes the CPU time of each call of the library `tokenizers`, as on the other side. It works in the caller's thread."""
+    encodings = ChatEncoder.encodings
 
     def timed(encoder: ChatEncoder, texts: list[str]) -> Any:
         began = time.thread_time()
         try:
-            return chunk(encoder, texts)
+            return encodings(encoder, texts)
         finally:
             spent.append(time.thread_time() - began)
 
-    ChatEncoder._rows = timed  # type: ignore[method-assign]
+    ChatEncoder.encodings = timed  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
