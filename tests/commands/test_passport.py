@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from broken_hub import broken_hub
 from builders import OWN_SPECIAL, WORDS, make_encoder, write_tokenizer
 from printed import printed
 from rich.console import Console
@@ -21,6 +22,7 @@ from xlmr_sweep.commands.passport_table import passport_table
 from xlmr_sweep.commands.request import Request
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling import loading
+from xlmr_sweep.modeling.hub_reach import TRIES
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import expand
 from xlmr_sweep.study.reading import load_study
@@ -115,6 +117,21 @@ def test_all_models_are_checked_and_each_that_is_wrong_is_one_line(
     assert "comes with code of its own" in line
     assert "│ xlm-roberta │" in shown
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_hub_that_is_silent_is_said_at_once_and_asked_no_more(
+    study_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = [{"name": name, "hub": f"nobody/{name}"} for name in ("one", "two")]
+    path, console = study_file(models=models), Console(width=200)
+    monkeypatch.setattr("xlmr_sweep.modeling.hub_reach.PAUSE_S", 0.0)
+    with broken_hub(monkeypatch, 503) as hub, pytest.raises(StudyError, match=r"model two: no tokenizer loads from nobody/two"):
+        entry.check_models(Request(str(path), str(tmp_path / "runs")), console)
+    assert len(hub.requests) == TRIES
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first == "Checking 2 models; small files of one, two come from the hub or its cache, and no weights"
+    assert "does not answer (status 503)" in second
+    assert "model one: no tokenizer loads from nobody/one" in third
 
 
 def test_a_word_of_two_tokens_is_named_with_its_model(make_study: Callable[..., Path], tmp_path: Path) -> None:

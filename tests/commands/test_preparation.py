@@ -7,6 +7,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from broken_hub import broken_hub
 from builders import WORDS, make_encoder
 from complaints import complaint, files
 from rich.console import Console
@@ -14,6 +15,7 @@ from rich.console import Console
 from xlmr_sweep.commands import entry
 from xlmr_sweep.commands.preparation import check_models
 from xlmr_sweep.commands.request import Request
+from xlmr_sweep.modeling.hub_reach import TRIES
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import expand
 from xlmr_sweep.study.reading import load_study
@@ -25,13 +27,24 @@ def test_bad_data_are_named_by_file_and_line(study_file: Callable[..., Path], tm
     file = tmp_path / "superglue" / "COPA" / "val.jsonl"
     whole = file.read_text()
     file.write_text(whole + "{oops\n")
-    assert "COPA/val.jsonl: line 10: not JSON" in complaint(path, tmp_path / "runs")
+    assert "COPA/val.jsonl: line 10: not JSON" in complaint(path, tmp_path / "not" / "there" / "runs")
     file.write_text("")
     assert "COPA/val.jsonl: holds no example" in complaint(path, tmp_path / "runs")
     file.write_text(whole.replace("choice2", "choice3"))
     assert "line 1: lacks the field 'choice2' of task copa" in complaint(path, tmp_path / "runs")
     file.unlink()
     assert "val.jsonl cannot be read: No such file" in complaint(path, tmp_path / "runs")
+
+
+def test_examples_of_a_silent_hub_are_one_line_and_it_is_asked_no_more(
+    study_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = study_file(data={"source": "hub"}, paradigms=["prompted"])
+    monkeypatch.setattr("xlmr_sweep.modeling.hub_reach.PAUSE_S", 0.0)
+    with broken_hub(monkeypatch, 503) as hub:
+        line = complaint(path, tmp_path / "runs")
+    assert line.startswith("task cb: aps/super_glue (cb, main) does not load from the hub: ")
+    assert len(hub.requests) == TRIES
 
 
 def test_bad_instructions_are_named_by_file_and_line(study_file: Callable[..., Path], tmp_path: Path) -> None:

@@ -20,10 +20,12 @@ def files(folder: Path) -> list[str]:
 
 def complaint(path: Path, storage: Path, **request: Any) -> str:
     """Returns the one line that a run of this study ends with."""
+    above = [folder for folder in storage.parents if not folder.exists()]
     with pytest.raises(StudyError) as error:
         entry.run(Request(str(path), str(storage), **request), "local", Console(quiet=True))
     text = str(error.value)
     assert "\n" not in text
     folders = [*storage.rglob("*"), storage] if storage.is_dir() else []
     assert not [f for f in folders if f.is_dir() and not any(f.iterdir())], "an empty folder of a refused command"
+    assert storage.is_dir() or not [f for f in above if f.exists()], "a folder above the storage of a refused command"
     return text

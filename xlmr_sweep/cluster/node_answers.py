@@ -51,7 +51,7 @@ class NodeQuestions:
     """
 
     def __init__(self, question: NodeQuestion, storage: Storage | None) -> None:
-        self._storage = storage
+        self._storage, self._absent = storage, storage.absent_above() if storage is not None else ()
         self._folder = temporary_file(f"check-{uuid.uuid4().hex[:8]}")
         if storage is not None:
             question = replace(question, storage=storage.uri, folder=self._folder)
@@ -75,7 +75,7 @@ class NodeQuestions:
             if self._storage is not None:
                 with suppress(OSError, StudyError):
                     self._storage.delete(self._folder)
-                    self._storage.remove_empty(TMP, "")
+                    self._storage.remove_empty(TMP, "", above=self._absent)
 
     def _answer(self, node: dict[str, Any], answer: Any, timeout_s: float) -> NodeAnswer:
         has = node["Resources"]

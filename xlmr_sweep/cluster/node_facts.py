@@ -21,6 +21,7 @@ from pathlib import Path
 
 import xlmr_sweep
 from xlmr_sweep.errors import StudyError
+from xlmr_sweep.modeling.hub_reach import hub_model_problem
 from xlmr_sweep.storage.environment import host, machine_cpus, package_versions
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.user_cache import user_cache
@@ -36,8 +37,6 @@ SHARED_MEMORY = Path("/dev/shm")
 
 CUDA_LIMIT_S = 20.0
 """CUDA starts within seconds. A driver that is broken may hang."""
-
-HUB_TIMEOUT_S = 5.0
 
 START_CUDA = "import ctypes; print(ctypes.CDLL('libcuda.so.1').cuInit(0))"
 
@@ -240,31 +239,3 @@ def _storage(question: NodeQuestion) -> tuple[str, int | None]:
     except (OSError, StudyError) as error:
         return " ".join(str(error).split()), free
     return "", free
-
-
-def hub_model_problem(name: str, revision: str) -> str:
-    """Returns why a model of the hub cannot be had here; empty if it is in the cache or the hub would give it."""
-    from huggingface_hub import try_to_load_from_cache
-
-    if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
-        return ""
-    problem = hub_problem("model", name, revision)
-    return problem and f"{name} is not in the cache and the hub does not give it ({problem})"
-
-
-def hub_problem(kind: str, name: str, revision: str) -> str:
-    """Returns why the hub does not give a model or a data set; empty if it would.
-
-    Args:
-        kind: `model` or `dataset`.
-        name: its hub id.
-        revision: of it.
-    """
-    from huggingface_hub import HfApi
-
-    try:
-        ask = HfApi().model_info if kind == "model" else HfApi().dataset_info
-        ask(name, revision=revision, timeout=HUB_TIMEOUT_S)
-    except Exception as error:  # The hub's client raises dozens of unrelated classes.
-        return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    return ""

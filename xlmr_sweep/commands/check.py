@@ -111,10 +111,11 @@ def _of_this_machine(opened: OpenedRequest | None, done: set[str]) -> Iterator[F
         question = replace(
             question, storage=opened.storage.uri, folder=temporary_file("check-here"), node_id="driver", hub_models=()
         )
+    absent = opened.storage.absent_above() if opened is not None else ()
     facts = read_facts(question)
     if opened is not None and not facts.storage_problem:
         opened.storage.delete(question.folder)
-        opened.storage.remove_empty(DRIVER, TMP, "")
+        opened.storage.remove_empty(DRIVER, TMP, "", above=absent)
     cluster = ClusterSpec() if opened is None else opened.study.cluster
     node = Node(cluster.cpus or machine_cpus(), len(facts.gpus) if cluster.gpus else 0)
     yield from _of_nodes(opened, done, [NodeAnswer(facts.host, node, 0, facts)])

@@ -292,11 +292,12 @@ class _Acceptance:
 def _nothing_left_if_refused(storage: Storage) -> Iterator[None]:
     """Checks that the storage can be written. If the command is refused, the empty folders are removed that this check and a
     claim made."""
+    absent = storage.absent_above()
     try:
         storage.check_writable()
         yield
     except StudyError:
-        storage.remove_empty(DRIVER, TMP, DATA, "")
+        storage.remove_empty(DRIVER, TMP, DATA, "", above=absent)
         raise
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from xlmr_sweep.cluster.node_facts import hub_model_problem, hub_problem
 from xlmr_sweep.commands.disk_forecast import disk_growth
 from xlmr_sweep.commands.findings import Finding
 from xlmr_sweep.commands.memory_forecast import forecast_memory
@@ -22,6 +21,7 @@ from xlmr_sweep.commands.progress import ProgressDisplay
 from xlmr_sweep.data.examples import ReadTask
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.architecture import shape_of
+from xlmr_sweep.modeling.hub_reach import hub_model_problem, hub_problem
 from xlmr_sweep.storage.artifacts import manifest_of, mixture_folder, task_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import Trial

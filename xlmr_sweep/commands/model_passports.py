@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from xlmr_sweep.data.demo import build_tokenizer
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.architecture import shape_of
 from xlmr_sweep.modeling.families import model_family, usable_length
+from xlmr_sweep.modeling.hub_reach import hub_or_cache
 from xlmr_sweep.modeling.loading import load_config, load_tokenizer
 from xlmr_sweep.modeling.model_check import has_whole_head
 from xlmr_sweep.modeling.parameter_count import count_parameters
@@ -46,12 +48,21 @@ def examine_models(
         The passports of the models that can serve, and what is wrong with the others.
     """
     passports, problems = [], []
-    for name in dict.fromkeys(trial.model for trial in trials):
-        mine = [trial for trial in trials if trial.model == name]
-        try:
-            passports.append(_examine(study, storage, mine, console))
-        except StudyError as error:
-            problems.append(error)
+    names = list(dict.fromkeys(trial.model for trial in trials))
+    hub = [name for name in names if study.model(name).hub is not None]
+    fetched = f"; small files of {', '.join(hub)} come from the hub or its cache, and no weights" if hub else ""
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    say(f"Checking {len(names)} models{fetched}")
+    with hub_or_cache(say) if hub else nullcontext():
+        for name in names:
+            mine = [trial for trial in trials if trial.model == name]
+            try:
+                passports.append(_examine(study, storage, mine, console))
+            except StudyError as error:
+                problems.append(error)
     return passports, problems
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from xlmr_sweep.data.malformed import one_line
 from xlmr_sweep.data.part_work import Runner, run_here
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.families import model_family
+from xlmr_sweep.modeling.hub_reach import hub_or_cache
 from xlmr_sweep.modeling.source import ModelSource, base_source
 from xlmr_sweep.storage.artifacts import manifest_of, mixture_folder, pretrained_folder, task_folder
 from xlmr_sweep.storage.files import Storage
@@ -43,7 +45,9 @@ def read_examples(study: Study, storage: Storage, trials: Sequence[Trial], displ
     # Variants share the examples of a task, unless their prompts name other fields.
     tasks = {task_folder(study, task): task for task in asked_tasks(study, trials)}
     found = []
-    with display.step("Task examples", len(tasks)) as step:
+    absent = [folder for folder in tasks if not storage.exists(manifest_of(folder))]
+    hub = _hub(study.data.source == "hub" and bool(absent), display.console)
+    with display.step("Task examples", len(tasks)) as step, hub:
         for done, task in enumerate(tasks.values()):
             name = task.name
             step.update(done, note=name)
@@ -114,6 +118,15 @@ def _say(display: ProgressDisplay, line: str) -> None:
     display.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+def _hub(is_asked: bool, console: Console) -> AbstractContextManager[None]:
+    """Returns a block within which nothing waits for a hub that is silent."""
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    return hub_or_cache(say) if is_asked else nullcontext()
+
+
 def check_known_sizes(study: Study, trials: Iterable[Trial]) -> None:
     """Checks training sizes against the rows of the hub's splits, which are known without the data.
 
@@ -151,18 +164,20 @@ def check_models(
     Raises:
         StudyError: naming the model and what is wrong.
     """
-    for name in dict.fromkeys(trial.model for trial in trials):
-        model = study.model(name)
-        prompted = [trial for trial in trials if trial.model == name and trial.paradigm != "baseline"]
-        tasks = asked_tasks(study, sorted(prompted, key=lambda trial: trial.task))
-        max_length = study.finetune.max_length
-        if model.instructed_folder is None:
-            jobs = {trial.job_name for trial in prompted if trial.paradigm == "instructed"}
-            max_length = max([max_length, *(study.of_job(job).instruct.max_length for job in jobs)])
-        if model.demo is not None:
-            check_demo_length(model, max_length)
-        else:
-            _check_given_model(study, storage, model, tasks, max_length, console, keep_commits)
+    names = list(dict.fromkeys(trial.model for trial in trials))
+    with _hub(any(study.model(name).hub for name in names), console):
+        for name in names:
+            model = study.model(name)
+            prompted = [trial for trial in trials if trial.model == name and trial.paradigm != "baseline"]
+            tasks = asked_tasks(study, sorted(prompted, key=lambda trial: trial.task))
+            max_length = study.finetune.max_length
+            if model.instructed_folder is None:
+                jobs = {trial.job_name for trial in prompted if trial.paradigm == "instructed"}
+                max_length = max([max_length, *(study.of_job(job).instruct.max_length for job in jobs)])
+            if model.demo is not None:
+                check_demo_length(model, max_length)
+            else:
+                _check_given_model(study, storage, model, tasks, max_length, console, keep_commits)
     check_run_texts(study, storage, trials, examples)
 
 

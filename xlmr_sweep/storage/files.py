@@ -13,7 +13,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -168,12 +168,21 @@ class Storage:
             path.parent.mkdir(parents=True, exist_ok=True)
             return path.open("wb")
 
-    def remove_empty(self, *names: str) -> None:
-        """Removes those of the folders that are empty. The name `` means the storage's own. Object stores have no folders."""
-        for name in names:
-            if self.local is not None:
+    def absent_above(self) -> list[Path]:
+        """Returns the folders above the storage's own that are not there, the nearest first. A first write makes them."""
+        return [folder for folder in self.local.parents if not folder.exists()] if self.local is not None else []
+
+    def remove_empty(self, *names: str, above: Sequence[Path] = ()) -> None:
+        """Removes those of the folders that are empty. Object stores have no folders.
+
+        Args:
+            names: in the storage; the name `` means its own folder.
+            above: folders above that, the nearest first.
+        """
+        if self.local is not None:
+            for folder in [*(self.local / name for name in names), *above]:
                 with suppress(OSError):
-                    (self.local / name).rmdir()
+                    folder.rmdir()
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes a value as indented JSON; refuses NaN."""
