@@ -25,7 +25,6 @@ from xlmr_sweep.data.row_files import Segment, UnreachableError
 from xlmr_sweep.errors import StorageError, StudyError
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.identity import mixture_name
-from xlmr_sweep.study.input_files import instruction_files
 from xlmr_sweep.study.spec import Study
 
 
@@ -227,18 +226,6 @@ def test_a_folder_of_lines_keeps_its_identity_beside_other_kinds(model: Path, tm
     parquet.write_table(pa.Table.from_pylist(rows(10)), folder / "b.parquet")
     assert mixture_name(study_of(model, folder)) == before
     assert prepare_mixture(study_of(model, folder), Storage(tmp_path / "runs"))["counts"]["read"] == 10
-
-
-def test_what_looks_like_rows_and_is_not_read_is_named(model: Path, tmp_path: Path) -> None:
-    for name in ("a.jsonl", "B.JSONL", "c.json", "d.jsonl.bz2", "README.md", ".e.jsonl"):
-        (tmp_path / name).write_bytes(lines(rows(2)))
-    (tmp_path / "f.jsonl").mkdir()
-    found = instruction_files(study_of(model, tmp_path).instructions)
-    assert [path.name for path in found.read] == ["a.jsonl"]
-    assert [path.name for path in found.others] == ["B.JSONL", "c.json", "d.jsonl.bz2", "f.jsonl"]
-    (tmp_path / "g.jsonl").symlink_to("nowhere")
-    with pytest.raises(StudyError, match=r"g\.jsonl is a link to a file that is not there; fetch the file or delete the link"):
-        prepare_mixture(study_of(model, tmp_path), Storage(tmp_path / "runs"))
 
 
 def test_two_columns_of_one_name_are_one_line(model: Path, tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ class S3Server:
     """A server with one bucket, reached through a port that can be closed for a while."""
 
     def __init__(self, port: int) -> None:
-        self._port = port
+        self.own_port = port
+        """Of the server itself. It stays open."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._open: list[socket.socket] = []
@@ -55,7 +56,7 @@ class S3Server:
         while True:
             try:
                 near, _ = listener.accept()
-                far = socket.create_connection(("127.0.0.1", self._port))
+                far = socket.create_connection(("127.0.0.1", self.own_port))
             except OSError:
                 return
             self._open += [near, far]

@@ -26,7 +26,6 @@ from xlmr_sweep.modeling.source import ModelSource, base_source
 from xlmr_sweep.storage.artifacts import manifest_of, mixture_folder, pretrained_folder, task_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.lineage import Sources, mixture_doubt, read_sources
-from xlmr_sweep.study.input_files import instruction_files
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.plan import Trial, asked_tasks
 from xlmr_sweep.study.spec import Study
@@ -92,19 +91,9 @@ def _prepare_mixture(study: Study, storage: Storage, display: ProgressDisplay, r
     if storage.exists(manifest_of(folder)):
         prepare_mixture(study, storage)
     else:
-        _say_left_out(study, display)
         with display.step("Instruction data") as step:
-            _say_malformed(prepare_mixture(study, storage, step, run_parts), display)
+            _say_malformed(prepare_mixture(study, storage, step, run_parts, partial(_say, display)), display)
     prepare_tokens(study, storage, partial(display.step, "Instruction data in tokens"), run_parts)
-
-
-def _say_left_out(study: Study, display: ProgressDisplay) -> None:
-    """Names the files of a folder that look like instruction data and are not read."""
-    if isinstance(study.instructions.folder, Path):
-        files = instruction_files(study.instructions)
-        for line in (files.left_out, files.other_kind):
-            if line:
-                _say(display, f"instructions.folder: {line}")
 
 
 def _say_malformed(manifest: Mapping[str, Any], display: ProgressDisplay) -> None:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from pyarrow import fs
@@ -17,9 +17,10 @@ from pyarrow import fs
 from xlmr_sweep.data.row_file import RowFile, check_same, open_filesystem, version_of
 from xlmr_sweep.data.row_files import FirstRows, Payload, Segment, count_rows, file_segments, patiently
 from xlmr_sweep.errors import MissingFolderError, StudyError
+from xlmr_sweep.storage.location import shown
 from xlmr_sweep.study.data_spec import InstructionSpec
 from xlmr_sweep.study.identity import file_hash
-from xlmr_sweep.study.input_files import chosen_kind, instruction_files
+from xlmr_sweep.study.input_files import InputFiles, instruction_files, is_hidden, split_rows
 from xlmr_sweep.study.spec import Study
 
 Row = tuple[str, str]
@@ -38,6 +39,7 @@ class InstructionSource:
         files: what is read, in order; none for the demo.
         excluded: files or families that a pattern left out.
         hidden: hidden files, which are never read.
+        notes: lines that say which hidden files and files of another kind are left out.
         resolved: what was found at the source, for the manifest.
         part_bytes: size of a part.
         max_rows: largest number of rows to read.
@@ -52,6 +54,7 @@ class InstructionSource:
         self.files: list[RowFile] = []
         self.excluded: list[str] = []
         self.hidden: list[str] = []
+        self.notes: list[str] = []
         self.resolved: dict[str, Any] = {}
         self._left_out: list[RowFile] = []
         self._demo_rows: list[dict[str, str]] = []
@@ -69,8 +72,13 @@ class InstructionSource:
         return [FirstRows(tuple(file_segments(self.files, self.part_bytes, set())), self._spec.max_rows, frozenset(done))]
 
     def num_excluded(self) -> int:
-        """Returns the number of rows that a pattern left out, where they are here to be counted."""
-        return self._num_excluded_rows + sum(count_rows(file) for file in self._left_out if file.is_here)
+        """Returns the number of rows that a pattern left out. Those of the hub are not fetched to be counted.
+
+        Raises:
+            StudyError: if a file cannot be read.
+        """
+        counted = [] if self._spec.source == "hub" else self._left_out
+        return self._num_excluded_rows + sum(patiently(file, lambda file=file: count_rows(file)) for file in counted)  # type: ignore[misc]
 
     def check_same(self) -> None:
         """Checks that all that was read is still what was listed.
@@ -84,22 +92,26 @@ class InstructionSource:
 
     def _find_hub(self) -> None:
         urls, self.resolved, sizes = hub_files(self._spec)
+        self._note(InputFiles(self._spec.hub, tuple(urls), tuple(sorted(sizes.keys() - urls.keys()))), "instructions.hub")
         kept = self._not_excluded([RowFile(name, url, sizes[name] or _size(name, url)) for name, url in urls.items()])
         self.files = kept
 
     def _find_folder(self) -> None:
         if isinstance(self._spec.folder, str):
-            found = bucket_files(self._spec.folder)
+            listed, found = bucket_files(self._spec.folder)
             self.resolved = {"files": {file.label: file.num_bytes for file in found}}
         else:
-            files = instruction_files(self._spec)
-            self.hidden = [path.name for path in files.hidden]
-            found = [_local_file(path) for path in files.read]
+            listed = instruction_files(self._spec)
+            found = [_local_file(Path(listed.place) / name) for name in listed.read]
+        self._note(listed, "instructions.folder")
         self.files = self._not_excluded(found)
+
+    def _note(self, listed: InputFiles, field: str) -> None:
+        self.hidden, self.notes = list(listed.hidden), [f"{field}: {line}" for line in listed.left_out()]
 
     def _not_excluded(self, files: list[RowFile]) -> list[RowFile]:
         is_hub = self._spec.source == "hub"
-        names = {file: file.label if is_hub else PurePosixPath(file.url).name for file in files}
+        names = {file: file.label if is_hub else file.name for file in files}
         out = _left_out(list(names.values()), self._spec, "files")
         self.excluded = [name for name in names.values() if name in out]
         self._left_out = [file for file, name in names.items() if name in out]
@@ -133,6 +145,8 @@ class DemoSegment:
 def hub_files(spec: InstructionSpec) -> tuple[dict[str, str], dict[str, Any], dict[str, int | None]]:
     """Returns the hub's files of a study by name, pinned to a commit; what was resolved; and the files' bytes where known.
 
+    The last also names the hidden files that match. They are read only if the study names one of them itself.
+
     Raises:
         StudyError: if the hub cannot be reached, or has no such data set or file.
     """
@@ -144,29 +158,32 @@ def hub_files(spec: InstructionSpec) -> tuple[dict[str, str], dict[str, Any], di
         problem = " ".join(str(error).split())[:200]
         raise StudyError(f"instructions.hub: {spec.hub}@{spec.revision} cannot be read: {problem}") from None
     sizes = {f.rfilename: getattr(f, "size", None) for f in info.siblings or () if fnmatch(f.rfilename, spec.files)}
-    names = sorted(sizes)
+    names = sorted(name for name in sizes if not is_hidden(name) or name == spec.files)
     if not names:
         raise StudyError(f"instructions.files: {spec.hub}@{spec.revision} has no file {spec.files}")
     return {name: f"hf://datasets/{spec.hub}@{info.sha}/{name}" for name in names}, {"commit": info.sha, "files": names}, sizes
 
 
-def bucket_files(url: str) -> list[RowFile]:
-    """Returns the files of instruction rows right in a folder that is behind a URI.
+def bucket_files(url: str) -> tuple[InputFiles, list[RowFile]]:
+    """Returns what is right in a folder behind a URI, and its files of instruction rows.
 
     Raises:
         StudyError: if it cannot be read.
         MissingFolderError: if it holds no such file.
     """
     filesystem, root = open_filesystem(url)
-    base = url.rstrip("/")
-    listing = patiently(RowFile(url, url, 0), lambda: filesystem.get_file_info(fs.FileSelector(root, allow_not_found=True)))
-    found = {info.base_name: info.size for info in listing if info.type == fs.FileType.File and info.base_name[0] != "."}
-    names = chosen_kind(sorted(found))[0]
-    if not names:
-        raise MissingFolderError(f"instructions.folder: {url} holds no file of instruction rows, such as *.jsonl")
-    files = [RowFile(f"{base}/{name}", f"{base}/{name}", int(found[name])) for name in names]
-    versions = (patiently(file, lambda file=file: version_of(filesystem, f"{root}/{Path(file.url).name}")) for file in files)  # type: ignore[misc]
-    return [replace(file, num_bytes=size, version=version) for file, (size, version) in zip(files, versions, strict=True)]
+    # A query may hold keys, and it is no part of any file's path.
+    place = shown(url).partition("?")[0].rstrip("/")
+    listing = patiently(RowFile(place, url, 0), lambda: filesystem.get_file_info(fs.FileSelector(root, allow_not_found=True)))
+    sizes = {info.base_name: info.size for info in listing if info.type == fs.FileType.File}
+    listed = split_rows(place, sizes, (info.base_name for info in listing if info.type == fs.FileType.Directory))
+    if not listed.read:
+        if filesystem.get_file_info(root).type == fs.FileType.File:
+            raise StudyError(f"instructions.folder: {place} is a file; give the URI of its folder")
+        raise MissingFolderError(f"instructions.folder: {place} holds no file of instruction rows, such as *.jsonl")
+    files = [RowFile(f"{place}/{name}", url, int(sizes[name]), inside=name) for name in listed.read]
+    versions = (patiently(file, lambda file=file: version_of(*file.opened())) for file in files)  # type: ignore[misc]
+    return listed, [replace(file, num_bytes=size, version=version) for file, (size, version) in zip(files, versions, strict=True)]
 
 
 def _local_file(path: Path) -> RowFile:

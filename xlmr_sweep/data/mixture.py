@@ -10,7 +10,7 @@ Imports neither torch nor ray.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,7 +42,13 @@ PLAN = "plan.json"
 """The file beside the parts that says what they were made of. Parts of another plan are deleted."""
 
 
-def prepare_mixture(study: Study, storage: Storage, step: Step | None = None, run_parts: Runner = run_here) -> dict[str, Any]:
+def prepare_mixture(
+    study: Study,
+    storage: Storage,
+    step: Step | None = None,
+    run_parts: Runner = run_here,
+    say: Callable[[str], object] = lambda line: None,
+) -> dict[str, Any]:
     """Reads, filters and writes the study's instruction data, unless they are there.
 
     The filter keeps rows whose target has at most `max_target_tokens` tokens of the model named by `instructions.tokenizer`
@@ -53,6 +59,7 @@ def prepare_mixture(study: Study, storage: Storage, step: Step | None = None, ru
         storage: where `data/<mixture>/` is.
         step: shown how many rows were read.
         run_parts: does the work on the parts; by default, and for small sources, this process does.
+        say: called with each line on files that look like instruction data and are not read.
 
     Returns:
         The manifest.
@@ -73,6 +80,8 @@ def prepare_mixture(study: Study, storage: Storage, step: Step | None = None, ru
     counted_by = study.model(study.instructions.tokenizer or study.models[0].name)
     tokenizer = counting_tokenizer(study, storage, counted_by)
     source = InstructionSource(study)
+    for note in source.notes:
+        say(note)
     try:
         key = tokens_key(tokenizer, study.instruct.max_length)
         names = _do_parts(study, storage, source, tokenizer, key, step, run_parts)

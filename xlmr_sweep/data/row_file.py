@@ -7,7 +7,7 @@ it was read must not be kept under that identity.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pyarrow import fs
 
@@ -28,22 +28,38 @@ class RowFile:
     label: str
     """Its path or its name on the hub, for messages."""
     url: str
-    """A path, or what pyarrow or fsspec can open."""
+    """A path, or what pyarrow or fsspec can open. Of a file in a bucket its folder, whose URI may end in a query."""
     num_bytes: int
     version: str = ""
     """Its time of change or its tag where it is stored, when it was listed; empty where nothing tells or it cannot change."""
     sha256: str = ""
     """Of a file of this machine. A node's own copy may have another time."""
+    inside: str = ""
+    """Its name in the folder that `url` means, as it is: URIs would need some characters spelt otherwise."""
+
+    @property
+    def name(self) -> str:
+        """Its name without folders."""
+        return self.inside or PurePosixPath(self.url).name
 
     @property
     def is_plain(self) -> bool:
         """Tells whether it can be read from any place on."""
-        return not self.url.endswith((*CODECS, ".parquet"))
+        return not self.name.endswith((*CODECS, ".parquet"))
 
     @property
     def is_here(self) -> bool:
         """Tells whether it lies on a file system of this machine."""
         return not URI.match(self.url)
+
+    def opened(self) -> tuple[fs.FileSystem, str]:
+        """Returns what reads the file, and its path there.
+
+        Raises:
+            StudyError: if nothing can open such a URL.
+        """
+        filesystem, path = open_filesystem(self.url)
+        return filesystem, f"{path}/{self.inside}" if self.inside else path
 
 
 def open_filesystem(url: str) -> tuple[fs.FileSystem, str]:
@@ -75,7 +91,8 @@ def version_of(filesystem: fs.FileSystem, path: str) -> tuple[int, str]:
     else:
         # Buckets tell times in whole seconds.
         with filesystem.open_input_file(path) as file:
-            told = {key.decode(): value.decode() for key, value in (file.metadata() or {}).items()}
+            # pyarrow returns the names as text and the values as bytes.
+            told = {name: value.decode() for name, value in (file.metadata() or {}).items()}
     tag = next((str(told[key]) for key in VERSIONS if told.get(key)), "")
     return int(info.size or 0), f"{info.mtime_ns or ''} {tag}".strip()
 
@@ -88,7 +105,7 @@ def check_same(file: RowFile) -> None:
     """
     if not file.version:
         return
-    filesystem, path = open_filesystem(file.url)
+    filesystem, path = file.opened()
     if version_of(filesystem, path) == (file.num_bytes, file.version):
         return
     if not file.is_here or file_hash(Path(path), "instructions.folder") != file.sha256:

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 from pyarrow import parquet
 
-from xlmr_sweep.data.row_file import CODECS, RowFile, check_same, open_filesystem
+from xlmr_sweep.data.row_file import CODECS, RowFile, check_same
 from xlmr_sweep.errors import StudyError
 
 BLOCK_BYTES = 2**20
@@ -78,7 +78,7 @@ class FileSegment:
             start, end = self.part * self.part_bytes, min((self.part + 1) * self.part_bytes, self.file.num_bytes)
             yield Payload(self.number, self.part, patiently(self.file, lambda: _lines_from(self.file, start, end)), end - start)
             return
-        read, place = self._table_parts if self.file.url.endswith(".parquet") else self._packed_parts, 0
+        read, place = self._table_parts if self.file.name.endswith(".parquet") else self._packed_parts, 0
         for payload, at in read():
             if payload.part not in self.done:
                 yield replace(payload, num_bytes=at - place)
@@ -149,7 +149,7 @@ def count_rows(file: RowFile) -> int:
     Raises:
         StudyError: if the file cannot be read.
     """
-    if file.url.endswith(".parquet"):
+    if file.name.endswith(".parquet"):
         with _opened(file) as stream:
             return int(parquet.ParquetFile(stream).metadata.num_rows)
     number, kept = 0, b""
@@ -167,7 +167,7 @@ def lines_before(file: RowFile, part: int, part_bytes: int) -> int:
 
 def _opened(file: RowFile) -> pa.NativeFile:
     check_same(file)
-    filesystem, path = open_filesystem(file.url)
+    filesystem, path = file.opened()
     return filesystem.open_input_file(path)
 
 
@@ -214,7 +214,7 @@ def _lines_from(file: RowFile, start: int, end: int) -> bytes:
 def _unpacked(file: RowFile) -> Iterator[tuple[bytes, int]]:
     """Yields blocks of a file, unpacked, and how far it is read."""
     num_lines = 0
-    codec = next((codec for ending, codec in CODECS.items() if file.url.endswith(ending)), None)
+    codec = next((codec for ending, codec in CODECS.items() if file.name.endswith(ending)), None)
     raw = patiently(file, lambda: _opened(file))
     with raw, pa.CompressedInputStream(raw, codec) if codec else raw as stream:
         while True:

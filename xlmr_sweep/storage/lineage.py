@@ -106,7 +106,7 @@ def mixture_doubt(storage: Storage, study: Study) -> str:
     manifest = storage.read_json(manifest_of(mixture_folder(study))) if hidden else None
     if manifest is None or "hidden" in manifest:
         return ""
-    return f"an earlier version may have read the hidden file{'s' * (len(hidden) > 1)} {', '.join(path.name for path in hidden)}"
+    return f"an earlier version may have read the hidden file{'s' * (len(hidden) > 1)} {', '.join(hidden)}"
 
 
 def _known(values: Mapping[str, str | None]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from xlmr_sweep.errors import MissingFolderError, StudyError
 from xlmr_sweep.study.canonical import fingerprint
-from xlmr_sweep.study.input_files import input_files, row_endings
+from xlmr_sweep.study.input_files import endings_in, input_files
 from xlmr_sweep.study.model_files import READ_ENDINGS, find_model_files
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.recipes import INSTRUCT_RUNTIME
@@ -120,7 +120,7 @@ def mixture_identity(study: Study) -> dict[str, Any]:
     if isinstance(spec.folder, str):
         # A plan reads no bucket. The manifest says which files were there.
         return identity | {"bucket": spec.folder}
-    return identity | {"folder": folder_hash(spec.folder, "instructions.folder", row_endings(spec.folder))}
+    return identity | {"folder": folder_hash(spec.folder, "instructions.folder", endings_in(spec.folder))}
 
 
 def mixture_name(study: Study) -> str:
@@ -201,7 +201,7 @@ def folder_hash(folder: Path, what: str, endings: tuple[str, ...]) -> str:
     """
     if folder.is_file():
         return file_hash(folder, what)
-    listing = {path.name: file_hash(path, what) for path in input_files(folder, what, endings).read}
+    listing = {name: file_hash(folder / name, what) for name in input_files(folder, what, endings).read}
     return fingerprint(listing, 32)
 
 

@@ -1,4 +1,4 @@
-"""Which files of a folder a study reads. In: a folder and the endings of its files. Out: one list, for reading and for identity.
+"""Which files of a folder a study reads. In: a folder, or the names in one elsewhere. Out: one list for reading and identity.
 
 Hidden files are left out: those whose names begin with `.`, such as `._x.jsonl` that a Mac leaves on foreign disks.
 """
@@ -6,7 +6,7 @@ Hidden files are left out: those whose names begin with `.`, such as `._x.jsonl`
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,33 +27,64 @@ MAX_NAMED = 5
 
 @dataclass(frozen=True)
 class InputFiles:
-    """The files of a folder that have one of the endings; not those of its subfolders."""
+    """Names of the files of a folder that have one of the endings; not those of its subfolders. All are sorted."""
 
-    read: tuple[Path, ...]
-    """What is read, sorted."""
-    hidden: tuple[Path, ...] = ()
-    """What would be read if its name did not begin with a dot, sorted."""
-    others: tuple[Path, ...] = ()
-    """What looks like rows and is left out, sorted: its name is not one that is read, or the folder holds files of the usual
-    kind."""
+    place: str
+    """The folder, for messages."""
+    read: tuple[str, ...]
+    """What is read."""
+    hidden: tuple[str, ...] = ()
+    """What would be read if its name did not begin with a dot."""
+    others: tuple[str, ...] = ()
+    """What looks like rows and is left out: its name is not one that is read, or the folder holds files of the usual kind."""
 
-    @property
-    def left_out(self) -> str:
-        """Says in one line which hidden files are left out; empty if none is."""
-        return _named(self.hidden, "hidden file is", "hidden files are")
-
-    @property
-    def other_kind(self) -> str:
-        """Says in one line which files are left out for their kind; empty if none is."""
-        return _named(self.others, "file of another kind is", "files of another kind are")
+    def left_out(self) -> list[str]:
+        """Says what is left out: a line for hidden files and one for files of another kind, where there are any."""
+        lines = (
+            _named(self.place, self.hidden, "hidden file is", "hidden files are"),
+            _named(self.place, self.others, "file of another kind is", "files of another kind are"),
+        )
+        return [line for line in lines if line]
 
 
-def _named(paths: Sequence[Path], one: str, several: str) -> str:
-    if not paths:
+def _named(place: str, names: Sequence[str], one: str, several: str) -> str:
+    if not names:
         return ""
-    names = ", ".join(path.name for path in paths[:MAX_NAMED])
-    more = f" and {len(paths) - MAX_NAMED} more" if len(paths) > MAX_NAMED else ""
-    return f"{paths[0].parent}: {len(paths)} {several if len(paths) > 1 else one} left out: {names}{more}"
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return f"{place}: {len(names)} {several if len(names) > 1 else one} left out: {', '.join(names[:MAX_NAMED])}{more}"
+
+
+def is_hidden(name: str) -> bool:
+    """Tells whether a file is hidden by its name, which may have folders before it."""
+    return name.rpartition("/")[2].startswith(".")
+
+
+def split_names(place: str, names: Iterable[str], endings: tuple[str, ...]) -> InputFiles:
+    """Splits the names of a folder's files into those that are read and hidden ones."""
+    found = sorted(name for name in names if name.endswith(endings))
+    read = tuple(name for name in found if not is_hidden(name))
+    return InputFiles(place, read, tuple(name for name in found if is_hidden(name)))
+
+
+def split_rows(place: str, names: Iterable[str], others: Iterable[str] = ()) -> InputFiles:
+    """Splits a folder of instruction rows, wherever it is.
+
+    Args:
+        place: the folder, for messages.
+        names: of the files right in it.
+        others: names of whatever else is right in it.
+    """
+    files = list(names)
+    split = split_names(place, files, row_endings(files))
+    row_like = {name for name in (*files, *others) if ROW_LIKE.search(name) and not is_hidden(name)}
+    return replace(split, others=tuple(sorted(row_like - {*split.read})))
+
+
+def row_endings(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns the endings of the files of instruction rows that are read of a folder's files."""
+    shown = [name for name in names if not is_hidden(name)]
+    has_usual = any(name.endswith(ROW_FILES) for name in shown)
+    return OTHER_ROW_FILES if not has_usual and any(name.endswith(OTHER_ROW_FILES) for name in shown) else ROW_FILES
 
 
 def input_files(path: Path, what: str, endings: tuple[str, ...]) -> InputFiles:
@@ -68,27 +99,8 @@ def input_files(path: Path, what: str, endings: tuple[str, ...]) -> InputFiles:
         MissingFolderError: if there is nothing to read.
     """
     if path.is_file():
-        return InputFiles((path,))
-    found = sorted(entry for entry in path.iterdir() if entry.is_file() and entry.name.endswith(endings)) if path.is_dir() else []
-    read = tuple(entry for entry in found if not entry.name.startswith("."))
-    if not read:
-        problem = f"holds no {' or '.join(f'*{ending}' for ending in endings)} file" if path.is_dir() else "does not exist"
-        raise MissingFolderError(f"{what}: {path} {problem}")
-    return InputFiles(read, tuple(entry for entry in found if entry not in read))
-
-
-def row_endings(folder: Path) -> tuple[str, ...]:
-    """Returns the endings of the files of instruction rows that are read of a folder."""
-    entries = folder.iterdir() if folder.is_dir() else ()
-    names = [path.name for path in entries if path.is_file() and not path.name.startswith(".")]
-    return OTHER_ROW_FILES if chosen_kind(names)[0] and not any(name.endswith(ROW_FILES) for name in names) else ROW_FILES
-
-
-def chosen_kind(names: list[str]) -> tuple[list[str], list[str]]:
-    """Returns which of a folder's files are instruction rows that are read, and which are such rows but left out."""
-    usual = [name for name in names if name.endswith(ROW_FILES)]
-    other = [name for name in names if name.endswith(OTHER_ROW_FILES)]
-    return (usual, other) if usual else (other, [])
+        return InputFiles(str(path.parent), (path.name,))
+    return _not_empty(split_names(str(path), _entries(path)[0], endings), path, what, endings)
 
 
 def instruction_files(spec: InstructionSpec) -> InputFiles:
@@ -98,15 +110,34 @@ def instruction_files(spec: InstructionSpec) -> InputFiles:
         MissingFolderError: if there is none.
         StudyError: if it is a file of another kind, or if one of its files is a link to nothing.
     """
-    assert isinstance(spec.folder, Path), "instructions.source: folder"
-    files = input_files(spec.folder, "instructions.folder", row_endings(spec.folder))
+    folder = spec.folder
+    assert isinstance(folder, Path), "instructions.source: folder"
     every = (*ROW_FILES, *OTHER_ROW_FILES)
-    if not files.read[0].name.endswith(every):
-        raise StudyError(f"instructions.folder: {spec.folder} is none of {', '.join(every)}")
-    if spec.folder.is_file():
-        return files
-    others = [path for path in sorted(spec.folder.iterdir()) if ROW_LIKE.search(path.name) and path not in files.read]
-    gone = next((path for path in others if not path.exists()), None)
+    if folder.is_file():
+        if not folder.name.endswith(every):
+            raise StudyError(f"instructions.folder: {folder} is none of {', '.join(every)}")
+        return InputFiles(str(folder.parent), (folder.name,))
+    names, others = _entries(folder)
+    files = split_rows(str(folder), names, others)
+    gone = next((folder / name for name in files.others if not (folder / name).exists()), None)
     if gone is not None:
         raise StudyError(f"instructions.folder: {gone} is a link to a file that is not there; fetch the file or delete the link")
-    return replace(files, others=tuple(path for path in others if not path.name.startswith(".")))
+    return _not_empty(files, folder, "instructions.folder", row_endings(names))
+
+
+def endings_in(folder: Path) -> tuple[str, ...]:
+    """Returns the endings of the files of instruction rows that are read of a folder of this machine."""
+    return row_endings(_entries(folder)[0])
+
+
+def _entries(folder: Path) -> tuple[list[str], list[str]]:
+    """Returns the names of a folder's files, and of whatever else is right in it."""
+    entries = [(entry.name, entry.is_file()) for entry in folder.iterdir()] if folder.is_dir() else []
+    return [name for name, is_file in entries if is_file], [name for name, is_file in entries if not is_file]
+
+
+def _not_empty(files: InputFiles, path: Path, what: str, endings: tuple[str, ...]) -> InputFiles:
+    if not files.read:
+        problem = f"holds no {' or '.join(f'*{ending}' for ending in endings)} file" if path.is_dir() else "does not exist"
+        raise MissingFolderError(f"{what}: {path} {problem}")
+    return files
