@@ -9,16 +9,15 @@ import csv
 import io
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from urllib.request import urlopen
 
 import pandas as pd
 import pyarrow as pa
-from pyarrow import dataset, parquet
+from pyarrow import dataset, fs, parquet
 
 from analysis.schema import TableError
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.storage.location import locate
+from xlmr_sweep.storage.location import URI, Location, locate, shown
 from xlmr_sweep.storage.records import COLUMNS
 
 FILE_KINDS = (".parquet", ".csv")
@@ -32,24 +31,40 @@ PARTITION = "="
 """In a folder of parts, a subfolder `model=base` gives the value of a column."""
 
 
-def is_table_file(name: str) -> bool:
-    """Tells by its ending whether a file can be read. Upper and lower case are the same."""
-    return name.lower().endswith(FILE_KINDS)
+def is_table_file(source: str) -> bool:
+    """Tells by its ending whether a path or URI is of a table. Upper and lower case are the same."""
+    return without_query(source).lower().endswith(FILE_KINDS)
 
 
-def parquet_parts(folder: Path) -> list[Path]:
+def without_query(source: str) -> str:
+    """Returns a path or URI without a URI's options, and without a slash at its end."""
+    return (source.partition("?")[0] if URI.match(source) else source).rstrip("/")
+
+
+def parquet_parts(where: Location) -> list[str]:
     """Returns the parquet files of a folder that was written in parts, also those in subfolders such as `model=base`.
 
     Files and folders whose names begin with `.` or `_` are left out: other programs keep their notes in them.
+
+    Args:
+        where: the folder, on this machine or elsewhere. Its files are named relative to it.
     """
     found = []
-    for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
+    for name in _files_below(where):
+        parts = name.split("/")
         hidden = any(part.startswith((".", "_")) for part in parts)
         below = all(PARTITION in part for part in parts[:-1])
-        if not hidden and below and path.is_file() and path.name.lower().endswith(".parquet"):
-            found.append(path)
-    return found
+        if not hidden and below and name.lower().endswith(".parquet"):
+            found.append(name)
+    return sorted(found)
+
+
+def _files_below(where: Location) -> list[str]:
+    """Returns the files of a folder and its subfolders, relative to it."""
+    if where.local is not None:
+        return [path.relative_to(where.local).as_posix() for path in where.local.rglob("*") if path.is_file()]
+    listing = where.filesystem.get_file_info(fs.FileSelector(where.root, recursive=True))
+    return [info.path.removeprefix(where.root).lstrip("/") for info in listing if info.type == fs.FileType.File]
 
 
 def read_table_file(source: str, columns: Mapping[str, str]) -> pd.DataFrame:
@@ -63,11 +78,12 @@ def read_table_file(source: str, columns: Mapping[str, str]) -> pd.DataFrame:
         TableError: if it cannot be read as a table. Its message is one line.
     """
     numbers = {columns.get(name, name) for name in NUMBERS}
-    read = _read_csv if source.lower().endswith(".csv") else _read_parquet
+    read = _read_csv if without_query(source).lower().endswith(".csv") else _read_parquet
     try:
         return read(source, numbers)
     except (OSError, ValueError, ImportError, csv.Error, pa.ArrowException) as error:
-        raise TableError(f"{source}: cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}") from error
+        problem = (str(error) or type(error).__name__).splitlines()[0].replace(source, shown(source))
+        raise TableError(f"{shown(source)}: cannot be read: {problem}") from error
     except StudyError as error:
         raise TableError(str(error).removeprefix("--storage ")) from error
 
@@ -76,20 +92,21 @@ def _read_parquet(source: str, numbers: set[str]) -> pd.DataFrame:
     if source.startswith(BY_PANDAS):
         return pd.read_parquet(source)
     where = locate(source)
-    if where.local is None or not where.local.is_dir():
+    if where.filesystem.get_file_info(where.root).type != fs.FileType.Directory:
         frame: pd.DataFrame = parquet.read_table(where.root, filesystem=where.filesystem, partitioning=None).to_pandas()
         return frame
-    parts = parquet_parts(where.local)
+    parts = parquet_parts(where)
     if not parts:
         raise ValueError("a folder without parquet files")
     # Without declared types, pyarrow would read the folder `model=007` as the number 7.
-    keys = [part.partition(PARTITION)[0] for path in parts for part in path.relative_to(where.local).parts[:-1]]
+    keys = [part.partition(PARTITION)[0] for name in parts for part in name.split("/")[:-1]]
     schema = pa.schema([(key, pa.float64() if key in numbers else pa.string()) for key in dict.fromkeys(keys)])
     found = dataset.dataset(
-        [str(path) for path in parts],
+        [f"{where.root}/{name}" for name in parts],
         format="parquet",
+        filesystem=where.filesystem,
         partitioning=dataset.partitioning(schema, flavor="hive"),
-        partition_base_dir=str(where.local),
+        partition_base_dir=where.root,
     )
     table: pa.Table = found.to_table()
     return pd.DataFrame(table.to_pandas())

@@ -14,12 +14,12 @@ import pandas as pd
 
 from analysis.prompts import of_first_prompt
 from analysis.schema import CELL, REQUIRED, Table, TableError, as_frame, checked, renamed
-from analysis.table_files import is_table_file, parquet_parts, read_table_file
+from analysis.table_files import is_table_file, parquet_parts, read_table_file, without_query
 from analysis.tune_folder import read_tune_folder
 from analysis.variants import of_declared, rows_of_variants
 from xlmr_sweep.errors import MissingFolderError, StudyError
 from xlmr_sweep.storage.artifacts import STUDY_FILE
-from xlmr_sweep.storage.location import local_path
+from xlmr_sweep.storage.location import local_path, locate, shown
 
 if TYPE_CHECKING:
     from xlmr_sweep.storage.collect import Collected
@@ -82,20 +82,21 @@ def load(results: Path | str, columns: Mapping[str, str] | None = None, paradigm
     if (path is None and not is_table_file(source)) or (path is not None and (path / STUDY_FILE).is_file()):
         return _from_storage(source)
     if path is None:
-        table, name = read_table_file(source, columns or {}), source.rpartition("/")[2].rpartition(".")[0]
+        table, name = read_table_file(source, columns or {}), without_query(source).rpartition("/")[2].rpartition(".")[0]
     else:
         table, name = _read_local(path, source, columns or {})
     try:
-        return from_table(renamed(table, columns or {}, paradigms or {}), name, source)
+        # The page says what was read, and a URI may hold keys.
+        return from_table(renamed(table, columns or {}, paradigms or {}), name, shown(source))
     except TableError as error:
-        raise TableError(f"{source}: {error}") from error
+        raise TableError(f"{shown(source)}: {error}") from error
 
 
 def _read_local(path: Path, source: str, columns: Mapping[str, str]) -> tuple[pd.DataFrame, str]:
     """Returns the table of a local file or folder, and its name."""
     if not path.exists():
         raise TableError(f"{source}: no such file or folder")
-    if path.is_dir() and not parquet_parts(path):
+    if path.is_dir() and not parquet_parts(locate(str(path))):
         return read_tune_folder(path), path.resolve().name
     if path.is_file() and not is_table_file(path.name):
         raise TableError(f"{source}: neither a folder nor a .parquet or .csv file")

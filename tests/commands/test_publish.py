@@ -17,7 +17,7 @@ from hub_server import Hub, Repository, hub_server
 from pyarrow import parquet
 from typer.testing import CliRunner
 
-from xlmr_sweep.commands.publish_data import public_study
+from xlmr_sweep.commands.publish_data import public_recipe, public_study
 from xlmr_sweep.commands.subcommands import app
 from xlmr_sweep.storage.artifacts import instruct_folder, manifest_of, predictions_file
 from xlmr_sweep.storage.files import Storage
@@ -197,6 +197,8 @@ def test_hosts_and_folders_stay_here(published: Path, study: Study) -> None:
     assert shown["variants"][0]["instructions"]["folder"] == "few"
     assert shown["instructions"]["folder"] == "rows"
     assert shown["models"][0]["folder"] == "model"
+    made = {"host": "secret-host", "recipe": {"mixture": {"bucket": "s3://id:xyz@bucket/rows?secret_key=xyz", "exclude": []}}}
+    assert public_recipe(made) == {"recipe": {"mixture": {"bucket": "rows", "exclude": []}}}
 
 
 def test_the_same_storage_gives_the_same_bytes_and_old_files_go(published: Path, storage: Storage, tmp_path: Path) -> None:

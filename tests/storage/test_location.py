@@ -46,9 +46,14 @@ class Asked:
         ("gs://bucket/x?scheme=http", "gs://bucket/x?scheme=http&retry_limit_seconds=15"),
         ("gs://bucket/x?retry_limit_seconds=900", "gs://bucket/x?retry_limit_seconds=900"),
         ("s3://bucket/x", "s3://bucket/x"),
+        # Otherwise pyarrow would refuse these, or ask another server: what follows `#` it leaves out.
+        ("s3://bucket/mit Lücke#1?region=x&scheme=http", "s3://bucket/mit%20L%C3%BCcke%231?region=x&scheme=http"),
+        ("s3://a%2Fb:c+d@bucket/a%20b/[x]", "s3://a%2Fb:c+d@bucket/a%20b/[x]"),
     ],
 )
-def test_google_storage_without_a_network_gives_up_within_a_while(uri: str, asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pyarrow_is_asked_for_what_is_meant_and_google_gives_up_soon(
+    uri: str, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pyarrow = Asked()
     monkeypatch.setattr("xlmr_sweep.storage.location.fs.FileSystem", pyarrow)
     assert locate(uri).uri == uri
@@ -86,6 +91,8 @@ def test_a_storage_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         Storage(tmp_path / "file" / "below").check_writable()
     with pytest.raises(StudyError, match="--storage nosuch://x: neither pyarrow nor fsspec"):
         Storage("nosuch://x")
+    with pytest.raises(StudyError, match="--storage s3://bucket/50%: neither pyarrow nor fsspec can open it: Cannot parse URI"):
+        Storage("s3://bucket/50%")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ The same storage gives the same bytes. What tells of the machines that ran the s
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -114,6 +115,15 @@ def public_study(study: Study) -> dict[str, Any]:
     for model in value["models"]:
         for name in ("folder", "instructed_folder"):
             model[name] = _last(model[name])
+    return value
+
+
+def public_recipe(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the manifest of instruction-tuned weights without the host, and of a bucket with rows only the last part."""
+    value: dict[str, Any] = {name: copy.deepcopy(value) for name, value in manifest.items() if name != "host"}
+    mixture = value.get("recipe", {}).get("mixture", {})
+    if "bucket" in mixture:
+        mixture["bucket"] = _last(mixture["bucket"])
     return value
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from xlmr_sweep.commands.publish_cards import CardFacts
-from xlmr_sweep.commands.publish_data import MANIFEST
+from xlmr_sweep.commands.publish_data import MANIFEST, public_recipe
 from xlmr_sweep.commands.publish_model_card import model_card
 from xlmr_sweep.errors import MissingFolderError, StudyError
 from xlmr_sweep.storage.artifacts import INSTRUCT, instruct_folder
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from analysis.artifacts import Artifacts
 
 RECIPE = "instruction_tuning.json"
-"""The manifest of the weights, without the host."""
+"""The manifest of the weights, without what says who made them where."""
 
 EVAL_RESULTS = ".eval_results"
 """Where the hub looks for scores: https://huggingface.co/docs/hub/eval-results."""
@@ -61,7 +61,7 @@ def weight_files(storage: Storage, folder: str) -> list[str]:
 
 def model_texts(facts: CardFacts, model: str, manifest: Mapping[str, Any]) -> dict[str, bytes]:
     """Returns the files beside the weights: card, recipe, and the scores in the hub's format."""
-    recipe = {name: value for name, value in manifest.items() if name != "host"}
+    recipe = public_recipe(manifest)
     return {
         "README.md": model_card(facts, model, manifest).encode(),
         RECIPE: (json.dumps(recipe, indent=1, sort_keys=True) + "\n").encode(),

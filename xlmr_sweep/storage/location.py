@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from pyarrow import fs
 
@@ -17,6 +17,9 @@ URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 CLIENT_PATIENCE_S = 15
 """Seconds for which an object store's own client may try. `Storage` repeats what must be tried for longer."""
 
+
+AS_THEY_ARE = "%:/?&=@+,;!$'()*~[]"
+"""Characters that pyarrow takes in a URI as they are, beside letters and digits. `%20` and its like are decoded."""
 
 KEYS = re.compile(r"(?i)([?&][^=&]*(?:key|token|secret|password|sig|credential)[^=&]*=)[^&]*")
 """Values of a URI's query that are keys."""
@@ -93,16 +96,17 @@ def local_path(text: str) -> Path | None:
 
 def _filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     try:
-        filesystem, root = fs.FileSystem.from_uri(_bounded(uri))
+        filesystem, root = fs.FileSystem.from_uri(quote(_bounded(uri), safe=AS_THEY_ARE))
     except (ValueError, OSError) as first:
         import fsspec
 
         try:
             wrapped, root = fsspec.core.url_to_fs(uri)
         except (ImportError, ValueError, OSError) as second:
-            # pyarrow's OSError says why a storage that it knows does not answer. Its ValueError says only that it does not know
-            # the scheme.
-            problem = " ".join(str(first if isinstance(first, OSError) else second).split())
+            # pyarrow's OSError says why a storage that it knows does not answer. Its ValueError mostly says only that it does not
+            # know the scheme.
+            says_why = isinstance(first, OSError) or "Cannot parse URI" in str(first)
+            problem = " ".join(str(first if says_why else second).split())
             problem = problem.replace(uri, shown(uri))
             raise StudyError(f"--storage {shown(uri)}: neither pyarrow nor fsspec can open it: {problem}") from None
         filesystem = fs.PyFileSystem(fs.FSSpecHandler(wrapped))
