@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,23 @@ def test_a_temporary_folder_that_cannot_be_written_is_named(tmp_path: Path, monk
 def test_a_temporary_folder_that_is_full_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(surroundings.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 2**20}))
     assert "RAY_TMPDIR = /tmp has 1 MiB left, and Ray's logs need 16; free some space there" in refusal()
+
+
+def test_shared_memory_that_cannot_be_written_is_named_and_a_full_one_is_left_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surroundings, "SHARED_MEMORY", "/proc/none")
+    assert refusal() == (
+        "--address local: /proc/none, where Ray keeps its objects, cannot be written (No such file or directory); "
+        "mount shared memory there that this user may write"
+    )
+    made = tempfile.TemporaryFile
+
+    def full(dir: str | Path) -> Any:
+        if dir == "/proc/none":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return made(dir=dir)
+
+    monkeypatch.setattr(surroundings.tempfile, "TemporaryFile", full)
+    check_surroundings()
 
 
 def test_open_files_are_raised_as_far_as_they_may_be_and_too_few_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -298,3 +298,34 @@ def test_the_claim_of_a_killed_process_of_this_machine_holds_nobody_up(tmp_path:
     assert keep_log(storage, TRIAL, attempt_of(tmp_path, 2))
     assert b"words of 2" in storage.read(log_name(TRIAL))
     assert storage.names("tmp") == []
+
+
+def test_a_claim_of_a_machine_resumed_from_the_same_snapshot_is_respected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, machines = Storage(f"local://{tmp_path}/runs"), [tmp_path / "first", tmp_path / "second"]
+    for machine in machines:
+        machine.mkdir()
+    monkeypatch.setattr("xlmr_sweep.storage.machine.MEMORY", machines[0])
+    during: list[str] = []
+
+    class Watched(Storage):
+        def _read(self, name: str) -> bytes:
+            during[:] = during or self.names("tmp")
+            return super()._read(name)
+
+    assert keep_log(Watched(storage.uri), TRIAL, attempt_of(tmp_path, 1))
+    # The lock's file has the same number there, and the process that holds it is alive.
+    storage.write(f"tmp/{during[0]}", b"")
+    monkeypatch.setattr("xlmr_sweep.storage.machine.MEMORY", machines[1])
+    pauses: list[float] = []
+
+    def withdraws(seconds: float) -> None:
+        pauses.append(seconds)
+        storage.delete(f"tmp/{during[0]}")
+
+    monkeypatch.setattr(time, "sleep", withdraws)
+    assert keep_log(storage, TRIAL, attempt_of(tmp_path, 2))
+    assert len(pauses) == 1
+    text = storage.read(log_name(TRIAL)).decode()
+    assert [text.count(f"words of {number}\n") for number in (1, 2)] == [1, 1]

@@ -91,6 +91,24 @@ def test_a_pid_that_is_used_again_is_not_the_holder(tmp_path: Path) -> None:
         assert name not in claims(storage)
 
 
+def test_a_machine_resumed_from_the_same_snapshot_is_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, machines = Storage(tmp_path / "runs"), [tmp_path / "first", tmp_path / "second"]
+    for machine in machines:
+        machine.mkdir()
+    monkeypatch.setattr("xlmr_sweep.storage.machine.MEMORY", machines[0])
+    with only_driver(storage):
+        ((name, claim),) = claims(storage).items()
+    # Same host name, same boot. No process of this number is here, but there it lives.
+    storage.write_json(f"driver/{name}", claim | {"pid": 2**22 + 1, "beat_at": time.time()})
+    monkeypatch.setattr("xlmr_sweep.storage.machine.MEMORY", machines[1])
+    with pytest.raises(StudyError, match="runs this study"):
+        only_driver(storage).__enter__()
+    assert list(claims(storage)) == [name]
+    monkeypatch.setattr("xlmr_sweep.storage.machine.MEMORY", machines[0])
+    with only_driver(storage):
+        assert name not in claims(storage)
+
+
 def test_another_machine_holds_it_while_it_gives_signs_of_life(storage: Storage) -> None:
     name = elsewhere(storage, age_s=20)
     with pytest.raises(StudyError, match=r"process 4321 on far \(since 2026-01-01"):

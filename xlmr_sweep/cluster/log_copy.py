@@ -23,6 +23,7 @@ from typing import BinaryIO
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.artifacts import TMP, log_file, temporary_file
 from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.storage.machine import machine_name
 from xlmr_sweep.study.plan import Trial
 
 ATTEMPT = "attempt"
@@ -133,8 +134,8 @@ def _one_writer(trial: Trial) -> Iterator[str]:
         with suppress(OSError):  # Without locks a log is still better copied than not.
             file = held.enter_context((Path(tempfile.gettempdir()) / f"xlmr_sweep-{os.getuid()}-{number}.lock").open("a"))
             fcntl.flock(file, fcntl.LOCK_EX)
-            stat, boot = os.fstat(file.fileno()), Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-            lock = f"{boot}.{stat.st_dev:x}.{stat.st_ino:x}"
+            stat, machine = os.fstat(file.fileno()), machine_name()
+            lock = f"{machine}.{stat.st_dev:x}.{stat.st_ino:x}" if machine else ""
         yield lock
 
 

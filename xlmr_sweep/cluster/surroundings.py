@@ -1,4 +1,4 @@
-"""What a Ray of this command's own needs of the machine: a temporary folder for its sockets and logs, and open files.
+"""What a Ray of this command's own needs of the machine: a temporary folder, shared memory, and open files.
 
 In: the environment. Out: nothing, or one line that says what is wrong and what to do. Ray itself waits for a minute or more
 before it fails, and mostly says only that it timed out. Its logs then say why.
@@ -6,10 +6,12 @@ before it fails, and mostly says only that it timed out. Its logs then say why.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import resource
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -30,6 +32,9 @@ MIN_OPEN_FILES, WANTED_OPEN_FILES = 128, 65536
 
 MIN_ADDRESS_SPACE = 16 * 2**30
 """Below this limit of address space (`ulimit -v`), Ray's processes may fail to start: their threads and arenas reserve much."""
+
+SHARED_MEMORY = "/dev/shm"
+"""Without it Ray starts some of its processes, and fails after half a minute with a page of their logs."""
 
 RAY_LOGS = "logs"
 """The folder of a Ray session's logs, below Ray's own folder."""
@@ -53,6 +58,7 @@ def check_surroundings() -> None:
         StudyError: naming the variable or the limit that is wrong, and what to do.
     """
     _check_temporary_folder()
+    _check_shared_memory()
     _raise_open_files()
 
 
@@ -104,6 +110,18 @@ def _check_temporary_folder() -> None:
     if free < MIN_FREE_BYTES:
         text = f"has {free / 2**20:.0f} MiB left, and Ray's logs need {MIN_FREE_BYTES / 2**20:.0f}"
         raise StudyError(f"{is_named} {text}; free some space there, or set RAY_TMPDIR to another folder")
+
+
+def _check_shared_memory() -> None:
+    """Refuses a machine whose shared memory cannot be written. Where it is small or full, Ray uses its temporary folder."""
+    if sys.platform != "linux":
+        return
+    try:
+        tempfile.TemporaryFile(dir=SHARED_MEMORY).close()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            text = f"{SHARED_MEMORY}, where Ray keeps its objects, cannot be written ({error.strerror})"
+            raise StudyError(f"--address local: {text}; mount shared memory there that this user may write") from None
 
 
 def _raise_open_files() -> None:

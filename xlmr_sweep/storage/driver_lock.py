@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from xlmr_sweep.interrupt import at_forced_end
 from xlmr_sweep.storage import environment
 from xlmr_sweep.storage.artifacts import DRIVER, claim_file
 from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.storage.machine import machine_name
 
 HEARTBEAT_S = 10.0
 SILENT_S = 60.0
@@ -195,11 +196,10 @@ def _is_dead(claim: Mapping[str, Any], host: str, silent_s: float, read: Callabl
 
 def _machine() -> str:
     """Names the machine or container: where this name is the same, a process id means the same process."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return "unknown"
+    name = machine_name() or "unknown"
+    with suppress(OSError):
+        return f"{name} {Path('/proc/self/ns/pid').readlink()}"
+    return name
 
 
 def _process_start(pid: int) -> str | None:
