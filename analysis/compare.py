@@ -21,6 +21,7 @@ from rich.table import Table as RichTable
 
 from analysis.comparison import SAME, cell_differences, moved_groups, only_in_one
 from analysis.display import decimal, p_value, percent
+from analysis.ending import in_one_line
 from analysis.ipr import ipr_per_seed, ipr_table
 from analysis.options import name_pairs
 from analysis.schema import TableError
@@ -28,7 +29,6 @@ from analysis.tables import load
 from analysis.variants import own_rows
 from analysis.wide_console import wide_console
 from analysis.zero_shot import trained
-from xlmr_sweep.plain_output import use_plain_output
 
 
 @dataclass(frozen=True)
@@ -103,22 +103,18 @@ def main(
     paradigm: Annotated[list[str] | None, typer.Option(help="OURS=THEIRS: read the paradigm THEIRS as OURS. Repeatable.")] = None,
 ) -> None:
     """Says which scores moved between two runs, which cells only one has, and whether the difference is noise."""
-    use_plain_output()
-    try:
+    with in_one_line():
         found = compare_runs(a, b, name_pairs("--column", column), name_pairs("--paradigm", paradigm))
         if out is not None:
             _write(found, out)
-    except TableError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
-    console = wide_console()
-    _print_groups(console, found.groups)
-    moved = int((found.cells["difference"].abs() > SAME).sum())
-    counts = found.lone["only_in"].value_counts()
-    typer.echo(f"{moved} of {len(found.cells)} common cells moved.")
-    typer.echo(f"Only in the first run: {counts.get('a', 0)} cells; only in the second: {counts.get('b', 0)}.")
-    if out is not None:
-        typer.echo(f"Tables: {out.resolve()}")
+        console = wide_console()
+        _print_groups(console, found.groups)
+        moved = int((found.cells["difference"].abs() > SAME).sum())
+        counts = found.lone["only_in"].value_counts()
+        typer.echo(f"{moved} of {len(found.cells)} common cells moved.")
+        typer.echo(f"Only in the first run: {counts.get('a', 0)} cells; only in the second: {counts.get('b', 0)}.")
+        if out is not None:
+            typer.echo(f"Tables: {out.resolve()}")
 
 
 def _write(found: Comparison, out: Path) -> None:

@@ -10,7 +10,6 @@ the study is not complete; 2 if the input is wrong.
 
 from __future__ import annotations
 
-from xlmr_sweep.plain_output import use_plain_output
 from xlmr_sweep.storage.artifacts import REPORT
 
 from xlmr_sweep import interrupt  # isort: skip
@@ -29,6 +28,7 @@ import typer
 from analysis.artifacts import artifacts
 from analysis.assemble import assemble
 from analysis.derive import Derived, derive
+from analysis.ending import in_one_line
 from analysis.images import write_images
 from analysis.ipr import RULES, Rule, XScale
 from analysis.latex import latex_tables, write_latex
@@ -162,8 +162,7 @@ def main(
     examples: Annotated[bool, typer.Option(help="Show single examples, with their texts.")] = True,
 ) -> None:
     """Writes the report on a study or on any table of results."""
-    use_plain_output()
-    try:
+    with in_one_line():
         paths = build_report(
             results,
             out,
@@ -178,13 +177,10 @@ def main(
             latex=latex,
             examples=examples,
         )
-    except TableError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
-    for note in paths.notes:
-        typer.echo(f"note: {note}", err=True)
-    print_ipr(wide_console(), paths.ipr)
-    typer.echo(f"Report: {paths.html.resolve()}")
+        for note in paths.notes:
+            typer.echo(f"note: {note}", err=True)
+        print_ipr(wide_console(), paths.ipr)
+        typer.echo(f"Report: {paths.html.resolve()}")
 
 
 def _one_of(option: str, value: str, allowed: object) -> str:

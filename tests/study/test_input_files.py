@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from xlmr_sweep.errors import MissingFolderError, StudyError
 from xlmr_sweep.study.data_spec import InstructionSpec
+from xlmr_sweep.study.identity import model_hash
 from xlmr_sweep.study.input_files import InputFiles, endings_in, input_files, instruction_files, split_rows
+
+
+@contextmanager
+def as_another_user() -> Iterator[None]:
+    """Has modes count also where root runs the tests."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(12345)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
 
 
 def spec_of(folder: Path) -> InstructionSpec:
@@ -78,3 +96,25 @@ def test_a_folder_without_rows_is_one_line(tmp_path: Path) -> None:
     (tmp_path / ".rows.jsonl").write_bytes(b"{}\n")
     with pytest.raises(MissingFolderError, match=r"instructions\.folder: .* holds no \*\.jsonl or \*\.jsonl\.gz file"):
         instruction_files(spec_of(tmp_path))
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o444, 0o111])
+def test_a_folder_that_may_not_be_read_is_one_line_that_names_the_field(mode: int) -> None:
+    home = Path(tempfile.mkdtemp(dir="/tmp"))
+    home.chmod(0o755)
+    folder = home / "closed"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors", "model_old.safetensors", "a.jsonl"):
+        (folder / name).write_bytes(b"{}")
+    folder.chmod(mode)
+    try:
+        with as_another_user():
+            with pytest.raises(MissingFolderError, match=rf"^model m: folder: {folder}\S* cannot be read: Permission denied$"):
+                model_hash(folder, "model m: folder")
+            with pytest.raises(
+                MissingFolderError, match=rf"^instructions.folder: {folder}\S* cannot be read: Permission denied$"
+            ):
+                instruction_files(spec_of(folder))
+    finally:
+        folder.chmod(0o755)
+        shutil.rmtree(home)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import tempfile
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -20,6 +18,7 @@ from xlmr_sweep.commands.unattended import ask_nothing, have_a_home
 from xlmr_sweep.errors import ClusterGoneError, StorageError, StudyError
 from xlmr_sweep.interrupt import INCOMPLETE, INTERRUPTED, in_order, last_words, was_ended
 from xlmr_sweep.plain_output import use_plain_output
+from xlmr_sweep.unexpected import defect, problem_of_files
 
 PIPE_WIDTH = 160
 """Columns of tables where nobody says how wide the output is."""
@@ -59,27 +58,15 @@ def status_of(command: Callable[[Console], int]) -> int:
         errors.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
         return 1
     except Exception as error:
-        _say_defect(error, errors)
-        return INCOMPLETE
+        problem = problem_of_files(error)
+        errors.print(f"Error: {problem or defect(error)}", style="red", highlight=False, markup=False, soft_wrap=True)
+        return 2 if problem else INCOMPLETE
     except KeyboardInterrupt:
         words, status = last_words()
         # Whoever reads the output may have been ended by the same signal.
         with suppress(OSError):
             errors.print(words, style=None if status == INTERRUPTED else "red", highlight=False, markup=False, soft_wrap=True)
         return status
-
-
-def _say_defect(error: Exception, errors: Console) -> None:
-    """Says in one line that this project is at fault, and where the traceback is."""
-    said = f"Error: a defect of xlmr_sweep: {type(error).__name__}: {' '.join(str(error).split())}"
-    whole = "".join(traceback.format_exception(error))
-    try:
-        with tempfile.NamedTemporaryFile("w", prefix="xlmr_sweep-", suffix=".txt", delete=False) as file:
-            file.write(whole)
-        said += f"; the traceback is in {file.name}"
-    except OSError:
-        said += f"; the traceback cannot be written anywhere: {' '.join(whole.split())}"
-    errors.print(said, style="red", highlight=False, markup=False, soft_wrap=True)
 
 
 def leave(status: int) -> None:

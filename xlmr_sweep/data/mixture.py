@@ -79,9 +79,7 @@ def prepare_mixture(
         return done
     counted_by = study.model(study.instructions.tokenizer or study.models[0].name)
     tokenizer = counting_tokenizer(study, storage, counted_by)
-    source = InstructionSource(study)
-    for note in source.notes:
-        say(note)
+    source = _listed(study, say)
     try:
         key = tokens_key(tokenizer, study.instruct.max_length)
         names = _do_parts(study, storage, source, tokenizer, key, step, run_parts)
@@ -94,6 +92,13 @@ def prepare_mixture(
         with suppress(OSError):
             storage.patient(10).delete(folder)
         raise
+
+
+def _listed(study: Study, say: Callable[[str], object]) -> InstructionSource:
+    source = InstructionSource(study)
+    for note in source.notes:
+        say(note)
+    return source
 
 
 def _do_parts(

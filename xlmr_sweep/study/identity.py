@@ -14,7 +14,7 @@ from typing import Any
 
 from xlmr_sweep.errors import MissingFolderError, StudyError
 from xlmr_sweep.study.canonical import fingerprint
-from xlmr_sweep.study.input_files import endings_in, input_files
+from xlmr_sweep.study.input_files import endings_in, input_files, readable
 from xlmr_sweep.study.model_files import READ_ENDINGS, find_model_files
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.recipes import INSTRUCT_RUNTIME
@@ -183,7 +183,9 @@ def model_hash(folder: Path, what: str, *, as_in_0_1: bool = False) -> str:
     files = find_model_files(folder)
     if not files.weights or not files.not_read or as_in_0_1:
         return folder_hash(folder, what, READ_ENDINGS)
-    listing = {path.relative_to(folder).as_posix(): file_hash(path, what) for path in files.read_by_loading()}
+    with readable(folder, what):
+        read = files.read_by_loading()
+    listing = {path.relative_to(folder).as_posix(): file_hash(path, what) for path in read}
     return fingerprint({"files": listing, "not read": [path.name for path in files.not_read]}, 32)
 
 
@@ -199,7 +201,9 @@ def folder_hash(folder: Path, what: str, endings: tuple[str, ...]) -> str:
     Raises:
         MissingFolderError: if there is nothing to hash; `what` names the field.
     """
-    if folder.is_file():
+    with readable(folder, what):
+        is_file = folder.is_file()
+    if is_file:
         return file_hash(folder, what)
     listing = {name: file_hash(folder / name, what) for name in input_files(folder, what, endings).read}
     return fingerprint(listing, 32)

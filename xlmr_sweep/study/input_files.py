@@ -6,7 +6,8 @@ Hidden files are left out: those whose names begin with `.`, such as `._x.jsonl`
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -98,9 +99,10 @@ def input_files(path: Path, what: str, endings: tuple[str, ...]) -> InputFiles:
     Raises:
         MissingFolderError: if there is nothing to read.
     """
-    if path.is_file():
-        return InputFiles(str(path.parent), (path.name,))
-    return _not_empty(split_names(str(path), _entries(path)[0], endings), path, what, endings)
+    with readable(path, what):
+        if path.is_file():
+            return InputFiles(str(path.parent), (path.name,))
+        return _not_empty(split_names(str(path), _entries(path)[0], endings), path, what, endings)
 
 
 def instruction_files(spec: InstructionSpec) -> InputFiles:
@@ -110,8 +112,12 @@ def instruction_files(spec: InstructionSpec) -> InputFiles:
         MissingFolderError: if there is none.
         StudyError: if it is a file of another kind, or if one of its files is a link to nothing.
     """
-    folder = spec.folder
-    assert isinstance(folder, Path), "instructions.source: folder"
+    assert isinstance(spec.folder, Path), "instructions.source: folder"
+    with readable(spec.folder, "instructions.folder"):
+        return _instruction_files(spec.folder)
+
+
+def _instruction_files(folder: Path) -> InputFiles:
     every = (*ROW_FILES, *OTHER_ROW_FILES)
     if folder.is_file():
         if not folder.name.endswith(every):
@@ -127,7 +133,21 @@ def instruction_files(spec: InstructionSpec) -> InputFiles:
 
 def endings_in(folder: Path) -> tuple[str, ...]:
     """Returns the endings of the files of instruction rows that are read of a folder of this machine."""
-    return row_endings(_entries(folder)[0])
+    with readable(folder, "instructions.folder"):
+        return row_endings(_entries(folder)[0])
+
+
+@contextmanager
+def readable(path: Path, what: str) -> Iterator[None]:
+    """Turns an error of reading a folder into one line.
+
+    Raises:
+        MissingFolderError: naming the field and the path.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise MissingFolderError(f"{what}: {error.filename or path} cannot be read: {error.strerror}") from None
 
 
 def _entries(folder: Path) -> tuple[list[str], list[str]]:

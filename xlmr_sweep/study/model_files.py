@@ -63,7 +63,10 @@ class ModelFiles:
 def find_model_files(folder: Path) -> ModelFiles:
     """Returns the files of a model folder. What is wrong with its weights stands in `problem`."""
     candidates = {path for pattern in WEIGHTS_PATTERNS for path in folder.glob(pattern) if not path.name.startswith(".")}
-    weights, index, problem = _choose(folder)
+    try:
+        weights, index, problem = _choose(folder)
+    except PermissionError as error:
+        return ModelFiles(folder, problem=f"{error.filename or folder} cannot be read: {error.strerror}")
     if not weights and not problem:
         found = f"; it holds {_several(sorted(path.name for path in candidates))}" if candidates else ""
         problem = f"{folder} holds no weights ({', '.join(name for pair in ORDER for name in pair)}){found}"

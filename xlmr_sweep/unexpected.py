@@ -1,0 +1,42 @@
+"""What to say of an error that nothing has caught: in one line, of the machine if it is at fault, else a defect of ours."""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+import traceback
+
+RIGHTS = "give this user the right to it"
+ROOM = "free some space there"
+
+ADVICE = {
+    errno.EACCES: RIGHTS,
+    errno.EPERM: RIGHTS,
+    errno.EROFS: "its file system can only be read: give another folder, or mount it so that it can be written",
+    errno.ENOSPC: ROOM,
+    errno.EDQUOT: f"{ROOM}, or have the quota raised",
+    errno.EMFILE: "raise the limit of open files (`ulimit -n 4096`)",
+    errno.EIO: "its disk or its server fails",
+    errno.ESTALE: "its server was mounted anew: begin the command again",
+}
+"""What to do about errors of files that no code of ours can be blamed for."""
+
+
+def problem_of_files(error: BaseException) -> str:
+    """Returns in one line which file cannot be read or written and what to do; empty for any other error."""
+    if not isinstance(error, OSError) or error.errno not in ADVICE:
+        return ""
+    said = " ".join(str(error).split()) if error.filename is None else f"{error.filename}: {error.strerror}"
+    return f"{said}; {ADVICE[error.errno]}"
+
+
+def defect(error: BaseException) -> str:
+    """Returns one line that says that this project is at fault, and where the traceback is, which is written there."""
+    said = f"a defect of xlmr_sweep: {type(error).__name__}: {' '.join(str(error).split())}"
+    whole = "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="xlmr_sweep-", suffix=".txt", delete=False) as file:
+            file.write(whole)
+    except OSError:
+        return f"{said}; the traceback cannot be written anywhere: {' '.join(whole.split())}"
+    return f"{said}; the traceback is in {file.name}"
