@@ -1,9 +1,11 @@
 """Trials and instruction tuning at a GPU's speed: `python experiments/benchmark.py gpu [--part exact --part step ...]`.
 
 exact     the same trial, warm and cold, alone and beside others, with and without a graph: the same bits. Static step and plain
-          way: the same answers. After every capture a replay was held against the step without a graph.
+          way: the same answers. After every capture a replay was held against the step without a graph. ModernBERT, EuroBERT and
+          gte, small: loss and gradients of a step beside transformers' own, and the same bits with and without a graph.
 step      milliseconds of a step, 16 prompts as long as CB's, dropout 0.1, bf16: 22 M, base, large, and XL at 16 x 128. Beside
-          base and large the transformers Trainer. Goals on an H100 80GB: 1.5, 6, 15 and 110 ms; 10 times the Trainer.
+          base and large the transformers Trainer. Goals on an H100 80GB: 1.5, 6, 15 and 110 ms; 10 times the Trainer. With
+          --shape also ModernBERT, EuroBERT and gte (base), which have no goal.
 memory    memory by arithmetic against what the allocator reserved. Goal: within 10%.
 instruct  tokens a second at 512 tokens a row and the share of the card's peak, beside the Trainer in bf16: base, large, and XL's
           shape with as many layers as fit. Goals: 33, 38 and 45%; 3, 3 and 1.2 times. Before it, of a small model: one step
@@ -48,7 +50,11 @@ def main(arguments: list[str]) -> int:
         prog="benchmark.py gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--part", action="append", choices=PARTS, help="may be repeated; default all")
-    parser.add_argument("--shape", action="append", help="22M, base, large or XL for step, memory, instruct; default all")
+    parser.add_argument(
+        "--shape",
+        action="append",
+        help="22M, base, large or XL for step, memory, instruct; default all. For step and memory also ModernBERT, EuroBERT, gte",
+    )
     parser.add_argument("--ours-alone", action="store_true", help="leaves the Trainer out, where time is short")
     parser.add_argument("--budget", type=float, default=300.0, help="seconds for all chosen parts; default 300")
     parser.add_argument("--small", action="store_true", help="the parts instruct and gang with a tiny model, also without a GPU")

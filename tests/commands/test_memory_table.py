@@ -10,7 +10,7 @@ from pathlib import Path
 from builders import make_encoder
 from printed import printed
 
-from xlmr_sweep.commands.memory_forecast import forecast_memory, memory_of_models
+from xlmr_sweep.commands.memory_forecast import MemoryForecast, forecast_memory, memory_of_models
 from xlmr_sweep.commands.memory_table import memory_parts
 from xlmr_sweep.commands.vocabulary import count_rows
 from xlmr_sweep.modeling.architecture import KNOWN, Architecture
@@ -29,6 +29,11 @@ def test_a_dry_run_says_what_each_model_of_the_paper_needs() -> None:
     assert (found["xlmr-xl"].rows, found["xlmr-xl"].rows_are) == (32_768, "assumed")
     # Four trials of base and two of large share a GPU as the study declares them.
     assert all(need.bytes_declared / 1e9 < 80 * min(1, float(need.gpus_declared)) for need in found.values())
+    # XL's starting weights have no room on its GPU. XXL is spread over four, where nothing is pinned.
+    pinned = {name: need.bytes_pinned for name, need in found.items() if need.bytes_pinned}
+    assert pinned == {"xlmr-xl": 4.0 * found["xlmr-xl"].compact_parameters}
+    said = printed(memory_parts(MemoryForecast(PAPER, list(found.values()), [], [])))
+    assert f"Host memory that each process pins for its starting weights, in GB: xlmr-xl {pinned['xlmr-xl'] / 1e9:.1f}." in said
 
 
 def test_a_dry_run_says_where_rows_come_from(study_file: Callable[..., Path], tmp_path: Path) -> None:

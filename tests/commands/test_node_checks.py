@@ -100,6 +100,16 @@ def test_a_node_that_does_not_answer_is_named_and_the_others_are_judged() -> Non
     assert found["storage"].state == "ok"
 
 
+def test_a_node_that_is_too_small_to_pin_the_starting_weights_is_noted() -> None:
+    # Two GPUs of 80 GB hold one process each; half of 64 GB are 32.
+    fits = judged(replace(NEEDS, pinned={"xl": 16 * GB}))["pinned memory"]
+    assert (fits.state, fits.said) == ("ok", "room for the starting weights of each process")
+    small = judged(replace(NEEDS, pinned={"xl": 16 * GB}), memory=63 * GB)["pinned memory"]
+    assert small.state == "note"
+    assert small.said.startswith("b: 63 GB are too little to pin the starting weights of xl (16 GB a process); ")
+    assert "pinned memory" not in judged()
+
+
 def test_what_is_wrong_everywhere_is_said_once() -> None:
     bad = replace(FACTS, scratch_free=0)
     answers = [NodeAnswer(name, Node(8, 2, name), 0, bad) for name in "ab"]

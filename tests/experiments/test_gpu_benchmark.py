@@ -47,6 +47,26 @@ def test_memory_is_predicted_of_the_shape_that_runs(shapes: Any) -> None:
     assert predict("base", 1536) < predict("large", 1536) < predict("XL", 2048) < 75e9
 
 
+@pytest.mark.parametrize("family", ["modernbert", "eurobert", "gte"])
+def test_the_part_exact_finds_the_gated_families_equal_to_transformers_own(family: str, shapes: Any) -> None:
+    from benchmarks.gpu_parts import exact_gated
+
+    assert family in exact_gated.FAMILIES
+    loss, gradients = exact_gated.against_transformers(family, torch.device("cpu"), torch.float32)
+    assert loss < 1e-5
+    assert gradients < 1e-4
+
+
+@pytest.mark.parametrize("name", ["ModernBERT", "EuroBERT", "gte"])
+def test_the_gated_shapes_are_those_of_base_models_with_dropout(name: str, shapes: Any) -> None:
+    from benchmarks.gpu_parts.part_memory import predict
+
+    config = shapes.config_of(shapes.GATED[name])
+    assert (config.hidden_size, config.num_attention_heads, config.vocab_size) == (768, 12, 6_144)
+    assert {value for key, value in vars(config).items() if "dropout" in key and value is not None} == {0.1}
+    assert predict("22M", 1536) < predict(name, 1536) < 2 * predict("base", 1536)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so_and_ends_with_2() -> None:
     command = [sys.executable, str(EXPERIMENTS / "benchmark.py"), "gpu", "--part", "step"]

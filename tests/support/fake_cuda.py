@@ -1,8 +1,10 @@
 """A stand-in for `torch.cuda` on a machine without one: logs the order of calls and is as late as a real card.
 
 What is "captured" really runs, as it does at a real warm-up, so a capture spoils weights here too. A replay runs the captured
-function again, on the buffers of the capture. An event is done only when somebody waited for it. `late_copies` makes copies that
+function again, on the buffers of the capture. An event is done only when somebody waited for it. `LateCopies` makes copies that
 were asked for with `non_blocking=True` as late as a card may make them.
+
+A stream keeps the order of its own work. It knows nothing of another stream's, unless it waits for that.
 """
 
 from __future__ import annotations
@@ -24,6 +26,11 @@ class FakeCuda:
         self.pools: list[Any] = []
         self.breaks_capture = self.spoils_replay = False
         self.free_bytes = 0
+        self.refuses_pinning = False
+        self.host: set[int] = set()
+        """Where the pinned memory begins."""
+        self.late: LateCopies | None = None
+        self._current = FakeStream(self)
 
     def note(self, name: str, function: Callable[[], None]) -> None:
         """Called by a step that runs: a capture remembers which."""
@@ -48,19 +55,33 @@ class FakeCuda:
     def synchronize(self) -> None:
         self.log.append("synchronize")
         self.finished = self.queued
+        if self.late is not None:
+            self.late.copy_all()
 
     def mem_get_info(self, device: object) -> tuple[int, int]:
         return self.free_bytes, self.free_bytes
 
+    def device_count(self) -> int:
+        return 1
+
+    def pinned(self, num_numbers: int) -> torch.Tensor:
+        if self.refuses_pinning:
+            raise RuntimeError("CUDA error: out of memory\nmore")
+        memory = torch.full((num_numbers,), float("nan"))
+        self.host.add(memory.untyped_storage().data_ptr())
+        return memory
+
     def current_stream(self) -> FakeStream:
-        return FakeStream(self)
+        return self._current
 
     def Stream(self) -> FakeStream:
         return FakeStream(self)
 
     @contextmanager
     def stream(self, stream: FakeStream) -> Iterator[None]:
+        before, self._current = self._current, stream
         yield
+        self._current = before
 
     def CUDAGraph(self) -> FakeGraph:
         return FakeGraph(self)
@@ -72,7 +93,8 @@ class FakeCuda:
         if self.breaks_capture:
             raise RuntimeError("operation not permitted when stream is capturing\nmore")
         self.capturing = graph
-        yield
+        with self.stream(stream):
+            yield
         self.capturing = None
 
     def Event(self, *, blocking: bool) -> FakeEvent:
@@ -80,24 +102,46 @@ class FakeCuda:
 
 
 class LateCopies(TorchDispatchMode):
-    """Makes copies with `non_blocking=True` late: just before the next operation of the card, which is every other one.
+    """Makes copies with `non_blocking=True` late: just before the next operation of their stream, or when somebody waits for it.
 
-    A card keeps the order of its stream. The host does not wait for it: what numpy writes into a buffer meanwhile is copied.
+    The host does not wait for them: what it writes into a buffer meanwhile is copied. An operation on nothing but pinned memory
+    is the host's own. Every other one is the card's, on the current stream.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cuda: FakeCuda) -> None:
         super().__init__()
-        self._queued: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._cuda = cuda
+        self._queued: dict[FakeStream, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+
+    def __enter__(self) -> Any:
+        self._cuda.late = self
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.copy_all()
+        self._cuda.late = None
+
+    def copy(self, stream: FakeStream) -> None:
+        """Makes a stream's copies."""
+        for into, source in self._queued.pop(stream, []):
+            into.copy_(source)
+
+    def copy_all(self) -> None:
+        """Makes the copies of all streams, as when the host waits for the card."""
+        for stream in list(self._queued):
+            self.copy(stream)
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        stream = self._cuda.current_stream()
         if func is torch.ops.aten.copy_.default and (kwargs or {}).get("non_blocking", len(args) > 2 and args[2]):
-            self._queued.append((args[0], args[1]))
+            self._queued.setdefault(stream, []).append((args[0], args[1]))
             return args[0]
-        while self._queued:
-            into, source = self._queued.pop(0)
-            into.copy_(source)
+        tensors = [value for value in args if isinstance(value, torch.Tensor)]
+        if not tensors or any(tensor.untyped_storage().data_ptr() not in self._cuda.host for tensor in tensors):
+            self.copy(stream)
         return func(*args, **(kwargs or {}))
 
 
@@ -112,9 +156,11 @@ class FakeStream:
 
     def wait_event(self, event: FakeEvent) -> None:
         self._cuda.log.append("wait")
+        self.wait_stream(event.stream)
 
     def wait_stream(self, other: FakeStream) -> None:
-        pass
+        if self._cuda.late is not None:
+            self._cuda.late.copy(other)
 
 
 class FakeGraph:
@@ -135,6 +181,7 @@ class FakeEvent:
         self._cuda = cuda
 
     def record(self) -> None:
+        self.stream = self._cuda.current_stream()
         self._cuda.queued += 1
         self._at = self._cuda.queued
 
@@ -143,6 +190,7 @@ class FakeEvent:
 
     def synchronize(self) -> None:
         self._cuda.finished = max(self._cuda.finished, self._at)
+        self.stream.wait_stream(self.stream)
 
 
 class NotedStep:

@@ -12,13 +12,16 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 
 from xlmr_sweep.data.encoding import Encoded
 from xlmr_sweep.modeling.encoder import ClassificationHead
-from xlmr_sweep.modeling.families import FAMILIES
+from xlmr_sweep.modeling.families import FAMILIES, model_family
 from xlmr_sweep.modeling.gpu.flash import Attention, LoopedAttention, Offsets
 from xlmr_sweep.modeling.gpu.packing import RowShape, pack
 from xlmr_sweep.modeling.gpu.static_step import Optimisation, Rows, StaticStep
 from xlmr_sweep.modeling.gpu.torch_kernels import Kernels, TorchKernels
 
 STATIC_FAMILIES = tuple(family.model_type for family in FAMILIES.values() if family.has_static_step)
+PACKED_FAMILIES = tuple(name for name in STATIC_FAMILIES if FAMILIES[name].layers == "bert")
+"""Families whose instruction tuning packs micro-batches."""
+
 VOCABULARY = 40
 LABEL_IDS = [7, 30, 12]
 
@@ -54,6 +57,13 @@ def tiny_config(family: str, dropout: float = 0.0, **changes: Any) -> Any:
         "max_position_embeddings": 60, "type_vocab_size": 2 if family == "bert" else 1, "pad_token_id": 1, "bos_token_id": 0,
         "eos_token_id": 2, "initializer_range": 0.2, "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout,
     }  # fmt: skip
+    if family == "modernbert":
+        # One layer in three is global. Elsewhere a token sees 4 to each side.
+        of_dropout = dict.fromkeys(("attention_dropout", "embedding_dropout", "mlp_dropout"), dropout)
+        shape |= {"cls_token_id": 0, "sep_token_id": 2, "local_attention": 8, **of_dropout}
+    elif family == "eurobert":
+        # Two heads share a key. Heads are wider than the hidden size would make them.
+        shape |= {"num_key_value_heads": 2, "head_dim": 16, "mask_token_id": 3, "attention_dropout": dropout}
     return AutoConfig.for_model(family, **{**shape, **changes})
 
 
@@ -109,7 +119,7 @@ def tiny(
             for parameter in model.parameters():
                 if parameter.ndim < 2:
                     parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
-    first = 0 if family == "bert" else config.pad_token_id + 1
+    first = config.pad_token_id + 1 if model_family(config).counts_positions_from_padding else 0
     step = StaticStep(
         model, head, num_labels, first, dropout, Optimisation(clip, 0.01), dtype, attention or NaNBeyondTheEnd(),
         kernels or TorchKernels(dtype),

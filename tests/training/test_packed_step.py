@@ -17,7 +17,7 @@ from xlmr_sweep.errors import DivergedError
 from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.modeling.gpu import mlm_packing
 from xlmr_sweep.modeling.gpu.torch_kernels import TorchKernels
-from xlmr_sweep.training import mlm
+from xlmr_sweep.training import mlm, packed_step
 from xlmr_sweep.training.batches import BatchSource
 from xlmr_sweep.training.checkpoint import load_checkpoint, save_checkpoint
 from xlmr_sweep.training.mlm import Run
@@ -104,11 +104,14 @@ def test_dropout_draws_anew_in_each_micro_batch_and_step_and_not_by_chance() -> 
     assert curves[0] == curves[1] != curves[2]
 
 
-def test_it_is_for_one_gpu_and_known_families() -> None:
+def test_it_is_for_one_gpu_and_known_families(monkeypatch: pytest.MonkeyPatch) -> None:
     root = MaskedLMLoss(tiny())
     assert packed_refusal(root, "bf16", World()) == "no GPU"
     assert "spread" in str(packed_refusal(root, "bf16", World(0, 2)))
     assert packed_refusal(nn.Linear(2, 2), "bf16", World()) == "a loss of another kind"
+    monkeypatch.setattr(packed_step, "static_refusal", lambda *given: None)
+    assert packed_refusal(root, "bf16", World()) is None
+    assert packed_refusal(MaskedLMLoss(tiny("modernbert")), "bf16", World()) == "the family modernbert"
 
 
 class LateReadings(Readings):

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 from builders import make_encoder
-from fake_cuda import FakeCuda, NotedStep
+from fake_cuda import FakeCuda, LateCopies, NotedStep
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from static_steps import tiny_config
 
 from xlmr_sweep.data.examples import prepare_task
 from xlmr_sweep.modeling.fsdp import World
+from xlmr_sweep.modeling.gpu import start_copy
 from xlmr_sweep.modeling.gpu.graphs import StepRunner
 from xlmr_sweep.modeling.gpu.packing import RowShape
 from xlmr_sweep.storage.files import Storage
@@ -37,7 +39,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     """Sends every trial the static way."""
     fake = FakeCuda()
     monkeypatch.setattr(trial_model, "static_refusal", lambda *given: None)
-    monkeypatch.setattr(trial_model, "StaticTrainer", partial(StaticTrainer, cuda=fake))
+    monkeypatch.setattr(trial_model, "StaticTrainer", partial(StaticTrainer, cuda=fake, pin=fake.pinned))
     monkeypatch.setattr(
         static_trial,
         "StepRunner",
@@ -63,7 +65,7 @@ def scores(outcome: Outcome) -> np.ndarray:
 
 
 @pytest.mark.parametrize("paradigm", ["prompted", "baseline"])
-@pytest.mark.parametrize("family", ["xlm-roberta", "xlm-roberta-xl", "bert"])
+@pytest.mark.parametrize("family", ["xlm-roberta", "xlm-roberta-xl", "bert", "modernbert", "eurobert", "gte"])
 def test_a_static_trial_equals_the_plain_way(
     family: str, paradigm: str, study_file: Callable[..., Path], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -94,6 +96,27 @@ def test_a_trial_has_the_same_bits_first_warm_cold_and_without_graphs(
     before = cuda.log.count("replay")
     np.testing.assert_array_equal(scores(finetune(pick(off), prepared(off, tmp_path / "off"))), scores(outcomes[0]))
     assert cuda.log.count("replay") == before
+
+
+@pytest.mark.parametrize("can_pin", [True, False])
+def test_starting_weights_that_are_too_large_for_a_second_copy_come_from_pinned_memory_or_the_plain_way(
+    can_pin: bool, cuda: FakeCuda, study_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    study = load_study(str(study_file(finetune={**SETTINGS, "dropout": 0.2})))
+    order = [pick(study, seed=0), pick(study, "baseline"), pick(study, seed=1), pick(study, seed=0)]
+    warm = prepared(study, tmp_path / "device")
+    expected = [scores(finetune(trial, warm)) for trial in order]
+    assert not cuda.host
+    monkeypatch.setattr(start_copy, "COPY_BYTES", 0)
+    cuda.refuses_pinning = not can_pin
+    warm = prepared(study, tmp_path / "pinned")
+    with LateCopies(cuda):
+        for trial, scored in zip(order, expected, strict=True):
+            np.testing.assert_array_equal(scores(finetune(trial, warm)), scored)
+    assert bool(cuda.host) == can_pin
+    said = [record.message for record in caplog.records if "not pinned" in record.message]
+    assert len(said) == (0 if can_pin else 1)
 
 
 class NotedRows:
@@ -187,13 +210,20 @@ def test_what_the_static_step_refuses_it_names(study_file: Callable[..., Path]) 
 
     gpu = World(device=torch.device("cuda", 0))
     other, narrow = Config(), Config()
-    other.model_type, narrow.hidden_act = "modernbert", "relu"
+    other.model_type, narrow.hidden_act = "albert", "relu"
     assert static_refusal(Config(), 2, "bf16", World()) == "no GPU"
     assert static_refusal(Config(), 2, "bf16", World(0, 2, gpu.device)) == "a trial spread over several GPUs"
-    assert static_refusal(other, 2, "bf16", gpu) == "the family modernbert"
+    assert static_refusal(other, 2, "bf16", gpu) == "the family albert"
     assert static_refusal(narrow, 2, "bf16", gpu) == "a form of layer that it does not know"
     assert static_refusal(Config(), 9, "bf16", gpu) == "more than 8 labels"
     assert study.finetune.gpu_graphs == "auto"
+    gated = tiny_config("gte", hidden_act="relu")
+    assert static_refusal(gated, 2, "bf16", gpu) == "the activation function relu"
+    gated = tiny_config("modernbert", classifier_activation="tanh")
+    assert static_refusal(gated, 2, "bf16", gpu) == "a head with the activation function tanh"
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    gated = tiny_config("eurobert", rope_parameters=rope)
+    assert static_refusal(gated, 2, "bf16", gpu) == "rotary positions of the kind dynamic"
 
 
 def test_without_triton_torch_s_kernels_are_taken() -> None:

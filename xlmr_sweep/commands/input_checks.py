@@ -119,12 +119,14 @@ def node_needs(study: Study, storage: Storage, trials: Sequence[Trial], done: se
     left = [trial for trial in trials if trial.trial_id not in done]
     shapes = {name: shape_of(study, storage, study.model(name)) for name in dict.fromkeys(trial.model for trial in left)}
     parameters = {name: shape.num_parameters for name, shape in shapes.items() if shape is not None}
+    memory = forecast_memory(study, storage, left, done).models
     growth = disk_growth(study, storage, left, models_to_instruct(study, storage, left))
     return NodeNeeds(
         storage=sum(filter(None, growth.values())),
         cache=WEIGHT_BYTES * sum(parameters.values()) if storage.local is None else 0.0,
         weights=WEIGHT_BYTES * max(parameters.values(), default=0),
-        trials={memory.model: memory.bytes_declared for memory in forecast_memory(study, storage, left, done).models},
+        trials={of_model.model: of_model.bytes_declared for of_model in memory},
+        pinned={of_model.model: of_model.bytes_pinned for of_model in memory if of_model.bytes_pinned},
         on_gpu=study.cluster.gpus > 0,
         models=bool(model_folders(study, left) or hub_models(study, left)),
     )

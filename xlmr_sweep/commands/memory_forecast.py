@@ -11,6 +11,7 @@ from typing import Literal
 
 from xlmr_sweep.commands.vocabulary import count_rows
 from xlmr_sweep.modeling.architecture import Architecture, shape_of
+from xlmr_sweep.modeling.gpu.footprint import pinned_bytes
 from xlmr_sweep.modeling.memory import (
     ASSUMED_ROWS,
     compacted,
@@ -18,6 +19,7 @@ from xlmr_sweep.modeling.memory import (
     gpu_bytes_needed,
     gpus_needed,
     process_bytes,
+    takes_static_step,
     trial_memory,
 )
 from xlmr_sweep.storage.artifacts import record_file
@@ -41,6 +43,8 @@ class ModelMemory:
     gpus_declared: str
     bytes_declared: float
     """Bytes a GPU with the GPUs that the study declares. For a share of a GPU: of one trial. Without GPUs: of a process."""
+    bytes_pinned: float
+    """Host memory that each process pins for its starting weights. 0 where their copy lies on the GPU, or without GPUs."""
     gpus_needed: int | None
     """Fewest GPUs (1, 2, 4, 8, 16) on which a trial fits; None where even those are too few."""
 
@@ -131,6 +135,9 @@ def _of_model(study: Study, name: str, full: Architecture, measured: int | None,
         rows_are="measured" if measured else "counted" if counted or not full.is_fast else "assumed",
         gpus_declared=str(model.gpus) if model.gpus == AUTO else f"{model.gpus:g}",
         bytes_declared=taken,
+        bytes_pinned=pinned_bytes(small)
+        if study.cluster.gpus > 0 and takes_static_step(small, precision, model.num_ranks)
+        else 0.0,
         gpus_needed=gpus_needed(small, study.finetune, precision),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from xlmr_sweep.commands.memory_forecast import MemoryForecast, ModelMemory
+from xlmr_sweep.modeling.gpu.footprint import PINNED_SHARE
 from xlmr_sweep.modeling.memory import ASSUMED_ROWS, GPU_BYTES
 
 ROWS_ARE = {"measured": "", "counted": "<= ", "assumed": "about "}
@@ -15,7 +16,9 @@ def memory_parts(forecast: MemoryForecast) -> list[Table | str]:
     """Returns what a dry run says of memory; nothing where no model's shape is known."""
     if not forecast.models:
         return []
-    return [part for part in (memory_table(forecast), bounds_line(forecast), unknown_line(forecast)) if part]
+    return [
+        part for part in (memory_table(forecast), bounds_line(forecast), pinned_line(forecast), unknown_line(forecast)) if part
+    ]
 
 
 def memory_table(forecast: MemoryForecast) -> Table:
@@ -48,6 +51,17 @@ def bounds_line(forecast: MemoryForecast) -> str:
     return (
         f"About {ASSUMED_ROWS:,} rows is assumed, for the different tokens of a task's texts; the first records tell. "
         f"The bound, every row of the vocabulary, in GB: {bounds}."
+    )
+
+
+def pinned_line(forecast: MemoryForecast) -> str:
+    """Returns what processes pin of a node's memory. Empty if they pin nothing."""
+    pinned = [f"{memory.model} {memory.bytes_pinned / 1e9:.1f}" for memory in forecast.models if memory.bytes_pinned]
+    if not pinned:
+        return ""
+    return (
+        f"Host memory that each process pins for its starting weights, in GB: {', '.join(pinned)}. "
+        f"If all processes of a node together would pin more than {PINNED_SHARE:.0%} of its memory, none does."
     )
 
 

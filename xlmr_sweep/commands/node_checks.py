@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from xlmr_sweep.commands.dry_run_tables import size_text
 from xlmr_sweep.commands.findings import Finding, of_nodes
+from xlmr_sweep.modeling.gpu.footprint import may_pin
 from xlmr_sweep.modeling.memory import GPU_RESERVE
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class NodeNeeds:
     """The largest model's weights in fp32, which a node's processes share."""
     trials: Mapping[str, float] = field(default_factory=dict)
     """Memory of a trial by model: of each of its GPUs, or of its process where the study runs on CPUs."""
+    pinned: Mapping[str, float] = field(default_factory=dict)
+    """Host memory that a trial's process pins, by model, of models whose starting weights have no room on the GPU."""
     on_gpu: bool = False
     models: bool = False
     """Whether models come from folders or the hub."""
@@ -66,6 +69,9 @@ def node_findings(answers: Sequence[NodeAnswer], needs: NodeNeeds) -> list[Findi
         _open_files(there),
         _shared_memory(there, needs),
     ]
+    if needs.pinned:
+        problems = [(answer.name, _pinned(facts, needs)) for answer, facts in there]
+        found.append(of_nodes("pinned memory", problems, "room for the starting weights of each process", "note"))
     if len(there) > 1:
         found.append(of_nodes("clocks", [(a.name, _clock(a)) for a, _ in there], f"less than {MAX_SKEW_S:g} s apart"))
     if needs.models:
@@ -146,6 +152,19 @@ def _memory(facts: NodeFacts, needs: NodeNeeds) -> str:
     what = "GPU" if needs.on_gpu else "machine"
     advice = "give the model more GPUs (`gpus:`)" if needs.on_gpu else "lower batch_size, or use a larger machine"
     return f"a trial of {', '.join(too_large)} does not fit the {what}, which has room for {size_text(max(0, room))}; {advice}"
+
+
+def _pinned(facts: NodeFacts, needs: NodeNeeds) -> str:
+    card = max((memory for _, memory in facts.gpus), default=0)
+    refused = [
+        f"{model} ({size_text(taken)} a process)"
+        for model, taken in needs.pinned.items()
+        if facts.gpus and not may_pin(taken, len(facts.gpus), card, facts.memory)
+    ]
+    if not refused:
+        return ""
+    slower = "each of their trials starts some seconds later"
+    return f"{size_text(facts.memory)} are too little to pin the starting weights of {', '.join(refused)}; {slower}"
 
 
 def _sizes(there: Sequence[tuple[NodeAnswer, NodeFacts]]) -> str:

@@ -20,6 +20,9 @@ BUSY_INTERVAL_S = 0.5
 MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Files with the memory limit of this container in bytes (cgroup v2, v1); `max` where it has none."""
 
+GPU_FOLDERS = Path("/proc/driver/nvidia/gpus")
+"""NVIDIA's driver has a folder here for each GPU of the machine."""
+
 
 def pick_device() -> torch.device:
     """Returns the GPU that this process was given, or the CPU. Ray shows a process only its own GPUs."""
@@ -103,6 +106,13 @@ def machine_memory() -> int:
         with suppress(OSError, ValueError):
             limits.append(int(path.read_text()))
     return min(limits)
+
+
+def node_gpus(visible: int) -> int:
+    """Returns the number of this machine's GPUs. Ray shows a process only its own: `visible` of them."""
+    with suppress(OSError):
+        return max(visible, len(list(GPU_FOLDERS.iterdir())))
+    return visible
 
 
 def gpu_busy(device: torch.device) -> float | None:

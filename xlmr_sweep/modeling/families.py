@@ -89,8 +89,7 @@ class ModelFamily:
     """Whether all layers are BERT's, so that a CPU runs them as one step of autograd each (`cpu/layer.py`)."""
 
     has_static_step: bool = False
-    """Whether the layers are of BERT's or XLM-R-XL's kind, so that a GPU runs a whole training step of them as one recorded
-    graph (`gpu/`)."""
+    """Whether a GPU runs a whole fine-tuning step as one recorded graph (`gpu/`). Layers are written out there by their kind."""
 
     first_layer_lacks: tuple[str, ...] = ()
     """Weights that all layers but the first have."""
@@ -153,6 +152,7 @@ _ROWS = (
         output_weights=("decoder.weight", "decoder.bias"),
         is_gated=True,
         is_pre_norm=True,
+        has_static_step=True,
         first_layer_lacks=("attn_norm.weight",),
         takes_masks_by_layer_type=True,
     ),
@@ -167,6 +167,7 @@ _ROWS = (
         output_weights=("lm_head.weight", "lm_head.bias"),
         is_gated=True,
         is_pre_norm=True,
+        has_static_step=True,
     ),
     ModelFamily(
         "gte",
@@ -178,6 +179,7 @@ _ROWS = (
         output_weights=("decoder.weight", "decoder.bias"),
         separates_twice=True,
         is_gated=True,
+        has_static_step=True,
     ),
     _like_roberta("camembert", title="CamemBERT"),
     _like_roberta("roberta", title="RoBERTa"),

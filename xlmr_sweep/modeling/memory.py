@@ -185,10 +185,14 @@ def gpu_bytes_needed(
     shape: Architecture, finetune: FinetuneSpec, precision: str, num_ranks: int, gpu_bytes: float = GPU_BYTES
 ) -> float:
     """Returns what a trial of a (compacted) shape takes of each of its GPUs, for inputs of `finetune.max_length` tokens."""
-    if num_ranks == 1 and precision == "bf16" and shape.is_static:
-        # One GPU trains by the static step (modeling/gpu).
+    if takes_static_step(shape, precision, num_ranks):
         return footprint(shape, finetune.batch_size * finetune.max_length, finetune.eval_tokens).total
     return trial_memory(shape, finetune, precision=precision, num_ranks=num_ranks, gpu_bytes=gpu_bytes).total
+
+
+def takes_static_step(shape: Architecture, precision: str, num_ranks: int) -> bool:
+    """Returns whether trials on GPUs train by the static step (modeling/gpu)."""
+    return num_ranks == 1 and precision == "bf16" and shape.is_static
 
 
 def cpu_has_bf16() -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from xlmr_sweep.modeling.families import model_family
 from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.modeling.gpu.flash import Attention
+from xlmr_sweep.modeling.gpu.gated_model import is_gated
 from xlmr_sweep.modeling.gpu.mlm_graphs import MicroBatchRunner
 from xlmr_sweep.modeling.gpu.mlm_packing import Pack, cut, pack
 from xlmr_sweep.modeling.gpu.mlm_step import MaskedLMStep
@@ -44,7 +45,10 @@ def packed_refusal(root: nn.Module, precision: str, world: World) -> str | None:
         return "a loss of another kind"
     if world.size > 1:
         return "the model is spread over several GPUs"
-    refusal = static_refusal(encoder.model.config, 0, precision, world)
+    config = encoder.model.config
+    refusal = static_refusal(config, 0, precision, world)
+    if refusal is None and is_gated(config):
+        return f"the family {config.model_type}"
     if refusal is None and encoder.model.get_output_embeddings().weight is not encoder.model.get_input_embeddings().weight:
         return "an output projection of its own"
     return refusal

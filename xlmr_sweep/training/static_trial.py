@@ -7,7 +7,7 @@ way up to rounding. If the static step cannot be used, `static_refusal` says why
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -18,9 +18,10 @@ from xlmr_sweep.data.tokenised import TaskInputs
 from xlmr_sweep.modeling.families import model_family
 from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.modeling.gpu.flash import Attention, FlashAttention, LoopedAttention, flash_refuses
-from xlmr_sweep.modeling.gpu.footprint import COPY_BYTES
+from xlmr_sweep.modeling.gpu.gated_model import gated_refusal, head_size, is_gated
 from xlmr_sweep.modeling.gpu.graphs import StepRunner
 from xlmr_sweep.modeling.gpu.packing import EXTRA, pack, shape_for
+from xlmr_sweep.modeling.gpu.start_copy import StartCopy, pinned
 from xlmr_sweep.modeling.gpu.static_step import Optimisation, StaticStep
 from xlmr_sweep.modeling.gpu.torch_kernels import Kernels, TorchKernels
 from xlmr_sweep.study.recipes import FinetuneSpec
@@ -47,12 +48,16 @@ def static_refusal(config: Any, num_labels: int, precision: str, world: World) -
         return "no GPU"
     if not model_family(config).has_static_step:
         return f"the family {config.model_type}"
-    if config.is_decoder or config.chunk_size_feed_forward or config.hidden_act != "gelu":
+    if is_gated(config):
+        refusal = gated_refusal(config)
+        if refusal is not None:
+            return refusal
+    elif config.is_decoder or config.chunk_size_feed_forward or config.hidden_act != "gelu":
         return "a form of layer that it does not know"
     if num_labels > EXTRA:
         return f"more than {EXTRA} labels"
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    return flash_refuses(config.hidden_size // config.num_attention_heads, dtype, torch.cuda.get_device_capability(world.device))
+    return flash_refuses(head_size(config), dtype, torch.cuda.get_device_capability(world.device))
 
 
 def say_once(message: str) -> None:
@@ -89,7 +94,7 @@ def default_attention(device: torch.device) -> Attention:
 
 
 class StaticTrainer:
-    """A model's static step with its graphs, and a device copy of the weights it last started from.
+    """A model's static step with its graphs, and a copy of the weights it last started from.
 
     Args:
         model: of transformers, on the device; its parameters become views of one buffer.
@@ -100,16 +105,18 @@ class StaticTrainer:
         attention: how attention is computed.
         kernels: how the other operations are computed.
         cuda: `torch.cuda`, or a stand-in.
+        pin: returns so many numbers in pinned memory.
     """
 
     def __init__(
         self, model: nn.Module, head: nn.Module | None, num_labels: int, spec: FinetuneSpec, precision: str,
         *, attention: Attention | None = None, kernels: Kernels | None = None, cuda: Any = torch.cuda,
+        pin: Callable[[int], Tensor] = pinned,
     ) -> None:  # fmt: skip
         config: Any = model.config
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         device = next(model.parameters()).device
-        first = config.pad_token_id + 1 if config.model_type != "bert" else 0
+        first = config.pad_token_id + 1 if model_family(config).counts_positions_from_padding else 0
         dropout = 0.0 if head is None else float(head.dropout.p)  # type: ignore[arg-type,union-attr]
         self._step = StaticStep(
             model, head, num_labels, first, dropout, Optimisation(spec.clip, spec.weight_decay), dtype,
@@ -118,8 +125,8 @@ class StaticTrainer:
         self._runner = StepRunner(self._step, use_graphs=spec.gpu_graphs == "auto", cuda=cuda)
         self._spec = spec
         # Filler has positions too.
-        self._longest = min(spec.max_length, self._step.table.positions - first)
-        self._start: tuple[Any, Tensor] | None = None
+        self._longest = min(spec.max_length, self._step.longest)
+        self._start = StartCopy(self._step.state.weights, cuda, pin)
         self.fill: Callable[[], None] = lambda: None
         """Puts the trial's starting weights in; set by the warm state."""
 
@@ -128,20 +135,15 @@ class StaticTrainer:
         """Why steps run without a graph though one was asked for."""
         return self._runner.refusal
 
-    def keep_start(self, key: Any) -> None:
-        """Keeps a copy of the weights on the device, where they are small enough."""
-        weights = self._step.state.weights
-        if self._start is not None and weights.nbytes <= COPY_BYTES:
-            self._start = (key, self._start[1].copy_(weights))
-        elif weights.nbytes <= COPY_BYTES:
-            self._start = (key, weights.clone())
+    def keep_start(self, key: Hashable) -> None:
+        """Keeps a copy of the weights, where there is room for one."""
+        self._start.keep(key)
+        if self._start.refusal is not None:
+            say_once(f"every trial copies its starting weights from memory that is not pinned: {self._start.refusal}")
 
-    def restore_start(self, key: Any) -> bool:
+    def restore_start(self, key: Hashable) -> bool:
         """Puts the copy back if it is that of `key`; tells whether it was."""
-        if self._start is None or self._start[0] != key:
-            return False
-        self._step.state.weights.copy_(self._start[1])
-        return True
+        return self._start.restore(key)
 
     def train(self, examples: Sequence[Encoded], inputs: TaskInputs, seed: int, on_step: Callable[[int], None]) -> Tensor:
         """Trains one trial and returns its losses, (steps,)."""

@@ -11,12 +11,15 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import torch
+from benchmarks.gpu_parts.exact_gated import FAMILIES, against_transformers, same_bits
 from benchmarks.gpu_parts.exact_process import cell, digest, open_study
 from benchmarks.trial_parts.measures import Target
 from benchmarks.trial_parts.worlds import ENCODER_22M, data_texts, make_data, make_encoder, make_study
 from rich.console import Console
 from rich.table import Table
 
+from xlmr_sweep.modeling.device import pick_device
 from xlmr_sweep.training import trial_model
 from xlmr_sweep.training.finetune import finetune
 
@@ -49,6 +52,10 @@ def run(options: Namespace, scratch: Path, console: Console, kept: dict[str, Any
     off_study, off = open_study(declare(scratch / "off.yaml", encoder, data, dropout=0.1, gpu_graphs="off"), scratch / "off")
     for name in (A, C):
         note(name, "without a graph", digest(finetune(cell(off_study, name), off)))
+    device = pick_device()
+    kept["gated"] = {
+        family: (*against_transformers(family, device, torch.bfloat16), *same_bits(family, device)) for family in FAMILIES
+    }
     kept["farthest"], kept["different"] = against_plain(declare(scratch / "plain.yaml", encoder, data, dropout=0.0), scratch)
     console.print(_table(found, names))
 
@@ -62,6 +69,11 @@ def targets(kept: dict[str, Any]) -> list[Target]:
     ]
     if "refusals" in kept:
         told.append(Target("modules whose replay was not the step's bits", len(kept["refusals"]), 0, at_most=True))
+    for family, (loss, gradients, results, refusal) in kept.get("gated", {}).items():
+        told.append(Target(f"{family}: loss apart from transformers' own in fp32, share", loss, 0.01, at_most=True))
+        told.append(Target(f"{family}: gradients apart, share", gradients, 0.05, at_most=True))
+        told.append(Target(f"{family}: different bits of a trial", results - 1, 0, at_most=True))
+        told.append(Target(f"{family}: refused its graph", int(refusal is not None), 0, at_most=True))
     if "farthest" in kept:
         told.append(Target("probability farthest from the plain way's (bf16)", kept["farthest"], 0.05, at_most=True))
         told.append(Target("answers unlike the plain way's, of 56", kept["different"], 1, at_most=True))
@@ -115,8 +127,6 @@ def against_plain(path: Path, scratch: Path) -> tuple[float, int]:
 
 
 def _head() -> Any:
-    import torch
-
     return torch.Generator()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_parts.part_step import time_static
-from benchmarks.gpu_parts.shapes import SHAPES, cb_lengths
+from benchmarks.gpu_parts.shapes import EVERY_SHAPE, SHAPES, cb_lengths, config_of
 from benchmarks.trial_parts.measures import Target
 from rich.console import Console
 from rich.table import Table
@@ -46,9 +46,6 @@ def _apart(row: dict[str, Any]) -> float:
 
 def predict(name: str, num_tokens: int) -> float:
     """Returns the bytes of a trial of a shape, evaluated on three times its training batch."""
-    shape = SHAPES[name]
-    is_bert = shape.family == "bert"
-    architecture = Architecture(
-        shape.num_layers, shape.hidden, shape.ffn, shape.rows, 512 if is_bert else 514, 2 if is_bert else 1, heads=shape.heads
-    )
+    architecture = Architecture.from_config(config_of(EVERY_SHAPE[name]).to_dict())
+    assert architecture is not None
     return footprint(architecture, rung(num_tokens), rung(3 * num_tokens)).total

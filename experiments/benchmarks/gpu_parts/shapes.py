@@ -14,8 +14,10 @@ from transformers.initialization import no_init_weights
 from xlmr_sweep.data.encoding import Encoded
 from xlmr_sweep.data.tokenised import TaskInputs
 from xlmr_sweep.modeling.compact import CompactVocabulary
+from xlmr_sweep.modeling.families import model_family
 from xlmr_sweep.study.recipes import FinetuneSpec
 from xlmr_sweep.training.static_trial import StaticTrainer
+from xlmr_sweep.training.trial_model import set_dropout
 
 DROPOUT = 0.1
 LABEL_IDS = [5, 6, 7]
@@ -31,6 +33,8 @@ class GpuShape:
     heads: int
     ffn: int
     rows: int
+    key_heads: int | None = None
+    """Heads of keys and values, where several heads share them."""
 
 
 SHAPES = {
@@ -41,9 +45,20 @@ SHAPES = {
 }
 """Rows: what English texts of CB use, rounded up; for XL a bound on any task's."""
 
+GATED = {
+    "ModernBERT": GpuShape("modernbert", 22, 768, 12, 1152, 6_144),
+    "EuroBERT": GpuShape("eurobert", 12, 768, 12, 3072, 6_144),
+    "gte": GpuShape("gte", 12, 768, 12, 3072, 6_144),
+}
+"""Base models of the families with gates and rotary positions. They run only if they are asked for."""
+
+EVERY_SHAPE = SHAPES | GATED
+
 
 def config_of(shape: GpuShape, vocabulary: int | None = None) -> Any:
     """Returns transformers' configuration."""
+    if model_family({"model_type": shape.family}).layers != "bert":
+        return _gated_config(shape, vocabulary or shape.rows)
     is_bert = shape.family == "bert"
     return AutoConfig.for_model(
         shape.family, vocab_size=vocabulary or shape.rows, hidden_size=shape.hidden, num_hidden_layers=shape.num_layers,
@@ -51,6 +66,20 @@ def config_of(shape: GpuShape, vocabulary: int | None = None) -> Any:
         type_vocab_size=2 if is_bert else 1, pad_token_id=0 if is_bert else 1, bos_token_id=0, eos_token_id=2,
         hidden_dropout_prob=DROPOUT, attention_probs_dropout_prob=DROPOUT,
     )  # fmt: skip
+
+
+def _gated_config(shape: GpuShape, vocabulary: int) -> Any:
+    own: dict[str, Any] = {
+        "modernbert": {"cls_token_id": 0, "sep_token_id": 2},
+        "eurobert": {"mask_token_id": 3, "num_key_value_heads": shape.key_heads},
+        "gte": {},
+    }[shape.family]
+    config = AutoConfig.for_model(
+        shape.family, vocab_size=vocabulary, hidden_size=shape.hidden, num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.heads, intermediate_size=shape.ffn, pad_token_id=1, bos_token_id=0, eos_token_id=2, **own,
+    )  # fmt: skip
+    set_dropout(config, DROPOUT)
+    return config
 
 
 def cb_lengths() -> list[int]:
@@ -77,7 +106,7 @@ def random_examples(lengths: list[int], rows: int, seed: int = 0) -> list[Encode
 def empty_model(shape: GpuShape, device: torch.device, vocabulary: int | None = None, dropout: float = DROPOUT) -> Any:
     """Returns a masked-LM model on a device, whose weights are whatever was in memory."""
     config = config_of(shape, vocabulary)
-    config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
+    set_dropout(config, dropout)
     with no_init_weights(), device:
         model: Any = AutoModelForMaskedLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
         model.tie_weights()

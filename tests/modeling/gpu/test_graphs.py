@@ -46,7 +46,7 @@ class World:
 
     def trial(self, seed: int) -> tuple[list[float], list[int]]:
         numbers = self.numbers(seed)
-        with LateCopies():
+        with LateCopies(self.cuda):
             losses = self.runner.train(numbers, SHAPE, self.fill, seed, self.on_step)
         return losses.tolist(), fingerprint(self.tiny.step.trained())
 
@@ -158,7 +158,7 @@ def test_rows_may_change_as_soon_as_they_are_up() -> None:
         numbers[:] = 3
         world.fill()
 
-    with LateCopies():
+    with LateCopies(world.cuda):
         losses = world.runner.train(numbers, SHAPE, fill, 1, world.on_step)
     assert (losses.tolist(), fingerprint(world.tiny.step.trained())) == cold
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from static_steps import STATIC_FAMILIES, NaNBeyondTheEnd
+from static_steps import PACKED_FAMILIES, NaNBeyondTheEnd
 from tiny_ranks import Rows, longest_first, plain_loss, tiny
 
 from xlmr_sweep.modeling.gpu import mlm_packing
@@ -31,7 +31,7 @@ def step_of(model: Any) -> MaskedLMStep:
     return MaskedLMStep(model, first, Optimisation(0.7, 0.01), torch.float32, NaNBeyondTheEnd(), kernels, TorchVocabulary())
 
 
-@pytest.mark.parametrize("family", STATIC_FAMILIES)
+@pytest.mark.parametrize("family", PACKED_FAMILIES)
 def test_losses_gradients_and_weights_equal_transformers_own(family: str) -> None:
     model = tiny(family, max_position_embeddings=60)
     plain = copy.deepcopy(model).train()

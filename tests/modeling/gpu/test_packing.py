@@ -90,3 +90,16 @@ def test_adding_a_task_or_a_size_changes_no_other_trial_s_rows() -> None:
     np.testing.assert_array_equal(pack(one, shape_for(one, 4, 24), TABLE, [7, 30, 12], [1e-3], [1]), alone)
     assert alone.dtype == np.int32
     assert torch.from_numpy(alone).is_contiguous()
+
+
+def test_without_tables_of_positions_and_types_a_row_holds_places_that_are_no_rows() -> None:
+    shape = RowShape(64, 4, 24, 3)
+    row = pack(
+        [examples([9, 17, 4], types=True)], shape, Table(words=40, positions=0, first_position=0, types=0), [7], [0.25], [5]
+    )
+    _, positions, types = row[0][shape.fields["rows_at"]].reshape(3, 64 + EXTRA)
+    assert (ABSENT - positions[:30]).tolist() == [*range(9), *range(17), *range(4)]
+    assert positions.max() == types.max() == ABSENT
+    typed = pack([examples([9, 17, 4], types=True)], shape, Table(40, 0, 0, types=2), [7], [0.25], [5])
+    _, _, types = typed[0][shape.fields["rows_at"]].reshape(3, 64 + EXTRA)
+    assert types[:9].tolist() == [40] * 5 + [41] * 4

@@ -12,6 +12,7 @@ from static_steps import LABEL_IDS, STATIC_FAMILIES, examples, tiny
 from torch.nn import functional
 
 from xlmr_sweep.data.encoding import Encoded
+from xlmr_sweep.modeling.gpu.gated_model import is_gated
 from xlmr_sweep.modeling.gpu.packing import RowShape
 from xlmr_sweep.modeling.gpu.static_step import strict_determinism
 
@@ -74,10 +75,10 @@ def test_loss_gradients_weights_and_logits_equal_transformers_own(family: str, c
             # A CPU's AdamW leaves the clipped gradient behind.
             torch.testing.assert_close(of_grads[name], parameter.grad, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")  # type: ignore[misc]
             num_compared += 1
-        assert num_compared == len(of_grads) > 40
+        assert num_compared == len(of_grads) > (20 if is_gated(made.model.config) else 40)
     for name, parameter in ours.named_parameters():
-        # No score depends on a key's bias: its gradient is rounding, of which AdamW makes whole steps.
-        if not name.endswith("key.bias"):
+        # No score depends on a key's bias, or hardly if positions turn it. Its gradient is rounding, of which AdamW makes steps.
+        if not name.endswith(("key.bias", "k_proj.bias")):
             torch.testing.assert_close(parameter, names[name], rtol=1e-5, atol=1e-5, msg=name)
     assert int(rows.at) == len(batches)
     found = made.rows(batches, SHAPE, rates, training=False)

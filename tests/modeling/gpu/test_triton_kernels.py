@@ -40,7 +40,7 @@ def two_steps(kernels: Kernels, family: str, *, classification: bool) -> tuple[t
 
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="fp32 on a GPU takes the plain way")
 @pytest.mark.parametrize("classification", [False, True])
-@pytest.mark.parametrize("family", ["xlm-roberta", "xlm-roberta-xl"])
+@pytest.mark.parametrize("family", ["xlm-roberta", "xlm-roberta-xl", "modernbert", "eurobert", "gte"])
 def test_two_steps_equal_torch_s_operators(family: str, classification: bool) -> None:
     # Two labels leave gaps between the head's entries: what a sum over rows leaves unwritten there counts in the norm.
     ours = two_steps(triton_kernels(), family, classification=classification)

@@ -1,7 +1,7 @@
 """An encoder's forward and backward pass, written out without autograd. The last layer computes only what the head reads.
 
 In: a row of `packing` or `mlm_packing`, and the weights as views of flat buffers. Out: the hidden states of the asked tokens.
-Later also all gradients, which are written or added in place.
+Later also all gradients, which are written or added in place. Layers with a gate and rotary positions are in `gated_blocks`.
 
 Both kinds of layers are a chain of "add, then normalise". BERT, RoBERTa, CamemBERT and XLM-R normalise after each sum and pass on
 the normalised sum. XLM-R XL normalises before each product and passes on the sum itself.
@@ -42,6 +42,21 @@ class Form:
     def hidden(self) -> int:
         """H."""
         return self.heads * self.head_size
+
+    @property
+    def norms_embeddings(self) -> bool:
+        """Whether the residual stream begins with normalised embeddings. Otherwise the first norm is the first layer's."""
+        return not self.is_pre_norm
+
+    @property
+    def embedding_dropout(self) -> float:
+        """Dropout of the embeddings."""
+        return self.hidden_dropout
+
+    @property
+    def is_rms(self) -> bool:
+        """Whether norms divide by the root of the mean square and subtract nothing."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -148,16 +163,19 @@ class Blocks:
     def _dropout(self, is_training: bool) -> float:
         return self.form.hidden_dropout if is_training else 0.0
 
-    def _embed(self, row: Row, is_training: bool) -> tuple[Tensor, Tensor, Embedded]:
+    def _embeddings(self, row: Row) -> Tensor:
+        """Returns the sum of each token's rows of the table, (N, H)."""
         rows_at = row.rows_at[:, : row.num_tokens].reshape(-1)
-        table = self.views.master["embeddings"]
-        states = table.index_select(0, rows_at).view(3, row.num_tokens, -1).sum(0)
-        p, mask = self._dropout(is_training), None
-        if self.form.is_pre_norm and p:
+        return self.views.master["embeddings"].index_select(0, rows_at).view(3, row.num_tokens, -1).sum(0)
+
+    def _embed(self, row: Row, is_training: bool) -> tuple[Tensor, Tensor, Embedded]:
+        form, states, mask = self.form, self._embeddings(row), None
+        p = form.embedding_dropout if is_training else 0.0
+        if not form.norms_embeddings and p:
             states, mask = torch.native_dropout(states, p, True)
-        norm = self.views.master["norm"]
-        normed = self.kernels.add_norm(None, states, norm, self.form.eps, 0.0, wants_out=not self.form.is_pre_norm)
-        if self.form.is_pre_norm:
+        norm, wants_out = self.views.master["norm"], form.norms_embeddings
+        normed = self.kernels.add_norm(None, states, norm, form.eps, 0.0, wants_out=wants_out, is_rms=form.is_rms)
+        if not form.norms_embeddings:
             return normed.total, normed.low, Embedded(normed, mask)
         if not p:
             return normed.out, normed.low, Embedded(normed, mask)
@@ -165,16 +183,18 @@ class Blocks:
         return dropped, dropped.to(self._dtype), Embedded(normed, mask)
 
     def _embed_backward(self, of_low: Tensor, of_rest: Tensor | None, embedded: Embedded) -> Tensor:
-        is_pre, mask = self.form.is_pre_norm, embedded.mask
+        is_pre, mask = not self.form.norms_embeddings, embedded.mask
         if not is_pre and mask is not None:
             of_low = self._undropped(of_low if of_rest is None else of_rest + of_low, mask)
             of_rest = None
         norm, into = self.views.master["norm"], (self.views.grads["norm"], None)
-        _, of_states = self.kernels.add_norm_backward(of_low, of_rest, embedded.normed, norm, 0.0, into, rest_is_sum=is_pre)
+        _, of_states = self.kernels.add_norm_backward(
+            of_low, of_rest, embedded.normed, norm, 0.0, into, rest_is_sum=is_pre, is_rms=self.form.is_rms
+        )
         return self._undropped(of_states, mask) if is_pre and mask is not None else of_states
 
     def _undropped(self, gradient: Tensor, mask: Tensor) -> Tensor:
-        undropped: Tensor = torch.ops.aten.native_dropout_backward(gradient, mask, 1 / (1 - self.form.hidden_dropout))
+        undropped: Tensor = torch.ops.aten.native_dropout_backward(gradient, mask, 1 / (1 - self.form.embedding_dropout))
         return undropped
 
     def _layer(self, i: int, residual: Tensor, low: Tensor, row: Row, is_training: bool) -> tuple[Tensor, Tensor, Layer]:

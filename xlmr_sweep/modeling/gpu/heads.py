@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from xlmr_sweep.modeling.gpu.blocks import Blocks, Row
-from xlmr_sweep.modeling.gpu.torch_kernels import gelu
+from xlmr_sweep.modeling.gpu.torch_kernels import Normed, gelu
 
 
 class Head(Protocol):
@@ -27,11 +27,18 @@ class Head(Protocol):
 
 
 class LabelWords:
-    """The logits of a few rows of the output projection, which is tied to the word embeddings."""
+    """The logits of a few rows of the output projection.
+
+    The projection is tied to the word embeddings, or a matrix of its own, `head.words`. Before it stand a dense layer, gelu and a
+    normalisation, or nothing. It may have a bias for each word.
+    """
 
     def __init__(self, blocks: Blocks, num_labels: int) -> None:
         self._blocks, self._num_labels = blocks, num_labels
-        rows = blocks.views.master["head.rows_bias"]
+        master = blocks.views.master
+        self._has_transform, self._has_bias = "head.dense" in master, "head.rows_bias" in master
+        self._own = "head.words" if "head.words" in master else None
+        rows = master["head.words" if self._own else "head.rows_bias" if self._has_bias else "embeddings"]
         self._places = torch.arange(len(rows), dtype=torch.int32, device=rows.device)[:, None]
 
     def _label_ids(self, row: Row) -> Tensor:
@@ -39,28 +46,47 @@ class LabelWords:
 
     def forward(self, states: Tensor, row: Row, *, is_training: bool) -> tuple[Tensor, tuple[Any, ...]]:
         """See `Head`."""
-        views, form = self._blocks.views, self._blocks.form
-        dense = torch.addmm(views.low["head.dense_bias"], states, views.low["head.dense"].t())
-        active = gelu(dense).float()
-        normed = self._blocks.kernels.add_norm(None, active, views.master["head.norm"], form.eps, 0.0, wants_out=False)
+        master = self._blocks.views.master
+        dense = normed = None
+        inputs = states
+        if self._has_transform:
+            dense, normed = self._transformed(states)
+            inputs = normed.low
         label_ids = self._label_ids(row)
-        words = views.master["embeddings"].index_select(0, label_ids).to(states.dtype)
-        logits = (normed.low @ words.t()).float() + views.master["head.rows_bias"].index_select(0, label_ids)
+        words = master[self._own or "embeddings"].index_select(0, label_ids).to(states.dtype)
+        logits = (inputs @ words.t()).float()
+        if self._has_bias:
+            logits = logits + master["head.rows_bias"].index_select(0, label_ids)
         return logits, (states, dense, normed, words)
+
+    def _transformed(self, states: Tensor) -> tuple[Tensor, Normed]:
+        low, kernels = self._blocks.views.low, self._blocks.kernels
+        weight, bias = low["head.dense"].t(), low.get("head.dense_bias")
+        dense = torch.mm(states, weight) if bias is None else torch.addmm(bias, states, weight)
+        norm = self._blocks.views.master["head.norm"]
+        return dense, kernels.add_norm(None, gelu(dense).float(), norm, self._blocks.form.eps, 0.0, wants_out=False)
 
     def backward(self, of_logits: Tensor, kept: tuple[Any, ...], row: Row) -> tuple[Tensor, Tensor | None]:
         """See `Head`."""
         states, dense, normed, words = kept
         views = self._blocks.views
         is_label = (self._places == self._label_ids(row)).float()
-        torch.mv(is_label, of_logits.sum(0), out=views.grads["head.rows_bias"])
+        if self._has_bias:
+            torch.mv(is_label, of_logits.sum(0), out=views.grads["head.rows_bias"])
         of_low = of_logits.to(states.dtype)
-        into = (views.grads["head.norm"], None)
-        _, of_active = self._blocks.kernels.add_norm_backward(
-            of_low @ words, None, normed, views.master["head.norm"], 0.0, into, rest_is_sum=False
-        )
-        of_dense = torch.ops.aten.gelu_backward(of_active.to(states.dtype), dense)
-        return _dense_backward(self._blocks, of_dense, states), of_low.t() @ normed.low
+        of_states = of_low @ words
+        of_words = of_low.t() @ (normed.low if self._has_transform else states)
+        if self._own:
+            # A product with ones writes the rows of the labels, and zeros everywhere else.
+            self._blocks.product(is_label.t().to(states.dtype), of_words, views.grads[self._own])
+        if self._has_transform:
+            into = (views.grads["head.norm"], None)
+            _, of_active = self._blocks.kernels.add_norm_backward(
+                of_states, None, normed, views.master["head.norm"], 0.0, into, rest_is_sum=False
+            )
+            of_dense = torch.ops.aten.gelu_backward(of_active.to(states.dtype), dense)
+            of_states = _dense_backward(self._blocks, of_dense, states)
+        return of_states, None if self._own else of_words
 
 
 class Classification:
@@ -103,6 +129,8 @@ class Classification:
 
 
 def _dense_backward(blocks: Blocks, of_dense: Tensor, states: Tensor) -> Tensor:
-    blocks.product(of_dense, states, blocks.views.grads["head.dense"])
-    blocks.kernels.sum_rows(of_dense, blocks.views.grads["head.dense_bias"])
+    grads = blocks.views.grads
+    blocks.product(of_dense, states, grads["head.dense"])
+    if "head.dense_bias" in grads:
+        blocks.kernels.sum_rows(of_dense, grads["head.dense_bias"])
     return of_dense @ blocks.views.low["head.dense"]

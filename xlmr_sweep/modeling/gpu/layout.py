@@ -102,7 +102,7 @@ def family_layout(model: nn.Module, head: nn.Module | None) -> Layout:
     # The embeddings' gradient is a product with one column per row. With an odd number of columns it takes five times as long.
     matrices = [Entry("embeddings", (words, positions, embeddings.token_type_embeddings.weight), rows=64)]
     norms = _norms(body, is_pre_norm=model_family(config).is_pre_norm)
-    chain = [_norm("norm", norms[0])]
+    chain = [norm_entry("norm", norms[0])]
     for i, layer in enumerate(layers):
         inner = layer.attention.self
         three = (inner.query, inner.key, inner.value)
@@ -116,17 +116,19 @@ def family_layout(model: nn.Module, head: nn.Module | None) -> Layout:
         chain += [
             Entry(f"{i}.qkv_bias", tuple(part.bias for part in three)),
             Entry(f"{i}.out_bias", (layer.attention.output.dense.bias,)),
-            _norm(f"{i}.norm_1", norms[2 * i + 1]),
+            norm_entry(f"{i}.norm_1", norms[2 * i + 1]),
             Entry(f"{i}.inner_bias", (layer.intermediate.dense.bias,)),
             Entry(f"{i}.outer_bias", (layer.output.dense.bias,)),
-            _norm(f"{i}.norm_2", norms[2 * i + 2]),
+            norm_entry(f"{i}.norm_2", norms[2 * i + 2]),
         ]
-    of_head, in_chain, rest = _classification(head) if head is not None else _label_words(model)
+    of_head, in_chain, rest = classification_entries(head) if head is not None else label_word_entries(model)
     return make_layout([*matrices, *of_head], [*chain, *in_chain], rest)
 
 
-def _norm(key: str, norm: Any) -> Entry:
-    return Entry(key, (norm.weight, norm.bias))
+def norm_entry(key: str, norm: Any) -> Entry:
+    """Returns a norm's weights, and its biases if it has some."""
+    bias = getattr(norm, "bias", None)
+    return Entry(key, (norm.weight,) if bias is None else (norm.weight, bias))
 
 
 def _norms(body: Any, *, is_pre_norm: bool) -> list[nn.Module]:
@@ -139,25 +141,40 @@ def _norms(body: Any, *, is_pre_norm: bool) -> list[nn.Module]:
     return [body.embeddings.LayerNorm, *(norm for pair in pairs for norm in pair)]
 
 
-_OfHead = tuple[list[Entry], list[Entry], list[Entry]]
+OfHead = tuple[list[Entry], list[Entry], list[Entry]]
+"""A head's matrices, its biases and norms whose gradients are sums over rows, and the rest."""
 
 
-def _classification(head: Any) -> _OfHead:
+def classification_entries(head: Any) -> OfHead:
+    """Returns the entries of a classification head."""
     matrices = [Entry("head.dense", (head.dense.weight,)), Entry("head.out", (head.out_proj.weight,))]
     return matrices, [Entry("head.dense_bias", (head.dense.bias,)), Entry("head.out_bias", (head.out_proj.bias,))], []
 
 
-def _label_words(model: Any) -> _OfHead:
-    dense, norm = label_head(model)
-    weight = cast(nn.Parameter, dense.weight)
-    bias = cast(nn.Parameter, model.get_output_embeddings().bias)
-    chain = [Entry("head.dense_bias", (dense.bias,)), _norm("head.norm", norm)]
-    return [Entry("head.dense", (weight,))], chain, [Entry("head.rows_bias", (bias,))]
+def label_word_entries(model: Any) -> OfHead:
+    """Returns the entries of a masked-LM head. Its output projection is one only if it is not tied to the embeddings."""
+    found, output = label_head(model), model.get_output_embeddings()
+    matrices, chain, rest = [], [], []
+    if found is not None:
+        dense, norm = found
+        matrices.append(Entry("head.dense", (cast(nn.Parameter, dense.weight),)))
+        chain += [] if dense.bias is None else [Entry("head.dense_bias", (dense.bias,))]
+        chain.append(norm_entry("head.norm", norm))
+    if output.weight is not model.get_input_embeddings().weight:
+        matrices.append(Entry("head.words", (output.weight,)))
+    if output.bias is not None:
+        rest.append(Entry("head.rows_bias", (cast(nn.Parameter, output.bias),)))
+    return matrices, chain, rest
 
 
-def label_head(model: Any) -> tuple[nn.Linear, nn.LayerNorm]:
-    """Returns the dense layer and the normalisation before the output projection of a masked-LM head."""
-    if model_family(model.config).head_transform == "predictions.transform":
+def label_head(model: Any) -> tuple[nn.Linear, nn.LayerNorm] | None:
+    """Returns the dense layer and the normalisation before the output projection of a masked-LM head, or None without them."""
+    transform = model_family(model.config).head_transform
+    if transform == "nothing":
+        return None
+    if transform == "head":
+        return model.head.dense, model.head.norm
+    if transform == "predictions.transform":
         transform = model.cls.predictions.transform
         return transform.dense, transform.LayerNorm
     return model.lm_head.dense, model.lm_head.layer_norm

@@ -139,12 +139,16 @@ def shape_for(batches: Sequence[Sequence[Example]], examples: int, longest: int)
 
 @dataclass(frozen=True)
 class Table:
-    """The embeddings' three tables, which lie one after the other: how many rows words and positions have."""
+    """The embeddings' three tables, which lie one after the other: how many rows each has.
+
+    Without a table of positions (rotary models) a row holds `ABSENT` minus a token's place in its sequence. It is no row either.
+    """
 
     words: int
     positions: int
     first_position: int
     """The position of a sequence's first token."""
+    types: int = 1
 
 
 def pack(
@@ -189,9 +193,9 @@ def _fill(row: np.ndarray, batch: Sequence[Example], shape: RowShape, table: Tab
     used = sum(len(example.input_ids) for example in batch)
     words[:used] = np.concatenate([example.input_ids.numpy() for example in batch])
     places = np.arange(shape.tokens, dtype=np.int32) - np.repeat(offsets[:-1], lengths)
-    positions[: shape.tokens] = table.words + table.first_position + places
-    types[: shape.tokens] = table.words + table.positions
-    if batch[0].token_type_ids is not None:
+    positions[: shape.tokens] = table.words + table.first_position + places if table.positions else ABSENT - places
+    types[: shape.tokens] = table.words + table.positions if table.types else ABSENT
+    if batch[0].token_type_ids is not None and table.types:
         types[:used] += np.concatenate(
             [example.token_type_ids.numpy() for example in batch if example.token_type_ids is not None]
         ).astype(np.int32)

@@ -22,6 +22,8 @@ from torch.nn import functional
 from xlmr_sweep.modeling.families import model_family
 from xlmr_sweep.modeling.gpu.blocks import Blocks, Form, Row, Views
 from xlmr_sweep.modeling.gpu.flash import Attention
+from xlmr_sweep.modeling.gpu.gated_blocks import GatedBlocks
+from xlmr_sweep.modeling.gpu.gated_model import angles_of, gated_form, gated_layout, gated_table, is_gated
 from xlmr_sweep.modeling.gpu.heads import Classification, Head, LabelWords
 from xlmr_sweep.modeling.gpu.layout import Layout, family_layout, move_into
 from xlmr_sweep.modeling.gpu.packing import EXTRA, RowShape, Table
@@ -72,7 +74,8 @@ class StaticStep:
         self, model: nn.Module, head: nn.Module | None, num_labels: int, first_position: int, head_dropout: float,
         optimisation: Optimisation, dtype: torch.dtype, attention: Attention, kernels: Kernels,
     ) -> None:  # fmt: skip
-        self.layout = family_layout(model, head)
+        config: Any = model.config
+        self.layout = gated_layout(model, head) if is_gated(config) else family_layout(model, head)
         self.optimisation, self.num_labels = optimisation, num_labels
         device = next(model.parameters()).device
         self.device = device
@@ -83,10 +86,14 @@ class StaticStep:
             self.layout.views(self.state.low, 0 if dtype == torch.float32 else self.layout.num_embedded),
             self.layout.views(self.state.grads),
         )
-        config: Any = model.config
-        self.table = table_of(model, first_position)
+        self.table = gated_table(model) if is_gated(config) else table_of(model, first_position)
+        self.longest = self.table.positions - first_position if self.table.positions else int(config.max_position_embeddings)
         self.kernels = kernels
-        self._blocks = Blocks(form_of(config), views, attention, kernels, write_product)
+        self._blocks = (
+            GatedBlocks(gated_form(config), views, attention, kernels, write_product, angles_of(model))
+            if is_gated(config)
+            else Blocks(form_of(config), views, attention, kernels, write_product)
+        )
         self._head: Head = LabelWords(self._blocks, num_labels) if head is None else Classification(self._blocks, head_dropout)
         self._labels = torch.arange(num_labels, dtype=torch.int32, device=device)
         self._numbers = torch.arange(2**16, dtype=torch.int32, device=device)

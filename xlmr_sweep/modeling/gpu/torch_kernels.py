@@ -9,7 +9,7 @@ Shapes: n rows of H numbers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from xlmr_sweep.modeling.gpu.packing import BETA_1, BETA_2
 
 EPS = 1e-8
 """AdamW's epsilon."""
+
+Activation = Literal["gelu", "silu"]
+"""Activation functions of a gate. gelu is the exact one."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,17 @@ class Kernels(Protocol):
     def begin(self, draw: Tensor, grads_of_chain: Tensor, *, is_training: bool) -> None:
         """Starts a step. `draw` is a number of the trial's stream, (1,) int32. The chain holds gradients of biases and norms."""
 
-    def add_norm(self, x: Tensor | None, residual: Tensor, norm: Tensor, eps: float, p: float, *, wants_out: bool) -> Normed:
-        """Returns norm(residual + dropout(x)). `norm` holds weights, then biases, (2 H,)."""
+    def add_norm(
+        self, x: Tensor | None, residual: Tensor, norm: Tensor, eps: float, p: float, *, wants_out: bool, is_rms: bool = False
+    ) -> Normed:
+        """Returns norm(residual + dropout(x)). `norm` holds weights, then biases, (2 H,), or weights alone, (H,).
+
+        With `is_rms` nothing is subtracted: the sum is divided by the root of its mean square.
+        """
 
     def add_norm_backward(
         self, of_low: Tensor, of_rest: Tensor | None, normed: Normed, norm: Tensor, p: float, into: tuple[Tensor, Tensor | None],
-        *, rest_is_sum: bool,
+        *, rest_is_sum: bool, is_rms: bool = False,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Returns the gradients of `x`, in the products' type, and of `residual`, in fp32.
 
@@ -72,8 +80,10 @@ class Kernels(Protocol):
             normed: what `add_norm` returned.
             norm: weights and biases.
             p: the dropout given to `add_norm`.
-            into: gradients of the norm, (2 H,), and of the bias that was added to `x`. They are written by the end of the step.
+            into: gradients of the norm, as long as it, and of the bias that was added to `x`. They are written by the end of the
+                step.
             rest_is_sum: whether `of_rest` is the gradient of `total`.
+            is_rms: as given to `add_norm`.
         """
 
     def gelu_backward(self, gradient: Tensor, inputs: Tensor, of_bias: Tensor) -> Tensor:
@@ -81,6 +91,21 @@ class Kernels(Protocol):
 
     def sum_rows(self, rows: Tensor, out: Tensor) -> None:
         """Puts the sum over the rows, in fp32, into a gradient of the chain."""
+
+    def gate(self, inner: Tensor, activation: Activation) -> Tensor:
+        """Returns activation(first half) * second half of each row, (n, 2 F) to (n, F)."""
+
+    def gate_backward(self, gradient: Tensor, inner: Tensor, activation: Activation) -> Tensor:
+        """Returns the gradient of `gate`'s input, (n, 2 F)."""
+
+    def rotate(self, heads: Tensor, cos: Tensor, sin: Tensor) -> None:
+        """Turns pairs of numbers by angles, in place. The pairs of a head are its first and its second half.
+
+        Args:
+            heads: (n, h, d). Heads lie one after the other; rows may be farther apart.
+            cos: of the angles of each row, (n, d / 2) fp32.
+            sin: likewise. Its opposite turns back.
+        """
 
     def uses(self, rows_at: Tensor, places: Tensor) -> Tensor:
         """Returns ones where a token uses a row of the table, (n, C) in the products' type. `rows_at` is (3, n) int32."""
@@ -116,29 +141,41 @@ class TorchKernels:
         """See `Kernels`."""
         self._later = []
 
-    def add_norm(self, x: Tensor | None, residual: Tensor, norm: Tensor, eps: float, p: float, *, wants_out: bool) -> Normed:
+    def add_norm(
+        self, x: Tensor | None, residual: Tensor, norm: Tensor, eps: float, p: float, *, wants_out: bool, is_rms: bool = False
+    ) -> Normed:
         """See `Kernels`."""
         total, mask = residual, None
         if x is not None:
             if p:
                 x, mask = torch.native_dropout(x, p, True)
             total = residual + x
-        weight, bias = norm.chunk(2)
+        weight, bias = _parts(norm, residual.shape[1])
+        if is_rms:
+            rstd = total.square().mean(1, keepdim=True).add_(eps).rsqrt_()
+            out = total * rstd * weight
+            return Normed(total, out, out.to(self._dtype), (None, rstd, mask))
         out, mean, rstd = torch.native_layer_norm(total, residual.shape[1:], weight, bias, eps)
         return Normed(total, out, out.to(self._dtype), (mean, rstd, mask))
 
     def add_norm_backward(
         self, of_low: Tensor, of_rest: Tensor | None, normed: Normed, norm: Tensor, p: float, into: tuple[Tensor, Tensor | None],
-        *, rest_is_sum: bool,
+        *, rest_is_sum: bool, is_rms: bool = False,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """See `Kernels`."""
         mean, rstd, mask = normed.kept
-        weight, bias = norm.chunk(2)
+        weight, bias = _parts(norm, normed.total.shape[1])
         gradient = of_low.float() if of_rest is None or rest_is_sum else of_rest + of_low
-        of_total, *of_norm = torch.ops.aten.native_layer_norm_backward(
-            gradient, normed.total, normed.total.shape[1:], mean, rstd, weight, bias, [True, True, True]
-        )
-        self._later += zip(into[0].chunk(2), of_norm, strict=True)
+        if is_rms:
+            of_total, of_weight = _rms_backward(gradient, normed.total, rstd, weight)
+            self._later.append((into[0], of_weight))
+        else:
+            of_total, *of_norm = torch.ops.aten.native_layer_norm_backward(
+                gradient, normed.total, normed.total.shape[1:], mean, rstd, weight, bias, [True, True, bias is not None]
+            )
+            self._later += zip(
+                torch.split(into[0], normed.total.shape[1]), [made for made in of_norm if made is not None], strict=True
+            )
         if of_rest is not None and rest_is_sum:
             of_total = of_total + of_rest
         of_x = of_total if mask is None else torch.ops.aten.native_dropout_backward(of_total, mask, 1 / (1 - p))
@@ -159,6 +196,18 @@ class TorchKernels:
             out.add_(torch.sum(rows, 0, dtype=torch.float32))
         else:
             torch.sum(rows, 0, dtype=torch.float32, out=out)
+
+    def gate(self, inner: Tensor, activation: Activation) -> Tensor:
+        """See `Kernels`."""
+        return gate(inner, activation)
+
+    def gate_backward(self, gradient: Tensor, inner: Tensor, activation: Activation) -> Tensor:
+        """See `Kernels`."""
+        return gate_backward(gradient, inner, activation)
+
+    def rotate(self, heads: Tensor, cos: Tensor, sin: Tensor) -> None:
+        """See `Kernels`."""
+        rotate(heads, cos, sin)
 
     def uses(self, rows_at: Tensor, places: Tensor) -> Tensor:
         """See `Kernels`."""
@@ -188,3 +237,42 @@ class TorchKernels:
 def gelu(inputs: Tensor) -> Tensor:
     """Returns the exact gelu."""
     return functional.gelu(inputs)
+
+
+def gate(inner: Tensor, activation: Activation) -> Tensor:
+    """See `Kernels.gate`."""
+    first, second = inner.chunk(2, 1)
+    return _activate(first, activation) * second
+
+
+def gate_backward(gradient: Tensor, inner: Tensor, activation: Activation) -> Tensor:
+    """See `Kernels.gate_backward`."""
+    out = torch.empty_like(inner)
+    (first, second), (of_first, of_second) = inner.chunk(2, 1), out.chunk(2, 1)
+    torch.mul(gradient, _activate(first, activation), out=of_second)
+    backward = torch.ops.aten.gelu_backward if activation == "gelu" else torch.ops.aten.silu_backward
+    of_first.copy_(backward(gradient * second, first))
+    return out
+
+
+def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """See `Kernels.rotate`."""
+    first, second = heads.float().chunk(2, 2)
+    cos, sin = cos[:, None], sin[:, None]
+    heads.copy_(torch.cat((first * cos - second * sin, second * cos + first * sin), 2))
+
+
+def _activate(inputs: Tensor, activation: Activation) -> Tensor:
+    return gelu(inputs) if activation == "gelu" else functional.silu(inputs)
+
+
+def _parts(norm: Tensor, hidden: int) -> tuple[Tensor, Tensor | None]:
+    """Returns a norm's weights and its biases, or None if it has none."""
+    return (norm, None) if len(norm) == hidden else (norm[:hidden], norm[hidden:])
+
+
+def _rms_backward(gradient: Tensor, total: Tensor, rstd: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the gradients of the sum and of the weights."""
+    normed, weighted = total * rstd, gradient * weight
+    along = (weighted * normed).mean(1, keepdim=True)
+    return (weighted - normed * along) * rstd, (gradient * normed).sum(0)

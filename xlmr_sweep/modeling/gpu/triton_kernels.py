@@ -14,12 +14,13 @@ from torch import Tensor
 from xlmr_sweep.modeling.gpu import triton_sources as sources
 from xlmr_sweep.modeling.gpu.footprint import WIDE_CHAIN
 from xlmr_sweep.modeling.gpu.packing import BETA_1, BETA_2
-from xlmr_sweep.modeling.gpu.torch_kernels import EPS, AdamWState, Normed
+from xlmr_sweep.modeling.gpu.torch_kernels import EPS, Activation, AdamWState, Normed
 
 WIDE = 1024
 """Rows longer than this take more warps and fewer programs."""
 
 ADAMW_BLOCK = 1024
+GATE_BLOCK = 1024
 USES_BLOCK = 2048
 
 
@@ -46,7 +47,9 @@ class TritonKernels:
             lines = self._processors * (2 if len(grads_of_chain) < WIDE_CHAIN else 1)
             self._partials = torch.empty((lines, len(grads_of_chain)), device=grads_of_chain.device)
 
-    def add_norm(self, x: Tensor | None, residual: Tensor, norm: Tensor, eps: float, p: float, *, wants_out: bool) -> Normed:
+    def add_norm(
+        self, x: Tensor | None, residual: Tensor, norm: Tensor, eps: float, p: float, *, wants_out: bool, is_rms: bool = False
+    ) -> Normed:
         """See `Kernels`."""
         n, hidden = residual.shape
         total = residual if x is None else torch.empty_like(residual)
@@ -58,13 +61,14 @@ class TritonKernels:
         _launch(
             sources.add_norm_kernel, (n,), residual if x is None else x, residual, norm, total, out, low, mean, rstd, mask,
             self._draw, self._salt, _threshold(p), 1 / (1 - p), eps,
-            H=hidden, BLOCK=_block(hidden), HAS_X=x is not None, DROPS=p > 0, WANTS_OUT=wants_out, num_warps=_warps(hidden),
+            H=hidden, BLOCK=_block(hidden), HAS_X=x is not None, DROPS=p > 0, WANTS_OUT=wants_out,
+            HAS_SHIFT=len(norm) > hidden, IS_RMS=is_rms, num_warps=_warps(hidden),
         )  # fmt: skip
         return Normed(total, out, low, (mean, rstd, mask))
 
     def add_norm_backward(
         self, of_low: Tensor, of_rest: Tensor | None, normed: Normed, norm: Tensor, p: float, into: tuple[Tensor, Tensor | None],
-        *, rest_is_sum: bool,
+        *, rest_is_sum: bool, is_rms: bool = False,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """See `Kernels`."""
         assert self._partials is not None
@@ -77,7 +81,7 @@ class TritonKernels:
             normed.total, norm, mean, rstd, mask, of_x, of_total, self._partials, 1 / (1 - p), n,
             self._partials.shape[1], self._place(into[0]), 0 if into[1] is None else self._place(into[1]),
             H=hidden, BLOCK=_block(hidden), DROPS=p > 0, HAS_REST=of_rest is not None, REST_IS_SUM=rest_is_sum,
-            HAS_BIAS=into[1] is not None, num_warps=_warps(hidden),
+            HAS_BIAS=into[1] is not None, HAS_SHIFT=len(norm) > hidden, IS_RMS=is_rms, num_warps=_warps(hidden),
         )  # fmt: skip
         return of_x, of_total
 
@@ -90,6 +94,30 @@ class TritonKernels:
     def sum_rows(self, rows: Tensor, out: Tensor) -> None:
         """See `Kernels`."""
         self._sum(rows, None, None, out)
+
+    def gate(self, inner: Tensor, activation: Activation) -> Tensor:
+        """See `Kernels`."""
+        n, width = inner.shape[0], inner.shape[1] // 2
+        out = torch.empty((n, width), dtype=inner.dtype, device=inner.device)
+        grid = (n, -(-width // GATE_BLOCK))
+        _launch(sources.gate_kernel, grid, inner, out, width, BLOCK=GATE_BLOCK, IS_GELU=activation == "gelu", num_warps=4)
+        return out
+
+    def gate_backward(self, gradient: Tensor, inner: Tensor, activation: Activation) -> Tensor:
+        """See `Kernels`."""
+        n, width = gradient.shape
+        out = torch.empty_like(inner)
+        _launch(
+            sources.gate_backward_kernel, (n, -(-width // GATE_BLOCK)), gradient, inner, out, width,
+            BLOCK=GATE_BLOCK, IS_GELU=activation == "gelu", num_warps=4,
+        )  # fmt: skip
+        return out
+
+    def rotate(self, heads: Tensor, cos: Tensor, sin: Tensor) -> None:
+        """See `Kernels`."""
+        n, num_heads, size = heads.shape
+        grid = (n, num_heads)
+        _launch(sources.rotate_kernel, grid, heads, cos, sin, heads.stride(0), D=size, BLOCK=_block(size // 2), num_warps=1)
 
     def uses(self, rows_at: Tensor, places: Tensor) -> Tensor:
         """See `Kernels`."""

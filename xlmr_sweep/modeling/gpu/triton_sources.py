@@ -29,6 +29,7 @@ def _kept(draw, salt, row, threshold, BLOCK: tl.constexpr):
 def add_norm_kernel(
     x, residual, norm, total, out, low, mean, rstd, mask, draw, salt, threshold, scale, eps,
     H: tl.constexpr, BLOCK: tl.constexpr, HAS_X: tl.constexpr, DROPS: tl.constexpr, WANTS_OUT: tl.constexpr,
+    HAS_SHIFT: tl.constexpr, IS_RMS: tl.constexpr,
 ):  # fmt: skip
     """Computes norm(residual + dropout(x)). One program computes one row."""
     row = tl.program_id(0)
@@ -44,13 +45,15 @@ def add_norm_kernel(
             added = tl.where(keep, added * scale, 0.0)
         value += added
         tl.store(total + at, value, mask=inside)
-    average = tl.sum(value, 0) / H
-    centred = tl.where(inside, value - average, 0.0)
+    centred = tl.where(inside, value, 0.0)
+    if not IS_RMS:
+        average = tl.sum(value, 0) / H
+        centred = tl.where(inside, value - average, 0.0)
+        tl.store(mean + row, average)
     inverse = 1.0 / tl.sqrt(tl.sum(centred * centred, 0) / H + eps)
-    weight = tl.load(norm + columns, mask=inside, other=0.0)
-    bias = tl.load(norm + H + columns, mask=inside, other=0.0)
-    normed = centred * inverse * weight + bias
-    tl.store(mean + row, average)
+    normed = centred * inverse * tl.load(norm + columns, mask=inside, other=0.0)
+    if HAS_SHIFT:
+        normed += tl.load(norm + H + columns, mask=inside, other=0.0)
     tl.store(rstd + row, inverse)
     if WANTS_OUT:
         tl.store(out + at, normed, mask=inside)
@@ -61,7 +64,7 @@ def add_norm_kernel(
 def add_norm_backward_kernel(
     of_low, of_rest, total, norm, mean, rstd, mask, of_x, of_total, partials, scale, n, width, of_norm_at, of_bias_at,
     H: tl.constexpr, BLOCK: tl.constexpr, DROPS: tl.constexpr, HAS_REST: tl.constexpr, REST_IS_SUM: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_SHIFT: tl.constexpr, IS_RMS: tl.constexpr,
 ):  # fmt: skip
     """Computes gradients of both summands, and this program's sums over rows for the norm's weights and biases and `x`'s bias."""
     program = tl.program_id(0)
@@ -79,14 +82,19 @@ def add_norm_backward_kernel(
             if not REST_IS_SUM:
                 gradient += rest
         inverse = tl.load(rstd + row)
-        normed = (tl.load(total + at, mask=inside, other=0.0) - tl.load(mean + row)) * inverse
-        normed = tl.where(inside, normed, 0.0)
+        normed = tl.load(total + at, mask=inside, other=0.0)
+        if not IS_RMS:
+            normed -= tl.load(mean + row)
+        normed = tl.where(inside, normed * inverse, 0.0)
         of_weight += gradient * normed
         of_shift += gradient
         weighted = gradient * weight
         along = tl.sum(weighted * normed, 0) / H
-        level = tl.sum(weighted, 0) / H
-        of_sum = (weighted - level - normed * along) * inverse
+        if IS_RMS:
+            of_sum = (weighted - normed * along) * inverse
+        else:
+            level = tl.sum(weighted, 0) / H
+            of_sum = (weighted - level - normed * along) * inverse
         if HAS_REST and REST_IS_SUM:
             of_sum += rest
         tl.store(of_total + at, of_sum, mask=inside)
@@ -97,7 +105,8 @@ def add_norm_backward_kernel(
         of_bias += tl.where(inside, rounded.to(tl.float32), 0.0)
     line = partials + program.to(tl.int64) * width
     tl.store(line + of_norm_at + columns, of_weight, mask=inside)
-    tl.store(line + of_norm_at + H + columns, of_shift, mask=inside)
+    if HAS_SHIFT:
+        tl.store(line + of_norm_at + H + columns, of_shift, mask=inside)
     if HAS_BIAS:
         tl.store(line + of_bias_at + columns, of_bias, mask=inside)
 
@@ -125,6 +134,60 @@ def sum_rows_kernel(
     # Writes up to the next entry. A gap would hold whatever was in memory, and that would count in the gradient's norm.
     is_own = columns < (columns_in_all + 7) // 8 * 8
     tl.store(partials + program.to(tl.int64) * width + of_bias_at + columns, of_bias, mask=is_own)
+
+
+@triton.jit
+def _activated(x, IS_GELU: tl.constexpr):
+    """Returns an activation of x and its derivative."""
+    if IS_GELU:
+        below = 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
+        slope = below + x * 0.3989422804014327 * tl.exp(-0.5 * x * x)
+    else:
+        below = 1.0 / (1.0 + tl.exp(-x))
+        slope = below * (1.0 + x * (1.0 - below))
+    return x * below, slope
+
+
+@triton.jit
+def gate_kernel(inner, out, F, BLOCK: tl.constexpr, IS_GELU: tl.constexpr):
+    """Computes activation(first half) * second half of a part of a row."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < F
+    first = tl.load(inner + row * 2 * F + columns, mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(inner + row * 2 * F + F + columns, mask=inside, other=0.0).to(tl.float32)
+    active, _ = _activated(first, IS_GELU)
+    tl.store(out + row * F + columns, (active * second).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def gate_backward_kernel(gradient, inner, out, F, BLOCK: tl.constexpr, IS_GELU: tl.constexpr):
+    """Computes the gradients of both halves of a part of a row."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < F
+    given = tl.load(gradient + row * F + columns, mask=inside, other=0.0).to(tl.float32)
+    first = tl.load(inner + row * 2 * F + columns, mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(inner + row * 2 * F + F + columns, mask=inside, other=0.0).to(tl.float32)
+    active, slope = _activated(first, IS_GELU)
+    tl.store(out + row * 2 * F + columns, (given * second * slope).to(out.dtype.element_ty), mask=inside)
+    tl.store(out + row * 2 * F + F + columns, (given * active).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def rotate_kernel(heads, cos, sin, stride, D: tl.constexpr, BLOCK: tl.constexpr):
+    """Turns one head of one row, in place. Pairs are the two halves of a head."""
+    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    half: tl.constexpr = D // 2
+    columns = tl.arange(0, BLOCK)
+    inside = columns < half
+    at = heads + row * stride + head * D + columns
+    first = tl.load(at, mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(at + half, mask=inside, other=0.0).to(tl.float32)
+    c = tl.load(cos + row * half + columns, mask=inside, other=0.0)
+    s = tl.load(sin + row * half + columns, mask=inside, other=0.0)
+    tl.store(at, (first * c - second * s).to(heads.dtype.element_ty), mask=inside)
+    tl.store(at + half, (second * c + first * s).to(heads.dtype.element_ty), mask=inside)
 
 
 @triton.jit
