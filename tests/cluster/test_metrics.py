@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from xlmr_sweep.cluster import metrics
-from xlmr_sweep.cluster.metrics import TrialMetrics
+from xlmr_sweep.cluster.metrics import InstructionMetrics, TrialMetrics
 from xlmr_sweep.study.plan import expand
 from xlmr_sweep.study.reading import load_study
 
@@ -92,3 +92,14 @@ def test_a_record_tells_its_score_and_its_time(told: Told, study_file: Callable[
     assert told.series["xlmr_sweep_score"] == {(*cell, str(trial.train_size)): 0.5}
     assert told.series["xlmr_sweep_trial_seconds"] == {cell: [12.5]}
     assert told.series["xlmr_sweep_remaining_seconds"] == {("small",): 90.0}
+
+
+def test_an_instruction_job_tells_its_numbers_and_a_zero_shot_score_for_each_task(told: Told) -> None:
+    found = InstructionMetrics("small", "tiny")
+    found.tell(7, {"loss": 2.5, "share_of_peak": None, "learning_rate": 0.1})
+    found.tell(7, {"zero_shot/cb": 0.25, "zero_shot/copa/short": 0.75})
+    series = {name: values for name, values in told.series.items() if values}
+    assert series == {
+        "xlmr_sweep_instruct_loss": {("small", "tiny"): 2.5},
+        "xlmr_sweep_instruct_zero_shot": {("small", "tiny", "cb"): 0.25, ("small", "tiny", "copa/short"): 0.75},
+    }

@@ -120,3 +120,18 @@ def test_instruct_waits_for_as_many_nodes_as_it_is_told(
     # Nothing is made here, so the weights are missing at the end.
     assert CliRunner().invoke(app, asked).exit_code == 1
     assert [plan.min_nodes for plan in plans] == [3]
+
+
+def test_a_job_that_scores_tasks_has_their_examples_looked_at_first(
+    study_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*given: object, **options: object) -> None:
+        raise StudyError("nothing was wrong")
+
+    monkeypatch.setattr("xlmr_sweep.commands.run.connected", stop)
+    recipe = {"max_steps": 3, "max_length": 64}
+    for every, problem in ((0, "nothing was wrong"), (2, "line 1: not JSON")):
+        path = study_file(instruct={**recipe, "zero_shot_every": every})
+        (tmp_path / "superglue" / "CB" / "train.jsonl").write_text("{oops\n")
+        with pytest.raises(StudyError, match=problem):
+            entry.instruct(Request(str(path), str(tmp_path / "runs")), "local", Console(quiet=True))

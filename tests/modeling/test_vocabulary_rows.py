@@ -12,12 +12,14 @@ import torch
 import torch.distributed as dist
 from rank_processes import run_ranks
 from safetensors.torch import load_file, save_file
-from tiny_ranks import SETTINGS, VOCABULARY, Rows, tiny
+from tiny_ranks import SETTINGS, VOCABULARY, Rows, longest_first, tiny
 from torch import Tensor
 
 from xlmr_sweep.modeling import fsdp
 from xlmr_sweep.modeling.fsdp import World, local_gradients, whole_weights
+from xlmr_sweep.modeling.sharded import reshard
 from xlmr_sweep.training import mlm_loss
+from xlmr_sweep.training.batches import collate
 from xlmr_sweep.training.export_check import probe_rows, trained_logits
 from xlmr_sweep.training.held_out import score_held_out
 from xlmr_sweep.training.masking import Masked
@@ -93,12 +95,18 @@ def _rank(rank: int, size: int, folder: Path, options: dict[str, Any], precision
 
 
 def asked_of(root: MaskedLMLoss, world: World, precision: str) -> dict[str, Tensor]:
-    """Logits of two rows, and the score of ten that the ranks share."""
+    """Logits of two rows, the score of ten that the ranks share, and logits of three words, on one rank of fewer rows."""
     rows = [replace(row, num_targets=1) for row in Rows().rows(5, range(10))]
     score = score_held_out(root, rows[world.rank :: world.size], world, precision, 60)
     logits = trained_logits(root, probe_rows(rows), world, precision)
+    batch = collate(longest_first(rows[: 3 - min(1, world.rank)]))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        words = root.word_logits(batch.tokens, batch.positions, batch.counts, torch.tensor([80, 3, 41]))
     root.train()
-    return {"asked/logits": logits.contiguous(), "asked/score": torch.tensor([score.loss, score.accuracy])}
+    if world.size > 1:
+        reshard(root)
+    asked = {"asked/logits": logits, "asked/score": torch.tensor([score.loss, score.accuracy]), "asked/words": words.float()}
+    return {name: values.contiguous() for name, values in asked.items()}
 
 
 def note_gathered() -> list[tuple[int, ...]]:
@@ -178,7 +186,7 @@ def test_bf16_is_as_near_as_in_one_process(tmp_path: Path) -> None:
     first_step(MaskedLMLoss(alone), World(), "bf16", "all")
     assert told.pop("loss").item() == pytest.approx(loss, rel=1e-2)
     asked = asked_of(MaskedLMLoss(model_of(**options)), World(), "fp32")
-    for name in ("asked/logits", "asked/score"):
+    for name in ("asked/logits", "asked/score", "asked/words"):
         torch.testing.assert_close(told[name], asked[name], rtol=5e-2, atol=5e-2, msg=name)
     of_one = dict(alone.named_parameters(remove_duplicate=False))
     for name, parameter in exact.named_parameters(remove_duplicate=False):

@@ -166,5 +166,5 @@ def test_the_ablation_has_a_job_for_each_variant_and_shares_the_rest() -> None:
     trials = expand(study)
     paper = {trial.trial_id for trial in expand(load_study("paper")) if trial.model == "xlmr-base"}
     assert {trial.trial_id for trial in of(trials, "declared")} == paper
-    assert len({trial.job_name for trial in trials if trial.paradigm == "instructed"}) == len(study.variant_names) == 6
-    assert len(trials) == 105 * (2 + 6)
+    assert len({trial.job_name for trial in trials if trial.paradigm == "instructed"}) == len(study.variant_names) == 7
+    assert len(trials) == 105 * (2 + 7)

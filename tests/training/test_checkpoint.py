@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import threading
 from collections.abc import Callable
@@ -120,18 +121,23 @@ def _killed(rank: int, size: int, folder: Path, kill_at: int) -> None:
     run_of(tiny(dropout=0.1), clip=0.3, rows=Rows(num_steps=12, total_rows=144)).train(then_die)
 
 
-@pytest.mark.parametrize("kill_at", [5, 6, 9])
-def test_killed_at_any_step_it_ends_with_the_same_loss_curve_and_weights(kill_at: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", [range(1, 5), range(5, 9), range(9, 12)])
+def test_killed_at_a_random_step_it_ends_with_the_same_loss_curve_and_weights(part: range, tmp_path: Path) -> None:
+    kill_at = random.SystemRandom().choice(part)
+    told = f"killed after step {kill_at}"
     run_ranks(_killed, 1, tmp_path, kill_at, exit_code=-signal.SIGKILL)
     kept = [path for path in tmp_path.glob("step-*") if (path / "state.json").exists()]
     straight, resumed = tiny(dropout=0.1), tiny(dropout=0.1)
     whole = run_of(straight, clip=0.3, rows=Rows(num_steps=12, total_rows=144)).train()
     run = run_of(resumed, clip=0.3, rows=Rows(num_steps=12, total_rows=144))
-    load_checkpoint(run, max(kept, key=lambda path: int(path.name[5:])), "m-1")
-    assert 2 <= run.progress.step <= kill_at
-    assert run.train().loss_curve == whole.loss_curve
+    # Killed early, it may have kept none and begins anew. A checkpoint waits until the one before is written.
+    assert len(kept) >= kill_at // 2 - 1, told
+    if kept:
+        load_checkpoint(run, max(kept, key=lambda path: int(path.name[5:])), "m-1")
+    assert run.progress.step <= kill_at, told
+    assert run.train().loss_curve == whole.loss_curve, told
     for name, parameter in resumed.named_parameters():
-        assert torch.equal(parameter, dict(straight.named_parameters())[name]), name
+        assert torch.equal(parameter, dict(straight.named_parameters())[name]), f"{name}, {told}"
 
 
 @pytest.mark.ranks

@@ -14,7 +14,7 @@ from builders import make_encoder
 from xlmr_sweep.data.mixture import prepare_mixture
 from xlmr_sweep.storage.artifacts import instruct_folder
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.study.identity import recipe_id
+from xlmr_sweep.study.identity import recipe_folder_name, recipe_id
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.training import instruct as module
 from xlmr_sweep.training.instruct import RankContext, train_rank
@@ -86,8 +86,37 @@ def test_what_is_runtime_changes_no_recipe_and_held_out_rows_do(inputs: Path) ->
         return recipe_id(study, study.model("m"))
 
     runtime = {"checkpoint_every": 3, "checkpoints_kept": 4, "stop_at_spike": False, "held_out_every": 9, "held_out": 0}
+    runtime |= {"zero_shot_every": 5}
     assert ids() == ids(**runtime)
-    assert ids() != ids(held_out=1)
+    assert ids() == ids(loss_on="both")
+    assert len({ids(), ids(held_out=1), ids(loss_on="inputs"), ids(loss_on="targets")}) == 4
+
+
+@pytest.mark.parametrize("part", ["both", "inputs", "targets"])
+def test_the_losses_on_inputs_and_on_targets_are_told_apart_whatever_the_loss_counts(
+    part: str, inputs: Path, tmp_path: Path
+) -> None:
+    told: list[dict[str, Any]] = []
+    study = study_of(inputs, loss_on=part, mask_rate=0.4, held_out=20, held_out_every=12)
+    manifest = train(study, tmp_path, lambda step, numbers: told.append(dict(numbers)))
+    *_, last = (numbers for numbers in told if "loss" in numbers)
+    (scored,) = (numbers for numbers in told if "held_out_loss" in numbers)
+    known = {name for name in ("inputs", "targets") if last[f"loss_{name}"] is not None}
+    assert known == ({"inputs", "targets"} if part == "both" else {part})
+    if part != "both":
+        assert last[f"loss_{part}"] == pytest.approx(last["loss"])
+    # Of held-out rows both are always told, so a part that is not trained on can be followed.
+    low, high = sorted((scored["held_out_loss_inputs"], scored["held_out_loss_targets"]))
+    assert low < scored["held_out_loss"] < high
+    log = Storage(tmp_path / "runs").read(f"logs/instruct-{recipe_folder_name(study, study.model('m'))}.log").decode()
+    assert f"(inputs {scored['held_out_loss_inputs']:.4f}, targets {scored['held_out_loss_targets']:.4f})" in log
+    # Two of the five words of each user part are masked, and the one of its target.
+    assert manifest["masked_tokens"] == 12 * 8 * {"both": 3, "inputs": 2, "targets": 1}[part]
+
+
+def test_a_loss_that_counts_nothing_is_refused(inputs: Path) -> None:
+    with pytest.raises(ValueError, match="loss_on is inputs, but with mask_rate 0 no token of them is masked"):
+        study_of(inputs, loss_on="inputs", mask_rate=0)
 
 
 def test_more_held_out_rows_than_there_are_is_one_line(inputs: Path, tmp_path: Path) -> None:

@@ -81,6 +81,18 @@ def test_masks_only_user_part_and_whole_target(users: int, targets: int, rate: f
     assert masked.labels == [filled.input_ids[p] for p in masked.positions]
 
 
+def test_the_loss_may_count_one_part_and_the_masks_stay() -> None:
+    chats = [chat(users, targets) for users, targets in ((20, 1), (1, 3), (40, 2))]
+    draws = step_draws(3, 5, len(chats), 64)
+    both, inputs, targets = (mask_chats(flat(chats), draws, 0.3, MASK, None, part) for part in ("both", "inputs", "targets"))
+    for one, whole, of_inputs, of_targets in zip(chats, both, inputs, targets, strict=True):
+        assert list(whole.input_ids) == list(of_inputs.input_ids) == list(of_targets.input_ids)
+        assert [*of_inputs.positions, *of_targets.positions] == list(whole.positions)
+        assert [*of_inputs.labels, *of_targets.labels] == list(whole.labels)
+        assert list(of_targets.positions) == list(range(*one.target))
+        assert (of_inputs.num_targets, of_targets.num_targets) == (0, whole.num_targets) == (0, len(of_targets.positions))
+
+
 def test_unknown_characters_are_never_masked() -> None:
     filled = chat(20, 1)
     unknown = filled.input_ids[5]

@@ -29,6 +29,8 @@ TOLD = {
     "remaining_s": "Expected seconds until the end of the job",
     "held_out_accuracy": "Share of the masked target tokens of held-out rows that were right",
     "held_out_loss": "Loss of masked tokens of held-out rows",
+    "held_out_loss_inputs": "Loss of masked tokens of inputs of held-out rows",
+    "held_out_loss_targets": "Loss of masked tokens of targets of held-out rows",
 }
 """What an instruction job tells, by the name of its number."""
 
@@ -44,12 +46,18 @@ class InstructionMetrics:
     def __init__(self, study: str, model: str) -> None:
         self._tags = {"study": study, "model": model}
         self._gauges = {name: Gauge(f"xlmr_sweep_instruct_{name}", text, tuple(self._tags)) for name, text in TOLD.items()}
+        self._zero_shot = Gauge("xlmr_sweep_instruct_zero_shot", "Zero-shot score of a task", (*self._tags, "task"))
 
     def tell(self, step: int, numbers: Mapping[str, float | None]) -> None:
         """Reports the numbers of a step; those that are not known or not told of are left out."""
         for name, number in numbers.items():
-            if name in self._gauges and number is not None:
+            kind, _, task = name.partition("/")
+            if number is None:
+                continue
+            if name in self._gauges:
                 self._gauges[name].set(number, self._tags)
+            elif kind == "zero_shot":
+                self._zero_shot.set(number, {**self._tags, "task": task})
 
 
 class TrialMetrics:

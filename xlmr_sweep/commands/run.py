@@ -186,9 +186,15 @@ def _checked_inputs(plan: RunPlan, trials: Sequence[Trial], display: ProgressDis
         head_of(plan.address)
         if problem := find_token().problem:
             plan.console.print(f"Warning: {problem}", highlight=False, markup=False, soft_wrap=True)
-    examples = read_examples(plan.study, plan.storage, trials, display) if trials else []
+    asked = trials or (plan.trials if _scores_tasks(plan.study) else [])
+    examples = read_examples(plan.study, plan.storage, asked, display) if asked else []
     check_models(plan.study, plan.storage, plan.trials, plan.console, examples)
     return examples
+
+
+def _scores_tasks(study: Study) -> bool:
+    """Tells whether an instruction job may score tasks, so that their examples are wanted where no trial runs."""
+    return any(study.of_job(name).instruct.zero_shot_every for name in study.possible_jobs)
 
 
 def _pretrain(plan: RunPlan, to_instruct: Sequence[str], display: ProgressDisplay) -> None:

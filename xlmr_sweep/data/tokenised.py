@@ -64,6 +64,23 @@ def compact_inputs(
     Raises:
         StudyError: if the model has no row for a token.
     """
+    check_rows(task, pools, labels, vocab_size, tokenizer)
+    rows = range(vocab_size)
+    used = {token for pool in pools.values() for example in pool for token in example.input_ids.tolist()}
+    kept = CompactVocabulary.of(used | set(labels), (token for token in special if token in rows))
+    compact = {split: compact_pool(task, split, pool, kept, tokenizer) for split, pool in pools.items()}
+    label_ids = kept.compact(torch.tensor(labels, dtype=torch.int64))
+    return TaskInputs(compact["train"], compact["validation"], kept, label_ids, fingerprint, compact.get(CONTENT_FREE, []))
+
+
+def check_rows(
+    task: TaskSpec, pools: Mapping[str, Sequence[Encoded]], labels: Sequence[int], vocab_size: int, tokenizer: Any
+) -> None:
+    """Checks that a model has a row for each token of examples in full ids and of label words.
+
+    Raises:
+        StudyError: naming the task, the example or word, and the token.
+    """
     rows = range(vocab_size)
     for word, token in zip(task.label_words, labels, strict=False):
         if token not in rows:
@@ -74,11 +91,6 @@ def compact_inputs(
                 where = f"example {example.example_id} of the {split} set"
                 token = int(example.input_ids.max())
                 raise StudyError(_no_row(task, where, token, tokenizer, f"the {vocab_size} rows of the model"))
-    used = {token for pool in pools.values() for example in pool for token in example.input_ids.tolist()}
-    kept = CompactVocabulary.of(used | set(labels), (token for token in special if token in rows))
-    compact = {split: compact_pool(task, split, pool, kept, tokenizer) for split, pool in pools.items()}
-    label_ids = kept.compact(torch.tensor(labels, dtype=torch.int64))
-    return TaskInputs(compact["train"], compact["validation"], kept, label_ids, fingerprint, compact.get(CONTENT_FREE, []))
 
 
 def compact_pool(task: TaskSpec, split: str, pool: Sequence[Encoded], kept: CompactVocabulary, tokenizer: Any) -> list[Encoded]:

@@ -144,7 +144,8 @@ def recipe_identity(study: Study, model: ModelSpec, *, as_in_0_1: bool = False) 
 
 def _unused(study: Study) -> set[str]:
     """Returns settings that came with a later version and are off. Left out, they keep the ids of older recipes."""
-    return set() if study.instruct.held_out else {"held_out"}
+    usual = {"held_out": 0, "loss_on": "both"}
+    return {name for name, value in usual.items() if getattr(study.instruct, name) == value}
 
 
 def recipe_id(study: Study, model: ModelSpec, *, as_in_0_1: bool = False) -> str:

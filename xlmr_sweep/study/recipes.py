@@ -5,13 +5,13 @@ Fields marked "Runtime" cannot change a score and are not part of a trial's iden
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from xlmr_sweep.study.canonical import Declared
 
-INSTRUCT_RUNTIME = {"checkpoint_every", "checkpoints_kept", "held_out_every", "stop_at_spike"}
+INSTRUCT_RUNTIME = {"checkpoint_every", "checkpoints_kept", "held_out_every", "stop_at_spike", "zero_shot_every"}
 """Fields of `InstructSpec` that are no part of a recipe's identity."""
 
 
@@ -35,6 +35,10 @@ class InstructSpec(Declared):
 
     mask_rate: float = Field(default=0.15, ge=0, lt=1)
     """Share of the user part's tokens that are masked (paper, section 3.1); the target is always masked whole."""
+
+    loss_on: Literal["both", "inputs", "targets"] = "both"
+    """The masked tokens that the loss counts: of the user part, of the target, or both (paper, section 3.1). The masks are the
+    same. Part of the identity if not `both`."""
 
     warmup: float = Field(default=0.06, ge=0, lt=1)
     """Share of the steps with rising learning rate. Paper silent; RoBERTa's fine-tuning (Liu et al. 2019)."""
@@ -70,9 +74,18 @@ class InstructSpec(Declared):
     held_out_every: int = Field(default=1000, ge=1)
     """Runtime. Steps between two scores of the held-out rows; they are scored after the last step too."""
 
+    zero_shot_every: int = Field(default=0, ge=0)
+    """Runtime. Steps between two zero-shot scores of the study's tasks; they are scored after the last step too. 0 is never."""
+
     stop_at_spike: bool = True
     """Runtime. Ends the job where the loss stays far above what was usual before, and keeps the last checkpoint before that. With
     `false` only a loss that is not finite ends it."""
+
+    @model_validator(mode="after")
+    def _has_a_loss(self) -> Self:
+        if self.loss_on == "inputs" and self.mask_rate == 0:
+            raise ValueError("loss_on is inputs, but with mask_rate 0 no token of them is masked")
+        return self
 
 
 class ZeroShotSpec(Declared):

@@ -181,8 +181,8 @@ class Study(Declared):
         return [f"{model}{AT}{name}" if i else model for i, name in enumerate(self.variant_names) for model in models]
 
     def of_job(self, name: str) -> Study:
-        """Returns the study as it is under the variant of an instruction job (`Trial.job_name`)."""
-        return self.at(name.partition(AT)[2] or self.variant_names[0])
+        """Returns the study as it is under the variant of an instruction job (`Trial.job_name`), with its several prompts."""
+        return self.at(name.partition(AT)[2] or self.variant_names[0]).model_copy(update={"prompts": self.prompts})
 
     def model(self, name: str) -> ModelSpec:
         """Returns the model of that short name, or of that instruction job (`Trial.job_name`)."""

@@ -23,7 +23,7 @@ from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.template import ChatTemplate
 from xlmr_sweep.training.batches import HELD_OUT, OrderedBatches, RowOrder
-from xlmr_sweep.training.masking import Masked, mask_chats, step_draws
+from xlmr_sweep.training.masking import Counted, Masked, mask_chats, step_draws
 
 
 @dataclass(frozen=True)
@@ -35,21 +35,29 @@ class ChatBatches(OrderedBatches):
     template: ChatTemplate
     rate: float
     mask_id: int
+    counted: Counted = "both"
 
     def rows(self, step: int, indices: Sequence[int]) -> list[Masked]:
         """Returns rows of that step's global batch, masked."""
+        return self._rows(step, indices, self.counted)
+
+    def rows_with_all_masks(self, step: int, indices: Sequence[int]) -> list[Masked]:
+        """Returns the same rows as if the loss counted both parts, so that each has something to predict."""
+        return self._rows(step, indices, "both")
+
+    def _rows(self, step: int, indices: Sequence[int], counted: Counted) -> list[Masked]:
         draws = step_draws(self.order.seed, step, self.num_rows(step), self.template.max_length)
-        return self._masked(self.order.numbers(step, indices), draws[list(indices)])
+        return self._masked(self.order.numbers(step, indices), draws[list(indices)], counted)
 
     def held_out(self, rank: int, num_ranks: int) -> list[Masked]:
-        """Returns a rank's share of the rows that are not trained on, masked the same each time."""
+        """Returns a rank's share of the rows that are not trained on, masked the same each time. Both parts count."""
         numbers = self.order.held_out
         draws = step_draws(self.order.seed, HELD_OUT, len(numbers), self.template.max_length)
-        return self._masked(numbers[rank::num_ranks], draws[rank::num_ranks])
+        return self._masked(numbers[rank::num_ranks], draws[rank::num_ranks], "both")
 
-    def _masked(self, numbers: NDArray[np.int64], draws: NDArray[np.float64]) -> list[Masked]:
+    def _masked(self, numbers: NDArray[np.int64], draws: NDArray[np.float64], counted: Counted) -> list[Masked]:
         chats = self.chats.take(numbers)
-        return mask_chats(chats, draws, self.rate, self.mask_id, self.template.tokenizer.unk_token_id)
+        return mask_chats(chats, draws, self.rate, self.mask_id, self.template.tokenizer.unk_token_id, counted)
 
 
 def tokenised_once(

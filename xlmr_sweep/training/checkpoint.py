@@ -135,8 +135,9 @@ def load_checkpoint(run: Run, folder: Path, made_by: str = "") -> None:
                 run.steps.restore(parameter, {"step": count, **moments[name]})
     run.steps.restored(step)
     progress = state["progress"]
-    for curve in ("loss_curve", "held_out"):
-        progress[curve] = [tuple(point) for point in progress[curve]]
+    for curve in ("loss_curve", "held_out", "zero_shot"):
+        # A checkpoint of a job that scored no task may lack their curve.
+        progress[curve] = [tuple(point) for point in progress.get(curve, ())]
     run.progress = Progress(**progress)
 
 

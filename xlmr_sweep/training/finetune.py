@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from xlmr_sweep.data.encoding import collate, evaluation_batches, training_batches
+from xlmr_sweep.data.encoding import collate, training_batches
 from xlmr_sweep.data.tokenised import TaskInputs
 from xlmr_sweep.errors import DivergedError
 from xlmr_sweep.modeling.device import resolve_precision
@@ -29,6 +28,7 @@ from xlmr_sweep.modeling.sharded import step_sharded
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.recipes import FinetuneSpec
 from xlmr_sweep.study.tasks import TaskSpec
+from xlmr_sweep.training.evaluation import autocast, evaluated
 from xlmr_sweep.training.outcome import Outcome
 from xlmr_sweep.training.peak_memory import peak_memory, reset_peak_memory
 from xlmr_sweep.training.save_weights import save_trial_weights
@@ -127,11 +127,6 @@ def _prepare_process(spec: FinetuneSpec, device: torch.device) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Returns a context in which products are in bf16 over fp32 weights; for fp32 it changes nothing."""
-    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
-
-
 def _train(
     trial: Trial,
     warm: WarmState,
@@ -190,28 +185,9 @@ def _evaluate(model: TrialModel, inputs: TaskInputs, spec: FinetuneSpec, precisi
     """Returns the logits (num_eval, num_labels) of the evaluation set, fp32 on the host, the same on every rank."""
     if model.static is not None:
         return _finite(model.static.evaluate(inputs))
-    model.eval()
     # Without a fast path the whole vocabulary's logits of a batch lie in memory, so a batch is no larger than in training.
     tokens = spec.eval_tokens if model.encoder.is_split else min(spec.eval_tokens, spec.batch_size * spec.max_length)
-    batches = list(evaluation_batches(inputs.validation, tokens))
-    done: list[tuple[list[int], Tensor]] = []
-    for first in range(0, len(batches), world.size):
-        # Each rank takes one batch. Where batches run out, a rank computes the last one again: FSDP needs all ranks.
-        positions = batches[min(first + world.rank, len(batches) - 1)]
-        batch = collate([inputs.validation[i] for i in positions]).to(world.device)
-        # FSDP's gathered weights must not become inference tensors: the next trial trains them.
-        with torch.inference_mode(world.size == 1), torch.no_grad(), autocast(precision, world.device):
-            done.append((positions, model(batch).float()))
-    logits = torch.zeros(len(inputs.validation), done[0][1].shape[1])
-    times = torch.zeros(len(inputs.validation), 1)
-    for positions, values in done:
-        logits[positions] += values.cpu()
-        times[positions] += 1
-    if world.size > 1:
-        torch.distributed.all_reduce(logits)
-        torch.distributed.all_reduce(times)
-        logits /= times
-    return _finite(logits)
+    return _finite(evaluated(model, inputs.validation, tokens, precision, world))
 
 
 def _finite(logits: Tensor) -> Tensor:

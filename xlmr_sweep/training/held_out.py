@@ -24,6 +24,10 @@ class HeldOutScore:
 
     loss: float
     """Mean of the masked tokens, of inputs and targets."""
+    on_inputs: float | None
+    """Mean of those of inputs; None where there is none."""
+    on_targets: float
+    """Mean of those of targets."""
     accuracy: float
     """Share of the masked tokens of targets at which the right token has the greatest logit."""
 
@@ -42,16 +46,23 @@ def score_held_out(root: MaskedLMLoss, rows: Sequence[Masked], world: World, pre
     most = max(numbers[0] for numbers in world.gather([len(mine)]))
     lengths = [len(row.input_ids) for row in mine] + [0] * (most - len(mine))
     bounds = [max(places) for places in zip(*world.gather(lengths), strict=True)]
-    sums = torch.zeros(4, dtype=torch.float64, device=world.device)
+    sums = torch.zeros(5, dtype=torch.float64, device=world.device)
     root.eval()
     with torch.no_grad(), torch.autocast(world.device.type, torch.bfloat16, enabled=precision == "bf16"):
         for start, end in plan_micro_batches(bounds, max_tokens):
             batch = collate(mine[start:end]).to(world.device)
             losses, is_right = root.answers(batch)
             targets = batch.is_target
-            sums += torch.stack([losses.sum(), (is_right & targets).sum(), torch.full_like(sums[0], len(losses)), targets.sum()])
+            number = torch.full_like(sums[0], len(losses))
+            sums += torch.stack([losses.sum(), (losses * targets).sum(), (is_right & targets).sum(), number, targets.sum()])
     root.train()
     if world.size > 1:
         reshard(root)
-    loss, right, num_masked, num_targets = world.add(sums.tolist())
-    return HeldOutScore(loss / max(1.0, num_masked), right / max(1.0, num_targets))
+    loss, of_targets, right, num_masked, num_targets = world.add(sums.tolist())
+    num_inputs = num_masked - num_targets
+    return HeldOutScore(
+        loss / max(1.0, num_masked),
+        (loss - of_targets) / num_inputs if num_inputs else None,
+        of_targets / max(1.0, num_targets),
+        right / max(1.0, num_targets),
+    )

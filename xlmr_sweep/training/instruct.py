@@ -41,9 +41,9 @@ from xlmr_sweep.training.batches import RowOrder
 from xlmr_sweep.training.chat_batches import ChatBatches, tokenised_once
 from xlmr_sweep.training.event_files import EventFile
 from xlmr_sweep.training.export_check import check_export, probe_rows, trained_logits
-from xlmr_sweep.training.held_out import score_held_out
 from xlmr_sweep.training.instruct_manifest import device_name, instruct_manifest
 from xlmr_sweep.training.job_checkpoints import JobCheckpoints, KeepCheckpoint
+from xlmr_sweep.training.mid_run_scores import MidRunScores
 from xlmr_sweep.training.mlm import Run
 from xlmr_sweep.training.mlm_loss import MaskedLMLoss
 from xlmr_sweep.training.packed_step import packed_refusal
@@ -51,6 +51,7 @@ from xlmr_sweep.training.planned_files import check_job
 from xlmr_sweep.training.run_report import Listener, RunReport
 from xlmr_sweep.training.speed import SpeedMeter
 from xlmr_sweep.training.train_settings import TrainSettings
+from xlmr_sweep.training.zero_shot import AskedTask, asked_tasks
 
 
 def train_settings(recipe: InstructSpec, model: ModelSpec, precision: str, *, use_graphs: bool = True) -> TrainSettings:
@@ -149,7 +150,8 @@ class InstructionRun:
         )  # fmt: skip
         template = ChatTemplate(self.tokenizer, recipe.max_length)
         chats = tokenised_once(study, spec, storage, order, template, world)
-        self.batches = ChatBatches(chats, order, template, recipe.mask_rate, self.tokenizer.mask_token_id)
+        self.batches = ChatBatches(chats, order, template, recipe.mask_rate, self.tokenizer.mask_token_id, recipe.loss_on)
+        self._asked = self._tasks_to_ask()
         self.root = root = MaskedLMLoss(self.model)
         settings = train_settings(recipe, spec, self.precision, use_graphs=study.finetune.gpu_graphs == "auto")
         self.plan = self._plan(settings.max_tokens, template.max_length)
@@ -202,12 +204,22 @@ class InstructionRun:
         self.world.send_text(json.dumps({"config": config}))
         return config, model
 
+    def _tasks_to_ask(self) -> list[AskedTask]:
+        """Returns the tasks to score zero-shot, tokenised."""
+        if not self.study.instruct.zero_shot_every:
+            return []
+        rows = self.model.config.vocab_size
+        asked, missing = asked_tasks(self.study, self.storage, self.tokenizer, rows, self.world)
+        if missing:
+            self.log(f"not scored zero-shot, because their examples are not in the storage: {', '.join(missing)}")
+        return asked
+
     def train(self) -> None:
         """Trains to the end."""
         events = EventFile(self.storage, self._job, self.run.progress.step)
         listeners = [events.write, self._context.tell] if self.world.rank == 0 else []
-        self._listeners = listeners
         self._report = RunReport(self._meter, self._peak, listeners, self.log)
+        self._scores = MidRunScores(self.study.instruct, self.batches, self._asked, self.precision, listeners, self.log)
         try:
             self.run.train(self.after_step)
         except DivergedError as error:
@@ -222,31 +234,18 @@ class InstructionRun:
         if self.world.rank == 0:
             self._report.after_step(run)
             step, loss = progress.loss_curve[-1] if progress.loss_curve else (0, 0.0)
-            notes = [loss_note(step, loss) if step else "", self._report.note]
+            notes = [loss_note(step, loss) if step else "", self._report.note, self._scores.note(progress)]
             self._progress.update(progress.step, total, "; ".join(filter(None, notes)))
             if step > self._logged:
                 self._logged = step
                 told = self._report.note and f"; {self._report.note}"
                 self.log(f"step {step} of {total}: loss {loss:.4f}, {progress.elapsed_s:.1f} s{told}")
-        if self.batches.order.num_held_out and (
-            progress.step % self.study.instruct.held_out_every == 0 or progress.step == total
-        ):
-            self._score_held_out(run)
+        self._scores.after_step(run)
         self.checkpoints.after_step(run)
-
-    def _score_held_out(self, run: Run) -> None:
-        with run.waiting_for("scoring"):
-            rows = self.batches.held_out(self.world.rank, self.world.size)
-            score = score_held_out(self.root, rows, self.world, self.precision, run.settings.max_tokens)
-        step = run.progress.step
-        run.progress.held_out.append((step, score.loss, score.accuracy))
-        self.log(f"step {step}: held-out rows: loss {score.loss:.4f}, accuracy of masked targets {score.accuracy:.4f}")
-        for listener in self._listeners:
-            listener(step, {"held_out_loss": score.loss, "held_out_accuracy": score.accuracy})
 
     def finish(self) -> None:
         """Writes the weights and, last, the manifest."""
-        probe = probe_rows(self.batches.rows(0, range(min(PROBED, self.batches.num_rows(0)))))
+        probe = probe_rows(self.batches.rows_with_all_masks(0, range(min(PROBED, self.batches.num_rows(0)))))
         gathered_in = self.precision if self.world.size > 1 else "fp32"
         expected = trained_logits(self.root, probe, self.world, gathered_in)
         whole = whole_weights(self.model, self.world)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,10 @@ Draw = NDArray[np.float64]
 """Uniform numbers in [0, 1) of one row. The first decides how many tokens are masked, the others decide which."""
 
 
+Counted = Literal["both", "inputs", "targets"]
+"""Which masked tokens the loss counts."""
+
+
 @dataclass(frozen=True)
 class Masked:
     """One sequence as the model sees it, and what it has to predict."""
@@ -26,7 +31,7 @@ class Masked:
     """(T,) tokens with masks put in."""
 
     positions: Sequence[int] | NDArray[np.int64]
-    """(n,) where the masks are, ascending."""
+    """(n,) where the masks are that the loss counts, ascending."""
 
     labels: Sequence[int] | NDArray[np.int64]
     """(n,) the tokens that stood there."""
@@ -67,7 +72,12 @@ def choose(num_tokens: int, rate: float, draw: Draw) -> NDArray[np.int64]:
 
 
 def mask_chats(
-    chats: TakenChats, draws: NDArray[np.float64], rate: float, mask_id: int, unknown_id: int | None = None
+    chats: TakenChats,
+    draws: NDArray[np.float64],
+    rate: float,
+    mask_id: int,
+    unknown_id: int | None = None,
+    counted: Counted = "both",
 ) -> list[Masked]:
     """Masks `rate` of each user part and each target whole; special and template tokens stay (paper, section 3.1).
 
@@ -80,6 +90,7 @@ def mask_chats(
         rate: share of the user part's tokens.
         mask_id: the mask token.
         unknown_id: the token of characters that the tokenizer does not know. It is never masked: there is nothing to predict.
+        counted: the part whose masked tokens are to be predicted. The others are masked all the same.
     """
     lengths, spans = chats.lengths, chats.spans
     if len(lengths) == 0:
@@ -92,16 +103,17 @@ def mask_chats(
         is_maskable &= chats.input_ids != unknown_id
     row_of = np.repeat(np.arange(len(lengths)), lengths)
     num_maskable = np.bincount(row_of[is_maskable], minlength=len(lengths))
-    is_masked = (place >= target_start) & (place < target_end)
+    is_target = (place >= target_start) & (place < target_end)
+    is_masked = is_target.copy()
     is_masked[np.flatnonzero(is_maskable)[_chosen(num_maskable, rate, draws)]] = True
-    positions = np.flatnonzero(is_masked)
+    positions = np.flatnonzero(is_masked & {"both": True, "inputs": ~is_target, "targets": is_target}[counted])
     hidden = np.where(is_masked, mask_id, chats.input_ids)
     cuts = np.cumsum(np.bincount(row_of[positions], minlength=len(lengths)))[:-1]
     columns = (
         np.split(hidden, starts[1:-1]),
         np.split(place[positions], cuts),
         np.split(chats.input_ids[positions], cuts),
-        (spans[:, 3] - spans[:, 2]).tolist(),
+        [0] * len(lengths) if counted == "inputs" else (spans[:, 3] - spans[:, 2]).tolist(),
     )
     return [Masked(*row) for row in zip(*columns, strict=True)]
 

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from xlmr_sweep.modeling import fsdp
 from xlmr_sweep.modeling.encoder import MaskedLMEncoder
 from xlmr_sweep.modeling.fsdp import World
+from xlmr_sweep.modeling.sequences import Sequences
 from xlmr_sweep.modeling.vocabulary_rows import VocabularyRows, vocabulary_weights
 from xlmr_sweep.training.batches import MicroBatch
 
@@ -45,7 +46,7 @@ class MaskedLMLoss(nn.Module):
         fsdp.shard_model(self, world, precision, by_rows, step_bytes)
         if is_apart:
             self._rows = VocabularyRows(self.encoder.model, world)
-        fsdp.run_as_forward(self, "logits", "answers")
+        fsdp.run_as_forward(self, "logits", "answers", "word_logits")
         self._world = world
 
     def expect(self, batch: MicroBatch) -> None:
@@ -81,14 +82,25 @@ class MaskedLMLoss(nn.Module):
         if not self.encoder.is_split:
             return _answered(self.encoder.logits_at(batch.tokens, batch.positions, batch.counts), batch.labels)
         chosen = self.encoder.hidden_at(batch.tokens, batch.positions, batch.counts)
+        parts = [_answered(self._logits(chosen[chunk]), batch.labels[chunk]) for chunk in self._chunks(len(chosen))]
+        return torch.cat([losses for losses, _ in parts]), torch.cat([is_right for _, is_right in parts])
+
+    def word_logits(self, tokens: Sequences, places: Tensor, counts: tuple[int, ...], token_ids: Tensor) -> Tensor:
+        """Returns the logits of some tokens of the vocabulary, (k,), at some places, (n,), as (n, k).
+
+        All ranks call it together, with the arguments of `MaskedLMEncoder.logits_at`.
+        """
+        if self._rows is None:
+            return self.encoder.logits_at(tokens, places, counts, token_ids)
+        chosen = self.encoder.hidden_at(tokens, places, counts)
+        return torch.cat([self._logits(chosen[chunk])[:, token_ids] for chunk in self._chunks(len(chosen))])
+
+    def _chunks(self, number: int) -> list[slice]:
+        """Returns slices of some states, so that few logits are in memory at a time; on all ranks equally many."""
         vocab_size: int = self.encoder.model.config.vocab_size  # type: ignore[union-attr,assignment]
         size = max(1, LOGIT_BYTES // (4 * vocab_size * self._world.size))
-        most = max(numbers[0] for numbers in self._world.gather([len(chosen)]))
-        parts = [
-            _answered(self._logits(chosen[start : start + size]), batch.labels[start : start + size])
-            for start in range(0, max(1, most), size)
-        ]
-        return torch.cat([losses for losses, _ in parts]), torch.cat([is_right for _, is_right in parts])
+        most = max(numbers[0] for numbers in self._world.gather([number]))
+        return [slice(start, start + size) for start in range(0, max(1, most), size)]
 
     def _logits(self, hidden: Tensor) -> Tensor:
         if self._rows is None:

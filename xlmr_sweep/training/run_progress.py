@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 WAITS = ("data", "checkpoint", "scoring", "host")
-"""What training waits for: rows that are not ready, a checkpoint that is taken, held-out rows that are scored, and a host that is
-not done queueing."""
+"""What training waits for: rows that are not ready, a checkpoint that is taken, held-out rows and tasks that are scored, and a
+host that is not done queueing."""
 
 
 @dataclass
@@ -30,6 +30,8 @@ class Progress:
     """(step, mean loss since the point before)."""
     held_out: list[tuple[int, float, float]] = field(default_factory=list)
     """(step, loss, accuracy of masked targets) of the rows that are not trained on."""
+    zero_shot: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    """(step, scores by task) of the study's tasks, zero-shot."""
     loss_sum: float = 0.0
     """Of the steps since the last point."""
     loss_count: int = 0
