@@ -39,10 +39,12 @@ def table(rows: list[tuple[list[int], list[int]]], dtype: Any = None) -> pa.Tabl
 
 def written(folder: Path, numbers: list[int] | None = None, dtype: Any = None) -> tuple[Storage, ChatRows]:
     storage = Storage(folder)
-    writer = ChatShardWriter(storage, "tokens", {"facts": 1})
-    for start, end in ((0, 2), (2, 5)):
-        writer.add(table(ROWS[start:end], dtype))
-    writer.close("f", None if numbers is None else np.array(numbers))
+    with ChatShardWriter(storage, "tokens", "parts", {"facts": 1}) as writer:
+        for start, end in ((0, 2), (2, 5)):
+            for row in range(start, end):
+                writer.add(table(ROWS[row : row + 1], dtype))
+            writer.end_shard()
+        writer.close("f", None if numbers is None else np.array(numbers))
     return storage, open_chat_rows(folder / "tokens", storage.read_json(manifest_of("tokens")))
 
 

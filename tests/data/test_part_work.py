@@ -75,15 +75,15 @@ def test_a_kill_while_shards_are_written_does_no_part_again(model: Path, tmp_pat
     (tmp_path / "rows.jsonl").write_bytes(lines(rows()))
     study = study_of(model, tmp_path / "rows.jsonl")
     prepare_mixture(study, Storage(tmp_path / "whole"))
-    write = mixture_writer.write_whole
+    write = mixture_writer.growing_whole
     with monkeypatch.context() as patch:
 
-        def killed(storage: Storage, name: str, data: bytes) -> None:
+        def killed(storage: Storage, name: str, scratch: str) -> Any:
             if name.endswith("rows-00001.parquet"):
                 raise KeyboardInterrupt
-            write(storage, name, data)
+            return write(storage, name, scratch)
 
-        patch.setattr(mixture_writer, "write_whole", killed)
+        patch.setattr(mixture_writer, "growing_whole", killed)
         with pytest.raises(KeyboardInterrupt):
             prepare_mixture(study, Storage(tmp_path / "killed"))
     monkeypatch.setattr(PartWork, "__call__", None)
@@ -257,19 +257,27 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(model: Path, tmp_path:
     (tmp_path / "rows.jsonl").write_bytes(lines(rows()))
     study, storage = study_of(model, tmp_path / "rows.jsonl"), Storage(tmp_path / "runs")
     prepare_mixture(study, Storage(tmp_path / "whole"))
-    write = Storage.write
+    write, growing = Storage.write, Storage.growing
     for most in (3, 18):
         room = most
 
-        def full(storage: Storage, name: str, data: bytes) -> None:
+        def use_room() -> None:
             nonlocal room
             room -= 1
             if room < 0:
                 raise OSError(errno.ENOSPC, "No space left on device")
+
+        def full(storage: Storage, name: str, data: bytes) -> None:
+            use_room()
             write(storage, name, data)
+
+        def full_growing(storage: Storage, name: str, scratch: str) -> Any:
+            use_room()
+            return growing(storage, name, scratch)
 
         with monkeypatch.context() as patch:
             patch.setattr(Storage, "write", full)
+            patch.setattr(Storage, "growing", full_growing)
             with pytest.raises(StorageError, match="No space left on device") as error:
                 prepare_mixture(study, storage)
         assert "\n" not in str(error.value)

@@ -28,7 +28,7 @@ from xlmr_sweep.study.text_tokens import TextTokens
 TOKEN_FORMAT = 2
 """How files of tokens are laid out."""
 
-CHUNK_CHARS = 2**20
+CHUNK_CHARS = 2**18
 """Characters tokenised at a time. The tokenizer keeps about 100 bytes per token meanwhile."""
 
 KNOWN_WORDS = 2**18

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from xlmr_sweep.data.part_work import write_whole
+from xlmr_sweep.data.part_work import growing_whole, write_whole
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.artifacts import manifest_of
 from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.storage.growing_file import GrowingFile
 
 NUMBERS = "numbers.npy"
 """(R,): which rows of the mixture these are, ascending. There is no such file if they are all."""
@@ -82,31 +84,57 @@ class ChatRows:
 
 
 class ChatShardWriter:
-    """Writes shards of filled templates, and last the index.
+    """Writes shards of filled templates, and last the index. Ids go to a file as they come. A context manager.
 
     Args:
         storage: where they go.
         folder: of the shards.
+        scratch: folder of the storage where files grow. The caller deletes it.
         facts: entries of the manifest beside the index.
     """
 
-    def __init__(self, storage: Storage, folder: str, facts: dict[str, Any]) -> None:
-        self._storage, self._folder, self._facts = storage, folder, facts
+    def __init__(self, storage: Storage, folder: str, scratch: str, facts: dict[str, Any]) -> None:
+        self._storage, self._folder, self._scratch, self._facts = storage, folder, scratch, facts
         self._shards: list[dict[str, int]] = []
         self._dtype = ""
+        self._stack = ExitStack()
+        self._ids: GrowingFile | None = None
+        self._lengths: list[NDArray[np.int64]] = []
+        self._spans: list[NDArray[np.uint32]] = []
+
+    def __enter__(self) -> ChatShardWriter:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        # After an error the file that grows is removed.
+        self._stack.__exit__(*error)
 
     def add(self, table: pa.Table) -> None:
-        """Writes the next shard of rows with the columns `ids` and `spans`, unless it is there from an earlier run."""
+        """Adds rows with the columns `ids` and `spans` to the shard that is written."""
+        if self._ids is None:
+            path = f"{self._folder}/{_shard_file(len(self._shards), 'ids.bin')}"
+            self._ids = self._stack.enter_context(growing_whole(self._storage, path, self._scratch))
         lengths, ids, spans = _arrays(table)
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         self._dtype = ids.dtype.name
-        files = {"ids.bin": ids.tobytes(), "offsets.npy": _npy(offsets), "spans.npy": _npy(spans)}
+        self._ids.write(np.ascontiguousarray(ids))
+        self._lengths.append(lengths)
+        self._spans.append(spans)
+
+    def end_shard(self) -> None:
+        """Ends the shard that is written. The next row goes to another one."""
+        assert self._ids is not None
+        self._stack.close()
+        lengths, spans = np.concatenate(self._lengths), np.concatenate(self._spans)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        fits = not len(spans) or int(spans.max()) < 2**16
+        files = {"offsets.npy": _npy(offsets), "spans.npy": _npy(spans.astype(np.uint16 if fits else np.uint32))}
         for name, data in files.items():
             path = f"{self._folder}/{_shard_file(len(self._shards), name)}"
             if self._storage.size(path) != len(data):
                 write_whole(self._storage, path, data)
-        sizes = {f"{name.partition('.')[0]}_bytes": len(data) for name, data in files.items()}
-        self._shards.append({"rows": len(lengths), "tokens": len(ids), **sizes})
+        sizes = {"ids_bytes": self._ids.size, "offsets_bytes": len(files["offsets.npy"]), "spans_bytes": len(files["spans.npy"])}
+        self._shards.append({"rows": len(lengths), "tokens": int(offsets[-1]), **sizes})
+        self._ids, self._lengths, self._spans = None, [], []
 
     def close(self, mixture: str, numbers: NDArray[np.int64] | None = None) -> None:
         """Writes the index, after which the folder is whole.
@@ -185,14 +213,13 @@ def open_chat_rows(folder: Path, manifest: dict[str, Any]) -> ChatRows:
     return ChatRows(shards, starts, None if numbers is None else np.asarray(numbers))
 
 
-def _arrays(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[Any]]:
+def _arrays(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[np.uint32]]:
     """Returns lengths, ids and spans of the rows of a table."""
     chunks = table["ids"].chunks
     lengths = np.concatenate([np.zeros(0, dtype=np.int64), *(chunk.value_lengths().to_numpy() for chunk in chunks)])
     ids = np.concatenate([chunk.flatten().to_numpy() for chunk in chunks])
     spans = np.concatenate([chunk.flatten().to_numpy() for chunk in table["spans"].chunks]).reshape(-1, 4)
-    fits = not len(spans) or int(spans.max()) < 2**16
-    return lengths.astype(np.int64), ids, spans.astype(np.uint16 if fits else np.uint32)
+    return lengths.astype(np.int64), ids, spans.astype(np.uint32)
 
 
 def _shard_file(number: int, name: str) -> str:

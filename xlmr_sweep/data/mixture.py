@@ -149,24 +149,25 @@ def _put_together(
     spec, folder = study.instructions, mixture_folder(study)
     tokens = tokens_folder(study, key)
     facts = {"max_length": study.instruct.max_length, "versions": package_versions("tokenizers", "transformers")}
-    writer = MixtureWriter(storage, folder, ChatShardWriter(storage, tokens, facts))
+    parts = parts_folder(folder)
     is_first = first_of_equals(storage, names) if spec.drop_duplicates else None
     malformed = MalformedRows(spec.max_malformed, source.files, source.part_bytes)
     num_read, num_filled, num_short = 0, 0, 0
-    for name in names:
-        table, counts = read_part(storage, name)
-        malformed.add(name, counts)
-        num_read, num_filled = num_read + counts["num_read"], num_filled + counts["num_filled"]
-        start, num_short = num_short, num_short + table.num_rows
-        writer.add(table if is_first is None else table.take(np.flatnonzero(is_first[start:num_short])))
-    malformed.check()
-    source.check_same()
-    if writer.num_rows == 0:
-        raise StudyError(
-            f"instructions: no row of {num_read} is left with a target of at most {spec.max_target_tokens} tokens; "
-            "raise instructions.max_target_tokens or check the data"
-        )
-    writer.close()
+    with MixtureWriter(storage, folder, parts, ChatShardWriter(storage, tokens, parts, facts)) as writer:
+        for name in names:
+            table, counts = read_part(storage, name)
+            malformed.add(name, counts)
+            num_read, num_filled = num_read + counts["num_read"], num_filled + counts["num_filled"]
+            start, num_short = num_short, num_short + table.num_rows
+            writer.add(table if is_first is None else table.take(np.flatnonzero(is_first[start:num_short])))
+        malformed.check()
+        source.check_same()
+        if writer.num_rows == 0:
+            raise StudyError(
+                f"instructions: no row of {num_read} is left with a target of at most {spec.max_target_tokens} tokens; "
+                "raise instructions.max_target_tokens or check the data"
+            )
+        writer.close()
     rows_there = num_read + malformed.number
     counts = {"read": rows_there + source.num_excluded(), "after exclude": rows_there}
     if malformed.number:
@@ -189,7 +190,7 @@ def _put_together(
         **writer.summary(),
     }
     storage.write_json(manifest_of(folder), manifest)
-    storage.delete(parts_folder(folder))
+    storage.delete(parts)
     return manifest
 
 

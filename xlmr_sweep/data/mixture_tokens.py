@@ -108,12 +108,12 @@ def write_tokens(
     for part in run_parts(PartWork(tokenizer, max_length, storage, parts), segments):
         yield part.num_rows
     facts = {"max_length": max_length, "versions": package_versions("tokenizers", "transformers")}
-    writer = ChatShardWriter(storage, folder, facts)
-    cutter = ShardCutter(writer.add)
-    for number in every:
-        cutter.add(read_part(storage, f"{parts}/{part_file(0, number)}")[0])
-    cutter.close()
-    writer.close(mixture["fingerprint"], numbers)
+    with ChatShardWriter(storage, folder, parts, facts) as writer:
+        cutter = ShardCutter(writer.add, writer.end_shard)
+        for number in every:
+            cutter.add(read_part(storage, f"{parts}/{part_file(0, number)}")[0])
+        cutter.close()
+        writer.close(mixture["fingerprint"], numbers)
     storage.delete(parts)
 
 

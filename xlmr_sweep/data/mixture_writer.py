@@ -1,7 +1,7 @@
 """Joins the parts of a prepared mixture in order: shards of texts and of tokens, and their description in the manifest.
 
-In: files of parts. Out: `rows-00000.parquet`, ... and a folder of tokens. Each shard holds SHARD_ROWS rows, so its bytes do not
-depend on how the source was cut into parts. A shard that is there from an earlier run is not written again.
+In: files of parts. Out: `rows-00000.parquet`, ... and a folder of tokens. Each shard holds SHARD_ROWS rows, however the source
+was cut into parts. A shard that is there from an earlier run is not written again.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from pyarrow import compute, parquet
 
 from xlmr_sweep.data.chat_rows import ChatShardWriter
 from xlmr_sweep.data.jsonl import FIELDS, SCHEMA
-from xlmr_sweep.data.part_work import read_part, write_whole
+from xlmr_sweep.data.part_work import growing_whole, read_part
 from xlmr_sweep.storage.files import Storage
 
 SHARD_ROWS = 200_000
@@ -34,45 +35,77 @@ MOST_TARGETS = 1_000_000
 
 
 class ShardCutter:
-    """Takes tables of any size and hands them on in tables of SHARD_ROWS rows.
+    """Takes tables of any size and hands them on in groups of GROUP_ROWS rows. A shard ends after SHARD_ROWS.
 
     Args:
-        take: called with each full table, and at the end with the rest.
+        take: called with each group. The last group of a shard may have fewer rows.
+        end_shard: called after the last group of each shard.
     """
 
-    def __init__(self, take: Callable[[pa.Table], None]) -> None:
-        self._take, self._kept, self._num_rows = take, list[pa.Table](), 0
+    def __init__(self, take: Callable[[pa.Table], None], end_shard: Callable[[], None]) -> None:
+        self._take, self._end_shard = take, end_shard
+        self._kept = list[pa.Table]()
+        self._num_kept = self._num_rows = 0
+        """Rows that are kept, and rows of the shard, those that are kept included."""
 
     def add(self, table: pa.Table) -> None:
         """Adds rows behind those that were added."""
-        while self._num_rows + table.num_rows >= SHARD_ROWS:
-            cut = SHARD_ROWS - self._num_rows
+        while table.num_rows:
+            cut = min(table.num_rows, GROUP_ROWS - self._num_kept, SHARD_ROWS - self._num_rows)
             self._kept.append(table.slice(0, cut))
-            table, self._num_rows = table.slice(cut), SHARD_ROWS
-            self.close()
-        if table.num_rows:
-            self._kept.append(table)
-            self._num_rows += table.num_rows
+            table = table.slice(cut)
+            self._num_kept, self._num_rows = self._num_kept + cut, self._num_rows + cut
+            if self._num_rows == SHARD_ROWS:
+                self.close()
+            elif self._num_kept == GROUP_ROWS:
+                self._hand_on()
 
     def close(self) -> None:
-        """Hands on what is left."""
+        """Hands on what is left, and ends the shard if it has rows."""
+        if self._num_kept:
+            self._hand_on()
         if self._num_rows:
-            self._take(pa.concat_tables(self._kept))
-        self._kept, self._num_rows = [], 0
+            self._end_shard()
+        self._num_rows = 0
+
+    def _hand_on(self) -> None:
+        self._take(pa.concat_tables(self._kept))
+        self._kept, self._num_kept = [], 0
 
 
 class MixtureWriter:
-    """Writes shards of rows, and counts what the manifest says of them."""
+    """Writes shards of rows, and counts what the manifest says of them. A context manager.
 
-    def __init__(self, storage: Storage, folder: str, tokens: ChatShardWriter) -> None:
-        self._storage, self._folder, self._chats = storage, folder, tokens
+    Memory holds one group of rows, not a shard.
+
+    Args:
+        storage: where they go.
+        folder: of the shards.
+        scratch: folder of the storage where files grow. The caller deletes it.
+        tokens: writes the rows' tokens.
+    """
+
+    def __init__(self, storage: Storage, folder: str, scratch: str, tokens: ChatShardWriter) -> None:
+        self._storage, self._folder, self._scratch, self._chats = storage, folder, scratch, tokens
         self._hash = hashlib.sha256()
         self._targets: Counter[str] = Counter()
         self._lengths = np.zeros(len(LENGTH_EDGES) - 1, dtype=np.int64)
         self._num_tokens = 0
         self._files: dict[str, int] = {}
-        self._cutter = ShardCutter(self._write)
+        self._cutter = ShardCutter(self._write, self._end_shard)
+        self._stack = ExitStack()
+        self._texts: parquet.ParquetWriter | None = None
+        self._is_open = False
         self.num_rows = 0
+
+    def __enter__(self) -> MixtureWriter:
+        self._chats.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        # After an error the files that grow are removed.
+        self._stack.__exit__(*error)
+        self._chats.__exit__(*error)
 
     def add(self, table: pa.Table) -> None:
         """Adds rows of a part."""
@@ -108,20 +141,29 @@ class MixtureWriter:
     def _fingerprint(self) -> str:
         return self._hash.hexdigest()[:32]
 
+    @property
+    def _path(self) -> str:
+        """The shard that is written."""
+        return f"{self._folder}/rows-{len(self._files):05d}.parquet"
+
     def _write(self, table: pa.Table) -> None:
-        name = f"rows-{len(self._files):05d}.parquet"
-        path = f"{self._folder}/{name}"
+        """Adds a group of rows to a shard."""
+        if not self._is_open:
+            self._is_open = True
+            # From an earlier run. Tokens are written again: they cost little.
+            if self._storage.size(self._path) is None:
+                file = self._stack.enter_context(growing_whole(self._storage, self._path, self._scratch))
+                self._texts = self._stack.enter_context(parquet.ParquetWriter(file, SCHEMA, compression="zstd"))
         self._chats.add(table)
-        # Written after the tokens, so a shard that is there is whole.
-        size = self._storage.size(path)
-        if size is None:
-            sink = pa.BufferOutputStream()
-            texts = table.select(SCHEMA.names).cast(SCHEMA)
-            parquet.write_table(texts, sink, compression="zstd", row_group_size=GROUP_ROWS)
-            data = sink.getvalue()
-            size = data.size
-            write_whole(self._storage, path, data.to_pybytes())
-        self._files[name] = size
+        if self._texts is not None:
+            self._texts.write_table(table.select(SCHEMA.names).cast(SCHEMA), row_group_size=GROUP_ROWS)
+
+    def _end_shard(self) -> None:
+        # Texts last, so a shard that is there is whole.
+        self._chats.end_shard()
+        self._stack.close()
+        self._files[self._path.rpartition("/")[2]] = self._storage.size(self._path) or 0
+        self._texts, self._is_open = None, False
 
 
 def _framed(rows: pa.RecordBatch) -> memoryview:

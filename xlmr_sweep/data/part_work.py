@@ -26,6 +26,7 @@ from xlmr_sweep.data.row_files import Payload, Segment
 from xlmr_sweep.errors import StorageError
 from xlmr_sweep.storage.environment import machine_cpus
 from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.storage.growing_file import GrowingFile
 
 THREADS_VARIABLE = "TOKENIZERS_PARALLELISM"
 
@@ -94,8 +95,8 @@ class PartWork:
     def _filtered(self, rows: ParsedRows) -> pa.Table:
         """Returns the rows that pass the filter. The inputs of the others are not even made Python's."""
         assert self._most is not None
-        filled = rows.table.filter(is_filled(rows.table["inputs"]))
-        filled = filled.filter(is_filled(filled["targets"]))
+        filled = _where(rows.table, is_filled(rows.table["inputs"]))
+        filled = _where(filled, is_filled(filled["targets"]))
         # A tokenizer may drop a text whole, such as one of invisible characters.
         num_targets, short = self._encoder.short_tokens(filled["targets"], self._most)
         kept = filled.filter(pa.array((num_targets > 0) & (num_targets <= self._most)))
@@ -174,7 +175,7 @@ def parsed(payload: Payload) -> ParsedRows:
     return parse_table(pa.ipc.open_stream(payload.data).read_all()) if payload.is_table else parse_lines(payload.data)
 
 
-def is_filled(texts: pa.ChunkedArray) -> pa.Array:
+def is_filled(texts: pa.ChunkedArray) -> pa.BooleanArray:
     """Tells of each text whether it holds more than space, as Python sees it."""
     # Most texts hold a letter or digit of ASCII. Python looks at the others.
     has_letter = compute.match_substring_regex(texts, "[0-9A-Za-z]").to_numpy().copy()
@@ -182,6 +183,11 @@ def is_filled(texts: pa.ChunkedArray) -> pa.Array:
         text = texts[int(place)].as_py()
         has_letter[place] = bool(text) and not text.isspace()
     return pa.array(has_letter)
+
+
+def _where(table: pa.Table, is_kept: pa.BooleanArray) -> pa.Table:
+    """Returns rows of a table. If they are all, as almost always, none is copied."""
+    return table if is_kept.true_count == len(is_kept) else table.filter(is_kept)
 
 
 def part_file(file: int, part: int) -> str:
@@ -213,8 +219,30 @@ def write_whole(storage: Storage, name: str, data: bytes) -> None:
     Raises:
         StorageError: if that fails, such as on a full disk.
     """
-    try:
+    with _told_by_name(storage, name):
         storage.write(name, data)
+
+
+@contextmanager
+def growing_whole(storage: Storage, name: str, scratch: str) -> Iterator[GrowingFile]:
+    """Gives a file to write piece by piece. At the block's end it is there whole; after an error there is none.
+
+    Args:
+        storage: where it goes.
+        name: of the file.
+        scratch: folder of the storage where it grows.
+
+    Raises:
+        StorageError: if it cannot be written, such as on a full disk.
+    """
+    with _told_by_name(storage, name), storage.growing(name, scratch) as file:
+        yield file
+
+
+@contextmanager
+def _told_by_name(storage: Storage, name: str) -> Iterator[None]:
+    try:
+        yield
     except StorageError:
         raise
     except OSError as error:

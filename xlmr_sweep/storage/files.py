@@ -11,11 +11,12 @@ import logging
 import os
 import shutil
 import socket
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -23,6 +24,7 @@ from pyarrow import fs
 
 from xlmr_sweep.errors import StorageError, StudyError
 from xlmr_sweep.storage.artifacts import temporary_file
+from xlmr_sweep.storage.growing_file import GrowingFile, blocks, grown
 from xlmr_sweep.storage.location import locate, shown
 
 log = logging.getLogger(__name__)
@@ -127,7 +129,7 @@ class Storage:
 
     def _write(self, name: str, data: bytes) -> None:
         if self.local is None:
-            self._write_far(name, data)
+            self._write_far(name, [data])
             return
         target = self.local / name
         partial = target.with_name(_partial_name(target.name))
@@ -140,7 +142,25 @@ class Storage:
         finally:
             partial.unlink(missing_ok=True)
 
-    def _write_far(self, name: str, data: bytes) -> None:
+    @contextmanager
+    def growing(self, name: str, scratch: str) -> Iterator[GrowingFile]:
+        """Gives a file to write piece by piece. At the block's end it is there whole; after an error there is none.
+
+        Args:
+            name: of the file.
+            scratch: folder of the storage where it grows. What a kill leaves there goes with the folder.
+        """
+        if self.local is None:
+            with tempfile.TemporaryFile(buffering=0) as spooled:
+                yield GrowingFile(spooled)
+                self._patiently(name, lambda: self._write_far(name, blocks(spooled)))
+            return
+        target = self.local / name
+        partial = self.local / scratch / _partial_name(target.name)
+        with grown(target, partial, lambda action: self._patiently(name, action)) as file:
+            yield file
+
+    def _write_far(self, name: str, data: Iterable[bytes]) -> None:
         """Writes a file on another machine. Object stores show it once it is closed; others would show half of it."""
         folder, _, base = self._at(name).rpartition("/")
         target = partial = self._at(name)
@@ -149,7 +169,8 @@ class Storage:
         self._fs.create_dir(folder, recursive=True)
         try:
             with self._fs.open_output_stream(partial) as stream:
-                stream.write(data)
+                for piece in data:
+                    stream.write(piece)
             if partial != target:
                 self._fs.move(partial, target)
         except BaseException:
