@@ -155,9 +155,8 @@ class Storage:
                 yield GrowingFile(spooled)
                 self._patiently(name, lambda: self._write_far(name, blocks(spooled)))
             return
-        target = self.local / name
-        partial = self.local / scratch / _partial_name(target.name)
-        with grown(target, partial, lambda action: self._patiently(name, action)) as file:
+        partial = self.local / scratch / _partial_name(name.rpartition("/")[2])
+        with grown(self.local / name, partial, lambda action: self._patiently(name, action)) as file:
             yield file
 
     def _write_far(self, name: str, data: Iterable[bytes]) -> None:
