@@ -93,5 +93,5 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     storage = Storage(tmp_path)
     (tmp_path / "mixture").mkdir()
     (tmp_path / "mixture" / "parts").write_text("a file where a folder should be")
-    with pytest.raises(StorageError, match=r"mixture/rows-00000.parquet: .*Not a directory"), writer_of(storage) as writer:
+    with pytest.raises(StorageError, match=r"mixture/rows-00000.parquet: .*parts"), writer_of(storage) as writer:
         writer.add(part(0, 8))
