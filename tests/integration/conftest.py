@@ -126,3 +126,16 @@ def run(start: Callable[..., Command]) -> Callable[..., tuple[int, str]]:
         return command.end(), command.output
 
     return begin
+
+
+@pytest.fixture(scope="module")
+def running_ray() -> Iterator[list[str]]:
+    """One Ray of two CPUs for several commands, so that none waits for its own; returns the options with which they join it."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as environment:
+        # A token would only have to be handed on.
+        environment.setenv("RAY_AUTH_MODE", "disabled")
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    yield ["--address", cluster.address]
+    cluster.shutdown()

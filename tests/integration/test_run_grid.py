@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 from builders import make_encoder, make_study
 from patience import wait_for
 
@@ -73,6 +74,22 @@ def _look(start: Callable[..., Any], study: Path, storage: Path) -> Any:
     look = start(GRID, "--study", str(study), "--storage", str(storage), "--status", "--watch")
     look.wait_for(lambda: "0 of 24 trials have a record; nobody runs this study now" in look.output)
     return look
+
+
+NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}
+"""With what commands join the Ray that runs for all of them."""
+
+
+def one_at_a_time(study: Path, folder: Path) -> Path:
+    """Writes a copy of a study in which a trial holds both CPUs, so that one process does all, and imports once."""
+    changed = yaml.safe_load(study.read_text())
+    for model in changed["models"]:
+        model["cpus"] = 2
+    for name in ("data", "instructions"):
+        changed[name]["folder"] = str(study.parent / changed[name]["folder"])
+    path = folder / "one-at-a-time.yaml"
+    path.write_text(yaml.safe_dump(changed))
+    return path
 
 
 def test_no_key_is_in_what_a_run_prints_keeps_or_logs(finished: tuple[Path, Path, str], ray_folder: Path) -> None:
@@ -155,9 +172,10 @@ def test_status_and_dry_run_start_nothing_and_count(
 
 
 def test_a_new_seed_a_corrupt_record_and_a_lost_one_run_and_nothing_else(
-    finished: tuple[Path, Path, str], tmp_path: Path, run: Callable[..., tuple[int, str]]
+    finished: tuple[Path, Path, str], tmp_path: Path, run: Callable[..., tuple[int, str]], running_ray: list[str]
 ) -> None:
     study, whole, _ = finished
+    study = one_at_a_time(study, tmp_path)
     storage = Path(shutil.copytree(whole, tmp_path / "runs"))
     before = scores(storage)
     copa = pd.read_parquet(storage / "results.parquet").query("task == 'copa' and train_size == 4 and paradigm == 'prompted'")
@@ -166,7 +184,8 @@ def test_a_new_seed_a_corrupt_record_and_a_lost_one_run_and_nothing_else(
     (storage / "records" / f"{lost}.json").unlink()
     (storage / "records" / f"{corrupt}.json").write_text('{"trial_id":')
     options = ["--tasks", "copa", "--sizes", "4", "--seeds", "0,1,2", "--paradigms", "prompted"]
-    status, output = run(GRID, "--study", str(study), "--storage", f"file://{storage}", *options)
+    arguments = ["--study", str(study), "--storage", f"file://{storage}", *options, *running_ray]
+    status, output = run(GRID, *arguments, **NO_TOKEN)
     assert status == 0, output
     assert f"Set aside records/corrupt/{corrupt}.json" in output
     assert "3 trials, 3 to run" in output
@@ -180,13 +199,15 @@ def test_a_new_seed_a_corrupt_record_and_a_lost_one_run_and_nothing_else(
     assert "25 of 36 trials done, 0 failed, 11 missing" in output
 
 
-def test_a_failed_trial_is_recorded_and_costs_no_other_trial(tmp_path: Path, run: Callable[..., tuple[int, str]]) -> None:
+def test_a_failed_trial_is_recorded_and_costs_no_other_trial(
+    tmp_path: Path, run: Callable[..., tuple[int, str]], running_ray: list[str]
+) -> None:
     bad = {"steps": 4, "batch_size": 4, "learning_rate": 1e30, "warmup": 0.0, "max_length": 64}
-    study = make_study(tmp_path, make_encoder(tmp_path / "encoder"), finetune=bad)
+    study = one_at_a_time(make_study(tmp_path, make_encoder(tmp_path / "encoder"), finetune=bad), tmp_path)
     storage = tmp_path / "runs"
     cells = ["--paradigms", "prompted", "--sizes", "4", "--seeds", "0"]
-    arguments = [GRID, "--study", str(study), "--storage", str(storage), *cells]
-    status, output = run(*arguments)
+    arguments = [GRID, "--study", str(study), "--storage", str(storage), *cells, *running_ray]
+    status, output = run(*arguments, **NO_TOKEN)
     assert status == 1, output
     assert "Failed tiny/prompted/cb/n=4/seed=0: DivergedError" in output
     failures = [json.loads(path.read_text()) for path in (storage / "failures").glob("*.json")]
@@ -196,7 +217,7 @@ def test_a_failed_trial_is_recorded_and_costs_no_other_trial(tmp_path: Path, run
     }
     assert all("the loss is" in f["message"] and "Traceback" in f["traceback"] and f["host"] for f in failures)
     assert len(pd.read_parquet(storage / "results.parquet")) == 0
-    status, output = run(*arguments, "--no-retry-failed")
+    status, output = run(*arguments, "--no-retry-failed", **NO_TOKEN)
     assert status == 1
     assert "2 trials, 0 to run" in output
 
@@ -233,7 +254,7 @@ def says_that_its_head_is_gone(output: str) -> bool:
     return "Traceback" not in output and re.fullmatch(said, line) is not None
 
 
-def prepare_step_by_step(run: Callable[..., tuple[int, str]], arguments: list[str], storage: Path) -> Path:
+def prepare_step_by_step(run: Callable[..., tuple[int, str]], arguments: list[str], joined: list[str], storage: Path) -> Path:
     """Prepares the data, then tunes on instructions, each by its own command; returns the tuned weights' manifest."""
     status, output = run("experiments/prepare_data.py", *arguments)
     assert status == 0, output
@@ -241,7 +262,7 @@ def prepare_step_by_step(run: Callable[..., tuple[int, str]], arguments: list[st
     (mixture,) = (manifest for manifest in found_data if "length_histogram" in manifest)
     assert mixture["fingerprint"]
     assert not (storage / "instruct").exists()
-    status, output = run("experiments/run_instruct.py", *arguments)
+    status, output = run("experiments/run_instruct.py", *joined, **NO_TOKEN)
     assert status == 0, output
     (weights,) = (storage / "instruct").glob("tiny-*")
     assert {path.name for path in weights.iterdir()} >= {"manifest.json", "model.safetensors", "config.json", "tokenizer.json"}
@@ -277,33 +298,39 @@ def kill_within_a_trial(command: Any, storage: Path, study: Path) -> str:
 
 @pytest.mark.timeout(1800)  # Eight commands.
 def test_step_by_step_on_a_storage_that_is_no_path_and_a_run_that_is_ended_four_times_and_loses_a_worker(
-    finished: tuple[Path, Path, str], tmp_path: Path, start: Callable[..., Any], run: Callable[..., tuple[int, str]]
+    finished: tuple[Path, Path, str],
+    tmp_path: Path,
+    start: Callable[..., Any],
+    run: Callable[..., tuple[int, str]],
+    running_ray: list[str],
 ) -> None:
     study, undisturbed, _ = finished
     storage = tmp_path / "runs"
     # fsspec's name for the local disk: everything goes the way of an object store, and the test can look.
-    arguments = ["--study", str(study), "--storage", f"local://{storage}"]
-    weights = prepare_step_by_step(run, arguments, storage)
+    arguments = ["--study", str(one_at_a_time(study, tmp_path)), "--storage", f"local://{storage}"]
+    joined = [*arguments, *running_ray]
+    weights = prepare_step_by_step(run, arguments, joined, storage)
     made = weights.stat().st_mtime_ns
 
     def times() -> dict[str, int]:
         return {path.name: path.stat().st_mtime_ns for path in (storage / "records").glob("*.json")}
 
-    def after_two_more(number: int) -> Any:
-        command = start(GRID, *arguments)
+    def after_two_more(number: int, arguments: list[str]) -> Any:
+        command = start(GRID, *arguments, **(NO_TOKEN if arguments is joined else {}))
         command.wait_for(lambda: len(times()) >= number + 2)
         return command
 
-    # One run that is ended four times, each time after two more trials, and goes on with the same command.
-    endings: list[tuple[Callable[[Any], None], int]] = [
-        (lambda command: command.send(signal.SIGINT), 130),
-        (lambda command: command.send(signal.SIGTERM), 130),
-        (lambda command: command.send(signal.SIGKILL), -9),
-        (kill_head, 1),
+    # One run that is ended four times, each time after two more trials, and goes on with the same command: on a Ray that runs
+    # for several commands, and on its own, of which nothing may be left.
+    endings: list[tuple[Callable[[Any], None], int, list[str]]] = [
+        (lambda command: command.send(signal.SIGINT), 130, joined),
+        (lambda command: command.send(signal.SIGTERM), 130, joined),
+        (lambda command: command.send(signal.SIGKILL), -9, arguments),
+        (kill_head, 1, arguments),
     ]
     kept: dict[str, int] = {}
-    for end, status in endings:
-        command = after_two_more(len(kept))
+    for end, status, options in endings:
+        command = after_two_more(len(kept), options)
         end(command)
         assert command.end() == status, command.output
         command.wait_until_gone()

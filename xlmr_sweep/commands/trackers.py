@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from xlmr_sweep.storage.artifacts import INSTRUCT, STUDY_FILE
 
@@ -53,11 +54,9 @@ class TensorBoardTracker:
     """
 
     def __init__(self, name: str, config: Mapping[str, Any], folder: Path, kept: dict[str, Any]) -> None:
-        from tensorboardX import SummaryWriter
-
-        self._make = SummaryWriter
+        self._make = _summary_writer()
         self._folder, self.kept = folder / "study", kept
-        self._writer = SummaryWriter(str(self._folder), flush_secs=5)
+        self._writer = self._make(str(self._folder), flush_secs=5)
 
     def loss(self, model: str, step: int, value: float) -> None:
         """Writes a point, to be seen at once."""
@@ -79,6 +78,23 @@ class TensorBoardTracker:
     def close(self) -> None:
         """Closes the file."""
         self._writer.close()
+
+
+def _summary_writer() -> type[Any]:
+    """Returns tensorboardX's writer, imported without torch where this process has none yet.
+
+    The package imports torch to recognise tensors, which are never written here. In a driver that would be half of all its imports:
+    3 s of CPU (`docs/log.md`, 2026-11-28).
+    """
+    is_hidden = "torch" not in sys.modules
+    if is_hidden:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if is_hidden:
+            del sys.modules["torch"]
+    return cast(type[Any], SummaryWriter)
 
 
 class WandbTracker:
