@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
 import sys
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -101,6 +102,20 @@ def test_tensorboard_has_one_run_with_curves_scores_and_a_table(tmp_path: Path) 
     assert found["score/cb/base/instructed"] == [(4, 0.75), (8, 0.75)]
     assert {tag.split("/")[0] for tag in found} == {"instruct", "score", "trials"}
     assert len(list((tmp_path / "runs/tracking/tensorboard/study").iterdir())) == 1
+
+
+def test_tensorboard_costs_a_driver_no_import_of_torch(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from xlmr_sweep.commands.trackers import TensorBoardTracker
+tracker = TensorBoardTracker("s", {}, Path(sys.argv[1]), {})
+tracker.loss("base", 1, 5.0)
+tracker.close()
+assert not {"torch", "transformers"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    assert scalars(tmp_path) == {"instruct/base/loss": [(1, 5.0)]}
 
 
 def test_one_folder_of_tensorboard_shows_what_a_job_wrote_too(tmp_path: Path) -> None:

@@ -48,9 +48,9 @@ class Command:
             time.sleep(0.3)
         return status
 
-    def wait_for(self, condition: Callable[[], bool]) -> None:
+    def wait_for(self, condition: Callable[[], bool], every_s: float = 0.05) -> None:
         """Waits until something is so while the command runs."""
-        wait_for(lambda: condition() or self.process.poll() is not None, lambda: self.output)
+        wait_for(lambda: condition() or self.process.poll() is not None, lambda: self.output, every_s)
         assert self.process.poll() is None, f"ended early with {self.process.returncode}:\n{self.output}"
 
     def processes(self, holding: bytes = b"") -> list[int]:

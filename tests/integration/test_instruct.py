@@ -51,7 +51,7 @@ def study_of(inputs: Path, **recipe: Any) -> Study:
     return Study.model_validate(
         {
             "name": "s",
-            "models": [{"name": "m", "folder": inputs / "model", "instruct_micro_batch": 1}],
+            "models": [{"name": "m", "folder": inputs / "model", "instruct_micro_batch": 1, "instruct_ranks": 2}],
             "sizes": [8],
             "seeds": [0],
             "instructions": {"source": "folder", "folder": inputs / "rows.jsonl"},

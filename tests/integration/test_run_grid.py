@@ -14,8 +14,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
-from builders import make_encoder, make_study
+from builders import make_encoder, make_study, one_at_a_time
 from patience import wait_for
 
 from xlmr_sweep.study.plan import expand
@@ -78,18 +77,6 @@ def _look(start: Callable[..., Any], study: Path, storage: Path) -> Any:
 
 NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}
 """With what commands join the Ray that runs for all of them."""
-
-
-def one_at_a_time(study: Path, folder: Path) -> Path:
-    """Writes a copy of a study in which a trial holds both CPUs, so that one process does all, and imports once."""
-    changed = yaml.safe_load(study.read_text())
-    for model in changed["models"]:
-        model["cpus"] = 2
-    for name in ("data", "instructions"):
-        changed[name]["folder"] = str(study.parent / changed[name]["folder"])
-    path = folder / "one-at-a-time.yaml"
-    path.write_text(yaml.safe_dump(changed))
-    return path
 
 
 def test_no_key_is_in_what_a_run_prints_keeps_or_logs(finished: tuple[Path, Path, str], ray_folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from builders import make_encoder, make_study
+from builders import make_encoder, make_study, one_at_a_time
 from patience import PATIENCE_S, wait_for
 
 from xlmr_sweep.data.examples import prepare_task
@@ -27,6 +27,9 @@ from s3_server import S3Server, s3_server
 
 GRID = "experiments/run_grid.py"
 EXPERIMENTS = str(Path(__file__).resolve().parents[2] / "experiments")
+LOOK_EVERY_S = 0.5
+"""Each look at the bucket is work for the stand-in server, which is slow."""
+
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
@@ -163,7 +166,7 @@ def test_a_run_that_is_killed_cut_off_and_extended_ends_with_the_scores_of_a_dis
     uri = server.uri("runs")
     arguments, storage = ["--study", str(study), "--storage", uri, "--address", cluster.address], Storage(uri)
     killed = start(GRID, *arguments)
-    killed.wait_for(lambda: saved_step(storage) > 0)
+    killed.wait_for(lambda: saved_step(storage) > 0, LOOK_EVERY_S)
     # The job cannot end without its storage: the kill is in the middle of it, however fast the machine is.
     server.cut()
     killed.send(signal.SIGKILL)
@@ -173,11 +176,11 @@ def test_a_run_that_is_killed_cut_off_and_extended_ends_with_the_scores_of_a_dis
     kept = records(storage)
     assert len(kept) < 6
     command = start(GRID, *arguments)
-    command.wait_for(lambda: is_claimed_by(storage, command.process.pid))
+    command.wait_for(lambda: is_claimed_by(storage, command.process.pid), LOOK_EVERY_S)
     status, output = run(GRID, *arguments)
     assert status == 2
     assert re.search(rf"process {command.process.pid} on .* runs this study", output), output
-    command.wait_for(lambda: "goes on after step" in job_log(storage))
+    command.wait_for(lambda: "goes on after step" in job_log(storage), LOOK_EVERY_S)
     server.cut()
     outlast_the_client(storage)
     assert command.process.poll() is None, command.output
@@ -190,7 +193,8 @@ def test_a_run_that_is_killed_cut_off_and_extended_ends_with_the_scores_of_a_dis
     # No checkpoint of a job that is done, and no claim of a process that is gone.
     assert storage.folders("train") == []
     assert storage.names("driver") == []
-    _extended_and_reported(storage, [*arguments, "--seeds", "0,1,2"], tmp_path, run)
+    extended = ["--study", str(one_at_a_time(study, tmp_path)), *arguments[2:], "--seeds", "0,1,2"]
+    _extended_and_reported(storage, extended, tmp_path, run)
     there = records(storage)
     assert {name: when(there)[name] for name in first} == when(first)
     found = {name: {"score": record["score"], "weights": record["resolved"]["weights"]} for name, record in there.items()}

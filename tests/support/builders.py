@@ -190,6 +190,18 @@ def make_study(folder: Path, encoder: Path, **changes: Any) -> Path:
     return path
 
 
+def one_at_a_time(study: Path, folder: Path) -> Path:
+    """Writes a copy of a study in which a trial holds both CPUs, so that one process does all, and imports once."""
+    changed = yaml.safe_load(study.read_text())
+    for model in changed["models"]:
+        model["cpus"] = 2
+    for name in ("data", "instructions"):
+        changed[name]["folder"] = str(study.parent / changed[name]["folder"])
+    path = folder / "one-at-a-time.yaml"
+    path.write_text(yaml.safe_dump(changed))
+    return path
+
+
 def make_record(trial: Any, **changes: Any) -> dict[str, Any]:
     """Returns the record of a trial with the least that a record holds; keywords replace or add columns."""
     return {**trial.as_dict(), "score": 0.5, "metric": "accuracy", "spec": {}, "resolved": {}, **changes}

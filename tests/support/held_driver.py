@@ -18,5 +18,5 @@ if __name__ == "__main__":
     own = {"num_cpus": 2, "num_gpus": 0, "object_store_memory": 100 * 2**20, "include_dashboard": False}
     ray.init(address, log_to_driver=False, **(own if address == "local" else {}))
     study = Study.model_validate_json(sys.stdin.read())
-    instruct_job.run_instruct(study, "m", Storage(uri), num_ranks=2, use_gpu=False)
+    instruct_job.run_instruct(study, "m", Storage(uri), num_ranks=study.model("m").instruct_ranks, use_gpu=False)
     ray.shutdown()

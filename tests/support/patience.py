@@ -13,15 +13,16 @@ own limit, so that a failure shows what was waited for."""
 Value = TypeVar("Value")
 
 
-def wait_for(what: Callable[[], Value], said: Callable[[], object] = lambda: "") -> Value:
+def wait_for(what: Callable[[], Value], said: Callable[[], object] = lambda: "", every_s: float = 0.05) -> Value:
     """Calls a function again and again until it returns something true, and returns that.
 
     Args:
         what: the function.
         said: returns what the failure shows.
+        every_s: the pause between two calls; longer where a call is work for a server.
     """
     deadline = time.monotonic() + PATIENCE_S
     while not (value := what()):
         assert time.monotonic() < deadline, f"waited in vain: {said()}"
-        time.sleep(0.05)
+        time.sleep(every_s)
     return value

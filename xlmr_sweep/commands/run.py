@@ -201,7 +201,7 @@ def _pretrain(plan: RunPlan, to_instruct: Sequence[str], display: ProgressDispla
     """Pre-trains the demo models that are missing."""
     to_pretrain = models_to_pretrain(plan.study, plan.storage, plan.trials)
     if to_instruct:
-        _import_beside("xlmr_sweep.training.instruct")
+        _import_beside("xlmr_sweep.cluster.instruct_job")
     if to_pretrain:
         pretrain_models(plan.study, plan.storage, to_pretrain, display.step)
 

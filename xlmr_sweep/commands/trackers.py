@@ -83,8 +83,8 @@ class TensorBoardTracker:
 def _summary_writer() -> type[Any]:
     """Returns tensorboardX's writer, imported without torch where this process has none yet.
 
-    The package imports torch to recognise tensors, which are never written here. In a driver that would be half of all its imports:
-    3 s of CPU (`docs/log.md`, 2026-11-28).
+    The package imports torch to recognise tensors, which are never written here. In a driver that would be half of all its
+    imports, 3 s of CPU (`docs/log.md`, 2026-11-28).
     """
     is_hidden = "torch" not in sys.modules
     if is_hidden:

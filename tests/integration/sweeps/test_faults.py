@@ -449,5 +449,5 @@ def test_an_instruction_job_whose_driver_or_controller_dies_leaves_nothing(
         os.kill(controller, signal.SIGKILL)
 
     with in_thread(kill_controller), pytest.raises(JobFailedError, match="^WorkerDiedError: .*class_name: TrainController"):
-        instruct_job.run_instruct(study, "m", storage, num_ranks=2, use_gpu=False)
+        instruct_job.run_instruct(study, "m", storage, num_ranks=1, use_gpu=False)
     nothing_is_left()
