@@ -46,3 +46,13 @@ def test_memory_that_nobody_else_holds_is_left_alone(kind: str) -> None:
     array[:] = 7
     unmap([array])
     assert array.min() == 7
+
+
+def test_a_mapped_file_may_have_any_name(tmp_path: Path) -> None:
+    with (tmp_path / "caf\udce9 \u2028 x").open("w+b") as file:
+        file.truncate(BYTES)
+        memory = mmap.mmap(file.fileno(), BYTES)
+    shared = np.frombuffer(memory, dtype=np.float32)
+    shared[:] = 1.5
+    unmap([shared])
+    assert shared.sum() == 1.5 * len(shared)

@@ -109,6 +109,30 @@ def test_a_machine_resumed_from_the_same_snapshot_is_another_one(tmp_path: Path,
         assert name not in claims(storage)
 
 
+NAMED = """
+import ctypes, time
+ctypes.CDLL(None).prctl(15, b"caf\\xe9) \\xff", 0, 0, 0)
+print("named", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_pid_that_is_used_again_by_a_process_whose_name_is_no_text_is_not_the_holder(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    with only_driver(storage):
+        ((name, claim),) = claims(storage).items()
+    process = subprocess.Popen([sys.executable, "-c", NAMED], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "named\n"
+        storage.write_json(f"driver/{name}", {**claim, "pid": process.pid})
+        with only_driver(storage):
+            assert name not in claims(storage)
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_another_machine_holds_it_while_it_gives_signs_of_life(storage: Storage) -> None:
     name = elsewhere(storage, age_s=20)
     with pytest.raises(StudyError, match=r"process 4321 on far \(since 2026-01-01"):

@@ -35,7 +35,8 @@ def unmap(arrays: Iterable[np.ndarray]) -> None:
 def _places() -> list[tuple[int, int]]:
     """Returns the ranges of addresses of shared memory, and of mapped files of weights, which nobody writes to."""
     found = []
-    for line in MAPS.read_text().splitlines():
+    # Names of mapped files may be no text, or hold what other than the kernel takes for an end of line.
+    for line in MAPS.read_text(errors="replace").rstrip("\n").split("\n"):
         addresses, access, *others = line.split(maxsplit=5)
         low, _, high = addresses.partition("-")
         if access[3] == "s" or is_weights(others[-1]):

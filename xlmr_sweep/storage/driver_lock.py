@@ -209,7 +209,8 @@ def _process_start(pid: int) -> str | None:
     clock, so setting the clock would void the claim of a process that runs.
     """
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        # The name of a process, in brackets, may be no text.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].decode().split()
     except OSError:
         if Path("/proc/self/stat").exists():
             return None
