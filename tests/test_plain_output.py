@@ -40,3 +40,33 @@ def test_commands_are_printed_on_a_terminal_of_ascii(command: str, study_file: C
     done = subprocess.run(script, capture_output=True, text=True, check=False, env=environment, cwd=Path(__file__).parents[1])
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.isascii()
+
+
+PRINTS_WITH_A_CHILD = """
+import subprocess, sys
+from xlmr_sweep.plain_output import use_plain_output
+use_plain_output()
+with open(sys.argv[1], "w") as file:
+    print("words")
+    print("words", file=sys.stderr, flush=True)
+    subprocess.run("echo words; echo words >&2", shell=True, check=True)
+"""
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_nothing_is_written_into_a_file_in_place_of_a_stream_that_is_closed(closed: str, tmp_path: Path) -> None:
+    command = ["bash", "-c", f'"$@" {closed}', "bash", sys.executable, "-c", PRINTS_WITH_A_CHILD, str(tmp_path / "file")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.count("words"), done.stderr.count("words")) == (
+        0,
+        0 if " >" in f" {closed}" else 2,
+        0 if "2>" in closed else 2,
+    )
+    assert (tmp_path / "file").read_text() == ""
+
+
+def test_a_command_without_an_open_output_ends_as_usual(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    script = ["experiments/run_grid.py", "--status", "--study", str(study_file()), "--storage", str(tmp_path / "runs")]
+    command = ["bash", "-c", '"$@" >&-', "bash", sys.executable, *script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    assert (done.returncode, done.stderr) == (0, "")

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
 import sys
 import unicodedata
+from pathlib import Path
 
 PLAIN = {
     "±": "+/-", "–": "-", "—": "-", "−": "-", "’": "'", "‘": "'", "“": '"', "”": '"', "×": "x", "…": "...", "→": "->",
@@ -37,9 +39,30 @@ def _plain(character: str) -> str:
 
 
 def use_plain_output() -> None:
-    """Makes printing raise no error, whatever the encoding of stdout and stderr is."""
+    """Makes printing raise no error, whatever the encoding of stdout and stderr is, and also where one of them is closed."""
+    _replace_closed_streams()
     codecs.register_error(HANDLER, plain)
     for stream in (sys.stdout, sys.stderr):
         # A stream may have been put there by others, or be none.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=HANDLER)
+
+
+def _replace_closed_streams() -> None:
+    """Opens nothing in place of a stream that is closed, as after `>&-`.
+
+    Otherwise the next file that is opened would get its number, and what child processes print would go into that file.
+    """
+    closed = [(number, name) for number, name in enumerate(("stdin", "stdout", "stderr")) if getattr(sys, name) is None]
+    for number, _ in closed:
+        try:
+            os.fstat(number)
+        except OSError:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nothing, number)
+            # For child processes too.
+            os.set_inheritable(number, True)
+            if nothing != number:
+                os.close(nothing)
+    for number, name in closed:
+        setattr(sys, name, Path(os.devnull).open("w" if number else "r"))  # noqa: SIM115  Open to the end.
