@@ -1,18 +1,21 @@
-"""What Ray's dashboard shows of a run on its Jobs page: study, storage and counts, as metadata of the driver's job. Ray 2.60.
+"""What Ray's dashboard shows of a run on its Jobs page: study, storage, counts and how it ended. Ray 2.60.
 
-A driver's metadata are set when it connects. Ray keeps them in a table that only a new connection writes, and a second one would
-reset the job's start time. So the job of a plain driver tells how the run began. A job that was submitted (`ray job submit`) also
-has an entry in Ray's key-value store, which is kept current here.
+What a driver says when it connects stands in a table that nobody can change later. A submitted job (`ray job submit`) also has an
+entry in Ray's key-value store, and the page shows that. So a driver that was not submitted connects under a submission id of its
+own and keeps such an entry itself. It then also says how the run ended; of a plain driver Ray always says that it succeeded.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import Any
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
 
 import ray
 from ray._private.ray_constants import KV_NAMESPACE_JOB
@@ -20,54 +23,164 @@ from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from xlmr_sweep.storage.environment import now
 from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.storage.location import shown
 from xlmr_sweep.study.spec import Study
 
 JOB_KEY = "_ray_internal_job_info_{job_id}"
-"""Key of a submitted job's entry."""
+"""Key of a job's entry."""
+
+SUBMISSION_ID = "job_submission_id"
+"""Where a driver's metadata say which entry is its own."""
+
+OWN_IDS = "xlmr-sweep-"
+"""How ids begin of jobs that were not submitted."""
 
 INTERVAL_S = 5.0
 
+STORE_TIMEOUT_S = 5.0
+"""The page is a convenience: a run does not wait for it."""
 
-def first_metadata(study: Study, storage: Storage, num_trials: int) -> dict[str, str]:
-    """Returns what the job of a run says from the start."""
-    return {"study": study.name, "storage": str(storage), "trials to run": str(num_trials)}
+
+class ShowCounts(Protocol):
+    """Shows how many trials are done, running and so on."""
+
+    def __call__(self, counts: Mapping[str, int], *, at_once: bool = False) -> None:
+        """Shows the counts every few seconds, or at once."""
+
+
+def show_nothing(counts: Mapping[str, int], *, at_once: bool = False) -> None:
+    """Shows counts to nobody."""
 
 
 def submission_id() -> str:
     """Returns the id of the submitted job of which this process is the driver; empty if it is none."""
     with suppress(ValueError, AttributeError):
         metadata = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}")).get("metadata") or {}
-        return str(metadata.get("job_submission_id") or "")
+        return str(metadata.get(SUBMISSION_ID) or "")
     return ""
 
 
 class JobPage:
-    """Keeps the metadata of a submitted job current. Does nothing for other drivers.
+    """Keeps the entry of a run's job current.
 
     Args:
         study: the study.
         storage: its folder.
+        num_trials: to run.
         clock: seconds that only grow.
         store: Ray's key-value store. Default: that of the connected cluster.
+
+    Attributes:
+        metadata: what the driver says when it connects.
     """
 
     def __init__(
-        self, study: Study, storage: Storage, clock: Callable[[], float] = time.monotonic, store: Any | None = None
+        self,
+        study: Study,
+        storage: Storage,
+        num_trials: int,
+        clock: Callable[[], float] = time.monotonic,
+        store: Any | None = None,
     ) -> None:
         self._fixed = {"study": study.name, "storage": str(storage)}
-        self._clock, self._shown_at = clock, -INTERVAL_S
-        self._key = JOB_KEY.format(job_id=job_id).encode() if (job_id := submission_id()) else b""
-        self._store = store
+        self.metadata = {**self._fixed, "trials to run": str(num_trials)}
+        self._clock, self._shown_at, self._given_store = clock, -INTERVAL_S, store
+        self._counts: Mapping[str, int] = {}
+        self._own: dict[str, Any] = {}
+        self._id = submission_id()
+        if not self._id:
+            self._id = f"{OWN_IDS}{study.name}-{uuid.uuid4().hex[:8]}"
+            self.metadata[SUBMISSION_ID] = self._id
+            self._own = {"entrypoint": _command(sys.argv), "start_time": int(1000 * time.time())}
+        self._logs = storage.path("logs")
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Within the block the job's entry is there; at its end it says how the run ended. The block lies within a connection."""
+        if not self._own:
+            yield
+            return
+        self._begin()
+        status, message = "FAILED", ""
+        try:
+            yield
+            left = {state: number for state, number in self._counts.items() if number and state != "done"}
+            status = "FAILED" if left else "SUCCEEDED"
+            message = f"without a record: {_in_words(left)}" if left else _in_words(self._counts)
+        except KeyboardInterrupt:
+            status, message = "STOPPED", "interrupted; what is done is kept, and the same command goes on"
+            raise
+        except BaseException as error:
+            message = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise
+        finally:
+            self._own["end_time"] = int(1000 * time.time())
+            with suppress(Exception):
+                self._put_own(status, message)
 
     def show(self, counts: Mapping[str, int], *, at_once: bool = False) -> None:
         """Shows how many trials are done, running and so on; every few seconds, or at once."""
-        if not self._key or (self._clock() - self._shown_at < INTERVAL_S and not at_once):
+        self._counts = dict(counts)
+        if self._clock() - self._shown_at < INTERVAL_S and not at_once:
             return
         self._shown_at = self._clock()
-        store = self._store if self._store is not None else ray._private.worker.global_worker.gcs_client
-        # The page is a convenience: whatever happens to it, the run goes on.
         with suppress(Exception):
-            entry = json.loads(store.internal_kv_get(self._key, KV_NAMESPACE_JOB))
-            trials = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
-            entry["metadata"] = {**(entry.get("metadata") or {}), **self._fixed, "trials": trials, "as of": now()}
-            store.internal_kv_put(self._key, json.dumps(entry).encode(), True, KV_NAMESPACE_JOB)
+            if self._own:
+                # Whole: what watches submitted jobs takes one that it did not start for failed.
+                self._put_own("RUNNING")
+                return
+            entry = self._get(self._id)
+            entry["metadata"] = {**(entry.get("metadata") or {}), **self._shown()}
+            self._put(self._id, entry)
+
+    def _shown(self) -> dict[str, str]:
+        return {**self._fixed, "trials": _in_words(self._counts) or self.metadata["trials to run"] + " to run", "as of": now()}
+
+    def _begin(self) -> None:
+        with suppress(Exception):
+            # Not by `ray.get_runtime_context`, which starts a Ray where there is none.
+            self._own["driver_node_id"] = ray._private.worker.global_worker.current_node_id.hex()
+            logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+            line = f"What this command says is on its own terminal. What its trials say is in {self._logs}\n"
+            (logs / f"job-driver-{self._id}.log").write_text(line)
+        with suppress(Exception):
+            self._put_own("RUNNING")
+            self._end_those_of_killed_drivers()
+
+    def _end_those_of_killed_drivers(self) -> None:
+        """Says of earlier jobs without a driver that they are no longer running. A driver that is killed cannot say so itself."""
+        drivers = self._store.get_all_job_info(
+            skip_submission_job_info_field=True, skip_is_running_tasks_field=True, timeout=STORE_TIMEOUT_S
+        )
+        for driver in drivers.values():
+            name = str(driver.config.metadata.get(SUBMISSION_ID, ""))
+            if driver.is_dead and name.startswith(OWN_IDS):
+                entry = self._get(name)
+                if entry["status"] == "RUNNING":
+                    entry |= {"status": "FAILED", "message": "its driver was killed", "end_time": int(driver.end_time)}
+                    self._put(name, entry)
+
+    @property
+    def _store(self) -> Any:
+        return self._given_store if self._given_store is not None else ray._private.worker.global_worker.gcs_client
+
+    def _put_own(self, status: str, message: str = "") -> None:
+        self._put(self._id, {**self._own, "status": status, "message": message or status.lower(), "metadata": self._shown()})
+
+    def _put(self, job_id: str, entry: Mapping[str, Any]) -> None:
+        key = JOB_KEY.format(job_id=job_id).encode()
+        self._store.internal_kv_put(key, json.dumps(entry).encode(), True, KV_NAMESPACE_JOB, STORE_TIMEOUT_S)
+
+    def _get(self, job_id: str) -> dict[str, Any]:
+        key = JOB_KEY.format(job_id=job_id).encode()
+        entry: dict[str, Any] = json.loads(self._store.internal_kv_get(key, KV_NAMESPACE_JOB, STORE_TIMEOUT_S))
+        return entry
+
+
+def _command(words: Sequence[str]) -> str:
+    """Returns a command as it was typed, but for keys that a URI may hold."""
+    return " ".join("=".join(shown(part) for part in word.split("=", 1 if word.startswith("--") else 0)) for word in words)
+
+
+def _in_words(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {state}" for state, number in counts.items() if number)

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from xlmr_sweep.cluster.connect import connected, head_of
 from xlmr_sweep.cluster.ending import Ending
-from xlmr_sweep.cluster.job_page import first_metadata
+from xlmr_sweep.cluster.job_page import JobPage
 from xlmr_sweep.cluster.jobs import InstructionJobs, RunJob, in_one_line, pretrain_models
 from xlmr_sweep.cluster.nodes import nodes
 from xlmr_sweep.cluster.quick_import import quick_imports
@@ -85,6 +85,7 @@ class _StartedRun:
     plan: RunPlan
     admission: Admission
     display: ProgressDisplay
+    page: JobPage
 
 
 def run_pending(plan: RunPlan) -> None:
@@ -116,7 +117,16 @@ def run_pending(plan: RunPlan) -> None:
             display.step("Trials", len(plan.trials), live_table.remaining_s) as live_table.step,
             live_table.until_interrupted(),
         ):
-            run_trials(plan.study, plan.storage, admission, live_table, notice=notice, run_job=run_job_shown, work=plan.work)
+            run_trials(
+                plan.study,
+                plan.storage,
+                admission,
+                live_table,
+                notice=notice,
+                run_job=run_job_shown,
+                work=plan.work,
+                show=started.page.show,
+            )
 
 
 def run_instruction_jobs(plan: RunPlan) -> None:
@@ -159,8 +169,8 @@ def _started(plan: RunPlan, trials: Sequence[Trial]) -> Iterator[_StartedRun]:
     here = [name for name in to_instruct if study.of_job(name).instructions.source != "hub"]
     prepare_instructions(study, here, storage, display, RayDataRunner(plan.address))
     began = time.monotonic()
-    shown = first_metadata(study, storage, len(trials))
-    with connected(plan.address, *_local_size(study, to_instruct), metadata=shown) as dashboard:
+    page = JobPage(study, storage, len(trials))
+    with connected(plan.address, *_local_size(study, to_instruct), metadata=page.metadata) as dashboard, page.kept():
         wait_for_nodes(plan.min_nodes or 1)
         cluster = nodes()
         check_fits(study, _models(trials), cluster, instruct=to_instruct)
@@ -173,7 +183,7 @@ def _started(plan: RunPlan, trials: Sequence[Trial]) -> Iterator[_StartedRun]:
         for read in examples:
             read.keep(storage)
         _pretrain(plan, to_instruct, display)
-        yield _StartedRun(plan, _admission(plan, trials, cluster, to_instruct), display)
+        yield _StartedRun(plan, _admission(plan, trials, cluster, to_instruct), display, page)
     plan.console.print(f"Where the time went: {display.where_the_time_went()}", soft_wrap=True, highlight=False)
 
 

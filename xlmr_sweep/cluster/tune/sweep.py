@@ -20,7 +20,7 @@ from ray.tune.logger import JsonLoggerCallback
 from ray.tune.result import EXPR_RESULT_FILE
 
 from xlmr_sweep.cluster.ending import Ending
-from xlmr_sweep.cluster.job_page import JobPage
+from xlmr_sweep.cluster.job_page import ShowCounts, show_nothing
 from xlmr_sweep.cluster.jobs import InstructionJobs, RunJob, in_one_line
 from xlmr_sweep.cluster.metrics import TrialMetrics
 from xlmr_sweep.cluster.nodes import NodeWatch, draining_nodes
@@ -93,6 +93,7 @@ def run_trials(
     notice: Notice | None = None,
     run_job: RunJob | None = None,
     work: Work | None = None,
+    show: ShowCounts = show_nothing,
 ) -> None:
     """Runs trials until each has a record, has failed for good, or is left out; and beside them the instruction jobs.
 
@@ -104,8 +105,8 @@ def run_trials(
         notice: says that the run is to end soon.
         run_job: runs an instruction job to its end. Needed if the admission holds jobs.
         work: what a trial's processes do. By default they fine-tune.
+        show: is told how many trials are done, running and so on.
     """
-    os.environ.update(TUNE_ENVIRONMENT)
     controller, metrics = TuneControllerAccess(), TrialMetrics(study.name, admission.waiting)
     watch = NodeWatch(admission.free_resources.nodes, problem=LateNodes(storage).problem, draining=draining_nodes)
     supervisor = _supervisor(study, storage, admission, controller, watch, events, metrics)
@@ -116,11 +117,10 @@ def run_trials(
 
     jobs = InstructionJobs(admission, run_job or _no_job, give_up, saves=SaveRequests(study, storage))
     ending = Ending(notice or Notice(study.cluster.end_soon_s), admission, jobs, events.note, supervisor.take_back_waiting)
-    page = JobPage(study, storage)
 
     def poll() -> None:
         supervisor.poll()
-        page.show(metrics.totals())
+        show(metrics.totals())
         ending.poll(watch)
 
     queue = TuneQueue(admission, jobs, poll)
@@ -131,7 +131,7 @@ def run_trials(
             tuner.fit()
     finally:
         forget_arrays()
-    page.show(metrics.totals(), at_once=True)
+    show(metrics.totals(), at_once=True)
     supervisor.end()
     ending.finish()
 
@@ -151,6 +151,7 @@ def _supervisor(
 
 
 def _tuner(storage: Storage, queue: TuneQueue, controller: TuneControllerAccess, callbacks: list[tune.Callback]) -> tune.Tuner:
+    os.environ.update(TUNE_ENVIRONMENT)
     run = time.strftime("run-%Y%m%d-%H%M%S") + f"-{os.getpid()}"
     return tune.Tuner(
         PlaceholderTrainable,
