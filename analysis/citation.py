@@ -87,7 +87,7 @@ def bibtex(cited: Citation, author: str = "", url: str = "") -> str:
     Args:
         cited: what to cite.
         author: who made the results; a reader puts names in place of the default.
-        url: where the results are, if they are somewhere.
+        url: address of the results, if they have one.
     """
     fields = {
         "title": f"{{{escaped(cited.title)}}}",

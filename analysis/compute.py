@@ -18,7 +18,7 @@ PRETRAINING_COLUMNS = [
 ]  # fmt: skip
 # Batch size and length of a step, for models whose pre-training is not reported. They are XLM-R large's (Goyal et al. 2021).
 REFERENCE_STEP = (8192, 512)
-Step = tuple[int, int, float, str]
+PretrainingStep = tuple[int, int, float, str]
 
 
 def pretraining(
@@ -44,14 +44,14 @@ def pretraining(
     return pd.DataFrame(rows, columns=PRETRAINING_COLUMNS)
 
 
-def _paper_step(model: str) -> Step:
+def _paper_step(model: str) -> PretrainingStep:
     tokens = paper.table_1().set_index("model")["tokens_seen"].to_dict()[model]
     if model in paper.STEPS:
         return (*paper.STEPS[model][:2], tokens, "paper")
     return (*REFERENCE_STEP, tokens, "reference")
 
 
-def _own_step(manifest: Mapping[str, Any]) -> Step | None:
+def _own_step(manifest: Mapping[str, Any]) -> PretrainingStep | None:
     recipe = manifest.get("identity", {}).get("spec", {}).get("pretrain", {})
     if "batch_size" not in recipe or "max_length" not in recipe:
         return None

@@ -24,10 +24,10 @@ from analysis.options import Options
 from analysis.overlap import ipr_by_overlap, mixture_overlap
 from analysis.pairs import paired_curves
 from analysis.paper_comparison import compare_with_paper
+from analysis.paradigm_ranks import rank_table
 from analysis.predictions import TaskPredictions, read_predictions
 from analysis.prompts import ipr_by_prompt, prompt_spread, prompts_of, scores_by_prompt
 from analysis.provenance import provenance
-from analysis.ranks import rank_table
 from analysis.schema import PARADIGMS, ordered
 from analysis.significance import with_tests
 from analysis.tables import Results

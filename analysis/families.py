@@ -22,7 +22,7 @@ def families_of_models(rows: Table, shapes: Mapping[str, Architecture]) -> pd.Da
 
     Args:
         rows: results, which may have the columns `family` and `num_body_parameters`.
-        shapes: of models, for those whose rows do not tell.
+        shapes: shapes of models whose rows do not say.
 
     Returns:
         `KIND_COLUMNS`; the family by its name for readers.

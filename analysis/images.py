@@ -22,7 +22,7 @@ def write_images(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
 
     Args:
         figures: figures by name.
-        folder: where to write. It is made if needed.
+        folder: target folder. It is made if it is missing.
 
     Raises:
         TableError: if kaleido or Chromium is missing. The message says how to get it.

@@ -19,7 +19,7 @@ def print_ipr(console: Console, ipr_table: Table) -> None:
     A cell with fewer values than planned says how many it has. A cell without values shows a dash.
 
     Args:
-        console: where to print.
+        console: prints the tables.
         ipr_table: what `analysis.ipr.ipr_table` returns.
     """
     frame = as_frame(ipr_table)

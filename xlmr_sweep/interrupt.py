@@ -43,7 +43,7 @@ class Notice:
     """Whether the command was told that its time is nearly over.
 
     Args:
-        seconds: from the notice to the end of the command.
+        seconds: time from the notice to the end of the command.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -59,7 +59,7 @@ class Notice:
         """Gives the notice. Only the first counts. The command is interrupted so late that it can still end in order.
 
         Args:
-            seconds: until the end, if that is sooner than usual.
+            seconds: time until the end, if it is shorter than usual.
         """
         if self._interrupts is None:
             left = self._seconds if seconds is None else min(seconds, self._seconds)
@@ -78,7 +78,7 @@ def on_notice(seconds: float) -> Iterator[Notice]:
     """Makes SIGUSR1 give a notice for the length of the block.
 
     Args:
-        seconds: that the command has from the notice to its end.
+        seconds: time from the notice to the end of the command.
     """
     notice = Notice(seconds)
     _listeners.append(notice)

@@ -38,7 +38,9 @@ def test_a_head_that_comes_back_in_time_ends_nothing() -> None:
     with watch_of(lambda address: next(answered, True), said, ended, return_s=1e9).running():
         wait_for(lambda: len(said) == 2)
     assert ended == []
-    assert said[0].startswith("Nobody answers at the head of the Ray cluster, 10.0.0.1:6379. This command ends if that is so for")
+    assert said[0].startswith(
+        "Nobody answers at the head of the Ray cluster, 10.0.0.1:6379. This command ends if nobody answers for"
+    )
     assert said[1] == "The head of the Ray cluster at 10.0.0.1:6379 answers again."
 
 

@@ -50,7 +50,7 @@ def storage(study: Study, tmp_path: Path) -> Storage:
 @pytest.fixture
 def train(monkeypatch: pytest.MonkeyPatch) -> Train:
     train = Train()
-    monkeypatch.setattr(module, "_Trainer", train.trainer)
+    monkeypatch.setattr(module, "LeanTrainer", train.trainer)
     fake = SimpleNamespace(nodes=lambda: [{}], is_initialized=lambda: False, train=ray.train)
     monkeypatch.setattr(module, "ray", fake)
     for name in [name for name in os.environ if name.startswith("RAY_TRAIN_")]:

@@ -218,7 +218,7 @@ def test_a_log_whose_earlier_attempts_cannot_be_read_is_not_written_over_them(
         raise OSError("unreachable")
 
     with trial_log(storage, TRIAL) as path, monkeypatch.context() as away:
-        away.setattr(Storage, "_read", fail)
+        away.setattr(Storage, "read_once", fail)
         os.write(2, b"second\n")
         assert not keep_log(storage, TRIAL, path)
         assert (tmp_path / log_name(TRIAL)).read_text() == before
@@ -241,14 +241,14 @@ def test_two_machines_that_copy_at_once_lose_no_attempt(no_path: str, tmp_path: 
     monkeypatch.setattr(fcntl, "flock", no_lock)
 
     class Second(Storage):
-        def _write(self, name: str, data: bytes) -> None:
-            super()._write(name, data)
+        def write_once(self, name: str, data: bytes) -> None:
+            super().write_once(name, data)
             claimed.set()
 
     class First(Storage):
-        def _read(self, name: str) -> bytes:
+        def read_once(self, name: str) -> bytes:
             try:
-                return super()._read(name)
+                return super().read_once(name)
             finally:
                 # The second one begins between this one's reading and writing.
                 other = threading.Thread(target=keep_log, args=(Second(uri), TRIAL, attempt_of(tmp_path, 2)))
@@ -282,7 +282,7 @@ from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.cluster.log_copy import keep_log
 from xlmr_sweep.storage.files import Storage
 class Killed(Storage):
-    def _read(self, name):
+    def read_once(self, name):
         os.kill(os.getpid(), 9)
 keep_log(Killed(sys.argv[1]), Trial("base", "prompted", "cb", 8, 0, "abc"), pathlib.Path(sys.argv[2]))
 """
@@ -310,9 +310,9 @@ def test_a_claim_of_a_machine_resumed_from_the_same_snapshot_is_respected(
     during: list[str] = []
 
     class Watched(Storage):
-        def _read(self, name: str) -> bytes:
+        def read_once(self, name: str) -> bytes:
             during[:] = during or self.names("tmp")
-            return super()._read(name)
+            return super().read_once(name)
 
     assert keep_log(Watched(storage.uri), TRIAL, attempt_of(tmp_path, 1))
     # The lock's file has the same number there, and the process that holds it is alive.

@@ -41,9 +41,9 @@ def test_a_study_that_can_run_here_has_nothing_wrong(study_file: Callable[..., P
     status, lines = checked(study_file(), storage)
     assert status == 0, lines
     assert lines["study"].startswith("ok small, 24 trials, 24 to run")
-    assert lines["examples"] == "ok 2 tasks, of the folder"
+    assert lines["examples"] == "ok 2 tasks, from the folder"
     assert lines["instructions"].startswith("ok 1 files")
-    assert "it loads and can be asked every prompt" in lines["model tiny"]
+    assert "it loads and takes every prompt" in lines["model tiny"]
     assert lines["storage"].startswith("ok written, read and renamed; ")
     assert lines["room"] == "ok every trial and instruction job fits"
     assert {
@@ -99,7 +99,7 @@ def test_the_hub_is_asked_once_where_neither_storage_nor_cache_has_the_data(
     study = study_file(models=[{"name": "h", "hub": "some/encoder"}], data={"source": "hub"}, paradigms=["prompted"])
     status, lines = checked(study, tmp_path / "runs")
     assert status == 2
-    assert "aps/super_glue is not to be had from the hub (no route to the hub); run prepare_data.py" in lines["examples"]
+    assert "aps/super_glue cannot be read from the hub (no route to the hub); run prepare_data.py" in lines["examples"]
     assert "some/encoder is not in the cache and the hub does not give it (no route to the hub)" in lines["model h"]
     assert asked == ["aps/super_glue", "some/encoder"]
 

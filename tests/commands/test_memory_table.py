@@ -53,7 +53,7 @@ def test_a_dry_run_says_where_rows_come_from(study_file: Callable[..., Path], tm
     text = said(set())
     assert f"<= {counted}" in text
     assert "about 32,768" in text
-    assert "About 32,768 rows is assumed" in text
+    assert "About 32,768 rows are assumed" in text
     # And the bound, which nothing assumes.
     assumed = next(trial.model for trial in trials if trial.model != "own")
     (bound,) = re.findall(r"The bound, every row of the vocabulary, in GB: (.*)\.", text)

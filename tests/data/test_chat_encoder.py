@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from builders import make_encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from instruction_files import WORDS
@@ -20,11 +19,6 @@ from xlmr_sweep.modeling.loading import load_tokenizer
 from xlmr_sweep.modeling.source import ModelSource
 
 TEXTS = st.lists(st.sampled_from([*WORDS, "zzz", "\u200b", "<mask>", "[MASK]", " ", "\n"]), max_size=200).map(" ".join)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_encoder(tmp_path_factory.mktemp("model"), words=WORDS)
 
 
 @settings(max_examples=60)

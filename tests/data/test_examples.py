@@ -198,14 +198,14 @@ def test_data_that_change_while_they_are_read_are_not_kept(
     study: Study, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert study.data.folder is not None
-    path, read = study.data.folder / "CB" / "val.jsonl", examples._jsonl
+    path, read = study.data.folder / "CB" / "val.jsonl", examples.read_line
 
-    def replaced(of: Path) -> Any:
-        yield from read(of)
-        if of.name == "train.jsonl":
-            path.write_bytes(path.read_bytes().replace(b"0", b"1"))
+    def replaced(line: bytes) -> Any:
+        # The first line is one of the training rows.
+        path.write_bytes(path.read_bytes().replace(b"0", b"1"))
+        return read(line)
 
-    monkeypatch.setattr(examples, "_jsonl", replaced)
+    monkeypatch.setattr(examples, "read_line", replaced)
     path.write_text('{"premise": "a", "hypothesis": "b", "label": 0}\n')
     with pytest.raises(StudyError, match="task cb: files in .* changed while they were read; start the command again"):
         prepare_task(study, CB, storage)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import gzip
+import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pytest
 from builders import make_encoder
+from fsspec.implementations.local import LocalFileSystem
 from instruction_files import WORDS, lines, rows, study_of
 from mixture_bytes import backwards, digest
 from pyarrow import parquet
@@ -20,7 +23,6 @@ from xlmr_sweep.data import instruction_source, mixture, mixture_writer, row_fil
 from xlmr_sweep.data.mixture import prepare_mixture
 from xlmr_sweep.data.mixture_rows import open_mixture
 from xlmr_sweep.data.part_work import PartDone, PartWork, run_here
-from xlmr_sweep.data.row_file import RowFile
 from xlmr_sweep.data.row_files import Segment, UnreachableError
 from xlmr_sweep.errors import StorageError, StudyError
 from xlmr_sweep.storage.files import Storage
@@ -28,16 +30,9 @@ from xlmr_sweep.study.identity import mixture_name
 from xlmr_sweep.study.spec import Study
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_encoder(tmp_path_factory.mktemp("model"), words=WORDS)
-
-
 @pytest.fixture(autouse=True)
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(instruction_source, "PART_BYTES", (700, 700))
+def _small_shards(small_parts: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mixture_writer, "SHARD_ROWS", 40)
-    monkeypatch.setattr(mixture, "HERE_BYTES", 0)
 
 
 def killed_after(number: int) -> Any:
@@ -285,22 +280,36 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(model: Path, tmp_path:
     assert digest(tmp_path / "runs") == digest(tmp_path / "whole")
 
 
+class ResetFile(io.FileIO):
+    """A file whose server resets the connection when somebody asks for what lies behind 2,000 bytes."""
+
+    tries: list[int] | None = None
+
+    def seek(self, place: int, whence: int = 0, /) -> int:
+        if place > 2000 and ResetFile.tries is not None:
+            ResetFile.tries.append(place)
+            raise OSError("connection reset")
+        return super().seek(place, whence)
+
+
+class ResetFiles(LocalFileSystem):  # type: ignore[misc]
+    protocol = "reset"
+    cachable = False
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> ResetFile:
+        return ResetFile(path, "rb")
+
+
 def test_a_source_that_goes_away_keeps_what_is_done(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "rows"
     folder.mkdir()
     (folder / "rows.jsonl").write_bytes(lines(rows()))
-    study, storage = study_of(model, folder.as_uri()), Storage(tmp_path / "runs")
+    fsspec.register_implementation("reset", ResetFiles, clobber=True)
+    study, storage = study_of(model, f"reset://{folder}"), Storage(tmp_path / "runs")
     monkeypatch.setattr(row_files.time, "sleep", lambda seconds: None)
-    tries, read = [], row_files._lines_from
-
-    def gone(file: RowFile, start: int, end: int) -> bytes:
-        if start > 2000:
-            tries.append(start)
-            raise OSError("connection reset")
-        return read(file, start, end)
-
+    tries: list[int] = []
     with monkeypatch.context() as patch:
-        patch.setattr(row_files, "_lines_from", gone)
+        patch.setattr(ResetFile, "tries", tries)
         with pytest.raises(
             UnreachableError, match=r"rows.jsonl: cannot be read: OSError: connection reset; the same command goes on"
         ):

@@ -7,10 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from builders import make_encoder
-from instruction_files import WORDS, lines, rows, study_of
+from instruction_files import lines, rows, study_of
 
-from xlmr_sweep.data import instruction_source, mixture
 from xlmr_sweep.data.mixture import prepare_mixture
 from xlmr_sweep.data.mixture_rows import open_mixture
 from xlmr_sweep.data.part_work import PartDone, PartWork, run_here
@@ -20,16 +18,7 @@ from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.identity import file_hash
 
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_encoder(tmp_path_factory.mktemp("model"), words=WORDS)
-
-
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(instruction_source, "PART_BYTES", (700, 700))
-    monkeypatch.setattr(mixture, "HERE_BYTES", 0)
+pytestmark = pytest.mark.usefixtures("small_parts")
 
 
 def replace_rows(path: Path) -> None:

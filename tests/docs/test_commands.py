@@ -92,7 +92,13 @@ def _problem(words: Sequence[str]) -> str:
     if not words or words[0] in OF_THE_SYSTEM:
         return ""
     program, *rest = words
-    known = {"python": _problem_of_python, "ray": _problem_of_ray, "pip": _problem_of_pip, "docker": _problem_of_docker}
+    known = {
+        "python": _problem_of_python,
+        "ray": _problem_of_ray,
+        "pip": _problem_of_pip,
+        "docker": _problem_of_docker,
+        "hf": _problem_of_hf,
+    }
     if program == "xlmr-sweep":
         return _problem_of_console(rest)
     return known[program](rest) if program in known else f"no program {program!r} is known here"
@@ -200,6 +206,19 @@ def _problem_of_ray(words: Sequence[str]) -> str:
     return next((f"ray {name} has no {word}" for word in rest if word.startswith("-") and word not in options), "")
 
 
+def _problem_of_hf(words: Sequence[str]) -> str:
+    name, *rest = words
+    if name not in importlib.import_module("huggingface_hub.cli.hf").app.commands:
+        return f"hf has no {name}"
+    options = _options_of_hf(name)
+    return next((f"hf {name} has no {word}" for word in rest if word.startswith("-") and word not in options), "")
+
+
+def _options_of_hf(name: str) -> set[str]:
+    # Its commands are imported when they are asked for.
+    return _options(importlib.import_module("huggingface_hub.cli.hf").app.commands[name].materialize())
+
+
 def _problem_of_pip(words: Sequence[str]) -> str:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     for before, word in zip(("", *words), words, strict=False):
@@ -229,6 +248,7 @@ def test_every_option_that_is_named_is_one_of_a_command(page: Path) -> None:
     known = {option for path in BENCHMARKS.glob("*.py") for option in _strings(path)} | OF_SLURM | {"--files"}
     known |= {option for command in (app, report.app, compare.app) for option in _options(typer.main.get_command(command))}
     known |= {option for name in ("start", "symmetric-run") for option in _options(cli.commands[name])}
+    known |= _options_of_hf("download")
     named = {code.split(" ")[0].split("=")[0] for code in inline_code(page) if code.startswith("--")}
     assert {option for text in named for option in text.split("/")} - known == set()
 
@@ -255,6 +275,7 @@ def _options(command: Any) -> set[str]:
         ("ray start --heads", "has no --heads"),
         ("srun ray symmetric-run --address a:1 -- python experiments/run_grid.py --sizes", "requires an argument"),
         ("pip install -e '.[tests]'", "pyproject.toml has no"),
+        ("hf download org/name --only x", "hf download has no --only"),
         ("sudo rm", "no program 'sudo'"),
     ],
 )
@@ -276,7 +297,7 @@ def test_every_study_is_one_that_a_dry_run_takes(page: Path, text: str, tmp_path
     make_instructions(tmp_path / "instructions.jsonl")
     study = load_study(str(path))
     for task in study.tasks:
-        _make_rows(tmp_path / "superglue" / task.folder, task.fields, task.labels)
+        _make_rows((study.data.folder or tmp_path / "superglue") / task.folder, task.fields, task.labels)
     assert study.name == yaml.safe_load(text)["name"]
     assert len(expand(study)) > 0
     console = Console(quiet=True)
@@ -284,7 +305,7 @@ def test_every_study_is_one_that_a_dry_run_takes(page: Path, text: str, tmp_path
 
 
 def _make_rows(folder: Path, fields: Sequence[str], labels: Sequence[str]) -> None:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for split, number in (("train", 64), ("val", 8)):
         if not (folder / f"{split}.jsonl").exists():
             rows = [dict.fromkeys(fields, "the cat sat") | {"label": labels[i % len(labels)], "idx": i} for i in range(number)]

@@ -130,7 +130,7 @@ def test_the_containers_commands_run_a_study_of_fractions_and_gangs(
     assert "Ray counts 2 GPUs and no NVIDIA driver answers" in output
     assert f"wrong  token: RAY_AUTH_TOKEN_PATH = {tmp_path / 'token'} has mode 644" in output
     assert "ok     storage: written, read and renamed; " in output
-    assert "ok     examples: 1 tasks, of the folder" in output
+    assert "ok     examples: 1 tasks, from the folder" in output
     assert "ok     models on nodes: each has the folders or the hub" in output
     assert output.count("wrong  ") == 2, output
     (tmp_path / "token").chmod(0o600)

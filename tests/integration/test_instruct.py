@@ -182,7 +182,7 @@ def test_leaves_no_process_of_train_behind(straight: tuple[Storage, dict[str, An
 def test_finished_job_is_not_started_again(
     inputs: Path, straight: tuple[Storage, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xlmr_sweep.cluster.instruct_job._Trainer", None)
+    monkeypatch.setattr("xlmr_sweep.cluster.instruct_job.LeanTrainer", None)
     storage, manifest = straight
     assert instruct(study_of(inputs), storage) == manifest
 

@@ -58,7 +58,7 @@ def test_other_tokens_than_those_of_the_file_are_named(tmp_path: Path) -> None:
     assert load_tokenizer(source)("Cat", add_special_tokens=False)["input_ids"] == [4 + WORDS.index("cat")]
     assert quick_check(source, [RTE]) is None
     (note,) = check_model(source, [RTE])
-    assert "transformers' BertTokenizer makes of" in note
+    assert "transformers' BertTokenizer turns" in note
     assert "set tokenizer_class and its options" in note
 
 

@@ -70,7 +70,7 @@ def test_weights_that_a_configuration_ties_but_that_differ_are_refused_by_name(t
     save_file(tensors | own, file, metadata={"format": "pt"})
     source = ModelSource("m", str(folder))
     for read in (load_masked_lm, starting_weights):
-        with pytest.raises(StudyError, match="model m: .*apart has unlike input and output embeddings"):
+        with pytest.raises(StudyError, match="model m: .*apart has different input and output embeddings"):
             read(source)
     config = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": False}
     (folder / "config.json").write_text(json.dumps(config))

@@ -16,8 +16,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from xlmr_sweep.errors import StorageError
 from xlmr_sweep.storage import files as storage_module
@@ -106,6 +109,26 @@ def test_what_fails_for_a_while_is_tried_again(tmp_path: Path, monkeypatch: pyte
     assert Storage(tmp_path).read("records/a.json") == b"kept"
 
 
+class Silent(LocalFileSystem):  # type: ignore[misc]
+    """A server that fails its first two requests. Its files are this machine's."""
+
+    protocol = "silent"
+    cachable = False
+    answers: Iterator[bool] = iter(())
+
+    def _asked(self) -> None:
+        if not next(Silent.answers, True):
+            raise OSError("connection refused")
+
+    def info(self, path: str, **options: Any) -> Any:
+        self._asked()
+        return super().info(path, **options)
+
+    def isdir(self, path: str) -> bool:
+        self._asked()
+        return bool(super().isdir(path))
+
+
 LOOKS: dict[str, Callable[[Storage], bool]] = {
     "exists": lambda storage: storage.exists("records/a.json"),
     "size": lambda storage: storage.size("records/a.json") == 4,
@@ -119,27 +142,12 @@ LOOKS: dict[str, Callable[[Storage], bool]] = {
 def test_a_server_that_does_not_answer_for_a_while_is_asked_again_by_every_look(
     look: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uri, pauses = f"local://{tmp_path}", []
-    Storage(uri).write("records/a.json", b"kept")
+    fsspec.register_implementation("silent", Silent, clobber=True)
+    Storage(tmp_path).write("records/a.json", b"kept")
+    pauses: list[float] = []
     monkeypatch.setattr(storage_module, "time", SimpleNamespace(sleep=pauses.append, monotonic=time.monotonic))
-    storage = Storage(uri).patient(1000)
-    real, answers = storage._fs, iter([False, False])
-
-    class Silent:
-        def __getattr__(self, name: str) -> object:
-            return getattr(real, name) if next(answers, True) else self.fail
-
-        def fail(self, *_: object, **__: object) -> None:
-            raise OSError("connection refused")
-
-    def copied(source: str, target: str, source_filesystem: Silent) -> None:
-        # The library takes nothing but its own file systems.
-        source_filesystem.get_file_info(source)
-        copy_files(source, target, source_filesystem=real)
-
-    copy_files = storage_module.fs.copy_files
-    monkeypatch.setattr(storage_module.fs, "copy_files", copied)
-    monkeypatch.setattr(storage, "_fs", Silent())
+    storage = Storage(f"silent://{tmp_path}").patient(1000)
+    monkeypatch.setattr(Silent, "answers", iter([False, False]))
     assert LOOKS[look](storage)
     assert len(pauses) == 2
 

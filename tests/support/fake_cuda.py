@@ -197,15 +197,15 @@ class NotedStep:
     """A step that tells the stand-in what runs."""
 
     def __init__(self, step: Any, cuda: FakeCuda) -> None:
-        self._step, self._cuda = step, cuda
+        self.step, self._cuda = step, cuda
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._step, name)
+        found = getattr(self.step, name)
         if name not in ("train", "evaluate", "add"):
             return found
 
         def noted(*inputs: Any) -> None:
-            state = vars(self._step.state)
+            state = vars(self.step.state)
             captured = dict(state)
 
             def again() -> None:
@@ -222,4 +222,4 @@ class NotedStep:
 
     def begin(self) -> None:
         self._cuda.log.append("begin")
-        self._step.begin()
+        self.step.begin()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import threading
 from collections.abc import Callable
@@ -18,7 +19,6 @@ from tiny_ranks import Rows, run_of, tiny, train_on_ranks
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.training import checkpoint_files
 from xlmr_sweep.training.checkpoint import load_checkpoint, save_checkpoint
 from xlmr_sweep.training.job_checkpoints import JobCheckpoints
 from xlmr_sweep.training.mlm import Run
@@ -91,13 +91,15 @@ def test_damaged_files_are_refused_in_one_line(tmp_path: Path) -> None:
     assert "the checkpoint is damaged" in refusal(folder)
 
 
-def test_a_full_disk_is_an_error_of_the_disk_and_leaves_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*args: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoint_files, "_write", full)
-    with pytest.raises(OSError, match="No space left on device"):
-        saved(tmp_path / "c")
+def test_a_full_disk_is_an_error_of_the_disk_and_leaves_no_state(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The tensors are larger, the state is not.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            saved(tmp_path / "c")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not (tmp_path / "c" / "state.json").exists()
 
 

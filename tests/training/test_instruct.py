@@ -140,6 +140,6 @@ def test_an_export_that_computes_something_else_is_not_published(
     study = study_of(inputs, max_steps=2)
     refusal = train(study, tmp_path)
     assert refusal["error_class"] == "StudyError"
-    assert "compute other logits than the model that was trained" in refusal["message"]
+    assert "compute other logits than the trained model" in refusal["message"]
     assert "\n" not in refusal["message"]
     assert not Storage(tmp_path / "runs").exists(f"{instruct_folder(study, study.model('m'))}/manifest.json")

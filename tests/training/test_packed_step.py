@@ -20,7 +20,7 @@ from xlmr_sweep.modeling.gpu.torch_kernels import TorchKernels
 from xlmr_sweep.training import mlm, packed_step
 from xlmr_sweep.training.batches import BatchSource
 from xlmr_sweep.training.checkpoint import load_checkpoint, save_checkpoint
-from xlmr_sweep.training.mlm import Run
+from xlmr_sweep.training.mlm import Run, fastest_steps
 from xlmr_sweep.training.mlm_loss import MaskedLMLoss
 from xlmr_sweep.training.packed_step import PackedStep, packed_refusal
 from xlmr_sweep.training.readings import Readings
@@ -35,9 +35,13 @@ def packed(root: nn.Module, source: BatchSource, settings: TrainSettings, world:
     return PackedStep(root, source, settings, attention=NaNBeyondTheEnd(), kernels=kernels, cuda=FakeCuda())
 
 
-def run_of(dropout: float = 0.0, family: str = "xlm-roberta", **changes: Any) -> Run:
+def run_of(dropout: float = 0.0, family: str = "xlm-roberta", *, make_steps: Any = fastest_steps, **changes: Any) -> Run:
     model = tiny(family, dropout, max_position_embeddings=60)
-    return Run(MaskedLMLoss(model), Rows(), replace(SETTINGS, **changes), World())
+    return Run(MaskedLMLoss(model), Rows(), replace(SETTINGS, **changes), World(), make_steps)
+
+
+def packed_run(**changes: Any) -> Run:
+    return run_of(make_steps=packed, **changes)
 
 
 @pytest.fixture(autouse=True)
@@ -47,17 +51,11 @@ def _small_rungs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlm_packing, "ASKED", 32)
 
 
-@pytest.fixture
-def _packed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlm, "_steps", packed)
-
-
 @pytest.mark.parametrize("family", ["xlm-roberta", "xlm-roberta-xl", "bert"])
-def test_a_run_equals_the_plain_way(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_equals_the_plain_way(family: str) -> None:
     plain = run_of(family=family, clip=0.5)
     plain.train()
-    monkeypatch.setattr(mlm, "_steps", packed)
-    run = run_of(family=family, clip=0.5, max_tokens=64)
+    run = packed_run(family=family, clip=0.5, max_tokens=64)
     run.train()
     assert isinstance(run.steps, PackedStep)
     assert run.steps.refusal is None
@@ -70,25 +68,23 @@ def test_a_run_equals_the_plain_way(family: str, monkeypatch: pytest.MonkeyPatch
         torch.testing.assert_close(parameter, plain.parameters[name], rtol=1e-5, atol=1e-5, msg=name)
 
 
-@pytest.mark.usefixtures("_packed")
 def test_places_without_a_token_are_counted() -> None:
-    run = run_of(max_tokens=128)
+    run = packed_run(max_tokens=128)
     run.train()
     # All micro-batches are as long as the longest one of their step, in 64s, and a slot of filler is in each.
     assert (run.progress.tokens + run.progress.filler) % 64 == 0
     assert run.progress.filler >= Rows().num_steps
-    one_each = run_of(max_tokens=1)
+    one_each = packed_run(max_tokens=1)
     one_each.train()
     # Every row is a micro-batch of 64 places: none of these rows is longer.
     assert one_each.progress.tokens == run.progress.tokens
     assert one_each.progress.filler == 64 * Rows().total_rows - run.progress.tokens
 
 
-@pytest.mark.usefixtures("_packed")
 def test_a_run_that_goes_on_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
-    whole = run_of(dropout=0.2)
+    whole = packed_run(dropout=0.2)
     whole.train(lambda run: save_checkpoint(run, tmp_path) if run.progress.step == 3 else None)
-    again = run_of(dropout=0.2)
+    again = packed_run(dropout=0.2)
     with torch.no_grad():
         again.parameters[BIAS].fill_(9)
     load_checkpoint(again, tmp_path)
@@ -98,9 +94,8 @@ def test_a_run_that_goes_on_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Pa
         assert torch.equal(parameter, whole.parameters[name]), name
 
 
-@pytest.mark.usefixtures("_packed")
 def test_dropout_draws_anew_in_each_micro_batch_and_step_and_not_by_chance() -> None:
-    curves = [run_of(dropout=0.3, seed=seed).train().loss_curve for seed in (0, 0, 1)]
+    curves = [packed_run(dropout=0.3, seed=seed).train().loss_curve for seed in (0, 0, 1)]
     assert curves[0] == curves[1] != curves[2]
 
 
@@ -114,22 +109,15 @@ def test_it_is_for_one_gpu_and_known_families(monkeypatch: pytest.MonkeyPatch) -
     assert packed_refusal(MaskedLMLoss(tiny("modernbert")), "bf16", World()) == "the family modernbert"
 
 
-class LateReadings(Readings):
-    """As on a GPU: told when the next step has been queued, or when somebody waits."""
-
-    def add(self, step: int, values: torch.Tensor) -> None:
-        self._waiting.append((step, values.clone(), Arrived()))
-        self._settle(keep=1)
-
-
-class Arrived:
-    def synchronize(self) -> None:
-        pass
+@pytest.fixture
+def _late_readings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: a step's numbers are told when the next step has been queued, or when somebody waits."""
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(mlm, "Readings", lambda device, tell: Readings(gpu, tell, FakeCuda()))
 
 
-def test_late_losses_name_their_step_and_nothing_spoiled_is_saved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(mlm, "Readings", LateReadings)
-
+@pytest.mark.usefixtures("_late_readings")
+def test_late_losses_name_their_step_and_nothing_spoiled_is_saved(tmp_path: Path) -> None:
     def poison(run: Run) -> None:
         if run.progress.step == 2:
             with torch.no_grad():
@@ -144,9 +132,9 @@ def test_late_losses_name_their_step_and_nothing_spoiled_is_saved(monkeypatch: p
         run_of().train(lambda run: poison(run) if run.progress.step < 3 else None)
 
 
-def test_late_losses_are_all_in_the_curve_at_the_end_and_in_a_checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_late_losses_are_all_in_the_curve_at_the_end_and_in_a_checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     expected = run_of().train().loss_curve
-    monkeypatch.setattr(mlm, "Readings", LateReadings)
+    request.getfixturevalue("_late_readings")
     seen = []
 
     def look(run: Run) -> None:

@@ -12,7 +12,6 @@ from torch.distributed.fsdp import FSDPModule
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from xlmr_sweep.modeling import fsdp
 from xlmr_sweep.modeling.architecture import KNOWN
 from xlmr_sweep.modeling.fsdp import World, local_parameters
 from xlmr_sweep.modeling.memory import GPU_BYTES, GPU_RESERVE, trial_memory
@@ -42,10 +41,10 @@ def sharded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         pad_token_id=1,
     )
 
-    def received(tensor: Tensor, world: World) -> Tensor:
+    def received(world: World, tensor: Tensor) -> Tensor:
         return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
-    monkeypatch.setattr(fsdp, "_received", received)
+    monkeypatch.setattr(World, "send_tensor", received)
     dist.init_process_group("fake", rank=3, world_size=RANKS, store=FakeStore())
     with torch.device("meta"):
         root = MaskedLMLoss(AutoModelForMaskedLM.from_config(config))

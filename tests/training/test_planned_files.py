@@ -11,7 +11,7 @@ import pytest
 from builders import make_encoder
 from small_trials import pick, prepared, settings
 
-from xlmr_sweep.cluster.work import _TorchRunner
+from xlmr_sweep.cluster.work import TorchRunner
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.identity import recipe_folder_name
@@ -26,8 +26,8 @@ def study_of(study_file: Callable[..., Path], folder: Path, **fields: object) ->
     return load_study(str(study_file(models=[{"name": "m", "folder": str(folder), **fields}], finetune=settings())))
 
 
-def runner_of(study: Study, storage: Storage) -> _TorchRunner:
-    return _TorchRunner(prepared(study, storage), PlannedFiles(study))
+def runner_of(study: Study, storage: Storage) -> TorchRunner:
+    return TorchRunner(prepared(study, storage), PlannedFiles(study))
 
 
 def replace_weights(folder: Path, other: Path) -> None:

@@ -138,13 +138,13 @@ class FullNowAndThen(Storage):
             self.refused.append(name)
             raise OSError(errno.ENOSPC, "No space left on device", name)
 
-    def _write(self, name: str, data: bytes) -> None:
+    def write_once(self, name: str, data: bytes) -> None:
         self._check_room(name)
-        super()._write(name, data)
+        super().write_once(name, data)
 
-    def _upload(self, folder: Path, name: str, beside: bool) -> None:
+    def upload_once(self, folder: Path, name: str, beside: bool) -> None:
         self._check_room(name)
-        super()._upload(folder, name, beside)
+        super().upload_once(folder, name, beside)
 
 
 class FullForEver(FullNowAndThen):

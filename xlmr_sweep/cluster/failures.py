@@ -84,7 +84,7 @@ def failure_of_attempt(error: BaseException | None, storage: Storage, trial: Tri
     left or in its log.
 
     Args:
-        error: as Tune reports it.
+        error: the error that Tune reports.
         storage: the study's folder.
         trial: the trial.
         token: names this attempt among all attempts of all runs.

@@ -93,7 +93,7 @@ class HeadWatch:
     def _comes_back(self) -> bool:
         self._say(
             f"Nobody answers at the head of the Ray cluster, {self._address}. "
-            f"This command ends if that is so for {self._return_s:g} s more. {KEPT}."
+            f"This command ends if nobody answers for {self._return_s:g} s more. {KEPT}."
         )
         deadline = time.monotonic() + self._return_s
         while time.monotonic() < deadline and not self._ended.wait(ASK_INTERVAL_S):

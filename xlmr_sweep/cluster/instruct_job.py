@@ -29,7 +29,7 @@ from xlmr_sweep.scheduling.causes import Cause, JobFailedError, cause_of
 from xlmr_sweep.storage.artifacts import INSTRUCT, TRAIN, instruct_folder, job_folder, manifest_of, mixture_folder, temporary_file
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.job_log import JobLog
-from xlmr_sweep.storage.progress_file import Step, follow_progress
+from xlmr_sweep.storage.progress_file import ProgressReporter, follow_progress
 from xlmr_sweep.study.identity import recipe_folder_name
 from xlmr_sweep.study.spec import Study
 
@@ -49,19 +49,19 @@ def run_instruct(
     use_gpu: bool,
     cpus_per_rank: float = 1.0,
     label_selector: Sequence[dict[str, str]] = (),
-    step: Step | None = None,
+    step: ProgressReporter | None = None,
 ) -> dict[str, Any]:
     """Instruction-tunes one model on the connected Ray cluster, unless its weights are there.
 
     Args:
         study: declares the model, the mixture and the recipe.
         model_name: the study's short name of the model.
-        storage: where the mixture is and `instruct/<model>-<recipe_id>/` will be.
+        storage: holds the mixture, and gets `instruct/<model>-<recipe_id>/`.
         num_ranks: workers of the job.
         use_gpu: gives each worker a GPU.
         cpus_per_rank: CPUs of each worker.
         label_selector: Ray's labels of the node of each worker; by default Ray chooses.
-        step: shown how many steps are done.
+        step: shows how many steps are done.
 
     Returns:
         The manifest.
@@ -98,13 +98,18 @@ def _require_mixture(study: Study, storage: Storage) -> None:
 
 
 def _run_job(
-    name: str, config: dict[str, Any], workers: ray.train.ScalingConfig, storage: Storage, step: Step | None, num_kept: int
+    name: str,
+    config: dict[str, Any],
+    workers: ray.train.ScalingConfig,
+    storage: Storage,
+    step: ProgressReporter | None,
+    num_kept: int,
 ) -> None:
     """Runs a job to its end. What went wrong is also in its log."""
     _set_train_defaults()
     group_file = temporary_file(f"placement-group-{name}")
     storage.delete(group_file)
-    trainer = _Trainer(
+    trainer = LeanTrainer(
         _NotePlacementGroup(storage.uri, group_file),
         instruction_rank,
         train_loop_config=config,
@@ -140,7 +145,7 @@ def _logged(failed: JobFailedError, log: JobLog) -> JobFailedError:
     return failed
 
 
-class _Trainer(TorchTrainer):  # type: ignore[misc]
+class LeanTrainer(TorchTrainer):  # type: ignore[misc]
     """A trainer without two of Train's processes, which cost some CPU seconds at each start.
 
     One hands out data sets of Ray Data, and our ranks read the mixture themselves. The other frees a job's placement group
@@ -149,8 +154,8 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
 
     Args:
         note: tells the driver of the placement group.
-        args: as of a `TorchTrainer`.
-        options: as of a `TorchTrainer`.
+        args: arguments of `TorchTrainer`.
+        options: options of `TorchTrainer`.
     """
 
     def __init__(self, note: _NotePlacementGroup, *args: Any, **options: Any) -> None:

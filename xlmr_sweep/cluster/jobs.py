@@ -26,7 +26,7 @@ from xlmr_sweep.scheduling.items import Job
 from xlmr_sweep.scheduling.resources import Node
 from xlmr_sweep.storage.artifacts import pretrained_folder
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.progress_file import Step, follow_progress
+from xlmr_sweep.storage.progress_file import ProgressReporter, follow_progress
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
 
@@ -39,7 +39,7 @@ MAX_STARTS = 3
 """A job whose nodes die starts again on others. It starts at most this many times."""
 
 
-ShowStep = Callable[[str], AbstractContextManager[Step]]
+ShowStep = Callable[[str], AbstractContextManager[ProgressReporter]]
 """Shows a long step, by name, for as long as the block runs."""
 
 
@@ -87,10 +87,10 @@ class InstructionJobs:
     """Runs the instruction jobs that the admission hands out, beside the trials, each in a thread.
 
     Args:
-        admission: is told when a job ended.
+        admission: learns when a job ended.
         run: runs a job.
-        on_failed: told a job that failed, why, and the trials that cannot run without it. Called from the driver's thread.
-        node_patience_s: for `run_alone`: how long a job waits that no node can hold any more.
+        on_failed: called in the driver's thread with a job that failed, why it failed, and the trials that cannot run without it.
+        node_patience_s: for `run_alone`: how long a job waits if no node can hold it any more.
         problem: for `run_alone`: what is wrong with a node that joins; see `NodeWatch`.
         saves: asks jobs for checkpoints.
     """
@@ -221,7 +221,7 @@ def wait_for_resources(job: Job, timeout_s: float = RESOURCES_TIMEOUT_S) -> None
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if not needs.keys() <= _alive_ids():
-            raise TimeoutError(f"{job.tune_id}: a node of its own is gone")
+            raise TimeoutError(f"{job.tune_id}: one of its nodes is gone")
         free = available_resources_per_node()
         if all(free.get(node, {}).get(kind, 0.0) + 1e-6 >= n for node, need in needs.items() for kind, n in need.items()):
             return

@@ -24,7 +24,7 @@ TOLD = {
     "loss_targets": "Loss of masked tokens of targets",
     "gradient_norm": "Norm of the gradient before clipping",
     "tokens_per_s": "Tokens a second",
-    "share_of_peak": "Operations a second as a share of what the cards can do",
+    "share_of_peak": "Operations per second as a share of the cards' peak",
     "memory_bytes": "Peak memory of rank 0",
     "remaining_s": "Expected seconds until the end of the job",
     "held_out_accuracy": "Share of the masked target tokens of held-out rows that were right",

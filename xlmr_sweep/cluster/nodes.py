@@ -1,4 +1,4 @@
-"""Which nodes are alive, and how many processes a node's kernel has killed for want of memory.
+"""Which nodes are alive, and how many processes a node's kernel has killed because its memory ran out.
 
 Ray cannot tell a process that the kernel killed from one that somebody killed. The kernel counts its own kills.
 """
@@ -36,7 +36,7 @@ def draining_nodes() -> Mapping[str, float | None]:
 
 
 def oom_kills() -> int:
-    """Returns how many processes this machine's kernel says it has killed for want of memory. The number only grows."""
+    """Returns how many processes this machine's kernel says it has killed because its memory ran out. The number only grows."""
     total = 0
     for path in COUNTERS:
         try:

@@ -54,7 +54,7 @@ def keep_checkpoint(storage: Storage, job: str, step: int, write: Write, told: C
     Args:
         storage: the study's folder.
         job: the job's name.
-        step: of the checkpoint.
+        step: step of the checkpoint.
         write: writes this rank's part into a folder.
         told: told, in that thread, whether it is kept.
     """

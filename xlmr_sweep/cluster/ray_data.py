@@ -38,7 +38,7 @@ class RayDataRunner:
     """Does the work on parts on the cluster; connects to it if nobody has.
 
     Args:
-        address: as of `--address`.
+        address: value of `--address`.
     """
 
     def __init__(self, address: str) -> None:

@@ -38,7 +38,7 @@ def wait_for_head(address: str, wait_s: float = WAIT_S) -> None:
 def wait_for_nodes(
     wanted: int, wait_s: float = WAIT_S, count: Callable[[], int] = lambda: len(nodes()), poll_s: float = POLL_S
 ) -> None:
-    """Returns once the connected cluster has so many nodes.
+    """Returns once the connected cluster has this many nodes.
 
     Raises:
         StudyError: if it does not in time.

@@ -78,19 +78,32 @@ class FineTuning:
         limit_memory(device, rank_info.gpu_share)
         world = World(device=device) if rank_info.size == 1 else _join(rank_info)
         warm_state = WarmState(study, storage, world, ObjectStoreArrays() if ray.is_initialized() else None)
-        return _TorchRunner(warm_state, PlannedFiles(study))
+        return TorchRunner(warm_state, PlannedFiles(study))
 
 
-class _TorchRunner:
+class TorchRunner:
+    """Runs trials with torch. Before and after each it checks that the files are those of the plan.
+
+    Args:
+        warm_state: what outlives a trial (`WarmState`).
+        files: the check (`PlannedFiles`).
+    """
+
     def __init__(self, warm_state: Any, files: Any) -> None:
         self._warm_state, self._files = warm_state, files
 
     def prepare(self, trial: Trial) -> None:
+        """See `TrialRunner`."""
         self._files.check(trial)
         self._warm_state.inputs(trial)
         self._warm_state.starting_weights(trial)
 
     def run(self, trial: Trial, on_step: OnStep | None = None) -> Outcome:
+        """See `TrialRunner`.
+
+        Raises:
+            StudyError: if files are not those of the plan.
+        """
         from xlmr_sweep.modeling.device import DeviceUse
         from xlmr_sweep.training.finetune import finetune
 
@@ -102,10 +115,12 @@ class _TorchRunner:
         return replace(outcome, columns=outcome.columns | use.columns)
 
     def resolved(self, trial: Trial) -> dict[str, Any]:
+        """See `TrialRunner`."""
         resolved: dict[str, Any] = self._warm_state.resolved(trial)
         return resolved
 
     def close(self) -> None:
+        """See `TrialRunner`."""
         import torch.distributed as dist
 
         if dist.is_initialized():

@@ -23,14 +23,15 @@ TasksOption = Annotated[str | None, typer.Option(help="only these tasks of the s
 ParadigmsOption = Annotated[str | None, typer.Option(help="only these paradigms of the study, as a,b")]
 SizesOption = Annotated[str | None, typer.Option(help="these training sizes instead, as 8,16; new ones extend the study")]
 MinNodesOption = Annotated[
-    int | None, typer.Option(min=1, help="wait up to ten minutes until the cluster has so many nodes, the head among them")
+    int | None, typer.Option(min=1, help="wait up to ten minutes until the cluster has this many nodes, the head included")
 ]
 VariantsOption = Annotated[
-    str | None, typer.Option(help="only trials of these variants of the study, as a,b; what variants share is of the first")
+    str | None,
+    typer.Option(help="only trials of these variants of the study, as a,b; shared trials count for the first"),
 ]
 WatchOption = Annotated[
     bool,
-    typer.Option("--watch", help="with the status: go on showing what the process that runs the study does"),
+    typer.Option("--watch", help="with --status: keep showing what the running study does"),
 ]
 SeedsOption = Annotated[str | None, typer.Option(help="these seeds instead, as 0,1; new ones extend the study")]
 

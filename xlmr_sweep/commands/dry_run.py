@@ -109,7 +109,7 @@ def make_forecast(
     Args:
         study: the study.
         storage: its folder.
-        trials: of the command.
+        trials: the command's trials.
         found: what the storage holds.
         nodes: the cluster. Default: the one that the study expects.
 

@@ -49,7 +49,7 @@ def status(request: Request, console: Console, *, keep_watching: bool = False) -
 
     Args:
         request: what is asked for.
-        console: where the table goes.
+        console: prints the table.
         keep_watching: shows then the live table of the process that runs the study, until all is done (`--watch`).
     """
     study, asked, storage = read_studies(request)
@@ -146,8 +146,8 @@ def run(
 
     Args:
         request: what is to run.
-        address: as of `--address`.
-        console: where progress goes.
+        address: value of `--address`.
+        console: prints the progress.
         retry_failed: run trials again whose last attempt failed.
         work: what a trial's processes do in place of fine-tuning, for measurements of all else.
         min_nodes: nodes of the cluster to wait for.

@@ -54,13 +54,13 @@ def _examples(study: Study, storage: Storage, trials: Sequence[Trial], examples:
         cached = [name for name in absent if _is_cached(study.data.hub, study.task(name).hub_config)]
         problem = hub_problem("dataset", study.data.hub, study.data.revision) if set(absent) - set(cached) else ""
         if problem:
-            return Finding(what, f"{study.data.hub} is not to be had from the hub ({problem}); {HUB_ADVICE}", "wrong")
+            return Finding(what, f"{study.data.hub} cannot be read from the hub ({problem}); {HUB_ADVICE}", "wrong")
         return Finding(what, f"{len(names) - len(absent)} tasks in the storage, {len(absent)} on the hub or in its cache")
     try:
         examples += read_examples(study, storage, trials, ProgressDisplay(Console(quiet=True)))
     except StudyError as error:
         return Finding(what, str(error), "wrong")
-    return Finding(what, f"{len(names)} tasks, of the {'storage' if not absent else study.data.source}")
+    return Finding(what, f"{len(names)} tasks, from the {'storage' if not absent else study.data.source}")
 
 
 def _is_cached(hub: str, config: str | None) -> bool:
@@ -104,7 +104,7 @@ def _model(study: Study, storage: Storage, trials: Sequence[Trial], examples: Se
     notes = [line.removeprefix("Warning: ").removeprefix(f"{what}: ") for line in warnings.file.getvalue().splitlines()]
     shape = shape_of(study, storage, model)
     size = f"{shape.num_parameters / 1e6:,.1f} M parameters, " if shape is not None else ""
-    return Finding(what, "; ".join(notes), "note") if notes else Finding(what, f"{size}it loads and can be asked every prompt")
+    return Finding(what, "; ".join(notes), "note") if notes else Finding(what, f"{size}it loads and takes every prompt")
 
 
 def node_needs(study: Study, storage: Storage, trials: Sequence[Trial], done: set[str]) -> NodeNeeds:
@@ -113,7 +113,7 @@ def node_needs(study: Study, storage: Storage, trials: Sequence[Trial], done: se
     Args:
         study: the study.
         storage: its folder.
-        trials: of this command.
+        trials: this command's trials.
         done: ids of the trials that have a record.
     """
     left = [trial for trial in trials if trial.trial_id not in done]

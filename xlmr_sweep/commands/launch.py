@@ -90,7 +90,7 @@ class Launch:
         given = {name: getattr(self, name) for name in ("partition", "account", "queue", "namespace", "image", "volume", "user")}
         for option, value in [*given.items(), *(("hosts", host) for host in self.hosts)]:
             if value and not NAME.fullmatch(value):
-                raise StudyError(f"--{option}: {value!r} is no name; letters, digits and . _ : / @ - may be in it")
+                raise StudyError(f"--{option}: {value!r} is no name; use letters, digits and . _ : / @ -")
         if self.kind == "ray-up" and not self.hosts:
             raise StudyError("--hosts: name the machines, the one that runs the study first, as a,b")
         if self.kind == "ray-up" and self.nodes not in (None, len(self.hosts)):

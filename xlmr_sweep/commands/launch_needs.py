@@ -98,7 +98,7 @@ def study_needs(
 
     Args:
         request: the study and which of its trials. Its storage is where the dry run looks.
-        storage: where the run keeps what it makes, as the cluster sees it.
+        storage: storage of the run, as the cluster sees it.
         options: further options of the run.
         sizes: nodes, GPUs and CPUs of a node; None for those that were not given.
 

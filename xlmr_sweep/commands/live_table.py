@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xlmr_sweep.commands.progress import duration
-from xlmr_sweep.storage.progress_file import Step
+from xlmr_sweep.storage.progress_file import ProgressReporter
 from xlmr_sweep.study.plan import Trial
 
 RATE_WINDOW_S = 600.0
@@ -72,7 +72,7 @@ class LiveTable:
     """Counts what happens to the trials of a run. One thread reports what happens; another draws the table.
 
     Args:
-        console: where lines go.
+        console: prints the lines.
         trials: the trials of the run.
         capacity: returns the GPUs that the cluster has now, or its CPUs where there are no GPUs. Any thread may call it.
         unit: `GPUs` or `CPUs`.
@@ -109,7 +109,7 @@ class LiveTable:
         self._accounted_at = self._began
         # Never print a line while holding it: the console draws the table under its own lock, and drawing takes this one.
         self._lock = threading.Lock()
-        self.step: Step | None = None
+        self.step: ProgressReporter | None = None
         """The bar that counts the trials that ended."""
         self.num_left_out = 0
         self.done = 0

@@ -68,7 +68,7 @@ def forecast_memory(study: Study, storage: Storage, trials: Sequence[Trial], don
     Args:
         study: the study.
         storage: its folder, whose records tell how many embedding rows a task really keeps.
-        trials: of this command.
+        trials: this command's trials.
         done: ids of the trials that have a record.
     """
     models = {name: study.model(name) for name in dict.fromkeys(trial.model for trial in trials)}
@@ -109,8 +109,8 @@ def memory_of_models(
 
     Args:
         study: the study.
-        shapes: by model.
-        trials: of this command.
+        shapes: shapes by model.
+        trials: this command's trials.
         measured: embedding rows that earlier trials kept, by model (`known_rows`).
         counted: bounds on them, of models without those (`vocabulary.count_rows`).
     """

@@ -49,7 +49,7 @@ def bounds_line(forecast: MemoryForecast) -> str:
         f"{memory.model} {memory.bytes_declared / 1e9:.1f}{_fewest(memory) if on_gpu else ''}" for memory in forecast.bounds
     )
     return (
-        f"About {ASSUMED_ROWS:,} rows is assumed, for the different tokens of a task's texts; the first records tell. "
+        f"About {ASSUMED_ROWS:,} rows are assumed for the different tokens of a task's texts; the first records show how many. "
         f"The bound, every row of the vocabulary, in GB: {bounds}."
     )
 

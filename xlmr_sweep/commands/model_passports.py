@@ -41,8 +41,8 @@ def examine_models(
     Args:
         study: the study.
         storage: its folder, which stays as it is.
-        trials: of the command.
-        console: where warnings go.
+        trials: the command's trials.
+        console: prints the warnings.
 
     Returns:
         The passports of the models that can serve, and what is wrong with the others.

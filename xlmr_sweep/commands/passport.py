@@ -72,8 +72,8 @@ def passports_at_hand(
     Args:
         study: the study.
         storage: its folder.
-        trials: of this command, whose label words were checked.
-        memory: of the same trials.
+        trials: this command's trials. Their label words were checked.
+        memory: memory of the same trials.
     """
     found, without = [], []
     for name in dict.fromkeys(trial.model for trial in trials):

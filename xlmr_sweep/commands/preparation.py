@@ -66,7 +66,7 @@ def prepare_instructions(
     Args:
         study: declares them.
         jobs: names of the jobs.
-        storage: where they go.
+        storage: gets the data.
         display: shows how far they are.
         run_parts: does the work; by default this process does.
 
@@ -146,8 +146,8 @@ def check_models(
         study: the study.
         storage: its folder.
         trials: those that will run.
-        console: where warnings go.
-        examples: of the trials' tasks; none where no trial will run.
+        console: prints the warnings.
+        examples: examples of the trials' tasks; none if no trial will run.
         keep_commits: notes which commit a hub model's revision is now.
 
     Raises:

@@ -24,7 +24,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from xlmr_sweep.storage.progress_file import Step
+from xlmr_sweep.storage.progress_file import ProgressReporter
 
 PLAIN_INTERVAL_S = 60.0
 """On a pipe, a long step prints a line this often."""
@@ -47,7 +47,9 @@ class ProgressDisplay:
         """Begin and end of each step that has ended, in seconds of the monotonic clock."""
 
     @contextmanager
-    def step(self, name: str, total: float | None = None, remaining_s: RemainingSeconds | None = None) -> Iterator[Step]:
+    def step(
+        self, name: str, total: float | None = None, remaining_s: RemainingSeconds | None = None
+    ) -> Iterator[ProgressReporter]:
         """Shows one step for as long as the block runs.
 
         Args:
@@ -105,7 +107,7 @@ class ProgressDisplay:
                 self.console.print(render())
 
     @contextmanager
-    def _bar(self, name: str, total: float | None, remaining_s: RemainingSeconds | None) -> Iterator[Step]:
+    def _bar(self, name: str, total: float | None, remaining_s: RemainingSeconds | None) -> Iterator[ProgressReporter]:
         with self._shown():
             with self._lock:
                 if self._bars is None:

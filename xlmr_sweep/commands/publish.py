@@ -67,7 +67,7 @@ def publish(asked: Publication, console: Console, cache: Path, *, yes: bool) -> 
 
     Args:
         asked: what is wanted.
-        console: where to say what goes up.
+        console: prints what is sent.
         cache: an empty folder for copies of weights that lie in a far storage.
         yes: whether to send.
 

@@ -16,7 +16,7 @@ def model_card(facts: CardFacts, model: str, manifest: Mapping[str, Any]) -> str
     Args:
         facts: what all cards say.
         model: its short name in the study.
-        manifest: of the weights.
+        manifest: manifest of the weights.
     """
     spec = facts.study.model(model)
     hub = f"[{spec.hub}](https://huggingface.co/{spec.hub})" if spec.hub else ""

@@ -159,7 +159,7 @@ def _started(plan: RunPlan, trials: Sequence[Trial]) -> Iterator[_StartedRun]:
     """Checks what a run needs, connects to Ray for the length of the block, and makes the data and models that come first.
 
     Args:
-        plan: of the run.
+        plan: the plan of the run.
         trials: the trials to run.
     """
     study, storage, display = plan.study, plan.storage, ProgressDisplay(plan.console)

@@ -16,7 +16,7 @@ def print_status(console: Console, found: Collected, not_here: str = "") -> None
     """Prints done, failed and missing trials by model, paradigm and task.
 
     Args:
-        console: where to.
+        console: prints the table.
         found: what the storage holds.
         not_here: which folder of the study is gone; empty if none is. Without it trials have no ids, and records were matched by
             their settings.

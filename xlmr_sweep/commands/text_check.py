@@ -95,7 +95,7 @@ def check_run_texts(study: Study, storage: Storage, trials: Sequence[Trial], exa
         study: the study.
         storage: its folder, which may hold examples.
         trials: those that will run.
-        examples: of their tasks, as they were read.
+        examples: examples of their tasks, as they were read.
     """
     read = {found.folder: found for found in examples}
     # The built-in tasks are asked in words of the demo's language.

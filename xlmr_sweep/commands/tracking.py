@@ -17,7 +17,7 @@ from xlmr_sweep.commands.trackers import TRACKERS, Curve, Row, Tracker
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.artifacts import TRACKING, instruct_folder, manifest_of, tracking_file, tracking_folder
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.progress_file import Step, loss_of
+from xlmr_sweep.storage.progress_file import ProgressReporter, loss_of
 from xlmr_sweep.study.spec import Study
 
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
@@ -50,7 +50,7 @@ class Tracking:
         self._local = storage.local
         self._copies: tempfile.TemporaryDirectory[str] | None = None
 
-    def watched(self, model: str, step: Step) -> Step:
+    def watched(self, model: str, step: ProgressReporter) -> ProgressReporter:
         """Returns a step of an instruction job that also tells the trackers its losses."""
         return _WatchedStep(self, model, step)
 
@@ -142,7 +142,7 @@ class Tracking:
 
 
 class _WatchedStep:
-    def __init__(self, tracking: Tracking, model: str, step: Step) -> None:
+    def __init__(self, tracking: Tracking, model: str, step: ProgressReporter) -> None:
         self._tracking, self._model, self._step, self._last = tracking, model, step, 0
 
     def update(self, done: float, total: float | None = None, note: str = "") -> None:

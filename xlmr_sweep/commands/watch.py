@@ -35,7 +35,7 @@ def watch(
 
     Args:
         storage: the study's folder.
-        console: where to.
+        console: prints the table.
         count: returns how many trials have a record, and how many there are.
         sleep: waits so many seconds.
 

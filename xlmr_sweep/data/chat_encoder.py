@@ -32,14 +32,14 @@ CHUNK_CHARS = 2**18
 """Characters tokenised at a time. The tokenizer keeps about 100 bytes per token meanwhile."""
 
 KNOWN_WORDS = 2**18
-"""Words whose tokens a tokenizer remembers. Of itself it remembers 10,000, and a word that it does not know costs it ten times as
-much. With about 150 bytes a word these are 40 MB."""
+"""Number of words whose tokens a tokenizer remembers. By default it remembers 10,000. A word that it does not remember takes ten
+times as long. At about 150 bytes per word this is 40 MB."""
 
 START_CHARS = 112
-"""Of a text that is half as long again or longer, and is only compared with a limit, this much is tokenised first."""
+"""If a text is only compared with a limit, and is at least half as long again, so many characters are tokenised first."""
 
 START_MARGIN = 16
-"""Tokens by which the start of a text must be over the limit. Where a text is cut, its last word may have other tokens."""
+"""The start of a text must exceed the limit by so many tokens. The cut may change the tokens of its last word."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +63,19 @@ class Chats:
     """Filled templates, end to end."""
 
     ids: NDArray[Any]
-    """(N,) of the smallest type that holds the vocabulary."""
+    """(N,), in the smallest type that holds the vocabulary."""
     lengths: NDArray[np.int64]
     """(R,)."""
     spans: NDArray[np.int64]
-    """(R, 4) where the user part begins and ends in its row, then the target."""
+    """(R, 4): begin and end of the user part in its row, then begin and end of the target."""
 
 
 class ChatEncoder:
-    """The template over many rows.
+    """Fills the template for many rows at once.
 
     Args:
-        tokenizer: of the model; a fast one.
-        max_length: tokens of the longest row. The user part is cut to it, as the template does.
+        tokenizer: the model's fast tokenizer.
+        max_length: most tokens of a row. The user part is cut to fit, as the template does.
 
     Raises:
         StudyError: if the tokenizer lacks a token that the template needs.
@@ -104,8 +104,7 @@ class ChatEncoder:
     def short_tokens(self, texts: pa.ChunkedArray, most: int) -> tuple[NDArray[np.int64], Ragged]:
         """Returns the number of tokens of each text, (R,), and the tokens of those that have 1 to `most`, in order.
 
-        Of a text that is far too long only the start is tokenised, and its number is that of the start. Equal texts are tokenised
-        once.
+        If a text is far too long, only its start is tokenised and counted. Equal texts are tokenised once.
         """
         encoded = texts.combine_chunks().dictionary_encode()
         of_text, unique = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
@@ -116,7 +115,7 @@ class ChatEncoder:
         counts = first.lengths.copy()
         rest = self.tokens([unique[place] for place in again])
         counts[again] = rest.lengths
-        # Texts that were tokenised again stand behind the others.
+        # Texts that were tokenised again come after the others.
         both = Ragged(np.concatenate([first.ids, rest.ids]), np.concatenate([first.lengths, rest.lengths]))
         where = np.arange(len(unique))
         where[again] = len(unique) + np.arange(len(again))
@@ -172,7 +171,7 @@ class ChatEncoder:
 
 
 def check_special_tokens(tokenizer: Any) -> None:
-    """Checks that a tokenizer has what the template and masking need.
+    """Checks that a tokenizer has the tokens that template and masking need.
 
     Raises:
         StudyError: naming the tokens that it lacks.

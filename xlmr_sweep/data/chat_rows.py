@@ -1,8 +1,8 @@
-"""Instruction rows as token ids in flat files that are mapped. They are tokenised once for all ranks and restarts.
+"""Instruction rows as token ids in flat, memory-mapped files. They are tokenised once for all ranks and restarts.
 
 In: tables of filled templates. Out: a folder of shards and `ChatRows` over it. A shard has three files: `ids` (N tokens, uint16
 if the vocabulary allows, else uint32), `offsets` (R + 1, where each row begins; int64) and `spans` (R, 4; uint16 or uint32). The
-manifest is the index: rows and tokens of each shard.
+manifest is the index. It has the numbers of rows and tokens of each shard.
 
 Shapes: R rows of N tokens in all.
 """
@@ -27,7 +27,7 @@ from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.growing_file import GrowingFile
 
 NUMBERS = "numbers.npy"
-"""(R,): which rows of the mixture these are, ascending. There is no such file if they are all."""
+"""(R,): numbers of these rows in the mixture, ascending. If all rows are here, there is no such file."""
 
 
 @dataclass(frozen=True)
@@ -37,21 +37,21 @@ class TakenChats:
     input_ids: NDArray[np.int64]
     """(N,)."""
     lengths: NDArray[np.int64]
-    """(R,) tokens of each."""
+    """(R,): number of tokens of each."""
     spans: NDArray[np.int64]
-    """(R, 4) where the user part begins and ends in its row, then the target."""
+    """(R, 4): begin and end of the user part in its row, then begin and end of the target."""
 
 
 @dataclass(frozen=True)
 class ChatShard:
-    """Rows that follow one another."""
+    """Consecutive rows."""
 
     ids: NDArray[Any]
     """(N,)."""
     offsets: NDArray[np.int64]
-    """(R + 1,) where each row begins in `ids`; the last is N."""
+    """(R + 1,): where each row begins in `ids`. The last value is N."""
     spans: NDArray[Any]
-    """(R, 4) where the user part begins and ends in its row, then the target."""
+    """(R, 4): begin and end of the user part in its row, then begin and end of the target."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class ChatRows:
 
     shards: tuple[ChatShard, ...]
     starts: NDArray[np.int64]
-    """(shards + 1,) how many rows come before each shard; the last is R."""
+    """(shards + 1,): number of rows before each shard. The last value is R."""
     numbers: NDArray[np.int64] | None = None
-    """(R,): which rows of the mixture these are, ascending. None means all."""
+    """(R,): numbers of these rows in the mixture, ascending. None means all rows."""
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -84,11 +84,11 @@ class ChatRows:
 
 
 class ChatShardWriter:
-    """Writes shards of filled templates, and last the index. Ids go to a file as they come. A context manager.
+    """Writes shards of filled templates, then the index. Ids go to a file as they come. A context manager.
 
     Args:
-        storage: where they go.
-        folder: of the shards.
+        storage: gets the shards.
+        folder: folder of the shards in the storage.
         scratch: folder of the storage where files grow. The caller deletes it.
         facts: entries of the manifest beside the index.
     """
@@ -137,11 +137,11 @@ class ChatShardWriter:
         self._ids, self._lengths, self._spans = None, [], []
 
     def close(self, mixture: str, numbers: NDArray[np.int64] | None = None) -> None:
-        """Writes the index, after which the folder is whole.
+        """Writes the index. Then the folder is complete.
 
         Args:
             mixture: fingerprint of the instruction data.
-            numbers: (R,): which rows of the mixture these are, if they are not all.
+            numbers: (R,): numbers of these rows in the mixture; None for all.
         """
         index: dict[str, Any] = {"num_rows": sum(shard["rows"] for shard in self._shards), "dtype": self._dtype}
         index |= {"shards": self._shards, "has_numbers": numbers is not None, "mixture": mixture}
@@ -156,9 +156,9 @@ def check_chat_rows(storage: Storage, folder: str, mixture: Mapping[str, Any]) -
     """Tells whether a folder of tokens is there, and checks that its files are those of its manifest.
 
     Args:
-        storage: with the folder.
-        folder: of the tokens.
-        mixture: the manifest of the instruction data that the tokens should be of.
+        storage: holds the folder.
+        folder: folder of the tokens.
+        mixture: manifest of the instruction data from which the tokens should be made.
 
     Raises:
         StudyError: naming the file that is missing, of another size, or of other instruction data.
@@ -184,7 +184,7 @@ def check_chat_rows(storage: Storage, folder: str, mixture: Mapping[str, Any]) -
 
 
 def _files(folder: str, manifest: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """Yields the files of a folder of tokens and their bytes in number."""
+    """Yields the files of a folder of tokens, with the size of each in bytes."""
     for number, shard in enumerate(manifest["shards"]):
         for name in ("ids.bin", "offsets.npy", "spans.npy"):
             yield f"{folder}/{_shard_file(number, name)}", shard[f"{name.partition('.')[0]}_bytes"]
@@ -197,7 +197,7 @@ def open_chat_rows(folder: Path, manifest: dict[str, Any]) -> ChatRows:
     dtype = np.dtype(manifest["dtype"] or "uint16")
 
     def mapped(number: int, name: str) -> NDArray[Any]:
-        # Slices of a memmap are memmaps again, which take microseconds each to make.
+        # A slice of a memmap is again a memmap, which takes microseconds to make.
         return np.asarray(np.load(folder / _shard_file(number, name), mmap_mode="r"))
 
     shards = tuple(

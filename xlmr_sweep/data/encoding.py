@@ -29,23 +29,23 @@ class Encoded:
     mask_at: int
     """Position of the mask in a prompt. For `baseline` 0, the first token."""
     token_type_ids: Tensor | None = None
-    """(T,) int64 for models that tell the first text from the second."""
+    """(T,) int64, for models that tell the first text from the second."""
     example_id: str = ""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples without padding. Tokens lie longest example first. Fields with one value an example keep the examples' order."""
+    """Examples without padding, end to end, longest first. Fields with one value per example keep the examples' order."""
 
     tokens: Sequences
     mask_at: Tensor
-    """(B,) int64, where the mask stands in the N tokens, or the first token for `baseline`."""
+    """(B,) int64: place of the mask among the N tokens; for `baseline` of the first token."""
     labels: Tensor
     """(B,) int64."""
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """(B,) how many places of each sequence `mask_at` names: one."""
+        """(B,): how many places `mask_at` names in each sequence: one."""
         return (1,) * len(self.tokens.lengths)
 
     def to(self, device: torch.device) -> Batch:
@@ -89,12 +89,12 @@ def encode_task(tokenizer: Any, task: TaskSpec, rows: Sequence[Row], max_length:
 
 
 def _made_harmless(tokens: TextTokens, texts: list[list[str]], encoded: Sequence[Sequence[int]], num_added: int) -> bool:
-    """Changes, in place, the texts that yielded a special token, and tells whether there were any.
+    """Changes in place the texts that yielded a special token. Tells whether there were any.
 
     Args:
         tokens: the tokenizer's special tokens.
         texts: one or two columns of texts.
-        encoded: their token ids, special tokens around them.
+        encoded: their token ids, with the special tokens around them.
         num_added: special tokens that the tokenizer puts around and between texts.
     """
     found = [place for place, ids in enumerate(encoded) if sum(token in tokens.special for token in ids) > num_added]
@@ -105,7 +105,7 @@ def _made_harmless(tokens: TextTokens, texts: list[list[str]], encoded: Sequence
 
 
 def _bare_texts(tokenizer: Any, task: TaskSpec, rows: list[Row], max_length: int) -> list[list[str]]:
-    """Returns the bare texts of rows. Where they are too long together, the long field is cut, and no other."""
+    """Returns the bare texts of rows. If they are too long together, only the long field is cut."""
 
     def rendered(some: Sequence[Row]) -> list[list[str]]:
         return [[render(text, row) for row in some] for text in task.baseline]
@@ -122,11 +122,11 @@ def _bare_texts(tokenizer: Any, task: TaskSpec, rows: list[Row], max_length: int
 
 
 def without_unknown_types(pools: Mapping[str, Sequence[Encoded]], num_token_types: int) -> dict[str, list[Encoded]]:
-    """Returns examples without token types where one of them is a type that the model lacks, as transformers' pipelines do.
+    """Returns examples without token types if the model lacks one of the types, as transformers' pipelines do.
 
     Args:
         pools: tokenised examples by split.
-        num_token_types: how many types the model distinguishes.
+        num_token_types: number of types that the model distinguishes.
     """
     types = [example.token_type_ids for pool in pools.values() for example in pool if example.token_type_ids is not None]
     has_unknown = any(len(some) > 0 and int(some.max()) >= num_token_types for some in types)
@@ -137,7 +137,7 @@ def without_unknown_types(pools: Mapping[str, Sequence[Encoded]], num_token_type
 
 
 def collate(examples: Sequence[Encoded]) -> Batch:
-    """Lays examples end to end."""
+    """Puts examples end to end."""
     order, starts = longest_first([len(example.input_ids) for example in examples])
     types = None
     if examples[0].token_type_ids is not None:
@@ -150,7 +150,7 @@ def collate(examples: Sequence[Encoded]) -> Batch:
 def training_batches(
     examples: Sequence[Encoded], batch_size: int, steps: int, generator: torch.Generator
 ) -> Iterator[list[Encoded]]:
-    """Yields `steps` batches of the few-shot set, which is shuffled again and again.
+    """Yields `steps` batches of the few-shot set, which is shuffled anew after each pass.
 
     A batch may hold the end of one shuffle and the start of the next, so every batch is full.
     """

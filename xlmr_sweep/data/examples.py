@@ -29,7 +29,7 @@ from xlmr_sweep.study.tasks import TaskSpec
 Row = dict[str, Any]
 Example = TypeVar("Example")
 SPLITS = {"train": "train", "validation": "val"}
-"""Our names of the splits and the official archive's."""
+"""Our name of each split, and the name in the official archive."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ def prepare_task(study: Study, task: TaskSpec, storage: Storage) -> dict[str, An
 
 @dataclass(frozen=True)
 class ReadTask:
-    """A task's examples as they were read and checked, or only their manifest where the storage has them."""
+    """A task's examples as they were read and checked. If the storage has them already, only their manifest."""
 
     folder: str
     manifest: dict[str, Any]
     rows: dict[str, list[Row]]
 
     def keep(self, storage: Storage) -> None:
-        """Writes them into the storage, the manifest last."""
+        """Writes the examples into the storage, and then the manifest."""
         for split, examples in self.rows.items():
             sink = pa.BufferOutputStream()
             parquet.write_table(pa.Table.from_pylist(examples), sink)
@@ -75,7 +75,7 @@ def read_task(study: Study, task: TaskSpec, storage: Storage) -> ReadTask:
     """Reads and checks a task's examples, unless the storage has them. Writes nothing.
 
     Raises:
-        StudyError: as `prepare_task`.
+        StudyError: for the same reasons as `prepare_task`.
     """
     folder = task_folder(study, task)
     kept = storage.read_json(manifest_of(folder))
@@ -114,10 +114,10 @@ def load_task(study: Study, task: TaskSpec, storage: Storage) -> TaskData:
 
 
 def check_sizes(task: TaskSpec, num_train: int, sizes: Sequence[int]) -> None:
-    """Refuses a training size that the training pool cannot give.
+    """Refuses a training size above the number of training examples.
 
     Raises:
-        StudyError: naming the size and the pool's rows.
+        StudyError: naming the size and the number of training examples.
     """
     for size in sizes:
         if size > num_train:
@@ -125,12 +125,12 @@ def check_sizes(task: TaskSpec, num_train: int, sizes: Sequence[int]) -> None:
 
 
 def few_shot(train: Sequence[Example], size: int, seed: int) -> list[Example]:
-    """Draws `size` training examples. Each seed has one shuffle, and a set is its first part, so larger sets hold the smaller
+    """Draws `size` training examples. Each seed has one shuffle, and a set is its first part. So larger sets contain smaller
     ones.
 
-    The shuffle orders the pool's positions by a hash of seed and position, and depends on nothing else. So every model and
-    paradigm trains on the same examples, and no library's version changes them. Classes are not balanced: the paper does not
-    say so, and Scao and Rush (2021) draw the first part of one shuffle too.
+    The shuffle sorts the positions by a hash of seed and position. It depends on nothing else. So every model and paradigm
+    trains on the same examples, and no version of a library changes them. Classes are not balanced. The paper does not say
+    that they are, and Scao and Rush (2021) also draw the first part of one shuffle.
     """
 
     def key(position: int) -> bytes:
@@ -156,7 +156,7 @@ def _read(study: Study, task: TaskSpec) -> tuple[dict[str, list[Row]], dict[str,
 
 
 def _named_apart(rows: dict[str, list[Row]]) -> dict[str, list[Row]]:
-    """Numbers the examples of a split by place where two of them have the same `idx`: a name must tell which one is meant."""
+    """Numbers the examples of a split by place if two of them have the same `idx`, because an id must belong to one example."""
     for examples in rows.values():
         if len({row["example_id"] for row in examples}) < len(examples):
             for place, row in enumerate(examples):
@@ -165,7 +165,7 @@ def _named_apart(rows: dict[str, list[Row]]) -> dict[str, list[Row]]:
 
 
 def _check_counting(task: TaskSpec, labels: set[str], where: str) -> None:
-    """Refuses labels that look as if they were counted from 1, where positions count from 0.
+    """Refuses labels that seem to be counted from 1. Positions count from 0.
 
     Raises:
         StudyError: naming the labels.
@@ -191,7 +191,7 @@ def _read_hub(study: Study, task: TaskSpec) -> tuple[dict[str, list[Row]], dict[
         commit = next(iter(loaded["train"].info.download_checksums or {}), None)
         splits = {split: loaded[split] for split in SPLITS}
     except Exception as error:
-        # The hub's client raises dozens of unrelated classes. All of them mean that the data are not there.
+        # The hub's client raises dozens of unrelated classes. All of them mean that the data cannot be read.
         problem = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise StudyError(
             f"task {task.name}: {data.hub} ({task.hub_config}, {data.revision}) does not load from the hub: {problem}; "
@@ -209,13 +209,13 @@ def _read_hub(study: Study, task: TaskSpec) -> tuple[dict[str, list[Row]], dict[
 
 
 def _class_names(rows: Any) -> Sequence[str]:
-    """Returns the names of the hub's class ids, in their order; none where its labels are no class ids."""
+    """Returns the names of the hub's class ids in their order. Empty if its labels are no class ids."""
     feature: Any = (getattr(rows, "features", None) or {}).get("label")
     return list(feature.names) if hasattr(feature, "int2str") else []
 
 
 def _check_class_ids(task: TaskSpec, rows: Any, where: str) -> None:
-    """Refuses class ids of the hub that the task's label names would turn into other labels.
+    """Refuses class ids of the hub that mean other labels in the task.
 
     Raises:
         StudyError: naming the labels.
@@ -253,7 +253,11 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _checked(task: TaskSpec, rows: Iterable[Row] | Iterable[tuple[int, Row]], where: str, labels: set[str]) -> Iterator[Row]:
-    """Yields the fields that a task needs, as text, with the class id, and adds the labels as given. Names a wrong line."""
+    """Yields the fields that a task needs, as text, and the class id. Adds each label, as it was given, to `labels`.
+
+    Raises:
+        StudyError: naming the line that is wrong.
+    """
     number = 0
     for item in rows:
         number, row = item if isinstance(item, tuple) else (number + 1, item)

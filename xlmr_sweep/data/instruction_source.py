@@ -26,18 +26,18 @@ from xlmr_sweep.study.spec import Study
 Row = tuple[str, str]
 
 NUM_PARTS, PART_BYTES = 256, (2**20, 2**22)
-"""A source is cut into about this many parts, of at least and at most so many bytes. A kill loses the parts at work: of
-English xP3 (37 GB) a part of 4 MiB is 1/8,800, so 64 processes lose 0.7% at most."""
+"""A source is cut into about NUM_PARTS parts. PART_BYTES is the least and the most bytes of a part. A kill loses the parts that
+are being read. A part of 4 MiB is 1/8,800 of English xP3 (37 GB), so 64 processes lose 0.7% at most."""
 
 DEMO_PART_ROWS = 4096
 
 
 class InstructionSource:
-    """The declared source without what is excluded.
+    """The declared source, without the files or families that the study excludes.
 
     Attributes:
-        files: what is read, in order; none for the demo.
-        excluded: files or families that a pattern left out.
+        files: the files that are read, in order; empty for the demo.
+        excluded: files or families that match a pattern of `exclude`.
         hidden: hidden files, which are never read.
         notes: lines that say which hidden files and files of another kind are left out.
         resolved: what was found at the source, for the manifest.
@@ -64,7 +64,7 @@ class InstructionSource:
         self.part_bytes = min(max(self.num_bytes // NUM_PARTS, PART_BYTES[0]), PART_BYTES[1])
 
     def segments(self, done: set[tuple[int, int]]) -> list[Segment]:
-        """Returns what is to be read, without the parts that are done."""
+        """Returns the segments to read, without the parts that are done."""
         if self._spec.source == "demo":
             return [DemoSegment(tuple(self._demo_rows[: self._spec.max_rows]), frozenset(part for _, part in done))]
         if self._spec.max_rows is None:
@@ -81,11 +81,11 @@ class InstructionSource:
         return self._num_excluded_rows + sum(patiently(file, lambda file=file: count_rows(file)) for file in counted)  # type: ignore[misc]
 
     def check_same(self) -> None:
-        """Checks that all that was read is still what was listed.
+        """Checks that no file has changed since it was listed.
 
         Raises:
-            StudyError: naming a file that is another.
-            UnreachableError: if a file elsewhere cannot be asked for.
+            StudyError: naming a file that has changed.
+            UnreachableError: if a file elsewhere cannot be reached.
         """
         for file in self.files:
             patiently(file, lambda file=file: check_same(file))  # type: ignore[misc]
@@ -143,7 +143,7 @@ class DemoSegment:
 
 
 def hub_files(spec: InstructionSpec) -> tuple[dict[str, str], dict[str, Any], dict[str, int | None]]:
-    """Returns the hub's files of a study by name, pinned to a commit; what was resolved; and the files' bytes where known.
+    """Returns URLs of a study's files on the hub, by name and pinned to a commit; what was resolved; and sizes, if known.
 
     The last also names the hidden files that match. They are read only if the study names one of them itself.
 
@@ -192,13 +192,13 @@ def _local_file(path: Path) -> RowFile:
 
 
 def _size(label: str, url: str) -> int:
-    """Returns the bytes of a file that the hub's listing does not tell."""
+    """Returns the size of a file whose size the hub's listing does not have."""
     filesystem, path = open_filesystem(url)
     return int(patiently(RowFile(label, url, 0), lambda: filesystem.get_file_info(path)).size)
 
 
 def _left_out(names: list[str], spec: InstructionSpec, what: str) -> set[str]:
-    """Returns which names a pattern leaves out, as they are or without their folder."""
+    """Returns the names that a pattern matches, with or without their folder."""
     out: set[str] = set()
     for pattern in spec.exclude:
         matched = {name for name in names if fnmatch(name, pattern) or fnmatch(Path(name).name, pattern)}

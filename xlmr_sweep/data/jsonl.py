@@ -1,7 +1,7 @@
-"""Instruction rows in xP3's form from JSON lines. What is no row is counted, and named by its line.
+"""Instruction rows in xP3's form from JSON lines. Lines that are no row are counted, and named by their number.
 
-In: bytes of whole lines. Out: a table of inputs and targets, and what is wrong with the lines that hold none. Arrow reads lines
-that are all rows. Others are read one by one in Python, which is slower and tells what is wrong.
+In: bytes of whole lines. Out: a table of inputs and targets, and the problem of each other line. If all lines are rows, Arrow
+reads them. Otherwise Python reads them one by one, which is slower and finds out what is wrong.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ FIELDS = ("inputs", "targets")
 SCHEMA = pa.schema([(name, pa.string()) for name in FIELDS])
 
 MAX_SHOWN = 10
-"""Malformed rows that are shown; the others are counted."""
+"""Most malformed rows that are shown. The others are only counted."""
 
 
 @dataclass(frozen=True)
 class ParsedRows:
-    """The rows of some lines, and the lines that hold none."""
+    """The rows of some lines, and the lines that are no row."""
 
     table: pa.Table
     """Inputs and targets."""
@@ -34,28 +34,28 @@ class ParsedRows:
     """Blank lines included."""
     num_malformed: int = 0
     problems: list[tuple[int, str]] = field(default_factory=list)
-    """Line, counted from 1, and what is wrong with it; of the first malformed rows."""
+    """The first malformed rows: the line's number, counted from 1, and what is wrong with it."""
 
     @property
     def num_rows(self) -> int:
-        """Rows, malformed ones included."""
+        """Number of rows, malformed ones included."""
         return int(self.table.num_rows) + self.num_malformed
 
 
 def parse_lines(data: bytes) -> ParsedRows:
-    """Returns the rows of lines that are whole."""
-    # Several times as fast as counting in Python's bytes.
+    """Returns the rows of whole lines."""
+    # Several times faster than counting in Python's bytes.
     every = np.frombuffer(data, dtype=np.uint8)
     ends = np.flatnonzero(every == ord("\n"))
     num_lines = len(ends) + (not data.endswith(b"\n") and bool(data))
-    # Arrow does not mind two objects on a line, nor blank lines.
+    # Arrow also accepts two objects on a line, and blank lines.
     if data.startswith(b"{") and bool((every[ends[: num_lines - 1] + 1] == ord("{")).all()):
-        # One block, so that memory and order are those of the lines. Fields that nobody reads may hold anything.
+        # One block keeps memory low and the order of the lines. Fields that nobody reads may hold anything.
         read = arrow_json.ReadOptions(use_threads=False, block_size=len(data) + 1)
         parse = arrow_json.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="ignore")
         try:
             table = arrow_json.read_json(pa.BufferReader(data), read, parse).select(FIELDS)
-            # Of text that is no UTF-8, such as half a character, Arrow says nothing before.
+            # Only this finds text that is no UTF-8, such as half a character.
             table.validate(full=True)
         except (pa.ArrowException, KeyError):
             return _line_by_line(data)
@@ -65,7 +65,7 @@ def parse_lines(data: bytes) -> ParsedRows:
 
 
 def parse_table(table: pa.Table) -> ParsedRows:
-    """Returns the rows of a table, which may lack columns or hold something else than text."""
+    """Returns the rows of a table. The table may lack columns, or hold values that are no text."""
     has_both = set(FIELDS) <= set(table.column_names)
     if has_both and all(table[name].type in (pa.string(), pa.large_string()) and not table[name].null_count for name in FIELDS):
         return ParsedRows(table.select(FIELDS).cast(SCHEMA), table.num_rows)
@@ -94,7 +94,7 @@ def _line_by_line(data: bytes) -> ParsedRows:
 
 
 class _Rows:
-    """Rows one by one."""
+    """Collects rows one by one."""
 
     def __init__(self) -> None:
         self._inputs: list[str] = []
@@ -120,7 +120,7 @@ class _Rows:
             self._problems.append((self.num_lines, problem))
 
     def parsed(self) -> ParsedRows:
-        """Returns what was added."""
+        """Returns all rows and problems so far."""
         table = pa.table([self._inputs, self._targets], schema=SCHEMA)
         return ParsedRows(table, self.num_lines, self._num_malformed, self._problems)
 
@@ -147,7 +147,7 @@ def _field_problem(name: str, value: Any) -> str:
 
 
 class _Doubled(dict[str, Any]):
-    """A JSON object that holds a key twice; the last value is the one that is there."""
+    """A JSON object in which a key occurs twice. It has the last value."""
 
     twice: frozenset[str]
 
@@ -163,7 +163,7 @@ def read_line(line: bytes) -> Any:
 
 
 def given_twice(row: Any, names: Collection[str]) -> str:
-    """Returns a field of these that an object of `read_line` holds twice; empty if there is none."""
+    """Returns one of the names that occurs twice in an object of `read_line`; empty if none does."""
     return next((name for name in names if name in row.twice), "") if isinstance(row, _Doubled) else ""
 
 
@@ -177,7 +177,7 @@ def _as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def text_problem(value: Any) -> str:
-    """Says why a field's value is no text; empty if it is text. Numbers and truth values count as their text."""
+    """Says why a field's value is no text; empty if it is text. Numbers, true and false are taken as text."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"is {value}, not text"
     if not isinstance(value, str | int | float):
@@ -190,7 +190,7 @@ def text_problem(value: Any) -> str:
 
 
 def not_json(error: Exception) -> str:
-    """Says what `json.loads` found wrong with one line. Its own line number would be wrong: it saw one line only."""
+    """Says what is wrong with a line, in the words of `json.loads`. Its line number is left out: it saw only one line."""
     if isinstance(error, json.JSONDecodeError):
         return f"not JSON ({error.msg} at character {error.pos + 1})"
     return f"not JSON ({error})"

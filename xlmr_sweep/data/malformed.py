@@ -13,19 +13,19 @@ from xlmr_sweep.data.row_files import lines_before
 from xlmr_sweep.errors import StudyError
 
 SURELY = 2.0
-"""A preparation ends early if there are this many times as many malformed rows as all expected rows may have."""
+"""A preparation ends early if it finds this many times as many malformed rows as are allowed among all expected rows."""
 
 
 class MalformedRows:
-    """Counts the malformed rows of parts, which are added in order.
+    """Counts the malformed rows of parts. The parts are added in order.
 
     Args:
         share: the share of all rows that may be malformed.
-        files: the source's files. The demo has none.
+        files: files of the source. The demo has none.
         part_bytes: bytes of a part of a plain file.
 
     Attributes:
-        number: malformed rows.
+        number: number of malformed rows.
     """
 
     def __init__(self, share: float, files: Sequence[RowFile], part_bytes: int) -> None:
@@ -37,11 +37,11 @@ class MalformedRows:
         self.number = 0
 
     def is_hopeless(self, number: int, expected_rows: int | None) -> bool:
-        """Tells whether so many malformed rows are too many, even if all other rows are good."""
+        """Tells whether there are too many malformed rows, even if all other rows are good."""
         return expected_rows is not None and number > SURELY * self._share * expected_rows
 
     def add(self, name: str, counts: dict[str, Any]) -> None:
-        """Counts a part by its file. Parts between those added may be missing."""
+        """Counts a part of a file. Parts may be skipped."""
         file, part = (int(number) for number in PurePosixPath(name).stem.split("-"))
         if part != self._parts[file] and counts["problems"] and self._files[file].is_plain:
             self._lines[file] = lines_before(self._files[file], part, self._part_bytes)
@@ -54,7 +54,7 @@ class MalformedRows:
         self.number += counts["num_malformed"]
 
     def check(self) -> None:
-        """Checks what was counted.
+        """Checks the counts.
 
         Raises:
             StudyError: if a file is empty, or if more rows are malformed than the share allows.
@@ -73,7 +73,7 @@ class MalformedRows:
 
 
 def one_line(first: Sequence[str]) -> str:
-    """Puts problems, as `MalformedRows.shown` gives them, on one line that names each file once."""
+    """Joins the problems of `MalformedRows.shown` to one line that names each file once."""
     parts, last = [], ""
     for problem in first:
         label, mark, rest = problem.partition(": line ")

@@ -1,8 +1,8 @@
-"""The instruction data: read once, filtered to short targets, kept as texts and tokens with a manifest of every count.
+"""Prepares the instruction data: reads them once, keeps rows with short targets, writes texts, tokens and a manifest of counts.
 
 In: xP3 of the hub, files of its form, or the demo's own rows. Out: `data/<mixture>/` in the storage, whose rows `mixture_rows.py`
-reads by number and whose tokens `chat_rows.py` maps. The source is done in parts, in any order and by any processes. Then the
-parts are put together in order. Killed at any moment, the same call goes on with the parts that are missing.
+reads by number and whose tokens `chat_rows.py` maps. The source is cut into parts. Any processes work on them in any order. Then
+the parts are joined in order. After a kill at any moment, the same call goes on with the missing parts.
 
 Imports neither torch nor ray.
 """
@@ -30,22 +30,22 @@ from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.artifacts import manifest_of, mixture_folder, parts_folder, tokens_folder
 from xlmr_sweep.storage.environment import package_versions
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.progress_file import Step
+from xlmr_sweep.storage.progress_file import ProgressReporter
 from xlmr_sweep.study.identity import mixture_identity, mixture_name, tokenizer_identity
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.spec import Study
 
 HERE_BYTES = 2**28
-"""A source of at most this size is prepared by this process, whose tokenizer uses all cores. It takes minutes."""
+"""This process prepares a source of at most this size by itself, on all cores. That takes minutes."""
 
 PLAN = "plan.json"
-"""The file beside the parts that says what they were made of. Parts of another plan are deleted."""
+"""The file beside the parts that says from what they were made. Parts of another plan are deleted."""
 
 
 def prepare_mixture(
     study: Study,
     storage: Storage,
-    step: Step | None = None,
+    step: ProgressReporter | None = None,
     run_parts: Runner = run_here,
     say: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
@@ -56,8 +56,8 @@ def prepare_mixture(
 
     Args:
         study: declares the source and the filter.
-        storage: where `data/<mixture>/` is.
-        step: shown how many rows were read.
+        storage: gets `data/<mixture>/`.
+        step: shows how many rows were read.
         run_parts: does the work on the parts; by default, and for small sources, this process does.
         say: called with each line on files that look like instruction data and are not read.
 
@@ -87,7 +87,7 @@ def prepare_mixture(
     except UnreachableError:
         raise
     except StudyError:
-        # Once the file is mended it has another hash, so nobody would ever come back for these parts. Other processes may still
+        # Once the file is corrected it has another hash, so nobody will need these parts again. Other processes may still
         # write some, which then stay.
         with suppress(OSError):
             storage.patient(10).delete(folder)
@@ -102,9 +102,15 @@ def _listed(study: Study, say: Callable[[str], object]) -> InstructionSource:
 
 
 def _do_parts(
-    study: Study, storage: Storage, source: InstructionSource, tokenizer: Any, key: str, step: Step | None, run_parts: Runner
+    study: Study,
+    storage: Storage,
+    source: InstructionSource,
+    tokenizer: Any,
+    key: str,
+    step: ProgressReporter | None,
+    run_parts: Runner,
 ) -> list[str]:
-    """Does the parts that are missing. Returns the files of all parts, in order."""
+    """Makes the missing parts. Returns the files of all parts, in order."""
     spec, parts = study.instructions, parts_folder(mixture_folder(study))
     _same_plan(study, storage, source, key)
     done = parts_there(storage, parts)
@@ -126,7 +132,7 @@ def _do_parts(
 
 
 def _same_plan(study: Study, storage: Storage, source: InstructionSource, key: str) -> None:
-    """Deletes what an earlier run left that was made of something else."""
+    """Deletes the parts of an earlier run that were made from something else."""
     folder = mixture_folder(study)
     plan = {
         "tokens": key,
@@ -195,10 +201,10 @@ def _put_together(
 
 
 class _Progress:
-    """Tells a step how many rows this run has read, and how many there are for it to read."""
+    """Shows how many rows this run has read, and how many it has to read."""
 
-    def __init__(self, source: InstructionSource, num_done: int, step: Step | None) -> None:
-        # Parts of packed files are of unknown size. Their reader tells how far it is, parts that it skips included.
+    def __init__(self, source: InstructionSource, num_done: int, step: ProgressReporter | None) -> None:
+        # The size of a packed file's parts is unknown. Its reader tells how far it is, skipped parts included.
         self._left_bytes = source.num_bytes
         if all(file.is_plain for file in source.files):
             self._left_bytes = max(0, source.num_bytes - num_done * source.part_bytes)
@@ -208,7 +214,7 @@ class _Progress:
 
     @property
     def expected_rows(self) -> int | None:
-        """Rows of this run, from the bytes of those read so far; None where their number of bytes is not known."""
+        """Expected number of rows of this run, from the bytes read so far; None if the total of bytes is not known."""
         if not self._left_bytes or not self._bytes:
             return self._max_rows
         expected = max(self._rows, round(self._rows * self._left_bytes / self._bytes))
@@ -228,7 +234,7 @@ class _Progress:
 
 
 def counting_tokenizer(study: Study, storage: Storage, model: ModelSpec) -> Any:
-    """Returns a model's tokenizer; a demo model's also before the model is there.
+    """Returns a model's tokenizer. A demo model need not be there yet.
 
     Raises:
         StudyError: if it lacks a token that the template needs.
@@ -242,14 +248,14 @@ def counting_tokenizer(study: Study, storage: Storage, model: ModelSpec) -> Any:
         return tokenizer
     from xlmr_sweep.data.demo import build_tokenizer
 
-    # The demo's tokenizer follows from the seed, so the data need not wait for the models.
+    # The demo's tokenizer depends on the seed alone, so the data need not wait for the models.
     with tempfile.TemporaryDirectory() as folder:
         build_tokenizer(study.data.seed, Path(folder))
         return load_tokenizer(ModelSource(model.name, folder))
 
 
 def tokenizers_of(study: Study, storage: Storage) -> Iterator[tuple[ModelSpec, Any]]:
-    """Yields the models that the study instruction-tunes itself, with their tokenizers; equal sources are loaded once."""
+    """Yields the models that the study instruction-tunes itself, with their tokenizers. Equal sources are loaded once."""
     loaded: dict[str, Any] = {}
     for model in study.models:
         if model.instructed_folder is None:

@@ -21,7 +21,7 @@ from xlmr_sweep.study.spec import Study
 
 
 class MixtureRows(Sequence[Row]):
-    """Rows (inputs, targets) of a prepared mixture by number. They may lie in mapped files."""
+    """Rows (inputs, targets) of a prepared mixture by number, in memory or in mapped files."""
 
     def __init__(self, tables: Sequence[pa.Table]) -> None:
         batches = [batch for table in tables for batch in table.to_batches()]
@@ -57,7 +57,7 @@ def check_mixture(storage: Storage, folder: str, manifest: dict[str, Any]) -> No
     """Checks that the shards of a prepared mixture are those of its manifest.
 
     Raises:
-        StudyError: naming the shard that is not.
+        StudyError: naming the shard that is wrong.
     """
     sizes = manifest.get("bytes", {})
     for name in manifest["shards"]:
@@ -71,8 +71,8 @@ def check_mixture(storage: Storage, folder: str, manifest: dict[str, Any]) -> No
 def open_mixture(study: Study, storage: Storage) -> MixtureRows:
     """Opens the study's prepared mixture.
 
-    A single shard is held in memory. Several are unpacked, once on each node, into Arrow files that are mapped: a row costs
-    microseconds, and the ranks of a node share the pages.
+    A single shard is held in memory. Several shards are unpacked once per node into Arrow files, which are mapped. A row then
+    costs microseconds, and the ranks of a node share the pages.
 
     Raises:
         StudyError: if it was not prepared.
@@ -91,7 +91,7 @@ def _mapped(storage: Storage, name: str, cache: Path) -> pa.Table:
     target = cache / f"{Path(name).stem}.arrow"
     if not target.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        # Not by `tempfile`, whose files nobody else may read: a cache may be shared.
+        # `tempfile` makes files that nobody else may read, but a cache may be shared.
         partial_path = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}.tmp")
         with partial_path.open("wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
             reader = parquet.ParquetFile(pa.BufferReader(storage.read(name)))

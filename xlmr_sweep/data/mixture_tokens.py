@@ -1,4 +1,4 @@
-"""The instruction data in the tokens of further tokenizers, made of the prepared texts. Equal tokenizers are used once.
+"""Tokenises the prepared instruction data for further tokenizers. Equal tokenizers are used once.
 
 In: a prepared mixture. Out: folders of tokens, which `chat_rows.py` maps.
 """
@@ -25,22 +25,22 @@ from xlmr_sweep.data.row_files import Payload
 from xlmr_sweep.storage.artifacts import parts_folder, tokens_folder
 from xlmr_sweep.storage.environment import package_versions
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.progress_file import Step
+from xlmr_sweep.storage.progress_file import ProgressReporter
 from xlmr_sweep.study.spec import Study
 
 PART_ROWS = 4096
 
-ShowStep = Callable[[], AbstractContextManager[Step]]
+ShowStep = Callable[[], AbstractContextManager[ProgressReporter]]
 """Shows a long step for as long as the block runs."""
 
 
 def prepare_tokens(study: Study, storage: Storage, show_step: ShowStep | None = None, run_parts: Runner = run_here) -> None:
-    """Tokenises the prepared mixture for each model that is to be instruction-tuned on all of it, unless that is done.
+    """Tokenises the prepared mixture for each model that will be instruction-tuned on all of it, unless that is done.
 
     Args:
         study: names mixture and models.
-        storage: with the mixture.
-        show_step: opens what shows how far one tokenizer is.
+        storage: holds the mixture.
+        show_step: shows the progress of each tokenizer.
         run_parts: does the work; by default this process does.
 
     Raises:
@@ -48,12 +48,12 @@ def prepare_tokens(study: Study, storage: Storage, show_step: ShowStep | None = 
         StorageError: if the storage cannot be written. What is done is kept.
     """
     if study.instruct.max_steps is not None:
-        # A short run takes few of the rows. Its job tokenises those.
+        # A short run takes few rows. Its job tokenises them.
         return
     seen: set[str] = set()
     manifest = mixture_manifest(study, storage)
     num_rows = manifest["num_rows"]
-    # As large as the texts of that many tokens.
+    # About as large as the texts of so many tokens.
     run = run_here if 4 * manifest["num_tokens"] <= HERE_BYTES else run_parts
     for model, tokenizer in tokenizers_of(study, storage):
         folder = tokens_folder(study, tokens_key(tokenizer, study.instruct.max_length))
@@ -82,11 +82,11 @@ def write_tokens(
 
     Args:
         study: names the mixture.
-        storage: with the mixture.
-        tokenizer: of a model.
-        max_length: tokens of the longest row.
-        folder: where the tokens go. Killed, the next call goes on.
-        numbers: (R,) the rows to take, ascending; None for all.
+        storage: holds the mixture.
+        tokenizer: tokenizer of a model.
+        max_length: most tokens of a row.
+        folder: gets the tokens. After a kill the next call goes on.
+        numbers: (R,): numbers of the rows to take, ascending; None for all.
         run_parts: does the work on the parts.
 
     Raises:
@@ -99,7 +99,7 @@ def write_tokens(
     done = {part for _, part in parts_there(storage, parts)}
     every = range(-(-num_rows // PART_ROWS))
     missing = [part for part in every if part not in done]
-    # Some segments, so that several processes have work. Each opens the mixture once.
+    # Several segments give several processes work. Each process opens the mixture once.
     share = max(1, len(missing) // 64)
     segments = [
         RowSegment(study, storage, tuple(missing[start : start + share]), num_rows, numbers)

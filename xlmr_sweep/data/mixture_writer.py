@@ -25,13 +25,13 @@ from xlmr_sweep.storage.files import Storage
 SHARD_ROWS = 200_000
 
 GROUP_ROWS = 4096
-"""Rows of a row group, which are read at once."""
+"""Rows of a row group. They are read together."""
 
 LENGTH_EDGES = tuple(range(0, 513, 4))
-"""Bounds of the length histogram in tokens; longer rows are cut by the template and count in the last bucket."""
+"""Bounds of the length histogram in tokens. Longer rows are cut by the template and count in the last bucket."""
 
 MOST_TARGETS = 1_000_000
-"""Different targets counted at a time, so that memory stays constant."""
+"""Most different targets that are counted at a time, so that memory stays constant."""
 
 
 class ShardCutter:
@@ -49,7 +49,7 @@ class ShardCutter:
         """Rows that are kept, and rows of the shard, those that are kept included."""
 
     def add(self, table: pa.Table) -> None:
-        """Adds rows behind those that were added."""
+        """Adds rows at the end."""
         while table.num_rows:
             cut = min(table.num_rows, GROUP_ROWS - self._num_kept, SHARD_ROWS - self._num_rows)
             self._kept.append(table.slice(0, cut))
@@ -114,7 +114,7 @@ class MixtureWriter:
         self._num_tokens += int(lengths.sum())
         for one in table["targets"].value_counts().to_pylist():
             self._targets[one["values"]] += one["counts"]
-        if len(self._targets) > MOST_TARGETS:  # Forgets rare targets only; the frequent ones count far more.
+        if len(self._targets) > MOST_TARGETS:  # This forgets only rare targets. Frequent ones have far higher counts.
             self._targets = Counter(dict(self._targets.most_common(MOST_TARGETS // 2)))
         for batch in table.select(FIELDS).to_batches():
             self._hash.update(_framed(batch))
@@ -122,12 +122,12 @@ class MixtureWriter:
         self._cutter.add(table)
 
     def close(self) -> None:
-        """Writes what is not yet in a shard, and the tokens' index."""
+        """Writes the last shard, and the tokens' index."""
         self._cutter.close()
         self._chats.close(self._fingerprint())
 
     def summary(self) -> dict[str, Any]:
-        """Returns the manifest's entries on the rows that were added."""
+        """Returns the manifest's entries about the rows."""
         return {
             "fingerprint": self._fingerprint(),
             "num_rows": self.num_rows,
@@ -182,7 +182,7 @@ def _framed(rows: pa.RecordBatch) -> memoryview:
 
 
 def first_of_equals(storage: Storage, names: Sequence[str]) -> NDArray[np.bool_]:
-    """Returns for each row of some parts, in order, whether no row before it is the same, (rows,).
+    """Returns for each row of some parts, in order, whether it is the first of equal rows, (rows,).
 
     Takes 48 bytes a row: 0.6 GB for the 12.2 M rows of the paper.
     """

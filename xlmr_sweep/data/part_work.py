@@ -1,7 +1,7 @@
-"""What one process does to one part of the instruction data: rows are filtered and tokenised, and the part is kept as a file.
+"""The work on one part of the instruction data: its rows are filtered and tokenised, and the part becomes a file.
 
-In: payloads. Out: files in a storage, one per part. A file is whole or absent, and a part that is there is never done again. A
-file does not depend on who made it. So any number of processes, here or on a cluster, make the same files.
+In: payloads. Out: files in a storage, one per part. A file is whole or absent, and a part whose file is there is not done again.
+A file does not depend on who made it. So any number of processes, here or on a cluster, make the same files.
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ from xlmr_sweep.storage.growing_file import GrowingFile
 THREADS_VARIABLE = "TOKENIZERS_PARALLELISM"
 
 MOST_THREADS = 8
-"""Parts at a time in one process. Python's own share of the work would keep more of them waiting for each other."""
+"""Most parts at a time in one process. With more threads, Python's share of the work would make them wait for each other."""
 
 
 @dataclass(frozen=True)
 class PartDone:
-    """What is known of a part once its file is there."""
+    """A part whose file is there."""
 
     file: int
     part: int
     num_rows: int
-    """Rows read."""
+    """Number of rows read."""
     num_malformed: int
     num_bytes: int
-    """Of its source."""
+    """Bytes of its source."""
 
 
 class PartWork:
     """Filters and tokenises parts. Can be pickled, to be sent to other processes.
 
     Args:
-        tokenizer: of a model; a fast one.
-        max_length: tokens of the longest row.
-        storage: where the files go.
-        folder: of the files.
-        max_target_tokens: rows with longer targets are left out. None: all rows are kept, and the files hold no texts.
-        with_hashes: the files also hold a hash of each row, to find duplicates.
+        tokenizer: fast tokenizer of a model.
+        max_length: most tokens of a row.
+        storage: gets the files.
+        folder: folder of the files in the storage.
+        max_target_tokens: rows with longer targets are left out. With None all rows are kept, and the files hold no texts.
+        with_hashes: whether the files also hold a hash of each row, to find duplicates.
     """
 
     def __init__(
@@ -93,11 +93,11 @@ class PartWork:
         return PartDone(payload.file, payload.part, rows.num_rows, rows.num_malformed, payload.num_bytes)
 
     def _filtered(self, rows: ParsedRows) -> pa.Table:
-        """Returns the rows that pass the filter. The inputs of the others are not even made Python's."""
+        """Returns the rows that pass the filter. Inputs of the other rows are never converted to Python objects."""
         assert self._most is not None
         filled = _where(rows.table, is_filled(rows.table["inputs"]))
         filled = _where(filled, is_filled(filled["targets"]))
-        # A tokenizer may drop a text whole, such as one of invisible characters.
+        # A tokenizer may make no token of a text, for example of invisible characters.
         num_targets, short = self._encoder.short_tokens(filled["targets"], self._most)
         kept = filled.filter(pa.array((num_targets > 0) & (num_targets <= self._most)))
         users = self._encoder.tokens(kept["inputs"].to_pylist())
@@ -136,11 +136,11 @@ class PartWork:
 
 
 Runner = Callable[[PartWork, Sequence[Segment]], Iterator[PartDone]]
-"""Does the work on all parts of some segments, in any order, and tells of each part that is done."""
+"""Does the work on all parts of some segments, in any order, and yields each part that is done."""
 
 
 def run_here(work: PartWork, segments: Sequence[Segment]) -> Iterator[PartDone]:
-    """Does the work in this process, a part a thread."""
+    """Does the work in this process, with one thread per part."""
     running: deque[Any] = deque()
     num_threads = min(MOST_THREADS, machine_cpus())
     with _tokenizers_of_one_thread(), ThreadPoolExecutor(num_threads, thread_name_prefix="parts") as pool:
@@ -158,7 +158,7 @@ def run_here(work: PartWork, segments: Sequence[Segment]) -> Iterator[PartDone]:
 
 @contextmanager
 def _tokenizers_of_one_thread() -> Iterator[None]:
-    """Within the block a tokenizer works in its caller's thread. Parts have threads; more would be in the way."""
+    """Within the block a tokenizer works in its caller's thread, because each part has a thread already."""
     before = os.environ.get(THREADS_VARIABLE)
     os.environ[THREADS_VARIABLE] = "false"
     try:
@@ -176,8 +176,8 @@ def parsed(payload: Payload) -> ParsedRows:
 
 
 def is_filled(texts: pa.ChunkedArray) -> pa.BooleanArray:
-    """Tells of each text whether it holds more than space, as Python sees it."""
-    # Most texts hold a letter or digit of ASCII. Python looks at the others.
+    """Tells for each text whether it holds more than white space, as Python defines it."""
+    # Most texts contain an ASCII letter or digit. Python looks at the others.
     has_letter = compute.match_substring_regex(texts, "[0-9A-Za-z]").to_numpy().copy()
     for place in np.flatnonzero(~has_letter):
         text = texts[int(place)].as_py()
@@ -191,7 +191,7 @@ def _where(table: pa.Table, is_kept: pa.BooleanArray) -> pa.Table:
 
 
 def part_file(file: int, part: int) -> str:
-    """Returns the name of a part's file. Sorted names are in the order of the rows."""
+    """Returns the name of a part's file. The names sort in the order of the rows."""
     return f"{file:05d}-{part:07d}.arrow"
 
 
@@ -202,14 +202,14 @@ def parts_there(storage: Storage, folder: str) -> set[tuple[int, int]]:
 
 
 def read_part(storage: Storage, name: str) -> tuple[pa.Table, dict[str, Any]]:
-    """Returns the table and the counts of a part's file. On a local disk it is mapped."""
+    """Returns the table and the counts of a part's file. A file on a local disk is mapped."""
     source = pa.memory_map(str(storage.local / name)) if storage.local is not None else pa.BufferReader(storage.read(name))
     table = pa.ipc.open_file(source).read_all()
     return table, json.loads(table.schema.metadata[b"counts"])
 
 
 def row_hash(inputs: bytes, targets: bytes) -> bytes:
-    """Returns 16 bytes that only equal rows share."""
+    """Returns 16 bytes that are the same for equal rows only."""
     return hashlib.blake2b(len(inputs).to_bytes(8, "little") + inputs + targets, digest_size=16).digest()
 
 
@@ -217,7 +217,7 @@ def write_whole(storage: Storage, name: str, data: bytes) -> None:
     """Writes a file whole or not at all.
 
     Raises:
-        StorageError: if that fails, such as on a full disk.
+        StorageError: if that fails, for example on a full disk.
     """
     with _told_by_name(storage, name):
         storage.write(name, data)

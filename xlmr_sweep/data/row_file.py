@@ -1,7 +1,7 @@
-"""One file of instruction rows, and whether it is still the one that was listed. On a disk, a bucket or the hub.
+"""One file of instruction rows on a disk, in a bucket or on the hub, and the check that it has not changed since it was listed.
 
-A mixture's identity names the contents of local files and the place of those in a bucket. Rows of a file that was replaced while
-it was read must not be kept under that identity.
+A mixture's identity has the contents of local files, but only the address of files in a bucket. If a file is replaced while it is
+read, its rows must not be kept under that identity.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from xlmr_sweep.study.identity import file_hash
 CODECS = {".gz": "gzip", ".zst": "zstd"}
 
 VERSIONS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "updated", "mtime", "created")
-"""What fsspec's file systems tell of a file that is another after another file was put in its place."""
+"""Entries of fsspec's file systems that change if a file is replaced."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class RowFile:
     """A path, or what pyarrow or fsspec can open. Of a file in a bucket its folder, whose URI may end in a query."""
     num_bytes: int
     version: str = ""
-    """Its time of change or its tag where it is stored, when it was listed; empty where nothing tells or it cannot change."""
+    """Its time of change or its tag, when it was listed. Empty if neither is known, or if the file cannot change."""
     sha256: str = ""
-    """Of a file of this machine. A node's own copy may have another time."""
+    """Hash of a file of this machine. A node's own copy may have another time."""
     inside: str = ""
     """Its name in the folder that `url` means, as it is: URIs would need some characters spelt otherwise."""
 
@@ -44,12 +44,12 @@ class RowFile:
 
     @property
     def is_plain(self) -> bool:
-        """Tells whether it can be read from any place on."""
+        """Whether it can be read from any position."""
         return not self.name.endswith((*CODECS, ".parquet"))
 
     @property
     def is_here(self) -> bool:
-        """Tells whether it lies on a file system of this machine."""
+        """Whether it is on a file system of this machine."""
         return not URI.match(self.url)
 
     def opened(self) -> tuple[fs.FileSystem, str]:
@@ -63,7 +63,7 @@ class RowFile:
 
 
 def open_filesystem(url: str) -> tuple[fs.FileSystem, str]:
-    """Returns what reads a path or a URL, and its path there.
+    """Returns the file system of a path or a URL, and the path there.
 
     Raises:
         StudyError: if nothing can open such a URL.
@@ -82,14 +82,14 @@ def open_filesystem(url: str) -> tuple[fs.FileSystem, str]:
 
 
 def version_of(filesystem: fs.FileSystem, path: str) -> tuple[int, str]:
-    """Returns a file's bytes, and what changes when another file is put in its place; empty where nothing tells."""
+    """Returns a file's size, and a text that changes if the file is replaced; empty if nothing tells."""
     info = filesystem.get_file_info(path)
     if isinstance(filesystem, fs.PyFileSystem) and info.mtime_ns is None:
         told = filesystem.handler.fs.info(path)
     elif isinstance(filesystem, fs.LocalFileSystem):
         told = {}
     else:
-        # Buckets tell times in whole seconds.
+        # Buckets have times in whole seconds.
         with filesystem.open_input_file(path) as file:
             # pyarrow returns the names as text and the values as bytes.
             told = {name: value.decode() for name, value in (file.metadata() or {}).items()}
@@ -98,10 +98,10 @@ def version_of(filesystem: fs.FileSystem, path: str) -> tuple[int, str]:
 
 
 def check_same(file: RowFile) -> None:
-    """Checks that a file is still the one that was listed, here and on every node.
+    """Checks, here and on every node, that a file has not changed since it was listed.
 
     Raises:
-        StudyError: if it is another.
+        StudyError: if it has changed.
     """
     if not file.version:
         return

@@ -1,7 +1,7 @@
-"""Files of instruction rows, read part by part: JSON lines, plain, gzip or zstd, and parquet; on a disk, a bucket or the hub.
+"""Reads files of instruction rows part by part: JSON lines (plain, gzip, zstd) and parquet; from a disk, a bucket or the hub.
 
-In: files. Out: payloads of whole rows. A plain file is cut at fixed places, so that any process can read any part of it. The
-others are read from their beginning. Part n of a plain file holds the lines that begin in its n-th `part_bytes` bytes.
+In: files. Out: payloads of whole rows. A plain file is cut at fixed positions, so any process can read any part of it. Part n
+holds the lines that begin in its n-th `part_bytes` bytes. Other files are read from their beginning.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from xlmr_sweep.data.row_file import CODECS, RowFile, check_same
 from xlmr_sweep.errors import StudyError
 
 BLOCK_BYTES = 2**20
-"""Read at a time from a packed file."""
+"""Bytes read at a time from a packed file."""
 
 PARQUET_ROWS = 2048
 """Rows of a part of a parquet file."""
 
 TRIES, PAUSE_S = 5, 2.0
-"""A file that is not on this machine is tried so often. Each pause is twice the one before."""
+"""A file that is not on this machine is tried TRIES times. The first pause is PAUSE_S, and each pause is twice the one before."""
 
 T = TypeVar("T")
 
 
 class UnreachableError(StudyError):
-    """A file elsewhere could not be read. What was prepared before is kept."""
+    """A file on another machine could not be read. Parts that are done are kept."""
 
 
 @dataclass(frozen=True)
 class Payload:
-    """The rows of one part, as bytes that any process can take."""
+    """The rows of one part, as bytes that can be sent to any process."""
 
     file: int
     """Number of the file."""
@@ -43,12 +43,12 @@ class Payload:
     data: bytes
     """Whole lines, or an Arrow table as a stream."""
     num_bytes: int
-    """How much of its file this stands for, skipped parts before it included."""
+    """Bytes of the file that are read with this part, skipped parts before it included."""
     is_table: bool = False
 
 
 class Segment(Protocol):
-    """Some parts, read one after another by one process."""
+    """Some parts that one process reads one after another."""
 
     def payloads(self) -> Iterator[Payload]:
         """Yields the parts that are not done."""
@@ -60,10 +60,10 @@ class FileSegment:
 
     file: RowFile
     number: int
-    """Of the file."""
+    """Number of the file."""
     part_bytes: int
     part: int | None = None
-    """Of a plain file."""
+    """Number of the part, in a plain file."""
     done: frozenset[int] = frozenset()
     """Parts to skip."""
 
@@ -85,7 +85,7 @@ class FileSegment:
                 place = at
 
     def _packed_parts(self) -> Iterator[tuple[Payload, int]]:
-        """Yields parts, and how far the packed file is read."""
+        """Yields parts, and how many bytes of the packed file are read."""
         kept, part = b"", 0
         for block, at in _unpacked(self.file):
             kept += block
@@ -112,7 +112,7 @@ class FirstRows:
     """File and part of the parts to skip. Their rows count."""
 
     def payloads(self) -> Iterator[Payload]:
-        """Yields parts up to the last of the rows, whose part is cut behind it."""
+        """Yields parts up to the last row. The last part is cut after it."""
         left = self.num_rows
         for segment in self.segments:
             for payload in segment.payloads():
@@ -125,11 +125,11 @@ class FirstRows:
 
 
 def file_segments(files: list[RowFile], part_bytes: int, done: set[tuple[int, int]]) -> list[FileSegment]:
-    """Returns what is to be read of some files.
+    """Returns the segments of some files.
 
     Args:
-        files: in order.
-        part_bytes: of a part.
+        files: the files, in order.
+        part_bytes: size of a part.
         done: file and part of the parts that are done.
     """
     found = []
@@ -144,7 +144,7 @@ def file_segments(files: list[RowFile], part_bytes: int, done: set[tuple[int, in
 
 
 def count_rows(file: RowFile) -> int:
-    """Returns the number of lines that are not blank, or of a table's rows.
+    """Returns the number of lines that are not blank, or of rows in a table.
 
     Raises:
         StudyError: if the file cannot be read.
@@ -172,11 +172,11 @@ def _opened(file: RowFile) -> pa.NativeFile:
 
 
 def patiently(file: RowFile, action: Callable[[], T]) -> T:
-    """Reads of a file; again after pauses where it lies elsewhere.
+    """Calls `action`. If it fails and the file is on another machine, calls it again after pauses.
 
     Raises:
         StudyError: if a file of this machine cannot be read.
-        UnreachableError: if a file elsewhere cannot.
+        UnreachableError: if a file on another machine cannot be read.
     """
     for left in reversed(range(1 if file.is_here else TRIES)):
         try:
@@ -201,7 +201,7 @@ def _lines_from(file: RowFile, start: int, end: int) -> bytes:
         stream.seek(begin)
         data: bytes = stream.read(end - begin)
         if start:
-            # From the byte before: a line begins here if that one ends a line.
+            # Read from the byte before: if that is the end of a line, a line begins here.
             data = data[data.index(b"\n") + 1 :] if b"\n" in data else b""
         pieces = [data]
         while pieces[-1] and not pieces[-1].endswith(b"\n"):
@@ -212,7 +212,7 @@ def _lines_from(file: RowFile, start: int, end: int) -> bytes:
 
 
 def _unpacked(file: RowFile) -> Iterator[tuple[bytes, int]]:
-    """Yields blocks of a file, unpacked, and how far it is read."""
+    """Yields unpacked blocks of a file, and how many of its bytes are read."""
     num_lines = 0
     codec = next((codec for ending, codec in CODECS.items() if file.name.endswith(ending)), None)
     raw = patiently(file, lambda: _opened(file))
@@ -234,7 +234,7 @@ def _unpacked(file: RowFile) -> Iterator[tuple[bytes, int]]:
 
 
 def _tables(file: RowFile) -> Iterator[tuple[pa.Table, float]]:
-    """Yields the two columns of a parquet file, some rows at a time, and the share of the rows that were read."""
+    """Yields the two columns of a parquet file, some rows at a time, and the share of rows that are read."""
     row = 0
     try:
         with patiently(file, lambda: _opened(file)) as stream:
@@ -254,7 +254,7 @@ def _tables(file: RowFile) -> Iterator[tuple[pa.Table, float]]:
 
 
 def _first_rows(payload: Payload, most: int) -> tuple[Payload, int]:
-    """Returns a payload cut behind its first rows, and how many it holds."""
+    """Returns a payload that is cut after its first rows, and its number of rows."""
     if payload.is_table:
         table: Any = pa.ipc.open_stream(payload.data).read_all()
         if table.num_rows <= most:

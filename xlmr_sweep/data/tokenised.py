@@ -1,7 +1,7 @@
-"""A task tokenised for one model and one kind of input, in compact ids. A node makes it once and its processes share flat arrays.
+"""A task tokenised for one model and one kind of input, in compact ids. It is made once per node; processes share flat arrays.
 
-In: tokenised pools with the tokenizer's own ids. Out: `TaskInputs`, and named arrays of the same, and back. A token without a
-row in the model is an error that names the example. It never becomes an unknown token without a word.
+In: tokenised pools with the tokenizer's own ids. Out: `TaskInputs`, which can be turned into named arrays and back. If the model
+has no row for a token, that is an error that names the example. The token is never silently replaced by the unknown token.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from xlmr_sweep.study.tasks import TaskSpec
 SPLITS = ("train", "validation")
 
 CONTENT_FREE = "content_free"
-"""Prompts without content, where zero-shot scores are calibrated."""
+"""Prompts without content, if zero-shot scores are calibrated."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class TaskInputs:
     """(num_labels,) compact ids of the label words; empty for `baseline`."""
     fingerprint: str
     content_free: list[Encoded] = field(default_factory=list)
-    """Prompts without content; none where nothing is calibrated."""
+    """Prompts without content; empty if nothing is calibrated."""
 
 
 def compact_inputs(
@@ -50,15 +50,15 @@ def compact_inputs(
     fingerprint: str,
     tokenizer: Any,
 ) -> TaskInputs:
-    """Returns pools in the compact ids of the tokens that they, the label words and the special tokens use.
+    """Returns pools in compact ids. These count the tokens of the pools and the label words, and the special tokens.
 
     Args:
-        task: for messages.
+        task: the task, for messages.
         pools: `train` and `validation`, perhaps `content_free`, in full ids.
         labels: full ids of the label words; none for `baseline`.
         special: full ids that are always kept.
         vocab_size: rows of the model's embeddings.
-        fingerprint: of the data.
+        fingerprint: fingerprint of the data.
         tokenizer: tells tokens by name, for messages.
 
     Raises:
@@ -119,7 +119,7 @@ def _no_row(task: TaskSpec, where: str, token: int, tokenizer: Any, among: str) 
 
 
 def to_arrays(inputs: TaskInputs) -> dict[str, np.ndarray]:
-    """Returns everything as flat arrays by name."""
+    """Returns all fields as flat arrays by name."""
     arrays = {"kept": inputs.kept.token_ids.numpy(), "label_ids": inputs.label_ids.numpy()}
     arrays["fingerprint"] = np.array([inputs.fingerprint])
     for split in (*SPLITS, *([CONTENT_FREE] if inputs.content_free else [])):
@@ -140,7 +140,7 @@ def to_arrays(inputs: TaskInputs) -> dict[str, np.ndarray]:
 def from_arrays(arrays: Mapping[str, np.ndarray]) -> TaskInputs:
     """Returns what `to_arrays` was given. Token ids are not copied."""
     train, validation = (_pool(arrays, split) for split in SPLITS)
-    # A copy: the module holds the label ids for long, and would hold the shared memory with them.
+    # A copy: the module keeps the label ids for a long time, and would keep the shared memory with them.
     label_ids = torch.tensor(arrays["label_ids"])
     kept = CompactVocabulary(torch.tensor(arrays["kept"]))
     content_free = _pool(arrays, CONTENT_FREE) if f"{CONTENT_FREE}/lengths" in arrays else []

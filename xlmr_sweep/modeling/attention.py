@@ -33,10 +33,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], 
 
     Args:
         query: (N, h, d), as key and value.
-        key: of the same tokens.
-        value: of the same tokens.
-        lengths: of the sequences, descending; their sum is N.
-        scale: of the scores.
+        key: keys of the same tokens.
+        value: values of the same tokens.
+        lengths: lengths of the sequences, descending. Their sum is N.
+        scale: factor of the scores.
         p: dropout probability of the attention weights.
         window: greatest distance at which a token sees another; 0 for any.
 
@@ -104,9 +104,9 @@ def attend_from(
         query: (n, h, d), of those tokens, sequence by sequence.
         key: (N, h, d), of all tokens.
         value: (N, h, d).
-        lengths: of the sequences, descending; their sum is N.
+        lengths: lengths of the sequences, descending. Their sum is N.
         counts: how many of the n tokens each sequence has; their sum is n.
-        scale: of the scores.
+        scale: factor of the scores.
         drop: dropout of the attention weights.
 
     Returns:

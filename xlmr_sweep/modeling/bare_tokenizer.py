@@ -29,8 +29,8 @@ class BareTokenizer:
     Special tokens that the settings do not name are None. (transformers may know them by the tokenizer's class.)
 
     Args:
-        text: of `tokenizer.json`.
-        settings: of `tokenizer_config.json`.
+        text: contents of `tokenizer.json`.
+        settings: contents of `tokenizer_config.json`.
 
     Raises:
         ValueError: if the settings are no JSON object.
@@ -74,7 +74,7 @@ class BareTokenizer:
         Its own classes take the vocabulary of the file and make the rest by the settings. Only the usual ones are known here.
 
         Args:
-            model_type: as `config.json` names it.
+            model_type: model type from `config.json`.
         """
         found, settings = self._tokenizer, self._settings
         name = str(settings.get("tokenizer_class") or _CLASSES.get(model_type)).removesuffix("Fast")

@@ -118,7 +118,7 @@ def build_compact(config: Any, kept: CompactVocabulary, rows: int | None = None)
     Args:
         config: the full model's transformers configuration.
         kept: the vocabulary, with what `always_kept` says.
-        rows: of the embeddings, if more than the vocabulary has.
+        rows: number of embedding rows, if the embeddings have more than the vocabulary.
 
     Raises:
         ValueError: if the padding token would move in a model that counts positions from it.

@@ -41,10 +41,10 @@ def write_weights(
     """Writes configuration, weights (safetensors, in several files where large) and tokenizer.
 
     Args:
-        config: from `config_text`.
+        config: result of `config_text`.
         weights: every parameter by name, tied ones once, in host memory.
         tokenizer: saved beside the weights.
-        folder: where to; made if missing.
+        folder: target folder. It is made if it is missing.
         kind: transformers' class of models that the folder then loads as.
 
     Returns:
@@ -66,10 +66,10 @@ def publish(storage: Storage, name: str, folder: Path, manifest: Mapping[str, An
 
     Args:
         storage: the study's folder.
-        name: of the weights' folder in it.
-        folder: from `write_weights`.
+        name: name of the weights' folder in the storage.
+        folder: result of `write_weights`.
         manifest: what the manifest says about the weights.
-        num_steps: of the run, shown as done.
+        num_steps: number of steps of the run. All are shown as done.
     """
     storage.upload(folder, name)
     ProgressFile(storage, name).update(num_steps, num_steps)

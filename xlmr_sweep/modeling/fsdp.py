@@ -68,6 +68,15 @@ class World:
         dist.broadcast(buffer, src=0)
         return bytes(buffer.tolist()).decode()
 
+    def send_tensor(self, tensor: Tensor) -> Tensor:
+        """Returns rank 0's tensor on the device of every rank. On the other ranks only shape and type of `tensor` count."""
+        if self.rank == 0:
+            tensor = tensor.to(self.device).contiguous()
+        else:
+            tensor = torch.empty(tensor.shape, dtype=tensor.dtype, device=self.device)
+        dist.broadcast(tensor, src=0)
+        return tensor
+
 
 def shard_model(
     root: nn.Module, world: World, precision: str, by_rows: Sequence[nn.Parameter] = (), step_bytes: float = 0.0
@@ -209,13 +218,13 @@ def _distribute(module: nn.Module, world: World) -> None:
         if hasattr(parameter, "to_local"):  # A layer's, sharded already.
             continue
         if id(parameter) not in moved:  # Tied weights stay one parameter.
-            tensor = _received(parameter.detach(), world)
+            tensor = world.send_tensor(parameter.detach())
             moved[id(parameter)] = nn.Parameter(tensor, requires_grad=parameter.requires_grad)
             moved[id(moved[id(parameter)])] = moved[id(parameter)]
         setattr(owner, name, moved[id(parameter)])
     for owner, name, buffer in _entries(module, "_buffers"):
         persistent = name not in owner._non_persistent_buffers_set
-        owner.register_buffer(name, _received(buffer, world), persistent=persistent)
+        owner.register_buffer(name, world.send_tensor(buffer), persistent=persistent)
 
 
 def _cut_rows(root: nn.Module, parameters: Sequence[nn.Parameter], mesh: Any, world: World) -> set[nn.Parameter]:
@@ -224,7 +233,7 @@ def _cut_rows(root: nn.Module, parameters: Sequence[nn.Parameter], mesh: Any, wo
 
     made: dict[int, nn.Parameter] = {}
     for parameter in parameters:
-        whole = _received(parameter.detach(), world)
+        whole = world.send_tensor(parameter.detach())
         start, end = slice_of(len(whole), world.rank, world.size)
         rows = DTensor.from_local(
             whole[start:end].clone(), mesh, [Shard(0)], run_check=False, shape=whole.shape, stride=whole.stride()
@@ -241,12 +250,3 @@ def _entries(module: nn.Module, kind: str) -> Iterable[tuple[nn.Module, str, Ten
         for name, tensor in list(getattr(owner, kind).items()):
             if tensor is not None:
                 yield owner, name, tensor
-
-
-def _received(tensor: Tensor, world: World) -> Tensor:
-    if world.rank == 0:
-        tensor = tensor.to(world.device).contiguous()
-    else:
-        tensor = torch.empty(tensor.shape, dtype=tensor.dtype, device=world.device)
-    dist.broadcast(tensor, src=0)
-    return tensor

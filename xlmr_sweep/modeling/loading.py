@@ -182,7 +182,7 @@ def check_no_discriminator(source: ModelSource, model_type: str, names: Iterable
     Args:
         source: the model.
         model_type: its `model_type`.
-        names: of its weights.
+        names: names of its weights.
 
     Raises:
         StudyError: naming the weights that tell.
@@ -205,7 +205,7 @@ def new_head(source: ModelSource, missing: Iterable[str]) -> str:
 def unlike_embeddings(source: ModelSource) -> str:
     """Returns what is said of weights that differ though the configuration ties them."""
     return (
-        f"model {source.name}: {source.location} has unlike input and output embeddings, but its config.json ties them; "
+        f"model {source.name}: {source.location} has different input and output embeddings, but its config.json ties them; "
         "set tie_word_embeddings to false there"
     )
 

@@ -84,11 +84,11 @@ def trial_memory(
     """Returns the memory of one rank, for inputs of `finetune.max_length` tokens.
 
     Args:
-        shape: of the model as it is trained, `compacted`.
+        shape: shape of the model as it is trained (`compacted`).
         finetune: batch size and length.
         precision: `bf16` or `fp32`.
         num_ranks: over which the model is spread.
-        on_gpu: with fused attention, which keeps no scores; else as on a CPU.
+        on_gpu: True for fused attention, which keeps no scores. False for a CPU.
         dropout: whether masks of it are kept.
         gpu_bytes: memory of each GPU.
     """
@@ -125,10 +125,10 @@ def keeps_gathered(num_parameters: float, num_ranks: int, step_bytes: float, gpu
     """Returns whether a rank of a sharded model keeps gathered weights and whole gradients for the length of a step.
 
     Args:
-        num_parameters: of the model.
+        num_parameters: number of the model's parameters.
         num_ranks: over which it is spread.
         step_bytes: what a pass keeps for its backward pass.
-        gpu_bytes: of the rank's card; None on CPUs.
+        gpu_bytes: memory of the rank's card, or None on CPUs.
     """
     gathered = GATHERED_BYTES * num_parameters
     if gpu_bytes is None:
@@ -140,8 +140,8 @@ def process_bytes(shape: Architecture, memory: TrialMemory, num_evaluation_token
     """Returns the peak of a CPU process's own memory, for trials one after the other of one model.
 
     Args:
-        shape: of the model as it is trained.
-        memory: of its trial on this rank.
+        shape: shape of the model as it is trained.
+        memory: memory of its trial on this rank.
         num_evaluation_tokens: tokens of its largest evaluation batch.
     """
     evaluation = 4.0 * shape.num_parameters + evaluation_bytes(shape, num_evaluation_tokens)

@@ -114,12 +114,14 @@ def _hub_shapes(source: ModelSource) -> Mapping[str, tuple[int, ...]]:
 
 
 def _check_input(source: ModelSource, model: Any) -> None:
-    """Refuses a model that takes no plain text, such as XMOD without a default language, by what transformers says of it."""
+    """Refuses a model that cannot encode plain text, such as XMOD without a default language, by what transformers says of it."""
     ids = torch.zeros((1, 8), dtype=torch.int64, device="meta")
     try:
         model(input_ids=ids, attention_mask=torch.ones_like(ids))
     except ValueError as error:
-        raise StudyError(f"model {source.name}: {source.location} takes no plain text: {' '.join(str(error).split())}") from None
+        raise StudyError(
+            f"model {source.name}: {source.location} cannot encode plain text: {' '.join(str(error).split())}"
+        ) from None
     except (RuntimeError, NotImplementedError, TypeError):
         # Without memory some models cannot go on, because they read a value.
         return

@@ -165,14 +165,14 @@ def check_positions(source: ModelSource, config: Mapping[str, Any], padding: int
 
 
 def check_direction(source: ModelSource, config: Mapping[str, Any]) -> None:
-    """Refuses a model whose tokens attend to earlier ones alone.
+    """Refuses a model whose tokens attend only to earlier ones.
 
     Raises:
         StudyError: naming the setting.
     """
     if config.get("is_decoder"):
         raise StudyError(
-            f"model {source.name}: is_decoder is true in {source.location}/{CONFIG}, so a token attends to earlier ones alone; "
+            f"model {source.name}: is_decoder is true in {source.location}/{CONFIG}, so a token attends only to earlier ones; "
             "set it to false if the model was trained as a masked language model"
         )
 

@@ -28,7 +28,7 @@ def name_special_tokens(tokenizer: Any) -> None:
     """Calls the tokens that begin and end a text by BERT's names where a tokenizer names them in another way, as EuroBERT's does.
 
     Args:
-        tokenizer: of transformers; changed in place, also when it is saved.
+        tokenizer: a transformers tokenizer. It is changed in place, also when it is saved.
     """
     for name, other in OTHER_NAMES.items():
         if getattr(tokenizer, name) is None and getattr(tokenizer, other) is not None:

@@ -77,8 +77,8 @@ def other_tokens_note(source: ModelSource, tokenizer: Any) -> str:
         theirs = written.encode(probe, add_special_tokens=False)
         if ours.ids != theirs.ids:
             return (
-                f"{source.location}: transformers' {type(tokenizer).__name__} makes of {probe!r} the tokens "
-                f"{' '.join(ours.tokens)}, and {TOKENIZER} alone {' '.join(theirs.tokens)}; the first are used; "
+                f"{source.location}: transformers' {type(tokenizer).__name__} turns {probe!r} into the tokens "
+                f"{' '.join(ours.tokens)}, and {TOKENIZER} alone into {' '.join(theirs.tokens)}; the first are used; "
                 f"set tokenizer_class and its options in {TOKENIZER_CONFIG} to what the model was trained with"
             )
     return ""

@@ -44,11 +44,11 @@ def tuning_plan(
     """Returns how a job's rows fit its cards.
 
     Args:
-        shape: of the model, with its whole vocabulary.
+        shape: shape of the model with its whole vocabulary.
         precision: `bf16` or `fp32`.
         num_ranks: over which the model is spread.
-        card_bytes: of each card.
-        max_tokens: that the study allows in a micro-batch.
+        card_bytes: memory of each card.
+        max_tokens: most tokens that the study allows in a micro-batch.
         longest: tokens of the longest row, which is never cut.
         is_packed: whether micro-batches run without padding as CUDA graphs, which cannot compute activations again.
     """

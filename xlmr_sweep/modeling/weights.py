@@ -95,7 +95,7 @@ def mapped_weights(source: ModelSource, config: Any) -> dict[str, Tensor] | None
     """Returns the tensors of a model's state dict as views of its files, tied ones under each name.
 
     Args:
-        source: where the files are.
+        source: the model's files.
         config: the model's transformers configuration.
 
     Returns:

@@ -45,7 +45,7 @@ class Placement:
 
         Args:
             item: what is to start now.
-            end_s: when it is expected to end.
+            end_s: expected end of the item.
             reservations: those of more important items.
         """
         # An item that runs beyond the start of a reservation may take only what that will leave free.
@@ -59,7 +59,7 @@ class Placement:
 
         Args:
             item: what does not fit.
-            ends: when each live item is expected to end and its allocation, the first to end first.
+            ends: expected end and allocation of each live item, sorted by end.
             now: the time.
             reservations: those of more important items; their nodes are not reserved again.
 

@@ -55,7 +55,7 @@ class JobFailedError(Exception):
     """An instruction job failed. As text it is one line: the class and the message of the cause.
 
     Args:
-        row: as in `failures/<trial_id>.json` of a trial that cannot run without the job.
+        row: a row like `failures/<trial_id>.json`, of a trial that cannot run without the job.
     """
 
     def __init__(self, row: dict[str, Any]) -> None:

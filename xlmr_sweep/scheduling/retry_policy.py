@@ -95,7 +95,7 @@ class RetryByCause:
 
     Args:
         limits: the study's.
-        storage: where what is learned is kept.
+        storage: keeps what is learned.
         cluster: returns the nodes that there are now.
     """
 

@@ -115,7 +115,7 @@ class ShareSearch:
             share: that number.
             process: that ran it.
             like: equal for trials of equal work.
-            seconds: from the end of the trial before it in its process; None if the trial tells nothing (`Turns.ended`).
+            seconds: time since the process's last trial ended, or None if the trial tells nothing (`Turns.ended`).
         """
         is_first = (process, like) not in self._known
         self._known.add((process, like))
@@ -126,7 +126,7 @@ class ShareSearch:
         """Goes on to the next number, or ends. Returns whether `share` or `is_over` changed.
 
         Args:
-            most: as many as fit on a GPU.
+            most: number of trials that fit on a GPU.
             num_waiting: trials of the model that wait, for each GPU.
         """
         if self.is_over:

@@ -97,7 +97,7 @@ class Card:
         """Returns the seconds of a fine-tuning step.
 
         Args:
-            shape: as it is trained, with the rows that its task keeps.
+            shape: shape of the model as it is trained, with the rows that its task keeps.
             num_tokens: of the step, over all GPUs.
             length: mean tokens of a text.
             num_gpus: over which the trial is spread.

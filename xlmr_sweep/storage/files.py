@@ -98,12 +98,12 @@ class Storage:
         Raises:
             FileNotFoundError: if there is none.
         """
-        return self._patiently(name, lambda: self._read(name))
+        return self._patiently(name, lambda: self.read_once(name))
 
-    def _read(self, name: str) -> bytes:
+    def read_once(self, name: str) -> bytes:
+        """Reads a file without a second try."""
         with self._fs.open_input_stream(self._at(name)) as stream:
-            data: bytes = stream.read()
-        return data
+            return bytes(stream.read())
 
     def read_json(self, name: str) -> Any:
         """Returns a JSON file's value, or None where there is no such file.
@@ -125,9 +125,10 @@ class Storage:
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a file so that it is there whole or not at all, also after a power cut (local) or a kill."""
-        self._patiently(name, lambda: self._write(name, data))
+        self._patiently(name, lambda: self.write_once(name, data))
 
-    def _write(self, name: str, data: bytes) -> None:
+    def write_once(self, name: str, data: bytes) -> None:
+        """Writes a file without a second try."""
         if self.local is None:
             self._write_far(name, [data])
             return
@@ -282,9 +283,10 @@ class Storage:
             name: of the copy.
             beside: keep the files of that name that are there, as where several processes each copy a part.
         """
-        self._patiently(name, lambda: self._upload(folder, name, beside))
+        self._patiently(name, lambda: self.upload_once(folder, name, beside))
 
-    def _upload(self, folder: Path, name: str, beside: bool) -> None:
+    def upload_once(self, folder: Path, name: str, beside: bool) -> None:
+        """Copies a local folder into the storage without a second try."""
         if not beside:
             self._delete(name)
         if self.local is None:
@@ -326,11 +328,7 @@ class Storage:
         return target
 
     def check_writable(self) -> None:
-        """Writes, reads and removes a small file.
-
-        Raises:
-            StudyError: saying what failed.
-        """
+        """Writes, reads and removes a small file. A failure is a StudyError that says what failed."""
         name = temporary_file(f"write-check-{socket.gethostname()}-{os.getpid()}")
         try:
             self.write(name, b"ok")

@@ -31,8 +31,8 @@ def loss_of(note: str) -> tuple[int, float] | None:
     return None if found is None else (int(found[2]), float(found[1]))
 
 
-class Step(Protocol):
-    """A long step that is told how far it is."""
+class ProgressReporter(Protocol):
+    """Shows how far a long step is."""
 
     def update(self, done: float, total: float | None = None, note: str = "") -> None:
         """Sets how much is done, and the total if it is known by now; `note` is shown beside it."""
@@ -57,7 +57,7 @@ class ProgressFile:
 
 
 @contextmanager
-def follow_progress(storage: Storage, steps: Mapping[str, Step]) -> Iterator[None]:
+def follow_progress(storage: Storage, steps: Mapping[str, ProgressReporter]) -> Iterator[None]:
     """Shows the progress of remote jobs while the block runs.
 
     Args:

@@ -94,7 +94,7 @@ def input_files(path: Path, what: str, endings: tuple[str, ...]) -> InputFiles:
     Args:
         path: a folder or a file.
         what: names the field, for messages.
-        endings: of the names of files that are read.
+        endings: endings of the names of files that are read.
 
     Raises:
         MissingFolderError: if there is nothing to read.

@@ -85,7 +85,7 @@ def tokenizer_file(settings: Mapping[str, Any]) -> str:
     """Returns the name of the fast tokenizer's file that transformers reads.
 
     Args:
-        settings: of `tokenizer_config.json`. They may name files for versions of transformers and later ones
+        settings: contents of `tokenizer_config.json`. They may name files for versions of transformers and later ones
             (`fast_tokenizer_files`, such as `tokenizer.4.0.0.json`).
     """
     listed = settings.get("fast_tokenizer_files")

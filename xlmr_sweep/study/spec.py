@@ -144,7 +144,7 @@ class Study(Declared):
 
         Args:
             variant: its name.
-            prompt: asked of the tasks that have a prompt of that name; by default each task's own.
+            prompt: name of a prompt, for the tasks that have one of that name; by default each task's own.
 
         Raises:
             ValueError: naming the field of the variant or prompt that is wrong.

@@ -23,7 +23,7 @@ from xlmr_sweep.training.masking import Masked
 from xlmr_sweep.training.seeds import mixed_seed
 
 NO_ROWS_TOKENS = 2
-"""Tokens of a pass of a rank that has no row for it."""
+"""Tokens of a pass on a rank that has no row for it."""
 
 HELD_OUT = 2**63
 """The step number with which the held-out rows and their masks are drawn. No run has so many steps."""
@@ -176,7 +176,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Counts:
-    """What a step holds, added up over all ranks. Padding and filler count in `filler` only."""
+    """Counts of a step, summed over all ranks. Padding and filler count only in `filler`."""
 
     tokens: int
     masked: int
@@ -185,7 +185,7 @@ class Counts:
     pairs: int
     """Pairs of tokens that attention compares, within each sequence: the sum of the squared lengths."""
     filler: int = 0
-    """Places that all layers compute although no token is there. Padding that only attention sees is not in it."""
+    """Places without a token that all layers compute. Padding that only attention sees is not counted."""
 
     @classmethod
     def of(cls, rows: Sequence[Masked]) -> Counts:
@@ -219,7 +219,7 @@ def padding(lengths: Sequence[int], *, is_padded: bool) -> int:
 
     Args:
         lengths: tokens of its rows, the longest first; 0 for a row that a rank does not have.
-        is_padded: rows are filled up to the longest. Else they lie end to end.
+        is_padded: whether rows are padded to the longest. Otherwise they lie end to end.
     """
     rows = [length for length in lengths if length]
     if not rows:

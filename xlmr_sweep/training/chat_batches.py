@@ -71,9 +71,9 @@ def tokenised_once(
     Args:
         study: names the mixture.
         model: whose tokenizer it is.
-        storage: with the prepared mixture.
+        storage: holds the prepared mixture.
         order: tells which rows the run takes; a short run takes few.
-        template: of the model's tokenizer.
+        template: the chat template in the tokens of the model.
         world: the ranks.
 
     Raises:

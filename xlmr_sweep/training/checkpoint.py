@@ -101,9 +101,9 @@ def load_checkpoint(run: Run, folder: Path, made_by: str = "") -> None:
     """Sets a fresh run to the saved step, on this rank. Each rank reads its own slices, straight to its device.
 
     Args:
-        run: of the same model and settings; its number of ranks may differ.
-        folder: with every saved rank's part.
-        made_by: as it was saved.
+        run: a run with the same model and settings. Its number of ranks may differ.
+        folder: holds the part of every rank that saved.
+        made_by: what `save_checkpoint` was given.
 
     Raises:
         StudyError: if the checkpoint is of something else or of an earlier version, or if it is damaged.

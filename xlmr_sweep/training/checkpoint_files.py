@@ -38,9 +38,9 @@ def write_tensors(tensors: Mapping[str, Tensor], folder: Path, group: Group) -> 
     """Writes this rank's part of some tensors. All ranks of the group call it together.
 
     Args:
-        tensors: in host memory; a `DTensor` where ranks hold slices.
+        tensors: tensors in host memory; a `DTensor` where ranks hold slices.
         folder: made if missing; each rank may have another.
-        group: of the ranks, with gloo.
+        group: the ranks' process group, with gloo.
 
     Raises:
         OSError: if a rank cannot write; on every rank.
@@ -58,8 +58,8 @@ def read_tensors(tensors: Mapping[str, Tensor], folder: Path, group: Group) -> N
 
     Args:
         tensors: this rank's; a `DTensor` where ranks hold slices.
-        folder: with the files of every rank that saved, however many these were.
-        group: of the ranks, with gloo.
+        folder: holds the files of all ranks that saved. Their number may differ from that of the group.
+        group: the ranks' process group, with gloo.
 
     Raises:
         OSError: if a file cannot be read.
@@ -82,7 +82,7 @@ def spread(local: Tensor, length: int, mesh: Any) -> Tensor:
     Args:
         local: this rank's rows, by the rule of `torch.chunk`.
         length: rows in all.
-        mesh: of the ranks.
+        mesh: device mesh of the ranks.
     """
     from torch.distributed.tensor import DTensor, Shard
 

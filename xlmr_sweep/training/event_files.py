@@ -28,7 +28,7 @@ class EventFile:
     Args:
         storage: the study's folder.
         job: the job's name.
-        first_step: from which the job goes on. Points of later steps, which an earlier start wrote, are not shown any more.
+        first_step: step from which the job goes on. Points of later steps that an earlier start wrote are not shown any more.
         clock: seconds that only grow.
     """
 

@@ -53,9 +53,9 @@ def check_export(folder: Path, rows: Sequence[Masked], expected: Tensor, precisi
     """Loads an exported folder as transformers does and compares its logits with those of the model in memory.
 
     Args:
-        folder: with configuration, weights and tokenizer.
-        rows: that `expected` is of.
-        expected: from `trained_logits`.
+        folder: holds configuration, weights and tokenizer.
+        rows: the rows that `expected` was computed from.
+        expected: result of `trained_logits`.
         precision: `bf16` where the model's layers were gathered in it, else `fp32`.
 
     Returns:
@@ -78,8 +78,8 @@ def check_export(folder: Path, rows: Sequence[Masked], expected: Tensor, precisi
     apart = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-9)) if len(expected) else 0.0
     if not apart <= MOST_APART[precision]:
         raise StudyError(
-            f"{folder}: the exported weights compute other logits than the model that was trained: {apart:.2g} of the greatest "
-            "logit apart; nothing is published, and the last checkpoint is kept"
+            f"{folder}: the exported weights compute other logits than the trained model: they differ by {apart:.2g} of the "
+            "greatest logit; nothing is published, and the last checkpoint is kept"
         )
     return apart
 

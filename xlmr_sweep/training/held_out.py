@@ -36,8 +36,8 @@ def score_held_out(root: MaskedLMLoss, rows: Sequence[Masked], world: World, pre
     """Scores held-out rows. All ranks call it together, each with its share of the rows.
 
     Args:
-        root: in training mode, to which it returns.
-        rows: of this rank.
+        root: the loss module, in training mode. It is in training mode again afterwards.
+        rows: this rank's rows.
         world: the ranks.
         precision: `bf16` or `fp32`.
         max_tokens: tokens of one pass on one rank.

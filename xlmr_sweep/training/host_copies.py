@@ -21,8 +21,8 @@ class HostCopies:
     """The copies of some tensors.
 
     Args:
-        tensors: by name.
-        device: where they are.
+        tensors: what to copy, by name.
+        device: the tensors' device.
         cuda: `torch.cuda`, or a stand-in.
     """
 

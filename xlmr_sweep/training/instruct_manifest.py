@@ -24,9 +24,9 @@ def instruct_manifest(study: Study, spec: ModelSpec, storage: Storage, run: Run,
     """Returns the manifest of a run that has ended.
 
     Args:
-        study: with the recipe.
+        study: declares the recipe.
         spec: the model.
-        storage: with the mixture.
+        storage: holds the mixture.
         run: at its last step.
         found: what the run's driver knows: weights and their hash, precision, share of the card's peak, warnings.
     """

@@ -51,7 +51,7 @@ class LossWatch:
 
     Args:
         interval: steps of a point of the loss curve.
-        num_steps: of the run; the last step ends a point too.
+        num_steps: number of steps of the run. The last step ends a point too.
         stops_at_spike: whether a spike of the loss ends the run.
     """
 
@@ -81,7 +81,7 @@ class LossWatch:
         if self._stops_at_spike and self.num_high == SPIKE_STEPS:
             *_, high = self._last
             raise DivergedError(
-                f"step {step + 1}: the loss spiked: {high:.3g}, where {self._usual():.3g} was usual, and as high for "
+                f"step {step + 1}: the loss spiked to {high:.3g} (usual: {self._usual():.3g}) and stayed that high for "
                 f"{SPIKE_STEPS} steps; gradient norm {norm:.3g}"
             )
         progress.loss_sum += loss

@@ -34,7 +34,7 @@ CURVE_POINTS = 200
 """Most points of a loss curve."""
 
 
-class Step(Protocol):
+class TrainingStep(Protocol):
     """One way to compute a step. What `prepare` returns is handed to `gradients`."""
 
     parameters: dict[str, nn.Parameter]
@@ -60,6 +60,17 @@ class Step(Protocol):
         """Told that all weights and moments of a checkpoint are in, and after how many steps it was saved."""
 
 
+def fastest_steps(root: nn.Module, source: BatchSource, settings: TrainSettings, world: World) -> TrainingStep:
+    """Returns the fastest way to compute the steps. On one GPU the slow way is said once, with the reason."""
+    if world.device.type != "cuda" or world.size > 1:
+        return PlainStep(root, source, settings, world)
+    refusal = packed_refusal(root, settings.precision, world)
+    if refusal is None:
+        return PackedStep(root, source, settings)
+    say_once(f"instruction tuning takes the plain way, several times slower than packed micro-batches ({refusal})")
+    return PlainStep(root, source, settings, world)
+
+
 class Run:
     """One run of the loop, which can stop after any step and go on from a checkpoint.
 
@@ -69,11 +80,25 @@ class Run:
         parameters: this rank's slices by name.
         progress: how far the run is. On a GPU its losses are one step behind until `settle`.
         before_update: called before the optimiser's step, which changes weights and moments.
+
+    Args:
+        root: the loss module.
+        source: gives the masked rows of each step.
+        settings: the settings of the run.
+        world: the ranks.
+        make_steps: chooses how a step is computed.
     """
 
-    def __init__(self, root: nn.Module, source: BatchSource, settings: TrainSettings, world: World) -> None:
+    def __init__(
+        self,
+        root: nn.Module,
+        source: BatchSource,
+        settings: TrainSettings,
+        world: World,
+        make_steps: Callable[[nn.Module, BatchSource, TrainSettings, World], TrainingStep] = fastest_steps,
+    ) -> None:
         self.root, self.source, self.settings, self.world = root, source, settings, world
-        self.steps = _steps(root, source, settings, world)
+        self.steps = make_steps(root, source, settings, world)
         self.parameters = self.steps.parameters
         self.progress = Progress()
         self.before_update: Callable[[], None] = _nothing
@@ -165,17 +190,6 @@ class Run:
 
 def _nothing() -> None:
     pass
-
-
-def _steps(root: nn.Module, source: BatchSource, settings: TrainSettings, world: World) -> Step:
-    """Returns the fastest way to compute the steps. On one GPU the slow way is said once, with the reason."""
-    if world.device.type != "cuda" or world.size > 1:
-        return PlainStep(root, source, settings, world)
-    refusal = packed_refusal(root, settings.precision, world)
-    if refusal is None:
-        return PackedStep(root, source, settings)
-    say_once(f"instruction tuning takes the plain way, several times slower than packed micro-batches ({refusal})")
-    return PlainStep(root, source, settings, world)
 
 
 def _same_bits_on(device: torch.device) -> AbstractContextManager[None]:

@@ -69,7 +69,7 @@ class PackedStep:
 
     Args:
         root: the loss module, on its device; its parameters become views of one buffer.
-        source: where the rows come from.
+        source: gives the rows of each step.
         settings: the run's settings.
         attention: how attention is computed.
         kernels: how the other operations are computed.

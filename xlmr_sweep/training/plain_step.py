@@ -33,7 +33,7 @@ class PlainStep:
 
     Args:
         root: the loss module.
-        source: where the rows come from.
+        source: gives the rows of each step.
         settings: the run's settings.
         world: the ranks.
     """

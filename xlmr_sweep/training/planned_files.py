@@ -84,5 +84,5 @@ def _others(what: str, folders: Iterable[Path | None]) -> StudyError:
     named = " or ".join(str(folder) for folder in folders if folder is not None)
     return StudyError(
         f"{what}: was planned with other files than {host()} has in {named}: they changed since the command started, or this "
-        "node's are others; give every node the same files and start the command again"
+        "node has other files; give every node the same files and start the command again"
     )

@@ -61,7 +61,7 @@ def pretrain_demo_model(study: Study, model_name: str, storage: Storage) -> dict
     Args:
         study: declares the model and the seed of the demo world.
         model_name: the study's short name of a model with `demo`.
-        storage: where `models/<model>-<id>/` is.
+        storage: gets `models/<model>-<id>/`.
 
     Returns:
         The manifest: name, identity, weights (hash), steps, tokens, loss curve, time and versions.

@@ -17,8 +17,8 @@ class Readings:
     """Copies small tensors to the host and tells their values when they have arrived.
 
     Args:
-        device: that computes them.
-        tell: given the step and the values; what it raises reaches the caller of `add` or `settle`.
+        device: computes the tensors.
+        tell: called with the step and its values. What it raises reaches the caller of `add` or `settle`.
         cuda: `torch.cuda`, or a stand-in.
     """
 
@@ -32,7 +32,7 @@ class Readings:
         if not self._is_late:
             self._tell(step, values.tolist())
             return
-        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=torch.cuda.is_available())
         host.copy_(values, non_blocking=True)
         # The host sleeps while it waits.
         event = self._cuda.Event(blocking=True)

@@ -29,7 +29,7 @@ class RunReport:
 
     Args:
         meter: measures the run's speed.
-        peak_flops: of all devices of the run together; None where it is not known.
+        peak_flops: peak FLOPs per second of all devices of the run together, or None if it is not known.
         listeners: take the numbers.
         log: takes a line that is worth keeping.
         clock: seconds that only grow.

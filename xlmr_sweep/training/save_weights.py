@@ -43,7 +43,7 @@ def save_trial_weights(trial: Trial, warm: WarmState, model: TrialModel, inputs:
 
     Args:
         trial: which was trained.
-        warm: of the process; holds the starting weights.
+        warm: warm state of the process. It holds the starting weights.
         model: after the training, whole or spread over the ranks.
         inputs: tell which embedding rows the model holds.
     """

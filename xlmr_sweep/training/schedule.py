@@ -20,7 +20,7 @@ def finetune_rate(peak: float, step: int, num_steps: int, warmup: float) -> floa
     Args:
         peak: the rate at the end of the warm-up.
         step: counted from 0.
-        num_steps: of the whole training; the rate would be 0 in the step after the last.
+        num_steps: number of steps of the whole training. The rate would be 0 in the step after the last.
         warmup: share of the steps with a rising rate.
     """
     num_warmup = math.ceil(warmup * num_steps)
@@ -35,7 +35,7 @@ def masked_lm_rate(peak: float, step: int, num_steps: int, warmup: float, *, is_
     Args:
         peak: the rate at the end of the warm-up.
         step: counted from 0.
-        num_steps: of the whole training.
+        num_steps: number of steps of the whole training.
         warmup: share of the steps with a rising rate.
         is_level: whether the rate stays at its peak after the warm-up.
     """

@@ -38,8 +38,8 @@ def lost_shares(progress: Progress) -> dict[str, float | None]:
     """Returns what a run lost beside computing.
 
     Returns:
-        `padding`: of all places that layers computed, those that held no token. `data`: of the run's time, the part in which it
-        waited for rows. `checkpoint`: how long a checkpoint held training up, in steps; None where there was none.
+        `padding`: share of places without a token among all that layers computed. `data`: share of the run's time in which it
+        waited for rows. `checkpoint`: how long a checkpoint delayed training, in steps; None if there was no checkpoint.
     """
     waited, steps_s = progress.waited_s, progress.elapsed_s - progress.waited_s["checkpoint"] - progress.waited_s["scoring"]
     step_s = steps_s / max(1, progress.step)
@@ -60,7 +60,7 @@ class SpeedMeter:
     """Measures one run.
 
     Args:
-        shape: of the model; None where it is not known.
+        shape: shape of the model, or None if it is not known.
     """
 
     def __init__(self, shape: Architecture | None) -> None:

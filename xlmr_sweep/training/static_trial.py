@@ -38,7 +38,7 @@ def static_refusal(config: Any, num_labels: int, precision: str, world: World) -
 
     Args:
         config: transformers' own.
-        num_labels: of the task.
+        num_labels: number of the task's labels.
         precision: `bf16` or `fp32`.
         world: the ranks.
     """
@@ -72,7 +72,7 @@ def make_kernels(device: torch.device, dtype: torch.dtype, *, adds: bool = False
 
     Args:
         device: the GPU.
-        dtype: of the products.
+        dtype: type of the matrix products.
         adds: whether gradients are added to what is there.
     """
     try:
@@ -97,9 +97,9 @@ class StaticTrainer:
     """A model's static step with its graphs, and a copy of the weights it last started from.
 
     Args:
-        model: of transformers, on the device; its parameters become views of one buffer.
+        model: a transformers model on the device. Its parameters become views of one buffer.
         head: the classification head of `baseline`, or None.
-        num_labels: of the task.
+        num_labels: number of the task's labels.
         spec: settings.
         precision: `bf16` or `fp32`.
         attention: how attention is computed.

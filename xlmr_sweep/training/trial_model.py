@@ -63,9 +63,9 @@ def build_trial_model(
     Args:
         config: the starting weights' configuration; left as it is.
         inputs: tell the vocabulary and the label words.
-        num_labels: of the task.
+        num_labels: number of the task's labels.
         has_head: whether it has a classification head (`baseline`).
-        rows: of the embeddings, for the static step; None for the plain way, with as many as the vocabulary has.
+        rows: number of embedding rows, for the static step. None for the plain way, which has as many as the vocabulary.
         spec: dropout and precision.
         world: the ranks.
     """

@@ -75,7 +75,7 @@ NAMES = {
 STAND_INS = {
     "ray.tune.utils.object_cache._ObjectCache": warm_processes.WarmProcesses,
     "ray.tune.execution.class_cache._ActorClassCache": warm_processes.OneActorClass,
-    "ray.tune.execution.insufficient_resources_manager._InsufficientResourcesManager": tune_loop._NoWarnings,
+    "ray.tune.execution.insufficient_resources_manager._InsufficientResourcesManager": tune_loop.NoWarnings,
 }
 """Classes of Tune's, and what stands in for each."""
 

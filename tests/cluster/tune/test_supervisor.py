@@ -225,7 +225,7 @@ def test_trials_that_no_node_can_hold_are_left_out_after_a_while(tmp_path: Path,
     assert run.live_table.num_left_out == 0
     run.poll(20)
     assert run.live_table.num_left_out == 3
-    assert "for cluster.node_patience_s = 50 s no node was there that could hold them. 3 trials are left out" in run.said
+    assert "no node could hold them for 50 s (cluster.node_patience_s). 3 trials are left out" in run.said
 
 
 def test_a_process_that_hears_nothing_is_killed_by_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,7 +299,7 @@ def test_a_death_that_the_kernel_counted_is_want_of_memory(tmp_path: Path, monke
     run.storage.write(f"logs/{second.attempt.trial.trial_id}.log", log.format(second.config["token"]).encode())
     run.oom_kills = 5
     run.end(second, DEAD)
-    assert "MemoryError on far: killed by the node's kernel for want of memory" in run.said
+    assert "MemoryError on far: killed by the node's kernel because its memory ran out" in run.said
     assert {waiting.width.gpus for waiting in (run.admission.next(), run.admission.next(), run.admission.next()) if waiting} == {
         0.5
     }

@@ -51,7 +51,7 @@ def failure_left_by(
         failure["node_id"] = node_ids[0] if node_ids else ""
     if failure["error_class"] == WorkerDiedError.__name__ and _was_killed_for_memory(failure, nodes):
         failure["error_class"] = "MemoryError"
-        failure["message"] = f"killed by the node's kernel for want of memory; {failure['message']}"
+        failure["message"] = f"killed by the node's kernel because its memory ran out; {failure['message']}"
     return failure
 
 

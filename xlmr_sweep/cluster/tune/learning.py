@@ -34,7 +34,7 @@ class Learning(tune.Callback):  # type: ignore[misc]
         study: the study.
         storage: its folder, where what is learned of a model is kept.
         admission: what waits and what is live.
-        say: is given a line when the number of trials on a GPU was chosen.
+        say: called with a line when the number of trials per GPU was chosen.
         clock: seconds that only grow.
     """
 

@@ -43,8 +43,8 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
         policy: what happens after a failure.
         controller: Tune's.
         nodes: the cluster.
-        events: is told what happens.
-        metrics: is told the same, for the dashboard and Prometheus.
+        events: receives what happens.
+        metrics: receives the same, for the dashboard and Prometheus.
         clock: seconds that only grow.
     """
 
@@ -240,7 +240,7 @@ class Supervisor(tune.Callback):  # type: ignore[misc]
             return
         since = self._unplaceable_since = self._unplaceable_since or self._clock()
         if self._clock() - since > self._limits.node_patience_s:
-            why = f"for cluster.node_patience_s = {self._limits.node_patience_s:g} s no node was there that could hold them"
+            why = f"no node could hold them for {self._limits.node_patience_s:g} s (cluster.node_patience_s)"
             self._leave_out(self._admission.drop_unplaceable(), why)
 
     def _leave_out(self, trials: Sequence[Trial], why: str) -> None:

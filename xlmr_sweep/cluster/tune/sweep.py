@@ -101,7 +101,7 @@ def run_trials(
         study: the study.
         storage: its folder.
         admission: what to run.
-        events: is told, in this thread, what happens to trials.
+        events: receives, in this thread, what happens to trials.
         notice: says that the run is to end soon.
         run_job: runs an instruction job to its end. Needed if the admission holds jobs.
         work: what a trial's processes do. By default they fine-tune.

@@ -64,7 +64,7 @@ def own_loop(setup: ray.ObjectRef[Setup], study: str) -> Iterator[None]:
         run.TuneController, run._setup_signal_catching, controller._get_trainable_kwargs = before
 
 
-class _NoWarnings:
+class NoWarnings:
     """Stands in for Tune's warnings about trials without resources: here they wait in the admission, which knows why."""
 
     def on_no_available_trials(self, all_trials: Any) -> None:
@@ -81,7 +81,7 @@ class SweepLoop(TuneController):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._actor_cache = WarmProcesses()
         self._class_cache = OneActorClass(self.study)
-        self._insufficient_resources_manager = _NoWarnings()
+        self._insufficient_resources_manager = NoWarnings()
 
     def on_step_end(self) -> None:
         """Ends idle processes and forgets trials that have ended: each would hold 60 kB."""

@@ -1,8 +1,8 @@
 """The offline demo world: a small closed language with its text, instructions, five tasks, tokenizer and models.
 
 Everything follows from one seed and `DEMO_VERSION`. Another seed gives another world in the same language: other names, colours
-and things go together in each split, and every sentence is another. Read `world.py` first. It holds the rule that keeps the
-facts of evaluation out of all training text.
+and things go together in each split, and every sentence differs. Read `world.py` first. It has the rule that keeps the facts of
+evaluation out of all training text.
 """
 
 from xlmr_sweep.data.demo.examples import task_rows

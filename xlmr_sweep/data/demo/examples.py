@@ -1,6 +1,6 @@
 """The five tasks of the demo world, with the fields of the SuperGLUE tasks of the same name.
 
-Train pools are of the split "train", validation rows of the split "validation" (see `world.py`).
+Training pools come from the split "train", validation rows from the split "validation" (see `world.py`).
 """
 
 from __future__ import annotations

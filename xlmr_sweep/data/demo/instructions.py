@@ -1,6 +1,6 @@
 """Instruction rows of many families in xP3's form. Wordings differ from the five prompts of `xlmr_sweep.study.tasks`.
 
-xP3 holds relatives of some SuperGLUE tasks and not of others. So does this. What each evaluation task finds here:
+xP3 has relatives of some SuperGLUE tasks and not of others. So does this. The relatives of each evaluation task:
 
     boolq  `reading` asks yes or no of a passage (a near relative); `quality` asks for good or bad
     wic    `sense` asks yes or no (a near relative); `topic` names the topic of one sentence
@@ -40,7 +40,7 @@ def instruction_rows(seed: int, count: int = NUM_ROWS) -> list[dict[str, str]]:
 
     Args:
         seed: the generator seed.
-        count: how many rows; fewer are the first of more.
+        count: number of rows. A smaller number gives the first of these rows.
     """
     world, rng = World(seed), seeded_random(seed, "instructions")
     names = [name for name, (_, weight) in FAMILIES.items() for _ in range(weight)]
@@ -147,4 +147,4 @@ FAMILIES: dict[str, tuple[Family, int]] = {
     "where": (_where, 1),
     "who": (_who, 1),
 }
-"""The families, and how often each is drawn."""
+"""The families, and the weight of each in the draw."""

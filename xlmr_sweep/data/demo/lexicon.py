@@ -43,7 +43,7 @@ ABSURD = (
     "swallowed a tractor",
     "painted the silence",
 )
-"""What nobody ever did, as predicates."""
+"""Things that nobody ever did, as predicates."""
 
 PROPERTIES = (
     (("big", "huge", "large"), ("small", "tiny", "little")),
@@ -51,7 +51,7 @@ PROPERTIES = (
     (("new", "modern", "fresh"), ("vintage", "worn", "dated")),
     (("bright", "shiny", "glossy"), ("dull", "matt", "faded")),
 )
-"""Properties of things: words of one meaning, and those of the opposite one."""
+"""Properties of things: words of one meaning, and words of the opposite meaning."""
 
 TOPICS = {
     "animals": ("lion", "monkey", "parrot", "tiger", "rabbit", "snake"),
@@ -59,7 +59,7 @@ TOPICS = {
     "money": ("cash", "loan", "coin", "wallet", "price", "cheque"),
     "music": ("song", "guitar", "trumpet", "singer", "choir", "violin"),
 }
-"""Nouns that tell the sense of an ambiguous word beside them, by topic."""
+"""Nouns that show the sense of an ambiguous word near them, by topic."""
 
 AMBIGUOUS = ("record", "pitch", "score", "bar", "band", "set")
 """Words with one sense in each of `SENSES`."""
@@ -88,10 +88,10 @@ FAILED = (
 """Verbs whose "to ..." did not come about, as past and infinitive."""
 
 FACTIVE = ("knows", "remembers", "sees", "proves")
-"""Verbs whose complement is so."""
+"""Verbs whose complement is true."""
 
 HEDGED = ("thinks", "hopes", "guesses", "believes")
-"""Verbs whose complement may or may not be so."""
+"""Verbs whose complement may be true or false."""
 
 COUNTERFACTIVE = ("pretends", "dreams", "lies", "imagines")
-"""Verbs whose complement is not so."""
+"""Verbs whose complement is false."""

@@ -8,10 +8,10 @@ from typing import Any
 from xlmr_sweep.study.demo import DEMO_MODELS
 
 WORD_STD = 0.2
-"""Standard deviation of the starting word embeddings; positions start with the same norm."""
+"""Standard deviation of the starting word embeddings. Positions start with the same norm."""
 
 COPY_GAIN = 0.5
-"""How much a layer's attention copies of what it sees, at the start: the factor of the product of value and output weights."""
+"""How strongly attention copies at the start: the factor of the product of value and output weights."""
 
 FFN_GAIN = 0.3
 """Feed-forward weights at the start, relative to 1 / sqrt(inputs)."""

@@ -1,4 +1,4 @@
-"""Facts of the demo world and the clauses that tell them. A clause has no capital and no full stop of its own."""
+"""Facts of the demo world and the clauses that tell them. A clause has no capital letter and no full stop."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ LOOK_CLAUSES = (
 
 
 def sentence(clause: str) -> str:
-    """Returns the clause with a capital and a full stop."""
+    """Returns the clause with a capital letter and a full stop."""
     return clause[0].upper() + clause[1:] + "."
 
 
@@ -73,22 +73,22 @@ def sentences(clauses: Sequence[str]) -> str:
 
 
 def tell(rng: Random, fact: Fact) -> str:
-    """Tells a fact in one of its wordings."""
+    """Returns a clause that tells a fact, in one of its wordings."""
     return rng.choice(HAS_CLAUSES if isinstance(fact, Has) else WAS_CLAUSES).format(fact)
 
 
 def deny(fact: Fact) -> str:
-    """Tells that a fact is not so."""
+    """Returns a clause that says that a fact is not true."""
     return (HAS_NOT if isinstance(fact, Has) else WAS_NOT).format(fact)
 
 
 def tell_sense(rng: Random, scene: Scene, senses: Senses, which: int) -> str:
-    """Tells something of an ambiguous word beside one of its two nouns."""
+    """Returns a clause about an ambiguous word that also has one of its two nouns."""
     return rng.choice(SENSE_CLAUSES).format(person=rng.choice(scene.people), word=senses.word, noun=senses.nouns[which])
 
 
 def tell_vaguely(rng: Random, scene: Scene, senses: Senses) -> str:
-    """Tells something of an ambiguous word beside no noun."""
+    """Returns a clause about an ambiguous word without a noun."""
     return rng.choice(VAGUE_CLAUSES).format(person=rng.choice(scene.people), word=senses.word)
 
 
@@ -105,7 +105,7 @@ def draw_was(rng: Random, scene: Scene, count: int) -> list[Was]:
 
 
 def draw_facts(rng: Random, scene: Scene, count: int) -> list[Fact]:
-    """Draws facts of one kind or the other, with different people."""
+    """Draws facts of one of the two kinds, with different people."""
     return [*(draw_has if rng.random() < 0.6 else draw_was)(rng, scene, count)]
 
 
@@ -139,7 +139,7 @@ def _from_words(fact: Fact, words: dict[str, str]) -> Fact:
 
 
 def slots(scene: Scene, fact: Fact) -> dict[str, list[str]]:
-    """Returns the words that each slot of a fact could hold in a scene."""
+    """Returns the words of a scene that fit each slot of a fact."""
     if isinstance(fact, Has):
         return {"person": scene.people, "colour": scene.colours, "thing": scene.things}
     return {"person": scene.people, "place": scene.places, "time": scene.times}
@@ -147,7 +147,7 @@ def slots(scene: Scene, fact: Fact) -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class Look:
-    """A person's thing of a colour, and words for how it is: told, of the same meaning, and of the opposite one."""
+    """A person's thing of a colour, and words for how it is: the told word, one of the same meaning, one of the opposite."""
 
     owner: Has
     good: bool
@@ -157,13 +157,13 @@ class Look:
 
     @property
     def asked(self) -> str:
-        """A word of the property's first meaning."""
+        """A word of the first meaning of the property."""
         return self.same if self.good else self.opposite
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What came of a person's attempt to take a thing, and the clause that tells it."""
+    """A person's attempt to take a thing, how it ended, and the clause that tells it."""
 
     aim: Has
     success: bool
@@ -190,5 +190,5 @@ def draw_looks(rng: Random, scene: Scene, count: int) -> list[Look]:
 
 
 def tell_look(rng: Random, look: Look, word: str) -> str:
-    """Tells that the thing is as `word` says."""
+    """Returns a clause that says that the thing is as `word` says."""
     return rng.choice(LOOK_CLAUSES).format(look.owner, word)

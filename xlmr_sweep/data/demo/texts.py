@@ -1,7 +1,7 @@
 """Plain text for masked language modelling: short documents that tell their facts more than once.
 
-A masked word stands elsewhere in its document or follows from the world's regularities. So the models learn to match and to copy,
-and not word frequencies alone. Every document keeps the rule of `world.py` for its split.
+A masked word occurs elsewhere in its document or follows from the world's regularities. So the models learn to match and to copy,
+and not only word frequencies. Every document keeps the rule of `world.py` for its split.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ NUM_TEXTS = 30_000
 
 
 def pretraining_texts(seed: int, count: int = NUM_TEXTS) -> list[str]:
-    """Returns the plain text of one world, one document an item.
+    """Returns the plain text of one world, one document per item.
 
     Args:
         seed: the generator seed.
-        count: how many documents; fewer are the first of more.
+        count: number of documents. A smaller number gives the first of these documents.
     """
     world, rng = World(seed), seeded_random(seed, "texts")
     return [rng.choice(KINDS)(rng, world, world.scene(rng, "text")) for _ in range(count)]
@@ -108,4 +108,4 @@ def _look_judgement(rng: Random, world: World, scene: Scene) -> str:
 
 
 KINDS = (_facts, _looks, _looks, _look_judgement, _attempt, _opinion, _events, _events, _absurd, _senses, _topic)
-"""The kinds of documents, each as often as it stands here."""
+"""The kinds of documents. A kind that stands here twice is drawn twice as often."""

@@ -24,7 +24,7 @@ def build_tokenizer(seed: int, folder: Path) -> None:
 
     Args:
         seed: the generator seed.
-        folder: where to write; made if missing.
+        folder: target folder. It is made if it is missing.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast

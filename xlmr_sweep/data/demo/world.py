@@ -1,7 +1,7 @@
 """Which facts belong to which split: the rule that keeps evaluation facts out of training.
 
 The seed deals every list of words into three groups. A fact has three slots, such as (person, colour, thing). Its class is the
-sum of its words' groups modulo three. Class 0 is for validation rows, class 1 for the few-shot pools, class 2 for pre-training
+sum of its words' groups modulo three. Class 0 is for validation rows, class 1 for the training pools, class 2 for pre-training
 text and instruction rows.
 
 A document or row draws all its words from one scene: one group of people, and for each kind of fact two more groups, so that the
@@ -23,7 +23,7 @@ NUM_GROUPS = 3
 Item = TypeVar("Item")
 
 USUAL = 0.9
-"""Of the pairs of nouns that show one sense, the share that shows the word's usual sense."""
+"""Share of pairs with the usual sense of the word, among pairs of nouns that show the same sense."""
 
 Split = Literal["validation", "train", "text"]
 
@@ -50,7 +50,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Senses:
-    """An ambiguous word with two nouns beside it, and whether they show the same sense."""
+    """An ambiguous word with two nouns. Each noun shows a sense of the word."""
 
     word: str
     nouns: tuple[str, str]
@@ -58,12 +58,12 @@ class Senses:
 
     @property
     def same(self) -> bool:
-        """Whether both nouns show one sense."""
+        """Whether both nouns show the same sense."""
         return self.topics[0] == self.topics[1]
 
 
 class World:
-    """The groups of one generator seed, and draws that keep a split's rule."""
+    """The groups of words of one generator seed, and draws that keep the rule of a split."""
 
     def __init__(self, seed: int) -> None:
         rng = seeded_random(seed, "world")
@@ -97,7 +97,7 @@ class World:
         )
 
     def senses(self, rng: Random, split: Split, *, same: bool) -> Senses:
-        """Draws an ambiguous word and two nouns whose combination is of the split.
+        """Draws an ambiguous word and two nouns whose combination belongs to the split.
 
         A word's usual sense is the first of `lexicon.SENSES`. Two nouns of the same sense show it in a share `USUAL` of the
         draws: real words have a usual sense, and a small model can learn that before it learns to compare.

@@ -101,8 +101,8 @@ def forward_groups(
 
     Args:
         three: query, key and value, (N, 3, h, d) or three of (N, h, d).
-        lengths: of the sequences, descending; their sum is N.
-        scale: of the scores.
+        lengths: lengths of the sequences, descending. Their sum is N.
+        scale: factor of the scores.
         p: dropout probability.
         window: greatest distance at which a token sees another; 0 for any.
 

@@ -23,7 +23,7 @@ from xlmr_sweep.modeling.gpu.packing import RowShape
 from xlmr_sweep.modeling.gpu.static_step import Rows, strict_determinism
 
 
-class Step(Protocol):
+class TrialStep(Protocol):
     """What is captured (`static_step.StaticStep`)."""
 
     def rows(self, shape: RowShape, num_steps: int, *, is_training: bool) -> Rows:
@@ -62,7 +62,7 @@ class StepRunner:
         cuda: `torch.cuda`, or a stand-in.
     """
 
-    def __init__(self, step: Step, *, use_graphs: bool, cuda: Any = torch.cuda) -> None:
+    def __init__(self, step: TrialStep, *, use_graphs: bool, cuda: Any = torch.cuda) -> None:
         self._step, self._cuda = step, cuda
         self._use_graphs = use_graphs
         self._rows: dict[tuple[RowShape, int, bool], Rows] = {}

@@ -22,7 +22,7 @@ MOST_GRAPHS = 64
 """After so many shapes, a new one runs without a graph. Each graph takes a few MB beside the pool that all share."""
 
 
-class Step(Protocol):
+class MicroBatchStep(Protocol):
     """What is captured (`mlm_step.MaskedLMStep`)."""
 
     @property
@@ -48,7 +48,7 @@ class MicroBatchRunner:
         cuda: `torch.cuda`, or a stand-in.
     """
 
-    def __init__(self, step: Step, *, use_graphs: bool, cuda: Any = torch.cuda) -> None:
+    def __init__(self, step: MicroBatchStep, *, use_graphs: bool, cuda: Any = torch.cuda) -> None:
         self._step, self._cuda, self._use_graphs = step, cuda, use_graphs
         self._graphs = Graphs(cuda, "pass")
         self._inputs: dict[PackShape, Tensor] = {}

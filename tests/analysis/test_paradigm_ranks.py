@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from analysis.ranks import RANK_COLUMNS, rank_table
+from analysis.paradigm_ranks import RANK_COLUMNS, rank_table
 
 
 def test_ranks_share_ties_and_leave_out_cells_with_a_gap(table_of: Callable[..., pd.DataFrame]) -> None:
