@@ -15,9 +15,7 @@ from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.architecture import Architecture, shape_of
 from xlmr_sweep.storage.artifacts import (
     DATA,
-    INSTRUCT,
     MODELS,
-    instruct_folder,
     manifest_of,
     mixture_folder,
     pretrained_folder,
@@ -55,7 +53,7 @@ def artifacts(results: Results) -> Artifacts:
     if results.storage is None or results.study is None:
         return Artifacts()
     from xlmr_sweep.storage.files import Storage
-    from xlmr_sweep.storage.relocated import folder_of
+    from xlmr_sweep.storage.relocated import folder_of, tuned_folder
 
     study, storage = results.study, Storage(results.storage)
     instructed: dict[str, Manifest] = {}
@@ -66,7 +64,7 @@ def artifacts(results: Results) -> Artifacts:
         if model.demo is not None:
             folders["pretrained"] = folder_of(storage, MODELS, model.name, partial(pretrained_folder, study, model))
         if model.instructed_folder is None:
-            folders["instructed"] = folder_of(storage, INSTRUCT, model.name, partial(instruct_folder, study, model))
+            folders["instructed"] = tuned_folder(storage, study, model)
         for kind, found in (("pretrained", pretrained), ("instructed", instructed)):
             manifest = _json(storage, manifest_of(folders[kind])) if kind in folders else None
             if manifest is not None:
@@ -82,7 +80,8 @@ def artifacts(results: Results) -> Artifacts:
 def _task_data(storage: Storage, study: Study) -> dict[str, Manifest]:
     from xlmr_sweep.storage.relocated import folder_of
 
-    names = {task.name: folder_of(storage, DATA, task.name, partial(task_folder, study, task)) for task in study.tasks}
+    asked = {task.name: study.first_asked(task.name) for task in study.tasks}
+    names = {name: folder_of(storage, DATA, name, partial(task_folder, study, task)) for name, task in asked.items()}
     found = {task: _json(storage, manifest_of(folder)) for task, folder in names.items()}
     return {task: manifest for task, manifest in found.items() if manifest is not None}
 

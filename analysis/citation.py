@@ -7,16 +7,19 @@ the cells and their scores: two tables have the same one only if every score is 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import yaml
 
 from analysis.latex import escaped
-from analysis.schema import NAMES
+from analysis.schema import NAMES, checked
 from analysis.tables import Results
 from xlmr_sweep import __version__
+from xlmr_sweep.storage.records import AXES
 
 SOFTWARE = "xlmr_sweep"
 
@@ -53,32 +56,49 @@ class Citation:
 
 def citation(results: Results) -> Citation:
     """Returns what names the results."""
-    rows = results.rows
+    rows = results.rows if results.every is None else results.every
     versions = sorted(rows["version_xlmr_sweep"].dropna().astype(str).unique()) if "version_xlmr_sweep" in rows else []
     finished = rows["finished_at"].dropna().astype(str) if "finished_at" in rows else pd.Series(dtype=str)
     return Citation(
         name=results.name,
         num_trials=len(rows),
-        num_planned=len(results.planned),
+        num_planned=results.num_planned or len(results.planned),
         study=results.fingerprint,
-        results=results_fingerprint(rows),
+        results=results_fingerprint(rows, () if results.every is None else [name for name in AXES if name in rows]),
         versions=" and ".join(versions or [__version__]),
         year=finished.max()[:4] if len(finished) else "",
     )
 
 
-def results_fingerprint(rows: pd.DataFrame) -> str:
+def results_fingerprint(rows: pd.DataFrame, axes: Sequence[str] = ()) -> str:
     """Returns a hash of cells and scores.
 
     Args:
-        rows: a table as `analysis.schema.checked` returns it, so in the order of its cells.
+        rows: a table of results.
+        axes: the columns, variant or prompt, that name a cell too.
     """
     digest = hashlib.sha256()
+    for name, part in _by_axes(rows, axes):
+        if axes:
+            digest.update("\0".join(name).encode() + b"\2")
+        _add(digest, checked(part))
+    return digest.hexdigest()[:16]
+
+
+def _by_axes(rows: pd.DataFrame, axes: Sequence[str]) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
+    if not axes or rows.empty:
+        yield ("",) * len(axes), rows
+        return
+    named = rows.assign(**{name: rows[name].fillna("").astype(str) for name in axes})
+    for name, part in named.groupby(list(axes)):
+        yield tuple(map(str, name)), part
+
+
+def _add(digest: Any, rows: pd.DataFrame) -> None:
     for name in NAMES:
         digest.update("\0".join(rows[name].astype(str)).encode() + b"\1")
     for name, kind in (("train_size", "<i8"), ("seed", "<i8"), ("score", "<f8")):
         digest.update(np.ascontiguousarray(rows[name].to_numpy(), dtype=kind).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def bibtex(cited: Citation, author: str = "", url: str = "") -> str:

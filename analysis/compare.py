@@ -9,8 +9,8 @@ CSV. Exit status: 0, or 2 if an input is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -24,9 +24,10 @@ from analysis.display import decimal, p_value, percent
 from analysis.ending import in_one_line
 from analysis.ipr import ipr_per_seed, ipr_table
 from analysis.options import name_pairs
-from analysis.schema import TableError
-from analysis.tables import load
-from analysis.variants import own_rows
+from analysis.prompts import of_prompts, prompts_of
+from analysis.schema import TableError, checked
+from analysis.tables import Results, load
+from analysis.variants import of_declared, own_rows, rows_of_variants
 from analysis.wide_console import wide_console
 from analysis.zero_shot import trained
 
@@ -53,9 +54,10 @@ def compare_runs(
         paradigms: maps this project's paradigm names to those of tables from elsewhere, in both sources.
 
     Raises:
-        TableError: if one of them cannot be used, or if they have no cell in common.
+        TableError: if one of them cannot be used, if they have no cell in common, or if both name prompts of a task and none is
+            in both.
     """
-    runs = [load(source, columns, paradigms) for source in (a, b)]
+    runs = _of_same_prompts([load(source, columns, paradigms) for source in (a, b)])
     names = [name for name in runs[0].variants if name in runs[1].variants]
     if names:
         pairs = {name: [own_rows(run.variants[name]) for run in runs] for name in names}
@@ -67,6 +69,35 @@ def compare_runs(
     if not parts:
         raise TableError(f"{a} and {b} have no cell in common")
     return _joined(parts) if names else parts[""]
+
+
+def _of_same_prompts(runs: Sequence[Results]) -> list[Results]:
+    """Returns the runs with the rows of one prompt of each task: the first run's first one that the second has too.
+
+    Raises:
+        TableError: if both runs name prompts of a task and none is in both.
+    """
+    named = [prompts_of(run.rows if run.every is None else run.every, run.study) for run in runs]
+    wanted = {}
+    for task in named[0].keys() & named[1].keys():
+        both = [name for name in named[0][task] if name in named[1][task]]
+        if not both:
+            first, second = (", ".join(names[task]) for names in named)
+            raise TableError(
+                f"task {task}: its prompts are {first} in the first run and {second} in the second, and none is in both; give "
+                "tables of one prompt without the column prompt"
+            )
+        wanted[task] = both[0]
+    return [
+        _of_prompts(run, {task: names[0] for task, names in each.items()} | wanted) for run, each in zip(runs, named, strict=True)
+    ]
+
+
+def _of_prompts(run: Results, wanted: Mapping[str, str]) -> Results:
+    if run.every is None:
+        return run
+    rows = of_prompts(run.every, wanted)
+    return replace(run, rows=checked(of_declared(rows)), variants=rows_of_variants(rows, run.study))
 
 
 def _joined(parts: Mapping[str, Comparison]) -> Comparison:

@@ -91,7 +91,7 @@ def examples_of(results: Results, predictions: Mapping[str, TaskPredictions], ta
 
 
 def _task_examples(results: Results, data: TaskPredictions) -> TaskExamples:
-    spec = results.study.task(data.task) if results.study is not None else None
+    spec = results.study.first_asked(data.task) if results.study is not None else None
     labels = list(spec.labels) if spec is not None else [str(i) for i in range(data.num_classes)]
     texts = _texts(results, data.task)
     fields = list(spec.fields) if spec is not None and texts else []
@@ -155,11 +155,11 @@ def _texts(results: Results, task: str) -> dict[str, dict[str, str]]:
         return {}
     storage = Storage(results.storage)
     try:
-        folder = folder_of(storage, DATA, task, partial(task_folder, study, study.task(task)))
+        folder = folder_of(storage, DATA, task, partial(task_folder, study, study.first_asked(task)))
         table = parquet.read_table(BytesIO(storage.read(split_file(folder, "validation"))))
     except (OSError, StudyError, pa.ArrowException):
         return {}
-    if not {"example_id", *study.task(task).fields} <= set(table.column_names):
+    if not {"example_id", *study.first_asked(task).fields} <= set(table.column_names):
         return {}
     return {row["example_id"]: row for row in table.to_pylist()}
 

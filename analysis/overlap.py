@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from analysis.schema import AVERAGE, Table, as_frame
+from xlmr_sweep.study.data_spec import InstructionSpec
 
 if TYPE_CHECKING:
     from xlmr_sweep.study.spec import Study
 
-XP3 = "bigscience/xP3"
+XP3, WHOLE_XP3 = "bigscience/xP3", InstructionSpec().files
 # xP3's training mixture has WiC and, according to its script, BoolQ. CB, RTE and COPA are its authors' evaluation sets.
 IN_XP3 = ("boolq", "wic")
 HELD_OUT_OF_XP3 = ("cb", "copa", "rte")
@@ -56,7 +57,8 @@ def _known(study: Study) -> dict[str, str]:
     else:
         return {}
     # A part that was left out may have held a task's rows. So only the tasks that were held out anyway are known.
-    return (inside if not spec.exclude else {}) | outside
+    is_whole = not spec.exclude and spec.max_rows is None and (spec.source != "hub" or spec.files == WHOLE_XP3)
+    return (inside if is_whole else {}) | outside
 
 
 def ipr_by_overlap(ipr: Table, overlap: Table) -> pd.DataFrame:

@@ -5,6 +5,7 @@ All chapters of the report but the one of prompts are of each task's first promp
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -40,11 +41,13 @@ def prompts_of(table: Table, study: Study | None = None) -> dict[str, list[str]]
 
 def of_first_prompt(table: Table, study: Study | None = None) -> pd.DataFrame:
     """Returns the rows of each task's first prompt, and those that see no prompt; all rows of a table without prompts."""
-    return _of_prompt(as_frame(table), {task: names[0] for task, names in prompts_of(table, study).items()})
+    return of_prompts(table, {task: names[0] for task, names in prompts_of(table, study).items()})
 
 
-def _of_prompt(frame: pd.DataFrame, wanted: dict[str, str]) -> pd.DataFrame:
-    if not wanted:
+def of_prompts(table: Table, wanted: Mapping[str, str]) -> pd.DataFrame:
+    """Returns the rows of one prompt of each task, by the task's name, and those that see no prompt."""
+    frame = as_frame(table)
+    if not wanted or PROMPT not in frame.columns:
         return frame
     asked = frame[PROMPT].fillna("")
     return frame[(asked == "") | (asked == frame["task"].map(wanted))].reset_index(drop=True)
@@ -67,7 +70,7 @@ def ipr_by_prompt(table: Table, prompts: dict[str, list[str]], planned: Table, o
     for task, names in prompts.items():
         of_task = frame[frame["task"] == task]
         for name in names if len(names) > 1 else ():
-            rows = checked(_of_prompt(of_task, {task: name}))
+            rows = checked(of_prompts(of_task, {task: name}))
             counted = with_zero_shot(rows) if options.zero_shot else trained(rows)
             per_seed = ipr_of_pairs(paired_curves(counted), options.rule, options.x_scale)
             ratios = with_intervals(ipr_table(per_seed, plan[plan["task"] == task]), per_seed, "ipr")

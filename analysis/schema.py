@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from xlmr_sweep.storage.records import AXES
+
 REQUIRED = ("model", "paradigm", "task", "train_size", "seed", "score")
 CELL = ["model", "paradigm", "task", "train_size", "seed"]
 NAMES = ("model", "paradigm", "task")
@@ -61,6 +63,22 @@ def as_frame(table: Table) -> pd.DataFrame:
             raise TableError(f"a {type(table).__name__} is no table: {str(error).splitlines()[0]}") from error
         return frame
     raise TableError(f"a table of type {type(table).__name__} is neither a DataFrame nor has the Arrow interface")
+
+
+def with_named_axes(table: Table) -> pd.DataFrame:
+    """Returns the table with the names of variants and prompts as text, whatever type the columns have."""
+    frame = as_frame(table)
+    named = {}
+    for name in AXES:
+        if name in frame.columns and (frame.columns == name).sum() == 1:
+            values = frame[name].astype(object)
+            named[name] = values.where(values.isna(), values.map(_name))
+    return frame.assign(**named)
+
+
+def _name(value: Any) -> str:
+    # pandas makes floats of whole numbers where one is missing.
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def renamed(table: Table, columns: Mapping[str, str], paradigms: Mapping[str, str]) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from analysis.prompts import of_first_prompt
-from analysis.schema import CELL, REQUIRED, Table, TableError, as_frame, checked, renamed
+from analysis.schema import CELL, REQUIRED, Table, TableError, as_frame, checked, renamed, with_named_axes
 from analysis.table_files import is_table_file, parquet_parts, read_table_file, without_query
 from analysis.tune_folder import read_tune_folder
 from analysis.variants import of_declared, rows_of_variants
@@ -58,6 +58,8 @@ class Results:
     """All rows of each variant, the first is the one of `rows` and `planned`; empty where the study has none."""
     every: pd.DataFrame | None = None
     """Rows of all variants and prompts, where there are some; `rows` are those of the first variant and of first prompts."""
+    num_planned: int = 0
+    """Planned cells of all variants and prompts, where there are some; `planned` are those of the first ones."""
     fingerprint: str = ""
     """The study's (`xlmr_sweep.study.plan.plan_fingerprint`). Empty for a bare table and where trials have no ids."""
 
@@ -109,7 +111,7 @@ def from_table(table: Table, name: str = "table", source: str = "memory") -> Res
     Raises:
         TableError: if the table is wrong or has no row.
     """
-    frame = as_frame(table)
+    frame = with_named_axes(table)
     # A table from elsewhere may have columns of these names that mean something else, and one row a cell.
     has_axes = set(CELL) <= set(frame.columns) and bool({"variant", "prompt"} & set(frame.columns))
     has_axes = has_axes and bool(frame[CELL].astype(str).duplicated().any())
@@ -120,7 +122,8 @@ def from_table(table: Table, name: str = "table", source: str = "memory") -> Res
     none = pd.DataFrame(columns=FAILURE_COLUMNS)
     variants = rows_of_variants(first) if has_axes else {}
     every = frame if has_axes else None
-    return Results(name, source, rows, product_of_values(rows), none, variants=variants, every=every)
+    num_planned = 0 if every is None else len(every)
+    return Results(name, source, rows, product_of_values(rows), none, variants=variants, every=every, num_planned=num_planned)
 
 
 def product_of_values(rows: Table) -> pd.DataFrame:
@@ -166,6 +169,7 @@ def _from_storage(source: str) -> Results:
         not_here=not_here,
         variants=rows_of_variants(first, found.study),
         every=rows if found.study.variants or found.study.prompts else None,
+        num_planned=len(found.planned),
         fingerprint=_fingerprint(found),
     )
 

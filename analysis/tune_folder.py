@@ -15,6 +15,7 @@ import pandas as pd
 
 from analysis.schema import CELL, NAMES, REQUIRED, TableError
 from xlmr_sweep.storage.artifacts import STUDY_FILE
+from xlmr_sweep.storage.records import AXES
 
 RESULT_FILE = "result.json"
 # Fields that Tune adds to every report. They are its bookkeeping, not results.
@@ -32,8 +33,8 @@ def read_tune_folder(folder: Path) -> pd.DataFrame:
         folder: a Tune experiment, or a folder of several.
 
     Returns:
-        The reported columns. Among rows of the same cell, the one with the newest `timestamp` is kept. `trial_id` is not
-        used, because Tune writes an id of its own into every result.
+        The reported columns. Among rows of the same cell, variant and prompt, the one with the newest `timestamp` is kept.
+        `trial_id` is not used, because Tune writes an id of its own into every result.
 
     Raises:
         TableError: if no file below the folder holds a row with the six columns.
@@ -43,7 +44,7 @@ def read_tune_folder(folder: Path) -> pd.DataFrame:
         raise TableError(f"{folder}: no {STUDY_FILE}, and no {RESULT_FILE} below it with the columns {', '.join(REQUIRED)}")
     newest: dict[Any, dict[str, Any]] = {}
     for row in sorted(rows, key=_timestamp):
-        newest[tuple(str(row[name]) for name in CELL)] = row
+        newest[tuple(str(row.get(name, "")) for name in (*CELL, *AXES))] = row
     return pd.DataFrame([_columns(row) for row in newest.values()])
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from analysis.schema import Table, as_frame, checked
-from xlmr_sweep.study.plan import sharing
+from xlmr_sweep.study.seen_settings import sharing
 from xlmr_sweep.study.variant_spec import DECLARED
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def rows_of_variants(table: Table, study: Study | None = None) -> dict[str, pd.D
     for name in declared or dict.fromkeys([*frame[VARIANT][frame[VARIANT] == DECLARED], *frame[VARIANT]]):
         if declared:
             assert study is not None
-            owners = {cell: sharing(study, name, cell[1], cell[2]) for cell in cells}
+            owners = {cell: sharing(study, name, *cell) for cell in cells}
         else:
             owners = {cell: name if (*cell, name) in there else DECLARED for cell in cells}
         owner = [owners[cell] for cell in zip(*(frame[column].astype(str) for column in OWNED), strict=True)]

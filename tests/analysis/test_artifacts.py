@@ -12,7 +12,9 @@ from analysis.derive import derive
 from analysis.options import Options
 from analysis.report import build_report
 from analysis.tables import load
+from xlmr_sweep.storage.artifacts import manifest_of, task_folder
 from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.storage.study_file import write_study
 from xlmr_sweep.study.identity import mixture_name, recipe_folder_name
 from xlmr_sweep.study.spec import Study
 
@@ -41,3 +43,13 @@ def test_a_damaged_manifest_counts_as_absent(study: Study, storage: Storage, tmp
     found = artifacts(results)
     assert found.mixture is None
     assert "mixture_counts" not in derive(results, found, Options()).tables
+
+
+def test_examples_of_a_task_are_those_of_its_first_prompt(storage: Storage, study: Study) -> None:
+    prompts = [{"name": "source", "prompt": "{source}: {premise} {hypothesis}?"}, {"name": "own"}]
+    asked = study.replaced(prompts={"cb": prompts})
+    write_study(storage, asked)
+    folder = task_folder(asked, asked.first_asked("cb"))
+    assert folder != task_folder(asked, asked.task("cb"))
+    storage.write_json(manifest_of(folder), {"fingerprint": "of both fields"})
+    assert artifacts(load(str(storage))).task_data["cb"] == {"fingerprint": "of both fields"}

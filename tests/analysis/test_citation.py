@@ -34,6 +34,17 @@ def test_a_storage_is_cited_with_the_fingerprint_of_its_study(made: Storage, stu
     assert [item["value"] for item in entry["identifiers"]] == [cited.study, cited.results]
 
 
+def test_scores_of_every_variant_and_prompt_are_in_the_fingerprint(study_table: pd.DataFrame) -> None:
+    both = pd.concat([study_table.assign(variant="declared"), study_table.assign(variant="other")], ignore_index=True)
+    cited = citation(from_table(both))
+    assert cited.num_trials == cited.num_planned == 2 * len(study_table)
+    assert citation(from_table(both.sample(frac=1, random_state=0))).results == cited.results
+    changed = both.assign(score=both["score"].where(both.index != len(both) - 1, 0.5))
+    assert citation(from_table(changed)).results != cited.results
+    swapped = both.assign(variant=both["variant"].map({"declared": "declared", "other": "another"}))
+    assert citation(from_table(swapped)).results != cited.results
+
+
 def test_a_name_of_a_table_is_escaped_for_latex(study_table: pd.DataFrame) -> None:
     cited = citation(from_table(study_table, name="my_50%"))
     assert cited.study == ""

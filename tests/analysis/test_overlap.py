@@ -19,6 +19,9 @@ def test_overlap_is_known_for_xp3_and_else_only_from_the_reader() -> None:
     assert mixture_overlap(tasks, study)["overlap"].tolist() == ["held out", "in the mixture"]
     without = study.replaced(instructions=study.instructions.model_copy(update={"exclude": ("*wic*",)}))
     assert mixture_overlap(tasks, without)["overlap"].tolist() == ["held out", "not known"]
+    for part in ({"files": "en/xp3_glue_*.jsonl"}, {"max_rows": 1000}):
+        some = study.replaced(instructions=study.instructions.model_copy(update=part))
+        assert mixture_overlap(tasks, some)["overlap"].tolist() == ["held out", "not known"]
     demo = load_study("demo")
     names = ["boolq", "cb", "rte", "own"]
     assert mixture_overlap(names, demo)["overlap"].tolist() == ["in the mixture", "related", "held out", "not known"]

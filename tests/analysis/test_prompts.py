@@ -115,3 +115,19 @@ def test_columns_of_a_table_from_elsewhere_with_one_row_a_cell_are_no_axes(study
     table = study_table.assign(prompt=[f"text {i}" for i in range(len(study_table))], variant="mine")
     results = from_table(table)
     assert (len(results.rows), results.every, results.variants) == (len(study_table), None, {})
+
+
+@pytest.mark.parametrize("kind", ["whole numbers", "a category"])
+def test_names_of_prompts_and_variants_may_have_any_type(kind: str, results: Results, tmp_path: Path) -> None:
+    assert results.every is not None
+    names = {"z-first": 1, "better": 2, "worse": 3}
+    numbered = results.every.assign(prompt=results.every["prompt"].map(names))
+    if kind == "a category":
+        numbered["prompt"] = numbered["prompt"].map({number: str(number) for number in names.values()}).astype("category")
+    numbered.to_parquet(tmp_path / "t.parquet")
+    found = load(tmp_path / "t.parquet").rows.query("task == 'rte'")
+    assert found.groupby("paradigm").size().to_dict() == {"baseline": 4, "prompted": 4, "instructed": 4}
+    assert set(found["prompt"].dropna()) == {"1"}
+    by_variant = from_table(numbered.rename(columns={"prompt": "variant"})).variants
+    assert list(by_variant) == ["declared", "1", "2", "3"]
+    assert len(by_variant["1"].query("task == 'rte'")) == 12

@@ -120,6 +120,23 @@ def test_numbers_in_the_folders_of_tune_that_stand_for_names_are_text(tmp_path: 
     assert list(load(tmp_path).rows["model"]) == ["7", "base"]
 
 
+def test_folders_of_tune_have_rows_of_each_prompt_and_variant(tmp_path: Path) -> None:
+    scores = {("declared", "own"): 0.1, ("declared", "german"): 0.2, ("short", "own"): 0.3}
+    for (variant, prompt), score in scores.items():
+        home = tmp_path / f"{variant}-{prompt}"
+        home.mkdir()
+        for size in (8, 16):
+            cell = {"model": "m", "paradigm": "prompted", "task": "cb", "train_size": size, "seed": 0}
+            row = {**cell, "score": score, "variant": variant, "prompt": prompt, "timestamp": score}
+            (home / f"{size}").mkdir()
+            (home / f"{size}" / "result.json").write_text(json.dumps(row) + "\n")
+    # The newest rows are of another variant than those that the report is of.
+    found = load(tmp_path)
+    assert found.rows["score"].tolist() == [0.1] * 2
+    assert found.every is not None
+    assert sorted(found.every["score"]) == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3]
+
+
 def test_only_a_field_with_nothing_in_it_is_empty(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("\n".join([HEADER, *rows("NA"), *rows("")]))
     with pytest.raises(TableError, match="column model is empty in rows 5, 6, 7, 8"):

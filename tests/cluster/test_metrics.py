@@ -89,7 +89,7 @@ def test_a_record_tells_its_score_and_its_time(told: Told, study_file: Callable[
     found.scored(trial, {"score": 0.5})
     found.expects(90.0)
     cell = ("small", "tiny", trial.paradigm, trial.task)
-    assert told.series["xlmr_sweep_score"] == {(*cell, str(trial.train_size)): 0.5}
+    assert told.series["xlmr_sweep_score"] == {(*cell, "", "", str(trial.train_size)): 0.5}
     assert told.series["xlmr_sweep_trial_seconds"] == {cell: [12.5]}
     assert told.series["xlmr_sweep_remaining_seconds"] == {("small",): 90.0}
 

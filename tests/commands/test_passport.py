@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from broken_hub import broken_hub
-from builders import OWN_SPECIAL, WORDS, make_encoder, write_tokenizer
+from builders import CB_TASK, OWN_SPECIAL, WORDS, make_encoder, write_tokenizer
 from printed import printed
 from rich.console import Console
 from transformers import AutoModelForMaskedLM
@@ -141,6 +141,16 @@ def test_a_word_of_two_tokens_is_named_with_its_model(make_study: Callable[..., 
     assert found == {}
     (problem,) = problems
     assert str(problem).startswith("model xlm-roberta: task cb: label word 'maybe' is an unknown token")
+
+
+def test_words_are_those_of_the_prompts_that_are_asked(make_study: Callable[..., Path], tmp_path: Path) -> None:
+    prompts = [{"name": "a", "label_words": ["yes", "no", "maybe"]}, {"name": "b", "label_words": ["red", "green", "so"]}]
+    task = CB_TASK | {"label_words": ["qq", "rr", "ss"]}
+    path = make_study("xlm-roberta", tasks=[task], prompts={"cb": prompts})
+    storage = Storage(tmp_path / "runs")
+    for found, others in (at_hand(path, storage), examined(path, storage)):
+        assert others == []
+        assert list(found["xlm-roberta"].label_words) == ["yes", "no", "maybe", "red", "green", "so"]
 
 
 def test_the_dry_run_names_models_without_files_and_fetches_nothing(

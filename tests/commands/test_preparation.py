@@ -13,8 +13,10 @@ from complaints import complaint, files
 from rich.console import Console
 
 from xlmr_sweep.commands import entry
-from xlmr_sweep.commands.preparation import check_models
+from xlmr_sweep.commands.preparation import check_models, prepare_instructions
+from xlmr_sweep.commands.progress import ProgressDisplay
 from xlmr_sweep.commands.request import Request
+from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.hub_reach import TRIES
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import expand
@@ -95,3 +97,24 @@ def test_a_family_without_a_fast_path_is_said_once(study_file: Callable[..., Pat
     check_models(study, Storage(tmp_path / "runs"), expand(study), Console(file=said, width=300))
     assert said.getvalue().count("Warning: model electra: no fast path for electra") == 1
     assert "bert:" not in said.getvalue()
+
+
+def test_more_held_out_rows_than_there_are_is_one_line_before_anything_starts(
+    study_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    tuning = {"max_steps": 3, "global_batch_size": 16, "max_length": 64}
+    variants = [{"name": "most", "instruct": {"held_out": 59}}, {"name": "all", "instruct": {"held_out": 60}}]
+    study, storage = load_study(str(study_file(instruct=tuning, variants=variants))), Storage(tmp_path / "runs")
+    display = ProgressDisplay(Console(quiet=True))
+    prepare_instructions(study, ["tiny", "tiny@most"], storage, display)
+    with pytest.raises(StudyError, match="instruct.held_out: 60, but the mixture has 60 rows; none is left to train on"):
+        prepare_instructions(study, ["tiny", "tiny@all"], storage, display)
+
+
+def test_zero_shot_trials_of_a_new_head_are_said_to_guess(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    headless = make_encoder(tmp_path / "headless", head=False)
+    for sizes, is_said in (([0, 4], True), ([4], False)):
+        path = study_file(models=[{"name": "h", "folder": str(headless), "new_head": True}], sizes=sizes)
+        study, said = load_study(str(path)), StringIO()
+        check_models(study, Storage(tmp_path / "runs"), expand(study), Console(file=said, width=300))
+        assert ("zero-shot trials of prompted guess" in said.getvalue()) == is_said

@@ -24,6 +24,7 @@ from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.records import write_record
 from xlmr_sweep.storage.study_file import write_study
 from xlmr_sweep.study.plan import expand, plan_fingerprint
+from xlmr_sweep.study.reading import load_study
 from xlmr_sweep.study.spec import Study
 
 TOKEN = "hf_" + "MarkedTokenOfThisTest" * 2
@@ -135,6 +136,22 @@ def test_every_variant_and_prompt_is_published(study: Study, tmp_path: Path) -> 
     assert set(table["trial_id"]) == {trial.trial_id for trial in trials}
     assert set(table["variant"]) == {"declared", "few"}
     assert set(table["prompt"].dropna()) == {"own", "so"}
+    manifest = json.loads((tmp_path / "out/dataset/manifest.json").read_text())
+    assert manifest["num_trials"] == manifest["num_planned"] == len(trials)
+
+
+def test_what_calibration_changed_is_published_and_the_study_can_be_run_again(study: Study, tmp_path: Path) -> None:
+    asked = study.replaced(sizes=[0, 4], zero_shot={"calibrate": True})
+    storage = Storage(tmp_path / "runs")
+    write_study(storage, asked)
+    for trial in expand(asked):
+        more = {} if trial.train_size else {"score_uncalibrated": 0.25}
+        write_record(storage, make_record(trial, **more))
+    assert publish("--storage", storage, "--to", tmp_path / "out", "--license", "cc-by-4.0")[0] == 0
+    table = parquet.read_table(tmp_path / "out/dataset/data/results.parquet").to_pandas()
+    assert table.loc[table["train_size"] == 0, "score_uncalibrated"].tolist() == [0.25] * 4
+    again = load_study(str(tmp_path / "out/dataset/study.json"))
+    assert [trial.trial_id for trial in expand(again)] == [trial.trial_id for trial in expand(asked)]
 
 
 def test_the_manifest_names_every_file_and_the_study(published: Path, study: Study) -> None:

@@ -16,6 +16,7 @@ from complaints import complaint
 from rich.console import Console
 
 from xlmr_sweep.commands import entry
+from xlmr_sweep.commands.preparation import check_models
 from xlmr_sweep.commands.request import Request
 from xlmr_sweep.commands.vocabulary import count_rows
 from xlmr_sweep.data.examples import prepare_task
@@ -37,19 +38,36 @@ def test_a_label_word_of_two_tokens_is_refused(study_file: Callable[..., Path], 
 def test_a_tokenizer_whose_settings_name_no_token_is_checked_all_the_same(
     study_file: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Copies of hub models often name none: transformers knows them by the tokenizer's class."""
+    """Copies of hub models often name none."""
     path = study_file()
     for settings in tmp_path.rglob("tokenizer_config.json"):
-        settings.write_text('{"model_max_length": 512}')
+        settings.write_text('{"model_max_length": 512, "tokenizer_class": "PreTrainedTokenizerFast"}')
     said = StringIO()
     request = Request(str(path), str(tmp_path / "runs"))
     assert entry.dry_run(request, Console(file=said, width=200)) == 0
     assert "not checked" not in said.getvalue()
     path = study_file(tasks=[cb_whose_third_word_is("qqqq")])
     for settings in tmp_path.rglob("tokenizer_config.json"):
-        settings.write_text('{"model_max_length": 512}')
+        settings.write_text('{"model_max_length": 512, "tokenizer_class": "PreTrainedTokenizerFast"}')
     with pytest.raises(StudyError, match="model tiny: task cb: label word 'qqqq' is"):
         entry.dry_run(Request(str(path), str(tmp_path / "runs")), Console(quiet=True))
+
+
+def test_words_are_asked_of_the_tokenizer_that_trials_have(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    """transformers' class for BERT lower-cases by its settings, whatever the tokenizer's file says."""
+    encoder = make_encoder(tmp_path / "bert", "bert")
+    content, settings = (json.loads((encoder / name).read_text()) for name in ("tokenizer.json", "tokenizer_config.json"))
+    (encoder / "tokenizer.json").write_text(json.dumps({**content, "normalizer": None}))
+    (encoder / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": "BertTokenizer"}))
+    task = CB_TASK | {"label_words": ["Yes", "No", "Maybe"]}
+    path = study_file(models=[{"name": "m", "folder": str(encoder)}], tasks=[task])
+    study, said = load_study(str(path)), StringIO()
+    check_models(study, Storage(tmp_path / "runs"), expand(study), Console(quiet=True))
+    assert entry.dry_run(Request(str(path), str(tmp_path / "runs")), Console(file=said, width=200)) == 0
+    assert "not checked: m (transformers may make other tokens than its file alone)" in said.getvalue()
+    wrong = load_study(str(study_file(models=[{"name": "m", "folder": str(encoder)}], tasks=[cb_whose_third_word_is("qqqq")])))
+    with pytest.raises(StudyError, match="label word 'qqqq' is an unknown token"):
+        check_models(wrong, Storage(tmp_path / "runs"), expand(wrong), Console(quiet=True))
 
 
 def dry_run_complaint(path: Path, storage: Path) -> str:
@@ -104,7 +122,7 @@ def test_a_dry_run_asks_the_tokenizers_of_the_hub_that_the_cache_holds(
         assert entry.dry_run(Request(str(path), str(tmp_path / "runs")), Console(file=out, width=200)) == 0
         return out.getvalue()
 
-    assert "not checked (no tokenizer at hand): m" in said()
+    assert "not checked: m (no tokenizer at hand)" in said()
     (cache / "refs").mkdir(parents=True)
     (cache / "refs" / "v1").write_text("abc")
     shutil.copytree(encoder_folder, cache / "snapshots" / "abc")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -116,6 +117,42 @@ assert not {"torch", "transformers"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     assert scalars(tmp_path) == {"instruct/base/loss": [(1, 5.0)]}
+
+
+VARIANTS = [
+    {"name": "v", "instruct": {"mask_rate": 0}},
+    {"name": "words", "template": {"label_words": {"cb": ["true", "false", "so"]}}},
+]
+
+
+def of_variants(folder: Path, *track: str) -> tuple[Storage, Study, list[dict[str, Any]]]:
+    """A storage with all trials and jobs of a study with variants, of which each has scores of its own; and its rows."""
+    study = study_of(*track).replaced(variants=VARIANTS)
+    storage = Storage(folder)
+    write_study(storage, study)
+    scores = {"declared": 0.25, "v": 0.5, "words": 0.75}
+    rows = [make_record(trial, score=scores[trial.variant]) for trial in expand(study)]
+    for row in rows:
+        write_record(storage, row)
+    for place, job in enumerate(["base", "base@v"]):
+        made = {"weights": job, "base": None, "data": None, "loss_curve": [[1, 5.0 + place]]}
+        storage.write_json(manifest_of(instruct_folder(study.of_job(job), study.models[0])), made)
+    return storage, study, rows
+
+
+def test_scores_and_losses_of_variants_are_told_apart(tmp_path: Path) -> None:
+    storage, study, rows = of_variants(tmp_path / "runs", "tensorboard")
+    assert track(storage, study, rows) == []
+    found = scalars(tmp_path / "runs/tracking/tensorboard")
+    of_instructed = {tag: values for tag, values in found.items() if tag.startswith("score/cb/base/instructed")}
+    assert of_instructed == {
+        "score/cb/base/instructed/declared": [(4, 0.25), (8, 0.25)],
+        "score/cb/base/instructed/v": [(4, 0.5), (8, 0.5)],
+        "score/cb/base/instructed/words": [(4, 0.75), (8, 0.75)],
+    }
+    # The third variant changes only prompts, so no job of its own made its weights.
+    losses = {tag: values for tag, values in found.items() if tag.startswith("instruct/")}
+    assert losses == {"instruct/base/loss": [(1, 5.0)], "instruct/base/v/loss": [(1, 6.0)]}
 
 
 def test_one_folder_of_tensorboard_shows_what_a_job_wrote_too(tmp_path: Path) -> None:
@@ -237,6 +274,49 @@ def test_mlflow_has_one_run_in_the_storages_folder(tmp_path: Path, monkeypatch: 
     artifacts = tmp_path / "runs/tracking/mlflow/artifacts" / run.info.run_id / "artifacts"
     assert (artifacts / "report/index.html").is_file()
     assert len(json.loads((artifacts / "trials.json").read_text())["data"]) == len(rows)
+
+
+MLFLOW_NAME = r"[/\w.\- :]*"
+"""What MLflow 3 takes as the name of a metric."""
+
+
+class _MlflowClient:
+    def __init__(self, tracking_uri: str) -> None:
+        self.metrics: list[str] = []
+        self.texts: dict[str, Any] = {}
+
+    def get_experiment_by_name(self, name: str) -> Any:
+        return SimpleNamespace(experiment_id="1")
+
+    def create_run(self, experiment_id: str, run_name: str) -> Any:
+        return SimpleNamespace(info=SimpleNamespace(run_id="2"))
+
+    def log_metric(self, run_id: str, name: str, value: float, step: int = 0) -> None:
+        if not re.fullmatch(MLFLOW_NAME, name):
+            raise ValueError(f"Invalid value {name}")
+        self.metrics.append(name)
+
+    def log_dict(self, run_id: str, value: Any, name: str) -> None:
+        self.texts[name] = value
+
+    def log_artifact(self, run_id: str, file: str, folder: str) -> None: ...
+
+    def set_terminated(self, run_id: str) -> None: ...
+
+
+def test_mlflow_takes_losses_and_trials_of_variants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clients: list[_MlflowClient] = []
+
+    def client(tracking_uri: str) -> _MlflowClient:
+        clients.append(_MlflowClient(tracking_uri))
+        return clients[-1]
+
+    fake("mlflow", monkeypatch, MlflowClient=client)
+    storage, study, rows = of_variants(tmp_path / "runs", "mlflow")
+    assert track(storage, study, rows) == []
+    assert set(clients[0].metrics) == {"instruct/base/loss", "instruct/base/v/loss", "trials_done"}
+    table = clients[0].texts["trials.json"]
+    assert {row[table["columns"].index("variant")] for row in table["data"]} == {"declared", "v", "words"}
 
 
 @pytest.mark.skipif(find_spec("wandb") is None, reason="needs wandb")

@@ -163,6 +163,10 @@ def test_few_malformed_rows_are_left_out_and_named(model: Path, tmp_path: Path) 
         StudyError, match=r"line 4: not JSON .*; .*line 71: .*; .*line 100: .*3 of 100 rows are malformed"
     ) as error:
         prepare_mixture(study_of(model, path, max_malformed=0.02), Storage(tmp_path / "refused"))
+    # Data that another run has prepared are no excuse.
+    with pytest.raises(StudyError, match=r"3 of 100 rows are malformed; instructions.max_malformed allows 0.02"):
+        prepare_mixture(study_of(model, path, max_malformed=0.02), Storage(tmp_path / "runs"))
+    assert prepare_mixture(study_of(model, path, max_malformed=0.03), Storage(tmp_path / "runs")) == manifest
     assert "\n" not in str(error.value)
     assert not list((tmp_path / "refused").rglob("*.*"))
 

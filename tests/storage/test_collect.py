@@ -11,9 +11,12 @@ from builders import make_record
 from xlmr_sweep.storage.artifacts import instruct_folder
 from xlmr_sweep.storage.collect import collect, set_aside, write_results
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.records import write_record
+from xlmr_sweep.storage.records import cell_of, write_record
 from xlmr_sweep.study.plan import expand
 from xlmr_sweep.study.spec import Study
+
+SO = {"cb": ["yes", "no", "so"], "copa": ["same", "so"]}
+"""Other label words, by task."""
 
 
 def test_results_have_one_row_a_completed_cell_in_the_plans_order(study: Study, storage: Storage, tmp_path: Path) -> None:
@@ -96,3 +99,14 @@ def test_weights_of_a_variant_that_are_outdated_make_its_trials_stale_and_no_oth
     found = collect(storage, varied)
     assert set(found.stale) == {trial.trial_id for trial in trials if trial.variant == "targets-only"}
     assert len(found.stale) * 2 == len(trials)
+
+
+def test_a_record_takes_the_names_that_the_study_has_now(study: Study, storage: Storage) -> None:
+    prompts = {task: [{"name": "own"}, {"name": "so", "label_words": words}] for task, words in SO.items()}
+    for trial in expand(study.replaced(prompts=prompts)):
+        write_record(storage, make_record(trial))
+    # CB has only its own prompt again, which needs no name.
+    now = study.replaced(prompts={"copa": prompts["copa"]})
+    found = collect(storage, now)
+    assert [cell_of(row) for row in found.rows] == [cell_of(cell) for cell in found.planned]
+    assert {row.get("prompt") for row in found.rows if row["task"] == "cb"} == {None}

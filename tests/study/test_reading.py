@@ -7,8 +7,11 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from builders import CB_TASK
 
 from xlmr_sweep.errors import StudyError
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.storage.study_file import write_study
 from xlmr_sweep.study import reading
 from xlmr_sweep.study.reading import load_study
 
@@ -128,6 +131,20 @@ def test_a_key_that_is_there_twice_is_refused(study_file: Callable[..., Path]) -
         load_study(str(path))
     path.write_text(text.replace("cluster:\n", "cluster:\n  cpus: 3\n"))
     with pytest.raises(StudyError, match=r"line 3, column 3: the key 'cpus' is there twice"):
+        load_study(str(path))
+
+
+def test_the_study_of_a_storage_is_a_study_file_too(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    study = load_study(str(study_file(tasks=["cb", {**CB_TASK, "name": "so", "prompt": "{premise} \U0001f600 {hypothesis}"}])))
+    storage = Storage(tmp_path / "runs")
+    write_study(storage, study)
+    path = tmp_path / "runs" / "study.json"
+    assert load_study(str(path)) == study
+    path.write_text('{"name": "s",\n "name": "t"}')
+    with pytest.raises(StudyError, match="study.json: not a JSON file: the key 'name' is there twice"):
+        load_study(str(path))
+    path.write_text('{"name": "s",\n "sizes" [8]}')
+    with pytest.raises(StudyError, match="study.json: not a JSON file: line 2, column 10: Expecting ':' delimiter"):
         load_study(str(path))
 
 

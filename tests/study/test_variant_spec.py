@@ -11,8 +11,9 @@ import pytest
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.artifacts import instruct_folder, mixture_folder
-from xlmr_sweep.study.plan import Trial, expand, select, sharing
+from xlmr_sweep.study.plan import Trial, expand, select
 from xlmr_sweep.study.reading import load_study
+from xlmr_sweep.study.seen_settings import sharing
 from xlmr_sweep.study.spec import Study
 
 TARGETS = {"name": "targets-only", "instruct": {"mask_rate": 0}}
@@ -107,9 +108,9 @@ def test_whose_trials_a_variant_shares_is_known_without_a_file(declare: Callable
         for paradigm in study.paradigms:
             for task in ("cb", "copa"):
                 has_own = any((t.variant, t.paradigm, t.task) == (variant, paradigm, task) for t in trials)
-                assert has_own == (sharing(study, variant, paradigm, task) == variant)
-    assert sharing(study, "targets-only+words", "prompted", "copa") == "both+words"
-    assert sharing(study, "targets-only+words", "instructed", "cb") == "targets-only+usual"
+                assert has_own == (sharing(study, variant, "tiny", paradigm, task) == variant)
+    assert sharing(study, "targets-only+words", "tiny", "prompted", "copa") == "both+words"
+    assert sharing(study, "targets-only+words", "tiny", "instructed", "cb") == "targets-only+usual"
 
 
 def test_trials_are_selected_by_variant(declare: Callable[..., Study]) -> None:
@@ -152,6 +153,7 @@ def test_the_folder_of_a_variants_instructions_is_relative_to_the_study_file(
             {"grid": {"a": [TARGETS], "b": [{"name": "x", "instruct": {"mask_rate": 0.2}}]}},
             "instruct.mask_rate is changed by two",
         ),
+        ({"grid": {"a": [{**TARGETS, "name": 1.10}]}}, "grid.a: the name 1.1 is no text; write it in quotes"),
         ({"grid": {"a": [{**TARGETS, "name": "x+y"}]}}, r"the name 'x\+y' holds '\+'"),
     ],
 )

@@ -12,6 +12,7 @@ from typing import Any
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
+from xlmr_sweep.storage.records import AXES
 from xlmr_sweep.study.plan import Trial
 
 CELL = ("model", "paradigm", "task")
@@ -80,7 +81,7 @@ class TrialMetrics:
         self._remaining = Gauge("xlmr_sweep_remaining_seconds", "Expected seconds until the end of the run", ("study",))
         bounds = [1, 3, 10, 30, 100, 300, 1000, 3000, 10000]
         self._seconds = Histogram("xlmr_sweep_trial_seconds", "Seconds of trials with a record", bounds, cell)
-        self._score = Gauge("xlmr_sweep_score", "Score of the last trial of a cell with a record", (*cell, "train_size"))
+        self._score = Gauge("xlmr_sweep_score", "Score of the last trial of a cell with a record", (*cell, *AXES, "train_size"))
         self._counts: dict[str, Count[str]] = {}
         for trial in waiting:
             self._counts.setdefault(trial.model, Count())["waiting"] += 1
@@ -117,7 +118,8 @@ class TrialMetrics:
 
     def scored(self, trial: Trial, row: Mapping[str, Any]) -> None:
         """Reports the score and time of a record."""
-        self._score.set(row["score"], {**self._cell(trial), "train_size": str(trial.train_size)})
+        axes = {name: getattr(trial, name) for name in AXES}
+        self._score.set(row["score"], {**self._cell(trial), **axes, "train_size": str(trial.train_size)})
         if "total_time_s" in row:
             self._seconds.observe(row["total_time_s"], self._cell(trial))
 

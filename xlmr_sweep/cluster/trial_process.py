@@ -35,10 +35,9 @@ from xlmr_sweep.scheduling.resources import Width
 from xlmr_sweep.storage import environment
 from xlmr_sweep.storage.artifacts import predictions_file, record_file
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.records import result_columns, write_failure, write_record
+from xlmr_sweep.storage.records import result_columns, spec_of, write_failure, write_record
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
-from xlmr_sweep.study.template import TEMPLATE_VERSION
 from xlmr_sweep.training.outcome import Outcome
 
 log = logging.getLogger("xlmr_sweep.trial")
@@ -153,7 +152,7 @@ class TrialProcess:
         row = self._row(outcome, started)
         if outcome.predictions:
             self._write_predictions(outcome.predictions)
-        record = {**row, "spec": self._spec(), "resolved": runner.resolved(self._trial)}
+        record = {**row, "spec": spec_of(self._study, self._trial), "resolved": runner.resolved(self._trial)}
         write_record(self._storage, record)
         log.info("score %.4f in %.1f s", row["score"], row["total_time_s"])
         return row
@@ -206,18 +205,6 @@ class TrialProcess:
         sink = pa.BufferOutputStream()
         parquet.write_table(pa.table(predictions), sink)
         self._storage.write(predictions_file(self._trial.trial_id), sink.getvalue().to_pybytes())
-
-    def _spec(self) -> dict[str, Any]:
-        """Returns the part of the study that this trial was run with."""
-        study = self._study.at(self._trial.variant, self._trial.prompt)
-        parts = {"finetune", "instruct", "data", "instructions"} | (set() if self._trial.train_size else {"zero_shot"})
-        return {
-            **self._trial.as_dict(),
-            **study.model_dump(mode="json", include=parts),
-            "model_spec": study.model(self._trial.model).model_dump(mode="json"),
-            "task_spec": study.task(self._trial.task).model_dump(mode="json"),
-            "template_version": TEMPLATE_VERSION,
-        }
 
     def _write_failure(self, failure: dict[str, Any]) -> None:
         failure |= {"attempt": self._attempt, "token": self._token, "time": environment.now()}

@@ -24,7 +24,7 @@ from xlmr_sweep.commands.preparation import models_to_instruct, prepare_instruct
 from xlmr_sweep.commands.progress import ProgressDisplay
 from xlmr_sweep.commands.request import OpenedRequest, Request, choose, open_request, read_studies
 from xlmr_sweep.commands.status import print_status
-from xlmr_sweep.commands.text_check import check_texts, examples_at_hand, tokenizer_at_hand
+from xlmr_sweep.commands.text_check import check_texts, examples_at_hand, is_exact, tokenizer_at_hand
 from xlmr_sweep.commands.tracking import Tracking, check_trackers
 from xlmr_sweep.commands.watch import watch
 from xlmr_sweep.errors import MissingFolderError, StudyError
@@ -90,9 +90,10 @@ def dry_run(request: Request, console: Console) -> int:
         read_examples(study, storage, trials, ProgressDisplay(Console(quiet=True)))
     found = collect(storage, study, opened.every)
     parts = forecast_parts(make_forecast(study, storage, trials, found), storage)
-    unchecked = check_texts(study, trials, partial(tokenizer_at_hand, study, storage), partial(examples_at_hand, study, storage))
+    read_tokenizer, read_rows = partial(tokenizer_at_hand, study, storage), partial(examples_at_hand, study, storage)
+    unchecked = check_texts(study, trials, read_tokenizer, read_rows, partial(is_exact, study, storage))
     if unchecked:
-        parts.append(f"Label words and prompts not checked (no tokenizer at hand): {', '.join(unchecked)}")
+        parts.append(f"Label words and prompts not checked: {', '.join(unchecked)}")
     parts += [f"Warning: {note}" for note in folder_notes(study, dict.fromkeys(trial.model for trial in trials))]
     memory = forecast_memory(study, storage, trials, found.done)
     passports, without = passports_at_hand(study, storage, trials, memory)

@@ -24,7 +24,7 @@ from xlmr_sweep.modeling.architecture import shape_of
 from xlmr_sweep.modeling.hub_reach import hub_model_problem, hub_problem
 from xlmr_sweep.storage.artifacts import manifest_of, mixture_folder, task_folder
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.study.plan import Trial
+from xlmr_sweep.study.plan import Trial, asked_tasks
 from xlmr_sweep.study.spec import Study
 
 WEIGHT_BYTES = 4
@@ -49,9 +49,11 @@ def input_findings(study: Study, storage: Storage, trials: Sequence[Trial]) -> I
 def _examples(study: Study, storage: Storage, trials: Sequence[Trial], examples: list[ReadTask]) -> Finding:
     """Reads examples that are here, into `examples`. Asks the hub for the others, and leaves them there."""
     what, names = "examples", list(dict.fromkeys(trial.task for trial in trials))
-    absent = [name for name in names if not storage.exists(manifest_of(task_folder(study, study.task(name))))]
+    # Prompts of a task that name other fields have examples of their own.
+    asked = asked_tasks(study, trials)
+    absent = {task.name: task for task in asked if not storage.exists(manifest_of(task_folder(study, task)))}
     if absent and study.data.source == "hub":
-        cached = [name for name in absent if _is_cached(study.data.hub, study.task(name).hub_config)]
+        cached = [name for name, task in absent.items() if _is_cached(study.data.hub, task.hub_config)]
         problem = hub_problem("dataset", study.data.hub, study.data.revision) if set(absent) - set(cached) else ""
         if problem:
             return Finding(what, f"{study.data.hub} cannot be read from the hub ({problem}); {HUB_ADVICE}", "wrong")

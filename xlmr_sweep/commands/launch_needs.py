@@ -14,6 +14,7 @@ from xlmr_sweep.errors import StudyError
 from xlmr_sweep.scheduling.resources import Node
 from xlmr_sweep.storage.collect import collect
 from xlmr_sweep.storage.location import shown
+from xlmr_sweep.study.reading import STUDY_FILES
 from xlmr_sweep.study.spec import Study
 
 CPUS = 8
@@ -109,7 +110,7 @@ def study_needs(
         raise StudyError(f"--storage {shown(storage)}: the file would hold its keys; set them on the nodes")
     opened = open_request(request)
     study = opened.study
-    own = Path(request.study).resolve() if Path(request.study).suffix.lower() in (".yaml", ".yml") else None
+    own = Path(request.study).resolve() if Path(request.study).suffix.lower() in STUDY_FILES else None
     needs = StudyNeeds(
         study.name,
         str(own) if own else request.study,

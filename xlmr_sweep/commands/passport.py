@@ -23,7 +23,7 @@ from xlmr_sweep.modeling.weight_names import weight_names
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.model_files import CONFIG
 from xlmr_sweep.study.model_spec import ModelSpec
-from xlmr_sweep.study.plan import Trial
+from xlmr_sweep.study.plan import Trial, asked_tasks
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.task_check import label_token_ids
 from xlmr_sweep.study.tasks import TaskSpec
@@ -85,9 +85,8 @@ def passports_at_hand(
 
 
 def prompted_tasks(study: Study, trials: Sequence[Trial], model: str) -> list[TaskSpec]:
-    """Returns the tasks of which a model is asked for label words, in the study's order."""
-    asked = {trial.task for trial in trials if trial.model == model and trial.paradigm != "baseline"}
-    return [task for task in study.tasks if task.name in asked]
+    """Returns the tasks of which a model is asked for label words, as each variant and prompt has them."""
+    return asked_tasks(study, [trial for trial in trials if trial.model == model and trial.paradigm != "baseline"])
 
 
 def memory_of(memory: MemoryForecast, model: str) -> ModelMemory | None:

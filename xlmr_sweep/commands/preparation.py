@@ -77,6 +77,8 @@ def prepare_instructions(
     parts = [study.of_job(name) for name in jobs]
     for part in {(mixture_folder(part), part.instruct.max_length): part for part in parts}.values():
         _prepare_mixture(part, storage, display, run_parts)
+    for part in parts:
+        _check_held_out(part, storage)
 
 
 def _prepare_mixture(study: Study, storage: Storage, display: ProgressDisplay, run_parts: Runner) -> None:
@@ -94,6 +96,19 @@ def _prepare_mixture(study: Study, storage: Storage, display: ProgressDisplay, r
         with display.step("Instruction data") as step:
             _say_malformed(prepare_mixture(study, storage, step, run_parts, partial(_say, display)), display)
     prepare_tokens(study, storage, partial(display.step, "Instruction data in tokens"), run_parts)
+
+
+def _check_held_out(study: Study, storage: Storage) -> None:
+    """Refuses to hold out all rows of the prepared instruction data.
+
+    Raises:
+        StudyError: with the numbers.
+    """
+    num_rows = (storage.read_json(manifest_of(mixture_folder(study))) or {}).get("num_rows")
+    if num_rows is not None and study.instruct.held_out >= num_rows:
+        raise StudyError(
+            f"instruct.held_out: {study.instruct.held_out}, but the mixture has {num_rows} rows; none is left to train on"
+        )
 
 
 def _say_malformed(manifest: Mapping[str, Any], display: ProgressDisplay) -> None:
@@ -166,7 +181,8 @@ def check_models(
             if model.demo is not None:
                 check_demo_length(model, max_length)
             else:
-                _check_given_model(study, storage, model, tasks, max_length, console, keep_commits)
+                guesses = model.new_head and any(trial.train_size == 0 and trial.paradigm == "prompted" for trial in prompted)
+                _check_given_model(study, storage, model, tasks, max_length, console, keep_commits=keep_commits, guesses=guesses)
     check_run_texts(study, storage, trials, examples)
 
 
@@ -177,11 +193,16 @@ def _check_given_model(
     tasks: Sequence[TaskSpec],
     max_length: int,
     console: Console,
+    *,
     keep_commits: bool,
+    guesses: bool,
 ) -> None:
     """Checks a model of the hub or of a folder, and the instruction-tuned weights that the study gives for it."""
     source = base_source(storage, study, model)
     _check_files(source, tasks, max_length, console)
+    if guesses:
+        text = "new_head: true: where its head is new, zero-shot trials of prompted guess"
+        console.print(f"Warning: model {model.name}: {text}", highlight=False, soft_wrap=True)
     family = model_family(_config(source))
     if not family.has_fast_path:
         text = f"no fast path for {family.model_type}; its trials keep the whole vocabulary and pad, and take longer"

@@ -18,7 +18,7 @@ from pyarrow import parquet
 
 from xlmr_sweep import __version__
 from xlmr_sweep.storage.artifacts import DATA, PREDICTIONS, RESULTS_FILE, STUDY_FILE, manifest_of, predictions_file
-from xlmr_sweep.storage.records import AXES, CELL_COLUMNS, COLUMNS
+from xlmr_sweep.storage.records import AXES, CELL_COLUMNS, COLUMNS, OPTIONAL_COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,7 +133,7 @@ def _last(folder: str | None) -> str | None:
 
 
 def _results(rows: pd.DataFrame) -> pa.Table:
-    known = COLUMNS | dict.fromkeys(AXES, "string")
+    known = COLUMNS | OPTIONAL_COLUMNS
     names = [name for name in known if name in rows.columns and name not in PRIVATE_COLUMNS]
     kinds = {"string": pa.string(), "int64": pa.int64(), "double": pa.float64()}
     schema = pa.schema([(name, kinds[known[name]]) for name in names])

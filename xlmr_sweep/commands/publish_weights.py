@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -14,10 +13,9 @@ from xlmr_sweep.commands.publish_cards import CardFacts
 from xlmr_sweep.commands.publish_data import MANIFEST, public_recipe
 from xlmr_sweep.commands.publish_model_card import model_card
 from xlmr_sweep.errors import MissingFolderError, StudyError
-from xlmr_sweep.storage.artifacts import INSTRUCT, instruct_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.lineage import read_sources
-from xlmr_sweep.storage.relocated import folder_of
+from xlmr_sweep.storage.relocated import tuned_folder
 from xlmr_sweep.study.spec import Study
 
 if TYPE_CHECKING:
@@ -39,11 +37,7 @@ def tuned_models(storage: Storage, study: Study, found: Artifacts) -> dict[str, 
     Raises:
         StudyError: if there is none, or if some were made from other data or weights than those that are there now.
     """
-    folders = {
-        model.name: folder_of(storage, INSTRUCT, model.name, partial(instruct_folder, study, model))
-        for model in study.models
-        if model.name in found.instructed
-    }
+    folders = {model.name: tuned_folder(storage, study, model) for model in study.models if model.name in found.instructed}
     if not folders:
         raise StudyError(f"--weights: {storage} holds no instruction-tuned weights; make them with run_instruct.py")
     outdated: Mapping[str, str] = {}

@@ -6,6 +6,7 @@ In: a study, its trials, tokenizers and examples where they are at hand. Out: on
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -19,6 +20,7 @@ from xlmr_sweep.modeling.hub_files import read_small_file
 from xlmr_sweep.modeling.source import ModelSource, base_source
 from xlmr_sweep.storage.artifacts import manifest_of, task_folder
 from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.model_files import CONFIG
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.plan import Trial, asked_tasks
 from xlmr_sweep.study.spec import Study
@@ -31,11 +33,20 @@ ReadTokenizer = Callable[[ModelSpec], Any]
 ReadRows = Callable[[TaskSpec], Sequence[Row] | None]
 """Returns a task's examples; None where they are not at hand."""
 
+IsSure = Callable[[ModelSpec, Any], bool]
+"""Tells of a model's tokenizer whether trials see the same tokens."""
+
 DEMO_PROMPT_TOKENS = 48
 """Prompts of the demo's examples take fewer tokens without their long field (37 at most in three worlds)."""
 
 
-def check_texts(study: Study, trials: Sequence[Trial], read_tokenizer: ReadTokenizer, read_rows: ReadRows) -> list[str]:
+def check_texts(
+    study: Study,
+    trials: Sequence[Trial],
+    read_tokenizer: ReadTokenizer,
+    read_rows: ReadRows,
+    is_sure: IsSure = lambda model, tokenizer: True,
+) -> list[str]:
     """Checks for each model that every prompt can be asked: its label words, its own words, and room for every example.
 
     Args:
@@ -43,9 +54,10 @@ def check_texts(study: Study, trials: Sequence[Trial], read_tokenizer: ReadToken
         trials: those that will run.
         read_tokenizer: gives a model's tokenizer.
         read_rows: gives a task's examples.
+        is_sure: tells of a tokenizer whether trials see the same tokens; asked where it would refuse something.
 
     Returns:
-        The models that could not be checked, because their tokenizer is not at hand.
+        The models that could not be checked, each with the reason.
 
     Raises:
         StudyError: naming the model, the task and what is wrong.
@@ -53,11 +65,13 @@ def check_texts(study: Study, trials: Sequence[Trial], read_tokenizer: ReadToken
     unchecked: dict[str, None] = {}
     for axes in dict.fromkeys((trial.variant, trial.prompt) for trial in trials):
         part = [trial for trial in trials if (trial.variant, trial.prompt) == axes]
-        unchecked |= dict.fromkeys(_check_texts(study.at(*axes), part, read_tokenizer, read_rows))
+        unchecked |= dict.fromkeys(_check_texts(study.at(*axes), part, read_tokenizer, read_rows, is_sure))
     return list(unchecked)
 
 
-def _check_texts(study: Study, trials: Sequence[Trial], read_tokenizer: ReadTokenizer, read_rows: ReadRows) -> list[str]:
+def _check_texts(
+    study: Study, trials: Sequence[Trial], read_tokenizer: ReadTokenizer, read_rows: ReadRows, is_sure: IsSure
+) -> list[str]:
     """As `check_texts`, for trials of one variant and prompt, and the study as it is under these."""
     rows = cache(lambda name: read_rows(study.task(name)))
     content_free = study.zero_shot.content_free if study.zero_shot.calibrate else ()
@@ -66,7 +80,7 @@ def _check_texts(study: Study, trials: Sequence[Trial], read_tokenizer: ReadToke
     for model in (study.model(name) for name in dict.fromkeys(trial.model for trial in trials)):
         tokenizer = read_tokenizer(model)
         if tokenizer is None:
-            unchecked.append(model.name)
+            unchecked.append(f"{model.name} (no tokenizer at hand)")
             continue
         paradigms = {trial.paradigm for trial in trials if trial.model == model.name}
         asked = dict.fromkeys((trial.task, trial.paradigm == "baseline") for trial in trials if trial.model == model.name)
@@ -84,6 +98,9 @@ def _check_texts(study: Study, trials: Sequence[Trial], read_tokenizer: ReadToke
             if "instructed" in paradigms and model.instructed_folder is None:
                 check_instruction_length(tokenizer, study.instruct.max_length)
         except StudyError as error:
+            if not is_sure(model, tokenizer):
+                unchecked.append(f"{model.name} (transformers may make other tokens than its file alone)")
+                continue
             raise StudyError(f"model {model.name}: {error}") from None
     return unchecked
 
@@ -122,7 +139,7 @@ def check_run_texts(study: Study, storage: Storage, trials: Sequence[Trial], exa
         if model.demo is not None:
             return None if fits_demo else of_demo()
         found = None if model.folder is None else tokenizer_at_hand(study, storage, model)
-        if found is not None and found.has_template_tokens:
+        if found is not None and found.has_template_tokens and is_exact(study, storage, model, found):
             return found
         from xlmr_sweep.modeling.loading import load_tokenizer
 
@@ -146,6 +163,15 @@ def tokenizer_at_hand(study: Study, storage: Storage, model: ModelSpec) -> BareT
         return None
     except Exception as error:  # The library raises the bare class.
         raise StudyError(f"model {model.name}: {source.location} holds no tokenizer: {error}") from None
+
+
+def is_exact(study: Study, storage: Storage, model: ModelSpec, tokenizer: BareTokenizer) -> bool:
+    """Tells whether a tokenizer of `tokenizer_at_hand` surely makes the tokens that transformers makes of the same files."""
+    try:
+        model_type = json.loads(read_small_file(base_source(storage, study, model), CONFIG)).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return False
+    return tokenizer.is_made_as_written(str(model_type))
 
 
 def examples_at_hand(study: Study, storage: Storage, task: TaskSpec) -> list[Row] | None:

@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from xlmr_sweep.storage.artifacts import INSTRUCT, STUDY_FILE
+from xlmr_sweep.storage.records import AXES
+from xlmr_sweep.study.spec import AT
+from xlmr_sweep.study.variant_spec import JOINED
 
 PROJECT = "xlmr_sweep"
 """The project of Weights & Biases, and MLflow's experiment, unless the environment names another."""
@@ -60,7 +63,7 @@ class TensorBoardTracker:
 
     def loss(self, model: str, step: int, value: float) -> None:
         """Writes a point, to be seen at once."""
-        self._writer.add_scalar(f"{INSTRUCT}/{model}/loss", value, step)
+        self._writer.add_scalar(_loss_of(model), value, step)
         self._writer.flush()
 
     def results(self, rows: Sequence[Row], curves: Mapping[str, Curve], report: Callable[[], Path]) -> None:
@@ -70,7 +73,7 @@ class TensorBoardTracker:
         self._writer = self._make(str(self._folder))
         for model, curve in curves.items():
             for step, value in curve:
-                self._writer.add_scalar(f"{INSTRUCT}/{model}/loss", value, step)
+                self._writer.add_scalar(_loss_of(model), value, step)
         for (tag, size), mean in mean_scores(rows).items():
             self._writer.add_scalar(tag, mean, size)
         self._writer.add_text("trials", _table(rows))
@@ -168,7 +171,7 @@ class MlflowTracker:
 
     def loss(self, model: str, step: int, value: float) -> None:
         """Logs a point over the job's own steps."""
-        self._client.log_metric(self.kept["run_id"], f"{INSTRUCT}/{model}/loss", value, step=step)
+        self._client.log_metric(self.kept["run_id"], _loss_of(model), value, step=step)
         if model not in self.kept["curves"]:
             self.kept["curves"].append(model)
 
@@ -178,11 +181,12 @@ class MlflowTracker:
         for model, curve in curves.items():
             if model not in self.kept["curves"]:
                 for step, value in curve:
-                    self._client.log_metric(run_id, f"{INSTRUCT}/{model}/loss", value, step=step)
+                    self._client.log_metric(run_id, _loss_of(model), value, step=step)
                 self.kept["curves"].append(model)
         self._client.log_metric(run_id, "trials_done", len(rows))
-        data = [[row.get(name) for name in _COLUMNS] for row in rows]
-        self._client.log_dict(run_id, {"columns": _COLUMNS, "data": data}, "trials.json")
+        columns = _columns(rows)
+        data = [[row.get(name) for name in columns] for row in rows]
+        self._client.log_dict(run_id, {"columns": columns, "data": data}, "trials.json")
         self._client.log_artifact(run_id, str(report()), "report")
 
     def close(self) -> None:
@@ -199,16 +203,35 @@ TRACKERS: Mapping[str, Callable[[str, Mapping[str, Any], Path, dict[str, Any]], 
 _COLUMNS = ["model", "paradigm", "task", "train_size", "seed", "score", "metric", "train_loss", "total_time_s", "trial_id"]
 
 
+def _loss_of(job: str) -> str:
+    """Returns the name of a job's curve."""
+    return f"{INSTRUCT}/{_as_path(job)}/loss"
+
+
+def _as_path(name: str) -> str:
+    """Returns a name without the signs of variants. MLflow refuses them, and TensorBoard would make `_` of all."""
+    return name.replace(AT, "/").replace(JOINED, "/")
+
+
 def mean_scores(rows: Sequence[Row]) -> dict[tuple[str, int], float]:
-    """Returns the mean score over seeds by `score/<task>/<model>/<paradigm>` and training size."""
+    """Returns the mean score over seeds by `score/<task>/<model>/<paradigm>` and training size.
+
+    Where a study has variants or several prompts, their names follow the paradigm.
+    """
     found: dict[tuple[str, int], list[float]] = defaultdict(list)
     for row in rows:
-        found[f"score/{row['task']}/{row['model']}/{row['paradigm']}", row["train_size"]].append(row["score"])
+        axes = [_as_path(row[name]) for name in AXES if row.get(name)]
+        found["/".join(["score", row["task"], row["model"], row["paradigm"], *axes]), row["train_size"]].append(row["score"])
     return {key: sum(scores) / len(scores) for key, scores in sorted(found.items())}
+
+
+def _columns(rows: Sequence[Row]) -> list[str]:
+    return [*_COLUMNS, *(name for name in AXES if any(row.get(name) for row in rows))]
 
 
 def _table(rows: Sequence[Row]) -> str:
     """Returns the trials as a table in Markdown, which TensorBoard shows."""
-    lines = [" | ".join(_COLUMNS), " | ".join("---" for _ in _COLUMNS)]
-    lines += [" | ".join(str(row.get(name, "")) for name in _COLUMNS) for row in rows]
+    columns = _columns(rows)
+    lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
+    lines += [" | ".join(str(row.get(name, "")) for name in columns) for row in rows]
     return "\n".join(lines)

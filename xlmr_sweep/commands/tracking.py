@@ -126,9 +126,14 @@ class Tracking:
 
     def _curves(self) -> dict[str, Curve]:
         found: dict[str, Curve] = {}
+        folders: set[str] = set()
         for name in self._study.possible_jobs:
             with suppress(OSError, StudyError):
                 folder = instruct_folder(self._study.of_job(name), self._study.model(name))
+                if folder in folders:
+                    # A variant that only changes prompts has the weights of another.
+                    continue
+                folders.add(folder)
                 manifest: Mapping[str, Any] = self._storage.read_json(manifest_of(folder)) or {}
                 if manifest.get("loss_curve"):
                     found[name] = [(int(step), float(loss)) for step, loss in manifest["loss_curve"]]

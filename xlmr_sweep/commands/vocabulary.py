@@ -29,26 +29,30 @@ from xlmr_sweep.study.text_tokens import TextTokens
 MOST_CHARACTERS = 4_000_000
 """Tasks with more text are not counted. A million characters take about a second (the demo's tokenizer, one core)."""
 
+Asked = tuple[str, str, str]
+"""Variant, prompt and task."""
+
 
 def count_rows(study: Study, storage: Storage, trials: Sequence[Trial]) -> dict[str, int]:
     """Returns for each model a bound on the embedding rows of its trials: the largest of its tasks and paradigms.
 
     Leaves out a model if its tokenizer or the examples of one of its tasks are neither in a folder nor in the storage.
     """
-    cells: dict[str, dict[tuple[str, bool], None]] = {}
+    cells: dict[str, dict[tuple[Asked, bool], None]] = {}
     for trial in trials:
-        cells.setdefault(trial.model, {})[trial.task, trial.paradigm != "baseline"] = None
+        cells.setdefault(trial.model, {})[(trial.variant, trial.prompt, trial.task), trial.paradigm != "baseline"] = None
+    asked_task = lru_cache(None)(lambda asked: study.at(*asked[:2]).task(asked[2]))
     # The paper's models share one tokenizer, and all models the examples.
-    examples = lru_cache(None)(lambda task: _at_hand(partial(_examples, study, storage, study.task(task))))
+    examples = lru_cache(None)(lambda asked: _at_hand(partial(_examples, study, storage, asked_task(asked))))
     tokenizer = lru_cache(None)(lambda *files: _at_hand(partial(BareTokenizer, *files)))
 
     @lru_cache(None)
-    def tokens(files: tuple[str, str], task: str, prompted: bool) -> set[int] | None:
-        rows, made = examples(task), tokenizer(*files)
+    def tokens(files: tuple[str, str], asked: Asked, prompted: bool) -> set[int] | None:
+        rows, made = examples(asked), tokenizer(*files)
         if rows is None or made is None:
             return None
         length = study.finetune.max_length
-        found: set[int] | None = _at_hand(partial(kept_tokens, made, study.task(task), rows, length, prompted=prompted))
+        found: set[int] | None = _at_hand(partial(kept_tokens, made, asked_task(asked), rows, length, prompted=prompted))
         return found
 
     counted: dict[str, int] = {}
@@ -57,7 +61,7 @@ def count_rows(study: Study, storage: Storage, trials: Sequence[Trial]) -> dict[
         if read is None:
             continue
         files, always = read
-        found = [tokens(files, task, prompted) for task, prompted in wanted]
+        found = [tokens(files, asked, prompted) for asked, prompted in wanted]
         whole = [len(some | always) for some in found if some is not None]
         if len(whole) == len(found):
             counted[name] = max(whole)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -62,14 +62,28 @@ class MalformedRows:
         for file, number in self._rows.items():
             if number == 0 and self._files:
                 raise StudyError(f"{self._files[file].label}: is empty; give a file with one JSON object a line")
-        num_rows = self._rows.total()
-        if self.number > self._share * num_rows:
-            allowed = f"{self.number} of {num_rows} rows are malformed; instructions.max_malformed allows {self._share:g}"
-            raise StudyError(one_line(self.shown()["first"]) + (f"; {allowed}" if self.number > 1 else ""))
+        check_share(self.shown(), self._rows.total(), self._share)
 
     def shown(self) -> dict[str, Any]:
         """Returns the manifest's entry: the number, and the first ones with file and line."""
         return {"number": self.number, "first": [f"{label}: {problem}" for label, problem in self._first]}
+
+
+def check_share(shown: Mapping[str, Any], num_rows: int, share: float) -> None:
+    """Checks that no more rows are malformed than a study allows.
+
+    Args:
+        shown: what `MalformedRows.shown` returns.
+        num_rows: all rows, malformed ones included.
+        share: `instructions.max_malformed`.
+
+    Raises:
+        StudyError: naming the first of them by file and line.
+    """
+    number = shown["number"]
+    if number > share * num_rows:
+        allowed = f"{number} of {num_rows} rows are malformed; instructions.max_malformed allows {share:g}"
+        raise StudyError(one_line(shown["first"]) + (f"; {allowed}" if number > 1 else ""))
 
 
 def one_line(first: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 from xlmr_sweep.data.chat_encoder import check_special_tokens, tokens_key
 from xlmr_sweep.data.chat_rows import ChatShardWriter, check_chat_rows
 from xlmr_sweep.data.instruction_source import InstructionSource
-from xlmr_sweep.data.malformed import MalformedRows
+from xlmr_sweep.data.malformed import MalformedRows, check_share
 from xlmr_sweep.data.mixture_rows import check_mixture
 from xlmr_sweep.data.mixture_writer import MixtureWriter, first_of_equals
 from xlmr_sweep.data.part_work import PartDone, PartWork, Runner, parts_there, read_part, run_here
@@ -72,9 +72,7 @@ def prepare_mixture(
     folder = mixture_folder(study)
     done: dict[str, Any] | None = storage.read_json(manifest_of(folder))
     if done is not None:
-        check_mixture(storage, folder, done)
-        if "tokens" in done:
-            check_chat_rows(storage, done["tokens"], done)
+        _check_done(storage, folder, done, study.instructions.max_malformed)
         storage.delete(parts_folder(folder))
         return done
     counted_by = study.model(study.instructions.tokenizer or study.models[0].name)
@@ -99,6 +97,20 @@ def _listed(study: Study, say: Callable[[str], object]) -> InstructionSource:
     for note in source.notes:
         say(note)
     return source
+
+
+def _check_done(storage: Storage, folder: str, done: dict[str, Any], share: float) -> None:
+    """Checks that prepared data are those of their manifest, and that no more rows are malformed than the study allows.
+
+    Raises:
+        StudyError: naming a file, or the first malformed rows by file and line.
+    """
+    check_mixture(storage, folder, done)
+    # Another run may have allowed more. Manifests of earlier versions do not count them: one such row was an error.
+    if "malformed" in done:
+        check_share(done["malformed"], done["counts"]["after exclude"], share)
+    if "tokens" in done:
+        check_chat_rows(storage, done["tokens"], done)
 
 
 def _do_parts(

@@ -24,7 +24,7 @@ from xlmr_sweep.storage.artifacts import (
 )
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.lineage import read_sources
-from xlmr_sweep.storage.records import read_failures, read_records, result_columns
+from xlmr_sweep.storage.records import read_failures, read_records, result_columns, row_of
 from xlmr_sweep.storage.study_file import read_study
 from xlmr_sweep.study.plan import Trial, expand, superseded
 from xlmr_sweep.study.spec import Study
@@ -96,8 +96,7 @@ def collect(location: Storage | str | Path, study: Study | None = None, trials: 
         if changed:
             found.stale[trial_id] = changed
             continue
-        row = {column: record[column] for column in columns if column in record}
-        found.rows.append(row | trial.as_dict())
+        found.rows.append(row_of(record, columns, trial.as_dict()))
     found.outdated = {
         instruct_folder(part, part.model(name)): changed
         for axes, part in parts.items()

@@ -14,6 +14,7 @@ from xlmr_sweep.storage.artifacts import FAILURES, RECORDS, failure_file, record
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.spec import Study
+from xlmr_sweep.study.template import TEMPLATE_VERSION
 
 CELL_COLUMNS = ("model", "paradigm", "task", "train_size", "seed")
 """What names a cell; with `score`, the columns that `analysis` needs of any table."""
@@ -74,9 +75,33 @@ def result_columns(study: Study) -> dict[str, str]:
     return COLUMNS | {name: kind for name, kind in OPTIONAL_COLUMNS.items() if wanted[name]}
 
 
+def row_of(record: Mapping[str, Any], columns: Iterable[str], cell: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the row of a record.
+
+    Args:
+        record: of a completed trial.
+        columns: those of the study's results.
+        cell: of the study as it is now. It may have another name of a prompt or variant than the record, or none.
+    """
+    return {name: record[name] for name in columns if name in record and name not in AXES} | dict(cell)
+
+
 def cell_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """Returns what tells a row's cell from all others of its study."""
     return tuple(row[name] for name in CELL_COLUMNS) + tuple(row.get(name, "") for name in AXES)
+
+
+def spec_of(study: Study, trial: Trial) -> dict[str, Any]:
+    """Returns the part of a study that a trial is run with, as its record keeps it."""
+    part = study.at(trial.variant, trial.prompt)
+    parts = {"finetune", "instruct", "data", "instructions"} | (set() if trial.train_size else {"zero_shot"})
+    return {
+        **trial.as_dict(),
+        **part.model_dump(mode="json", include=parts),
+        "model_spec": part.model(trial.model).model_dump(mode="json"),
+        "task_spec": part.task(trial.task).model_dump(mode="json"),
+        "template_version": TEMPLATE_VERSION,
+    }
 
 
 def write_record(storage: Storage, record: Mapping[str, Any]) -> None:

@@ -7,25 +7,25 @@ can still be read: records are then matched by their declared settings, without 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, partial
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import parquet
 
 from xlmr_sweep.errors import MissingFolderError, StudyError
-from xlmr_sweep.storage.artifacts import RESULTS_FILE, STUDY_FILE
+from xlmr_sweep.storage.artifacts import INSTRUCT, RESULTS_FILE, STUDY_FILE, instruct_folder, manifest_of
 from xlmr_sweep.storage.collect import Collected
 from xlmr_sweep.storage.files import Storage
-from xlmr_sweep.storage.records import AXES, CELL_COLUMNS, read_failure_files, read_records, result_columns
+from xlmr_sweep.storage.records import CELL_COLUMNS, read_failure_files, read_records, result_columns, row_of
 from xlmr_sweep.storage.study_file import read_study
-from xlmr_sweep.study.plan import seen_of_task, sharing, sizes_and_seeds
-from xlmr_sweep.study.spec import Study
+from xlmr_sweep.study.model_spec import ModelSpec
+from xlmr_sweep.study.plan import sizes_and_seeds
+from xlmr_sweep.study.seen_settings import Seen, is_recipe_of, parts_of_record, parts_of_study, seen_settings, sharing
+from xlmr_sweep.study.spec import Paradigm, Study
 from xlmr_sweep.study.template import TEMPLATE_VERSION
 from xlmr_sweep.study.variant_spec import DECLARED
-
-MODEL_KEYS = ("hub", "revision", "demo", "new_head")
-"""A model's settings that decide its weights, apart from the contents of its folder."""
 
 
 def collect_relocated(storage: Storage, study: Study | None = None) -> Collected:
@@ -46,24 +46,37 @@ def collect_relocated(storage: Storage, study: Study | None = None) -> Collected
         raise StudyError(f"{storage}: holds no {STUDY_FILE}, so it is not the storage of a study")
     found = Collected(study, _planned(study))
     cells = {_cell(plan): plan for plan in found.planned}
-    listed = _listed(storage)
+    listed, cell_for = _listed(storage), _CellFinder(study, found.planned)
     records = read_records(storage, found.corrupt)
     chosen: dict[tuple[Any, ...], Mapping[str, Any]] = {}
     for record in sorted(records.values(), key=lambda r: (r["trial_id"] in listed, r.get("finished_at") or "", r["trial_id"])):
-        if _cell(record) in cells and _as_declared(record, study):
-            chosen[_cell(record)] = record
+        if (cell := cell_for(record)) is not None:
+            chosen[cell] = record
     columns = result_columns(study)
-    axes = {cell: {name: plan[name] for name in AXES if name in plan} for cell, plan in cells.items()}
-    found.rows = [
-        {name: chosen[cell][name] for name in columns if name in chosen[cell]} | axes[cell] for cell in cells if cell in chosen
-    ]
+    found.rows = [row_of(chosen[cell], columns, plan) for cell, plan in cells.items() if cell in chosen]
     found.num_other_settings = len(records) - len(chosen)
     failures = {_cell(failure): failure for failure in sorted(read_failure_files(storage), key=lambda f: f.get("time") or "")}
     found.failures = [failures[cell] for cell in cells if cell in failures and cell not in chosen]
     return found
 
 
-def folder_of(storage: Storage, parent: str, name: str, exact: Callable[[], str]) -> str:
+def tuned_folder(storage: Storage, study: Study, model: ModelSpec) -> str:
+    """Returns the folder of a model's instruction-tuned weights, also where the hash of its recipe cannot be computed here.
+
+    Then it is the only one whose manifest has the study's settings, or one that does not exist.
+    """
+
+    def has_settings(folder: str) -> bool:
+        manifest = storage.read_json(manifest_of(folder))
+        recipe = manifest.get("recipe") if isinstance(manifest, Mapping) else None
+        return not isinstance(recipe, Mapping) or is_recipe_of(recipe, study, model)
+
+    return folder_of(storage, INSTRUCT, model.name, partial(instruct_folder, study, model), has_settings)
+
+
+def folder_of(
+    storage: Storage, parent: str, name: str, exact: Callable[[], str], is_meant: Callable[[str], bool] = lambda folder: True
+) -> str:
     """Returns the folder `<parent>/<name>-<hash>`, also where the hash cannot be computed here.
 
     Args:
@@ -72,12 +85,14 @@ def folder_of(storage: Storage, parent: str, name: str, exact: Callable[[], str]
         name: the folder's name before the hash.
         exact: returns the folder. It fails if something that is hashed is missing. Then the only folder of that name is returned,
             or one that does not exist if there are several.
+        is_meant: tells of a folder of that name whether it may be the one.
     """
     try:
         return exact()
     except MissingFolderError:
-        alike = [folder for folder in storage.folders(parent) if re.fullmatch(f"{re.escape(name)}-[0-9a-f]+", folder)]
-        return f"{parent}/{alike[0]}" if len(alike) == 1 else f"{parent}/{name}"
+        names = (folder for folder in storage.folders(parent) if re.fullmatch(f"{re.escape(name)}-[0-9a-f]+", folder))
+        alike = [folder for folder in (f"{parent}/{name}" for name in names) if is_meant(folder)]
+        return alike[0] if len(alike) == 1 else f"{parent}/{name}"
 
 
 def _planned(study: Study) -> list[dict[str, Any]]:
@@ -88,7 +103,7 @@ def _planned(study: Study) -> list[dict[str, Any]]:
         for model in study.models
         for paradigm in study.paradigms
         for task in study.tasks
-        if not study.variants or sharing(study, variant, paradigm, task.name) == variant
+        if not study.variants or sharing(study, variant, model.name, paradigm, task.name) == variant
         for prompt in (study.prompt_names(task.name) if paradigm != "baseline" else ("",))
         for size, seed in sizes_and_seeds(study, paradigm)
     ]
@@ -108,28 +123,46 @@ def _listed(storage: Storage) -> set[str]:
     return set(table.column("trial_id").to_pylist())
 
 
-def _as_declared(record: Mapping[str, Any], study: Study) -> bool:
-    """Tells whether a record was made with the study's settings, as far as it says them."""
-    study = study.at(record.get("variant") or DECLARED, record.get("prompt") or "")
-    model = study.model(record["model"]).model_dump(mode="json")
-    is_zero_shot = record["train_size"] == 0
-    declared = {
-        "model_spec": {key: model[key] for key in MODEL_KEYS},
-        "data": study.data.model_dump(mode="json", exclude={"folder"}),
-        "finetune": study.finetune.identity(is_zero_shot=is_zero_shot),
-    }
-    if is_zero_shot:
-        declared["zero_shot"] = study.zero_shot.model_dump(mode="json")
-    declared["task_spec"] = seen_of_task(study.task(record["task"]), record["paradigm"])
-    if record["paradigm"] == "instructed" and model["instructed_folder"] is None:
-        declared["instruct"] = study.instruct.model_dump(mode="json", exclude={"checkpoint_every"})
-        declared["instructions"] = study.instructions.model_dump(mode="json", exclude={"folder", "max_malformed"})
-    spec = record.get("spec") or {}
-    if record["paradigm"] != "baseline" and spec.get("template_version", TEMPLATE_VERSION) != TEMPLATE_VERSION:
-        return False
-    return all(
-        spec[part].get(key, value) == value
-        for part, settings in declared.items()
-        if isinstance(spec.get(part), Mapping)
-        for key, value in settings.items()
-    )
+class _CellFinder:
+    """Finds the cell of a study that a record is of, by its settings: the study may have renamed its variants and prompts.
+
+    Args:
+        study: the study.
+        planned: its cells.
+    """
+
+    def __init__(self, study: Study, planned: Iterable[Mapping[str, Any]]) -> None:
+        self._study = study
+        self._cells: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+        for plan in planned:
+            self._cells.setdefault(_cell(plan)[: len(CELL_COLUMNS)], []).append(plan)
+        self._settings = cache(self._settings_of)
+
+    def __call__(self, record: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        """Returns the cell; None if the record was made with other settings, as far as it says them."""
+        plans = self._cells.get(_cell(record)[: len(CELL_COLUMNS)], [])
+        spec = record.get("spec") or {}
+        parts = parts_of_record(spec)
+        if not plans or parts is None or not _is_of_template(record["paradigm"], spec):
+            return None
+        is_zero_shot = record["train_size"] == 0
+        seen = seen_settings(parts, record["paradigm"], self._study.models[0].name, is_zero_shot=is_zero_shot)
+        fitting = [_cell(plan) for plan in plans if self._fits(seen, plan, is_zero_shot)]
+        own = _cell(record)
+        if own in fitting:
+            return own
+        # A record that does not say its prompt is only of the cell that it names.
+        return fitting[0] if fitting and "task_spec" in seen else None
+
+    def _fits(self, seen: Seen, plan: Mapping[str, Any], is_zero_shot: bool) -> bool:
+        names = (plan.get("variant", ""), plan.get("prompt", ""), plan["model"], plan["paradigm"], plan["task"])
+        settings = self._settings(*names, is_zero_shot)
+        return all(seen[name] == settings.get(name) for name in seen)
+
+    def _settings_of(self, variant: str, prompt: str, model: str, paradigm: Paradigm, task: str, is_zero_shot: bool) -> Seen:
+        parts = parts_of_study(self._study.at(variant, prompt), model, task)
+        return seen_settings(parts, paradigm, self._study.models[0].name, is_zero_shot=is_zero_shot)
+
+
+def _is_of_template(paradigm: str, spec: Mapping[str, Any]) -> bool:
+    return paradigm == "baseline" or spec.get("template_version", TEMPLATE_VERSION) == TEMPLATE_VERSION

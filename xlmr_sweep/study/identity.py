@@ -17,7 +17,7 @@ from xlmr_sweep.study.canonical import fingerprint
 from xlmr_sweep.study.input_files import endings_in, input_files, readable
 from xlmr_sweep.study.model_files import READ_ENDINGS, find_model_files
 from xlmr_sweep.study.model_spec import ModelSpec
-from xlmr_sweep.study.recipes import INSTRUCT_RUNTIME
+from xlmr_sweep.study.recipes import INSTRUCT_RUNTIME, InstructSpec
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.tasks import TASKS, TaskSpec
 from xlmr_sweep.study.template import TEMPLATE_VERSION
@@ -138,14 +138,14 @@ def recipe_identity(study: Study, model: ModelSpec, *, as_in_0_1: bool = False) 
         "model": model_identity(study, model, as_in_0_1=as_in_0_1),
         "mixture": mixture_identity(study),
         "template": TEMPLATE_VERSION,
-        "instruct": study.instruct.model_dump(mode="json", exclude=INSTRUCT_RUNTIME | _unused(study)),
+        "instruct": study.instruct.model_dump(mode="json", exclude=INSTRUCT_RUNTIME | unused_settings(study.instruct)),
     }
 
 
-def _unused(study: Study) -> set[str]:
+def unused_settings(recipe: InstructSpec) -> set[str]:
     """Returns settings that came with a later version and are off. Left out, they keep the ids of older recipes."""
     usual = {"held_out": 0, "loss_on": "both"}
-    return {name for name, value in usual.items() if getattr(study.instruct, name) == value}
+    return {name for name, value in usual.items() if getattr(recipe, name) == value}
 
 
 def recipe_id(study: Study, model: ModelSpec, *, as_in_0_1: bool = False) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.study.canonical import fingerprint
 from xlmr_sweep.study.identity import IDENTITY_VERSION, data_identity, holds_several_weights, model_identity, recipe_id
-from xlmr_sweep.study.recipes import INSTRUCT_RUNTIME
 from xlmr_sweep.study.spec import AT, Paradigm, Study
 from xlmr_sweep.study.tasks import TaskSpec
 from xlmr_sweep.study.template import TEMPLATE_VERSION
@@ -133,23 +132,6 @@ def _is_new(trial: Trial, seen: Mapping[str, Trial]) -> bool:
         f"models {other.model} and {trial.model}, tasks {other.task} and {trial.task}: "
         "two names for the same thing; leave one out"
     )
-
-
-def sharing(study: Study, variant: str, paradigm: Paradigm, task: str) -> str:
-    """Returns the first variant that has the same trials of a paradigm and task as `variant`. Reads no file."""
-
-    def seen(name: str) -> Any:
-        part = study.at(name)
-        declared: list[Any] = [seen_of_task(part.task(task), paradigm)]
-        if paradigm == "instructed":
-            declared += [
-                part.instruct.model_dump(mode="json", exclude=INSTRUCT_RUNTIME),
-                part.instructions.model_dump(mode="json", exclude={"max_malformed"}),
-            ]
-        return declared
-
-    mine = seen(variant)
-    return next(name for name in study.variant_names if seen(name) == mine)
 
 
 def plan_fingerprint(trial_ids: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +14,9 @@ from xlmr_sweep.errors import StudyError
 from xlmr_sweep.study.spec import Study, validated
 
 CHECKOUT = Path(__file__).parents[2]
+
+STUDY_FILES = (".yaml", ".yml", ".json")
+"""Endings of study files. JSON is what a storage and a published data set hold."""
 
 DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]*|[0-9]*\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 """A number that YAML, Python and people read in the same way."""
@@ -68,6 +72,15 @@ for kind in ("int", "float"):
     _AsWritten.add_constructor(f"tag:yaml.org,2002:{kind}", _AsWritten.construct_decimal)
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns the mapping of a JSON object. A key that is there twice is refused, as in YAML."""
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} is there twice")
+    return dict(pairs)
+
+
 def _yaml_problem(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     if mark is None:
@@ -77,24 +90,29 @@ def _yaml_problem(error: Exception) -> str:
 
 
 def load_study(name_or_path: str) -> Study:
-    """Reads the study `paper`, `demo`, or a user's own YAML file.
+    """Reads the study `paper`, `demo`, a user's own YAML file, or the `study.json` of a storage or of what was published.
 
     Raises:
         StudyError: if there is no such study or file, if it is not YAML, or if a key or value is wrong (named).
     """
     path = Path(name_or_path)
-    if path.suffix.lower() not in (".yaml", ".yml"):
+    if path.suffix.lower() not in STUDY_FILES:
         studies = studies_folder()
         path = studies / f"{name_or_path}.yaml"
         if not path.is_file():
             known = ", ".join(sorted(p.stem for p in studies.glob("*.yaml")))
             raise StudyError(f"--study {name_or_path}: no such study; known are {known}, or give the path of a .yaml file")
+    # YAML would read halves of a character that JSON escapes in two parts.
+    is_json = path.suffix.lower() == ".json"
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _AsWritten)  # noqa: S506 - it is a SafeLoader.
+        text = path.read_text(encoding="utf-8")
+        raw = json.loads(text, object_pairs_hook=_once) if is_json else yaml.load(text, _AsWritten)  # noqa: S506 - a SafeLoader.
     except OSError as error:
         raise StudyError(f"--study {path}: cannot be read: {error.strerror}") from None
+    except json.JSONDecodeError as error:
+        raise StudyError(f"--study {path}: not a JSON file: line {error.lineno}, column {error.colno}: {error.msg}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise StudyError(f"--study {path}: not a YAML file: {_yaml_problem(error)}") from None
+        raise StudyError(f"--study {path}: not a {'JSON' if is_json else 'YAML'} file: {_yaml_problem(error)}") from None
     if not isinstance(raw, dict):
         raise StudyError(f"--study {path}: holds no mapping of keys to values")
     return _absolute(validated(raw, str(path)), path)

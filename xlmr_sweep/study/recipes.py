@@ -68,8 +68,8 @@ class InstructSpec(Declared):
     """Runtime. How many of a job's last checkpoints stay until it is done. While one is written, there is one more."""
 
     held_out: int = Field(default=0, ge=0)
-    """Rows of the mixture that are not trained on and are scored instead: loss, and accuracy of masked targets. Part of the
-    identity if not 0."""
+    """Rows of the mixture that are not trained on and are scored instead: loss, and accuracy of masked targets. Rows equal to
+    them are trained on, unless `instructions.drop_duplicates` leaves one of each. Part of the identity if not 0."""
 
     held_out_every: int = Field(default=1000, ge=1)
     """Runtime. Steps between two scores of the held-out rows; they are scored after the last step too."""

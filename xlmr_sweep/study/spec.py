@@ -139,6 +139,10 @@ class Study(Declared):
         """Returns the names of a task's prompts. A task with only its own prompt has one name, the empty one."""
         return tuple(prompt.name for prompt in self.prompts.get(task, ())) or ("",)
 
+    def first_asked(self, task: str) -> TaskSpec:
+        """Returns a task as the first variant and its first prompt ask it."""
+        return self.at(self.variant_names[0], self.prompt_names(task)[0]).task(task)
+
     def at(self, variant: str, prompt: str = "") -> Study:
         """Returns the study with one of its variants applied. The result has no variants.
 

@@ -59,7 +59,9 @@ def as_list(raw: Any) -> Any:
         if not isinstance(choices, list) or not choices or not all(isinstance(c, dict) and "name" in c for c in choices):
             raise ValueError(f"grid.{axis}: give a list of choices, each with a name")
         for choice in choices:
-            if JOINED in str(choice["name"]):
+            if not isinstance(choice["name"], str):
+                raise ValueError(f"grid.{axis}: the name {choice['name']!r} is no text; write it in quotes")
+            if JOINED in choice["name"]:
                 raise ValueError(f"grid.{axis}: the name {choice['name']!r} holds {JOINED!r}, which joins the names of choices")
     joined = [_joined(choices) for choices in product(*raw["grid"].values())]
     return [variant for variant in joined if len(variant) > 1]
@@ -67,7 +69,7 @@ def as_list(raw: Any) -> Any:
 
 def _joined(choices: tuple[dict[str, Any], ...]) -> dict[str, Any]:
     """Returns one variant that makes the changes of all its choices."""
-    variant: dict[str, Any] = {"name": JOINED.join(str(choice["name"]) for choice in choices)}
+    variant: dict[str, Any] = {"name": JOINED.join(choice["name"] for choice in choices)}
     for choice in choices:
         for part, change in choice.items():
             if part != "name":

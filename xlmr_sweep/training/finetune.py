@@ -96,7 +96,7 @@ def _scored(
     scores = score(task, labels, logits.argmax(dim=1).tolist())
     if inputs.content_free:
         without_content = replace(inputs, validation=inputs.content_free)
-        logits = calibrated(logits, _evaluate(model, without_content, spec, precision, world))
+        logits = _finite(calibrated(logits, _evaluate(model, without_content, spec, precision, world)))
         raw, scores = scores["score"], score(task, labels, logits.argmax(dim=1).tolist())
         scores["score_uncalibrated"] = raw
     return logits, scores
