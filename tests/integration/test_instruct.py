@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -192,9 +193,12 @@ def test_killed_worker_then_killed_driver_and_the_same_call_again_end_with_the_s
 ) -> None:
     study, storage = study_of(inputs), Storage(tmp_path / "runs")
     prepare_mixture(study, storage)
-    first, second = CHECKPOINT_EVERY, 2 * CHECKPOINT_EVERY
+    # At the step of a checkpoint, or at any step between two.
+    first, second = (number * CHECKPOINT_EVERY + random.SystemRandom().randrange(CHECKPOINT_EVERY) for number in (1, 2))
+    told = f"killed at steps {first} and {second}"
     for step in (first, second):
         (tmp_path / f"hold-{step}").touch()
+    waits = tmp_path / "waits"
     command = [sys.executable, held_job.__file__.replace("held_job", "held_driver"), "local", storage.uri, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as driver:
         assert driver.stdin is not None
@@ -202,7 +206,9 @@ def test_killed_worker_then_killed_driver_and_the_same_call_again_end_with_the_s
         driver.stdin.close()
 
         def workers_after(step: int) -> list[int]:
-            wait_for(lambda: driver.poll() is not None or checkpoint_step(study, storage) == step)
+            saved = step - step % CHECKPOINT_EVERY
+            wait_for(lambda: driver.poll() is not None or (waits.exists() and checkpoint_step(study, storage) == saved))
+            waits.unlink(missing_ok=True)
             return [pid for pid, command in descendants(driver.pid).items() if "RayTrainWorker" in command]
 
         try:
@@ -214,16 +220,16 @@ def test_killed_worker_then_killed_driver_and_the_same_call_again_end_with_the_s
         finally:
             driver.kill()
     # They end by themselves in the middle of the job when their driver is gone, and must not write beside the next job.
-    assert len(workers) == 2
+    assert len(workers) == 2, told
     wait_for(lambda: not any(is_alive(pid) for pid in workers))
     assert (tmp_path / f"hold-{second}").exists()
     folder = f"instruct/{recipe_folder_name(study, study.model('m'))}"
     assert not storage.exists(f"{folder}/manifest.json")
     manifest = instruct(study, storage)
     log = storage.read(f"logs/{folder.replace('/', '-')}.log").decode()
-    assert re.findall(r"goes on after step (\d+)", log) == [str(first), str(second)]
+    assert re.findall(r"goes on after step (\d+)", log) == [str(CHECKPOINT_EVERY), str(2 * CHECKPOINT_EVERY)], told
     for column in ("weights", "loss_curve", "tokens"):
-        assert manifest[column] == straight[1][column]
+        assert manifest[column] == straight[1][column], told
 
 
 def test_diverged_job_names_the_step_and_is_not_tried_again(inputs: Path, cluster: None, tmp_path: Path) -> None:

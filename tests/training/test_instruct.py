@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -125,6 +127,31 @@ def test_more_held_out_rows_than_there_are_is_one_line(inputs: Path, tmp_path: P
         "error_class": "StudyError",
         "message": "instruct.held_out: 120, but the mixture has 120 rows; none is left to train on",
     }
+
+
+def test_a_disk_that_is_full_at_the_export_is_one_line_and_the_next_run_goes_on(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = study_of(inputs, checkpoint_every=6).replaced(cluster={"storage_patience_s": 0.1})
+    straight = train(study, tmp_path / "straight")
+    folder, copied = instruct_folder(study, study.model("m")), shutil.copyfile
+
+    def full(source: Path, target: Path) -> None:
+        if folder in str(target) and target.suffix == ".safetensors":
+            target.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        copied(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", full)
+        refusal = train(study, tmp_path / "full")
+    assert refusal["error_class"] == "StorageError"
+    assert "No space left on device" in refusal["message"]
+    assert "\n" not in refusal["message"]
+    assert not Storage(tmp_path / "full" / "runs").exists(folder), "half an export keeps no room"
+    again = train(study, tmp_path / "full", resume=tmp_path / "full" / "kept" / "6")
+    for column in ("weights", "loss_curve"):
+        assert again[column] == straight[column]
 
 
 def test_an_export_that_computes_something_else_is_not_published(
