@@ -175,7 +175,9 @@ def _problem_of_benchmark(words: Sequence[str]) -> str:
     if not path.is_file():
         return f"there is no benchmark {words[0]}"
     known = _strings(path)
-    return next((f"{words[0]} knows no {word}" for word in words[1:] if not word.isdigit() and word not in known), "")
+    # A value to be filled in is written in capitals: FILE, ROWS.jsonl.
+    options = [word for word in words[1:] if not word.isdigit() and not re.fullmatch(r"[A-Z]+(\.[a-z]+)?", word)]
+    return next((f"{words[0]} knows no {word}" for word in options if word not in known), "")
 
 
 @cache

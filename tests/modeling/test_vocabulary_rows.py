@@ -57,7 +57,7 @@ def model_of(family: str, tied: bool = True, **sizes: int) -> Any:
 
 def first_step(root: MaskedLMLoss, world: World, precision: str, masked: str) -> tuple[float, Run]:
     """Both passes over the first global batch, cut into micro-batches, and the sum of the ranks' losses."""
-    run = Run(root, SomeRows(masked), replace(SETTINGS, max_tokens=80, precision=precision), world)
+    run = Run(root, SomeRows(masked), replace(SETTINGS, max_tokens=40, precision=precision), world)
     root.train()
     assert isinstance(run.steps, PlainStep)
     mine = run.steps.prepare(0)

@@ -148,7 +148,7 @@ def test_a_trial_computes_logits_of_label_words_alone(
 def test_an_encoder_without_a_fast_path_runs_all_the_same(
     study_file: Callable[..., Path], tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from xlmr_sweep.training import finetune as module
+    from xlmr_sweep.training import evaluation
 
     budgets: list[int] = []
 
@@ -156,7 +156,7 @@ def test_an_encoder_without_a_fast_path_runs_all_the_same(
         budgets.append(max_tokens)
         return evaluation_batches(examples, max_tokens)
 
-    monkeypatch.setattr(module, "evaluation_batches", spy)
+    monkeypatch.setattr(evaluation, "evaluation_batches", spy)
     folder = make_encoder(tmp_path / family, family)
     study = load_study(str(study_file(models=[{"name": "m", "folder": str(folder)}], finetune=settings())))
     warm = prepared(study, Storage(tmp_path / "runs"))

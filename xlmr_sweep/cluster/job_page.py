@@ -21,6 +21,7 @@ import ray
 from ray._private.ray_constants import KV_NAMESPACE_JOB
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
+from xlmr_sweep.storage.artifacts import LOGS
 from xlmr_sweep.storage.environment import now
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.location import shown
@@ -92,7 +93,7 @@ class JobPage:
             self._id = f"{OWN_IDS}{study.name}-{uuid.uuid4().hex[:8]}"
             self.metadata[SUBMISSION_ID] = self._id
             self._own = {"entrypoint": _command(sys.argv), "start_time": int(1000 * time.time())}
-        self._logs = storage.path("logs")
+        self._logs = storage.path(LOGS)
 
     @contextmanager
     def kept(self) -> Iterator[None]:

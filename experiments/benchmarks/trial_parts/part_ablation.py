@@ -38,7 +38,7 @@ from xlmr_sweep.modeling.encoder import MaskedLMEncoder
 from xlmr_sweep.modeling.families import ModelFamily
 from xlmr_sweep.modeling.loading import load_config, load_masked_lm
 from xlmr_sweep.modeling.sequences import Sequences
-from xlmr_sweep.training import finetune, warm_state
+from xlmr_sweep.training import evaluation, finetune, warm_state
 
 STEPS = 3
 """The first warms up and is not counted."""
@@ -137,7 +137,7 @@ def evaluation_as_it_comes() -> Iterator[None]:
         for start in range(0, len(examples), 8):
             yield list(range(start, min(start + 8, len(examples))))
 
-    with mock.patch.object(finetune, "evaluation_batches", batches):
+    with mock.patch.object(evaluation, "evaluation_batches", batches):
         yield
 
 
