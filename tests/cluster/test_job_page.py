@@ -160,7 +160,8 @@ def test_the_next_run_says_of_a_killed_driver_that_it_is_no_longer_running(study
     names = ["xlmr-sweep-old-1", "xlmr-sweep-old-2", "xlmr-sweep-old-3", "raysubmit_9"]
     store = Store(
         dict(zip(names, [running, running, done, running], strict=True)),
-        dict(zip([*names, ""], [True, False, True, True, True], strict=True)),
+        # The first was killed before it had an entry.
+        dict(zip(["xlmr-sweep-old-0", *names, ""], [True, True, False, True, True, True], strict=True)),
     )
     with JobPage(study, Storage(tmp_path), 24, store=store).kept():
         pass

@@ -155,7 +155,10 @@ class JobPage:
         )
         for driver in drivers.values():
             name = str(driver.config.metadata.get(SUBMISSION_ID, ""))
-            if driver.is_dead and name.startswith(OWN_IDS):
+            if not driver.is_dead or not name.startswith(OWN_IDS):
+                continue
+            # A driver that was killed at once may have no entry. Those of the others are ended all the same.
+            with suppress(Exception):
                 entry = self._get(name)
                 if entry["status"] == "RUNNING":
                     entry |= {"status": "FAILED", "message": "its driver was killed", "end_time": int(driver.end_time)}

@@ -12,6 +12,7 @@ import pytest
 import torch
 from fake_cuda import FakeCuda, LateCopies, NotedStep
 from static_steps import examples, tiny
+from torch import Tensor
 
 from xlmr_sweep.modeling import device
 from xlmr_sweep.modeling.gpu import start_copy
@@ -121,21 +122,25 @@ def test_warm_trials_from_copies_equal_cold_ones(place: str, use_graphs: bool) -
 class OnAnotherStream(StartCopy):
     """A mistake: copies of a stream for which the steps do not wait."""
 
+    def __init__(self, weights: Tensor, cuda: Any, *options: Any) -> None:
+        super().__init__(weights, cuda, *options)
+        self.cuda = cuda
+
     @contextmanager
-    def _elsewhere(self) -> Iterator[None]:
-        with self._cuda.stream(self._cuda.Stream()):
+    def elsewhere(self) -> Iterator[None]:
+        with self.cuda.stream(self.cuda.Stream()):
             yield
 
 
 class RestoresElsewhere(OnAnotherStream):
     def restore(self, key: Hashable) -> bool:
-        with self._elsewhere():
+        with self.elsewhere():
             return super().restore(key)
 
 
 class KeepsElsewhere(OnAnotherStream):
     def keep(self, key: Hashable) -> None:
-        with self._elsewhere():
+        with self.elsewhere():
             super().keep(key)
 
 

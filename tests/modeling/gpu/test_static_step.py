@@ -54,6 +54,7 @@ def test_loss_gradients_weights_and_logits_equal_transformers_own(family: str, c
         [{"params": decayed, "weight_decay": 0.01}, {"params": [p for p in names.values() if p.ndim < 2], "weight_decay": 0.0}]
     )
     made.step.begin()
+    least: dict[str, torch.Tensor] = {}
     for i, (batch, rate) in enumerate(zip(batches, rates, strict=True)):
         logits = plain_logits(plain[0], plain[1] if classification else None, batch)
         loss = functional.cross_entropy(logits, torch.tensor([e.label for e in batch]))
@@ -75,10 +76,16 @@ def test_loss_gradients_weights_and_logits_equal_transformers_own(family: str, c
             # A CPU's AdamW leaves the clipped gradient behind.
             torch.testing.assert_close(of_grads[name], parameter.grad, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")  # type: ignore[misc]
             num_compared += 1
+            least[name] = torch.minimum(least.get(name, torch.tensor(torch.inf)), parameter.grad.abs())
         assert num_compared == len(of_grads) > (20 if is_gated(made.model.config) else 40)
     for name, parameter in ours.named_parameters():
-        # No score depends on a key's bias, or hardly if positions turn it. Its gradient is rounding, of which AdamW makes steps.
-        if not name.endswith(("key.bias", "k_proj.bias")):
+        # No score depends on a key's bias: its gradient is rounding, of which AdamW makes whole steps. Where positions turn it,
+        # that is so of those of its numbers that turn too slowly for texts this short.
+        if name.endswith("k_proj.bias"):
+            counts = least[name] > 1e-6
+            assert counts.any()
+            torch.testing.assert_close(parameter[counts], names[name][counts], rtol=1e-5, atol=1e-5, msg=name)
+        elif not name.endswith("key.bias"):
             torch.testing.assert_close(parameter, names[name], rtol=1e-5, atol=1e-5, msg=name)
     assert int(rows.at) == len(batches)
     found = made.rows(batches, SHAPE, rates, training=False)

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xlmr_sweep.modeling.gpu.blocks import Blocks, Embedded, Form, Row, Views
+from xlmr_sweep.modeling.gpu.blocks import Blocks, Embedded, Form, Layer, Row, Views
 from xlmr_sweep.modeling.gpu.flash import Attention, Offsets
 from xlmr_sweep.modeling.gpu.packing import ABSENT
 from xlmr_sweep.modeling.gpu.products import Product
-from xlmr_sweep.modeling.gpu.torch_kernels import Activation, Kernels, Normed
+from xlmr_sweep.modeling.gpu.torch_kernels import Activation, Kernels
 
 
 @dataclass(frozen=True)
@@ -82,18 +82,11 @@ class GatedForm(Form):
 
 
 @dataclass
-class GatedLayer:
-    """What one layer keeps for the backward pass."""
+class GatedLayer(Layer):
+    """What one layer keeps for the backward pass. `asked` is None: the last layer computes all tokens."""
 
-    low: Tensor
-    three: tuple[Tensor, Tensor, Tensor]
-    attention: tuple[Any, ...]
-    attended: Tensor
-    normed_1: Normed
-    inner: Tensor
-    active: Tensor
     mask: Tensor | None
-    normed_2: Normed
+    """Of the dropout after the gate."""
 
 
 Turns = dict[int, tuple[Tensor, Tensor]]
@@ -171,7 +164,7 @@ class GatedBlocks(Blocks):
         after = normed_2.total if form.is_pre_norm else normed_2.out
         # The backward pass needs the sums, not the normalised sums.
         normed_1, normed_2 = (replace(normed, out=normed.total) for normed in (normed_1, normed_2))
-        return after, normed_2.low, GatedLayer(low, three, kept, attended, normed_1, inner, active, mask, normed_2)
+        return after, normed_2.low, GatedLayer(low, None, three, kept, attended, normed_1, inner, active, normed_2, mask)
 
     def _gated_layer_backward(
         self, i: int, of_low: Tensor, of_rest: Tensor | None, row: Row, turns: Turns, layer: GatedLayer
