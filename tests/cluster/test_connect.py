@@ -6,11 +6,14 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
 import pytest
+from ray.core.generated.gcs_service_pb2 import GetClusterIdReply
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceServicer, add_NodeInfoGcsServiceServicer_to_server
 
 from xlmr_sweep.cluster.connect import connected, probe
@@ -48,6 +51,32 @@ def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) 
     assert "\n" not in str(said.value)
 
 
+def test_a_head_that_answers_and_cannot_be_joined_yet_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first call that ends otherwise counts; the line says why Ray failed, which its own words do not."""
+    errors = [ConnectionError("Failed to connect to Ray cluster at head"), ValueError("another error\nMore.")]
+    errors[-1].__cause__ = RuntimeError("No deadline\nMore.")
+    calls = list(errors)
+
+    def init(**options: object) -> None:
+        raise calls.pop(0)
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("xlmr_sweep.cluster.connect.find_node_ids", lambda: ["some"])
+    with _head() as address, pytest.raises(StudyError) as said:
+        connected(address).__enter__()
+    line = f"--address {address}: cannot connect to the cluster at {address}: another error (No deadline)"
+    assert (calls, str(said.value)) == ([], line)
+
+
+def test_a_machine_without_a_node_of_ray_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xlmr_sweep.cluster.connect.find_node_ids", list)
+    monkeypatch.setattr("xlmr_sweep.cluster.connect.NODE_S", 0.1)
+    with _head() as address, pytest.raises(StudyError) as said:
+        connected(address).__enter__()
+    begin = f"--address {address}: no node of a Ray cluster runs on this machine; start one here with"
+    assert str(said.value).startswith(f"{begin} `ray start --address={address}`, or run this command on one of its nodes")
+
+
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
@@ -70,6 +99,24 @@ def test_a_token_that_is_missing_or_wrong_is_one_line(environment: dict[str, str
     line = ended.stderr.strip().splitlines()[-1]
     advice = "give the cluster's token in RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
     assert line == f"xlmr_sweep.errors.StudyError: --address {address}: {said}; {advice}"
+
+
+@contextmanager
+def _head() -> Iterator[str]:
+    """A head of Ray that answers every token, and nothing else."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    add_NodeInfoGcsServiceServicer_to_server(_Open(), server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    yield address
+    server.stop(None)
+
+
+class _Open(NodeInfoGcsServiceServicer):  # type: ignore[misc]
+    """A head that lets all in."""
+
+    def GetClusterId(self, request: object, context: grpc.ServicerContext) -> GetClusterIdReply:
+        return GetClusterIdReply()
 
 
 class _Locked(NodeInfoGcsServiceServicer):  # type: ignore[misc]

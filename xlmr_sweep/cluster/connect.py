@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
@@ -21,6 +22,7 @@ from ray._private.authentication.authentication_token_setup import maybe_enable_
 from ray._private.authentication.authentication_utils import is_token_auth_enabled
 from ray._private.authentication.grpc_authentication_client_interceptor import _get_authentication_metadata_tuple
 from ray._private.grpc_utils import init_grpc_channel
+from ray._private.services import find_node_ids
 from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 from ray.job_config import JobConfig
@@ -45,6 +47,12 @@ TOKEN_PLACES = "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
 
 TOKEN_TIMEOUT_S = 20.0
 """On a busy machine, a head that has just opened its port takes seconds to answer."""
+
+NODE_S = 30.0
+"""How long a driver waits for a node of Ray on its own machine: a head opens its port before its node runs."""
+
+JOIN_S = 60.0
+"""For how long a driver tries again to join a cluster whose head answers."""
 
 
 @contextmanager
@@ -149,8 +157,29 @@ def head_of(address: str) -> str:
 
 def _join(address: str, job: JobConfig) -> ray.RayContext:
     target = head_of(address)
+    _wait_for_node(address, target)
+    last = time.monotonic() + JOIN_S
     with _one_line(address, target):
-        return ray.init(address=target, job_config=job, log_to_driver=False, logging_level=logging.ERROR)
+        while True:
+            try:
+                return ray.init(address=target, job_config=job, log_to_driver=False, logging_level=logging.ERROR)
+            except ConnectionError:
+                # A head answers before it can tell of its nodes, and late where its machine is busy.
+                ray.shutdown()
+                if time.monotonic() > last or not answers(target):
+                    raise
+                time.sleep(1.0)
+
+
+def _wait_for_node(address: str, target: str) -> None:
+    """Waits until a node of Ray runs on this machine: a driver is part of one, and `ray.init` would wait for a minute."""
+    last = time.monotonic() + NODE_S
+    while not find_node_ids():
+        if time.monotonic() > last:
+            start = f"start one here with `ray start --address={target}`"
+            others = "or run this command on one of its nodes, or by `ray job submit`"
+            raise StudyError(f"--address {address}: no node of a Ray cluster runs on this machine; {start}, {others}")
+        time.sleep(0.5)
 
 
 @contextmanager
@@ -162,7 +191,9 @@ def _one_line(address: str, target: str) -> Iterator[None]:
         said = _first_line(error).split(". ")[0]
         raise StudyError(f"--address {address}: {said}; give the cluster's token in {TOKEN_PLACES}") from None
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        raise StudyError(f"--address {address}: cannot connect to the cluster at {target}: {_first_line(error)}") from None
+        # Ray's own words name only the address; why it failed stands in the error below.
+        why = f" ({_first_line(error.__cause__)})" if error.__cause__ else ""
+        raise StudyError(f"--address {address}: cannot connect to the cluster at {target}: {_first_line(error)}{why}") from None
 
 
 def find_cluster() -> str:
