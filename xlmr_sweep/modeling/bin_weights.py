@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,7 +102,11 @@ def _convert(source: ModelSource, binaries: Sequence[Path], folder: Path) -> Non
             part[name] = (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
         _write(part, folder, weight_map)
     # Last: a folder with it is whole.
-    (folder / WEIGHTS_INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    index = folder / WEIGHTS_INDEX
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    for name in set(weight_map.values()):
+        # safetensors makes files that nobody else may read, but a cache may be shared.
+        (folder / name).chmod(stat.S_IMODE(index.stat().st_mode))
 
 
 def _loaded(source: ModelSource, path: Path) -> dict[str, Tensor]:
