@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
+from warm_process import run_warm
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 
 
 def test_both_sides_keep_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    monkeypatch.setattr(subprocess, "run", run_warm)
     from benchmarks.data import run_sides
 
     sides = run_sides(tmp_path, 300)

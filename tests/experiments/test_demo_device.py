@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from warm_process import run_warm
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 
@@ -74,7 +75,8 @@ def test_where_torch_cannot_use_the_gpu_the_cpu_is_used(demo_device: Any, device
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_the_child_without_a_gpu_fails_and_the_step_runs_on_a_cpu(demo_device: Any) -> None:
+def test_the_child_without_a_gpu_fails_and_the_step_runs_on_a_cpu(demo_device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", run_warm)
     with pytest.raises(subprocess.CalledProcessError):
         demo_device.in_child()
     assert demo_device.step_s("cpu") > 0

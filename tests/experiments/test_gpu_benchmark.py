@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from patience import PATIENCE_S
+from warm_process import WarmProcess, run_warm
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 
@@ -70,7 +70,7 @@ def test_the_gated_shapes_are_those_of_base_models_with_dropout(name: str, shape
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so_and_ends_with_2() -> None:
     command = [sys.executable, str(EXPERIMENTS / "benchmark.py"), "gpu", "--part", "step"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    run = run_warm(command)
     assert run.returncode == 2
     assert run.stderr.strip().endswith("Error: no CUDA GPU here")
 
@@ -163,7 +163,8 @@ def test_times_the_trainer_are_goals_where_both_ran() -> None:
 
 
 @pytest.mark.ranks
-def test_the_part_gang_runs_over_two_processes_of_this_machine(tmp_path: Path) -> None:
+def test_the_part_gang_runs_over_two_processes_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "Popen", WarmProcess)
     from argparse import Namespace
 
     from benchmarks.gpu_parts import part_gang
