@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from patience import PATIENCE_S, wait_for
+from rays import start_patiently
 
 MARK = "XLMR_SWEEP_TEST"
 ROOT = Path(__file__).parents[2]
@@ -136,6 +137,7 @@ def running_ray() -> Iterator[list[str]]:
     with pytest.MonkeyPatch.context() as environment:
         # A token would only have to be handed on.
         environment.setenv("RAY_AUTH_MODE", "disabled")
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+        size = {"num_cpus": 2, "include_dashboard": False}
+        cluster = start_patiently(lambda: Cluster(initialize_head=True, head_node_args=size))
     yield ["--address", cluster.address]
     cluster.shutdown()

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from builders import make_encoder, make_study, one_at_a_time
 from patience import PATIENCE_S, wait_for
+from rays import start_patiently
 
 from xlmr_sweep.data.examples import prepare_task
 from xlmr_sweep.data.mixture import prepare_mixture
@@ -47,7 +48,8 @@ def cluster(server: S3Server) -> Iterator[Any]:
 
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_AUTH_MODE", "disabled")
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+        size = {"num_cpus": 2, "include_dashboard": False}
+        cluster = start_patiently(lambda: Cluster(initialize_head=True, head_node_args=size))
         ray.init(address=cluster.address, log_to_driver=False)
         yield cluster
         ray.shutdown()

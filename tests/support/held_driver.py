@@ -1,4 +1,4 @@
-"""A driver of an instruction job that waits: `python held_driver.py ADDRESS STORAGE NOTES < study.json`."""
+"""A driver of an instruction job that waits: with a Ray of its own: `python held_driver.py STORAGE NOTES < study.json`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.spec import Study
 
 if __name__ == "__main__":
-    address, uri, notes = sys.argv[1:]
+    uri, notes = sys.argv[1:]
     instruct_job.instruction_rank = held_work(Path(notes))
-    own = {"num_cpus": 2, "num_gpus": 0, "object_store_memory": 100 * 2**20, "include_dashboard": False}
-    ray.init(address, log_to_driver=False, **(own if address == "local" else {}))
+    ray.init("local", num_cpus=2, num_gpus=0, object_store_memory=100 * 2**20, include_dashboard=False, log_to_driver=False)
     study = Study.model_validate_json(sys.stdin.read())
     instruct_job.run_instruct(study, "m", Storage(uri), num_ranks=study.model("m").instruct_ranks, use_gpu=False)
     ray.shutdown()

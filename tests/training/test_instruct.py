@@ -129,6 +129,16 @@ def test_more_held_out_rows_than_there_are_is_one_line(inputs: Path, tmp_path: P
     }
 
 
+def test_a_model_that_does_not_load_is_one_line(inputs: Path, tmp_path: Path) -> None:
+    shutil.copytree(inputs, tmp_path / "inputs")
+    weights = tmp_path / "inputs" / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    refusal = train(study_of(tmp_path / "inputs"), tmp_path)
+    assert refusal["error_class"] == "StudyError"
+    assert refusal["message"].startswith("model m: ")
+    assert "\n" not in refusal["message"]
+
+
 def test_a_disk_that_is_full_at_the_export_is_one_line_and_the_next_run_goes_on(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

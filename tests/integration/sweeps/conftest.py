@@ -1,4 +1,4 @@
-"""A Ray of two nodes for the tests of a module on logical GPUs, with work that only waits or fails."""
+"""A Ray of two nodes for the tests on logical GPUs, with work that only waits or fails."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import faulty_work
 import pytest
 import sleeping_work
 from patience import wait_for
+from rays import start_patiently
 
 EXPERIMENTS = str(Path(__file__).resolve().parents[3] / "experiments")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[Any]:
     """Two nodes, of 2 and 3 logical GPUs."""
     import ray
@@ -29,8 +30,8 @@ def cluster() -> Iterator[Any]:
     os.environ["RAY_AUTH_MODE"] = "disabled"
     system = {"metrics_report_interval_ms": 500}
     head = {"num_cpus": 8, "num_gpus": 2, "include_dashboard": False, "_system_config": system}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    cluster.add_node(num_cpus=8, num_gpus=3)
+    cluster = start_patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
+    start_patiently(lambda: cluster.add_node(num_cpus=8, num_gpus=3))
     ray.init(address=cluster.address, log_to_driver=False)
     yield cluster
     ray.shutdown()

@@ -416,10 +416,10 @@ def test_a_driver_that_is_interrupted_or_killed_leaves_nothing_and_the_next_take
     nothing_is_left()
 
 
-def test_an_instruction_job_whose_driver_or_controller_dies_leaves_nothing(
+def test_an_instruction_job_whose_controller_dies_leaves_nothing(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_is_left: Callable[[], None]
 ) -> None:
-    """On a cluster that was there before and stays; the second time its driver, this process, lives on too."""
+    """The job's driver, this process, lives on. `test_s3.py` kills a driver on a cluster that stays."""
     from benchmarks.faults import processes_titled
 
     from xlmr_sweep.cluster import instruct_job
@@ -432,15 +432,6 @@ def test_an_instruction_job_whose_driver_or_controller_dies_leaves_nothing(
     storage = Storage(tmp_path / "runs")
     prepare_mixture(study, storage)
     (tmp_path / "hold-2").touch()
-    command = [sys.executable, held_job.__file__.replace("held_job", "held_driver"), cluster.address, storage.uri, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as driver:
-        assert driver.stdin is not None
-        driver.stdin.write(study.model_dump_json())
-        driver.stdin.close()
-        wait_for(lambda: driver.poll() is not None or (tmp_path / "waits").exists())
-        driver.kill()
-    nothing_is_left()
-    (tmp_path / "waits").unlink()
     monkeypatch.setattr(instruct_job, "instruction_rank", held_job.held_work(tmp_path))
 
     def kill_controller() -> None:

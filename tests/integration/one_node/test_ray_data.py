@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,16 +20,7 @@ pytestmark = pytest.mark.ray
 WORDS = ["User", ":", "Assistant", "is", "the", "sky", "blue", "?", "yes", "no"]
 
 
-@pytest.fixture
-def cluster() -> Iterator[None]:
-    import ray
-
-    ray.init("local", num_cpus=2, num_gpus=0, object_store_memory=100 * 2**20, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-def test_the_bytes_are_those_of_one_process(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bytes_are_those_of_one_process(ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from xlmr_sweep.cluster.ray_data import RayDataRunner
 
     monkeypatch.setattr(instruction_source, "PART_BYTES", (5000, 5000))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import object_store_process
 import pytest
 from builders import make_encoder
 from object_store_process import BIG, Process
@@ -23,16 +22,12 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def start() -> Iterator[Callable[[], Any]]:
-    """Starts processes on a Ray with an object store of 200 MiB."""
+def start(ray_here: None) -> Callable[[], Any]:
+    """Returns what starts a process."""
     import ray
-    from ray import cloudpickle
 
-    cloudpickle.register_pickle_by_value(object_store_process)
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=200 * 2**20, log_to_driver=False)
     actor = ray.remote(Process)
-    yield lambda: actor.options(num_cpus=0.1).remote()
-    ray.shutdown()
+    return lambda: actor.options(num_cpus=0.1).remote()
 
 
 def entries() -> list[bytes]:

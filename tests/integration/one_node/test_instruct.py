@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +68,6 @@ def study_of(inputs: Path, **recipe: Any) -> Study:
     )
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    import ray
-
-    ray.init("local", num_cpus=2, num_gpus=0, object_store_memory=100 * 2**20, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 def instruct(study: Study, storage: Storage, num_ranks: int = 2) -> dict[str, Any]:
     from xlmr_sweep.cluster.instruct_job import run_instruct
 
@@ -86,7 +76,7 @@ def instruct(study: Study, storage: Storage, num_ranks: int = 2) -> dict[str, An
 
 
 @pytest.fixture(scope="module")
-def straight(inputs: Path, cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, dict[str, Any]]:
+def straight(inputs: Path, ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, dict[str, Any]]:
     """A job that nothing disturbs. It is asked for a checkpoint beside its own."""
     study, storage = study_of(inputs, checkpoint_every=12), Storage(tmp_path_factory.mktemp("runs") / "straight")
     storage.write(save_request_file(recipe_folder_name(study, study.model("m"))), b"")
@@ -199,7 +189,7 @@ def test_killed_worker_then_killed_driver_and_the_same_call_again_end_with_the_s
     for step in (first, second):
         (tmp_path / f"hold-{step}").touch()
     waits = tmp_path / "waits"
-    command = [sys.executable, held_job.__file__.replace("held_job", "held_driver"), "local", storage.uri, str(tmp_path)]
+    command = [sys.executable, held_job.__file__.replace("held_job", "held_driver"), storage.uri, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as driver:
         assert driver.stdin is not None
         driver.stdin.write(study.model_dump_json())
@@ -232,7 +222,7 @@ def test_killed_worker_then_killed_driver_and_the_same_call_again_end_with_the_s
         assert manifest[column] == straight[1][column], told
 
 
-def test_diverged_job_names_the_step_and_is_not_tried_again(inputs: Path, cluster: None, tmp_path: Path) -> None:
+def test_diverged_job_names_the_step_and_is_not_tried_again(inputs: Path, ray_here: None, tmp_path: Path) -> None:
     study, storage = study_of(inputs, learning_rate=1e38, clip=1e38), Storage(tmp_path / "runs")
     with pytest.raises(DivergedError, match=r"step \d+: loss nan"):
         instruct(study, storage, num_ranks=1)
@@ -241,19 +231,6 @@ def test_diverged_job_names_the_step_and_is_not_tried_again(inputs: Path, cluste
     log = storage.read(f"logs/{folder.replace('/', '-')}.log").decode()
     assert log.count("1 ranks on cpu") == 1
     assert "DivergedError" in log
-
-
-def test_model_that_does_not_load_is_one_clear_error(inputs: Path, cluster: None, tmp_path: Path) -> None:
-    import shutil
-
-    shutil.copytree(inputs, tmp_path / "inputs")
-    study, storage = study_of(tmp_path / "inputs"), Storage(tmp_path / "runs")
-    prepare_mixture(study, storage)
-    weights = tmp_path / "inputs" / "model" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    broken = study_of(tmp_path / "inputs")
-    with pytest.raises(StudyError, match=r"model m: "):
-        instruct(broken, storage, num_ranks=1)
 
 
 def test_missing_mixture_is_said_before_anything_starts(inputs: Path, tmp_path: Path) -> None:

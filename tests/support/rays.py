@@ -1,0 +1,28 @@
+"""Starting a Ray for several tests, on a machine of any load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+MAX_STARTS = 10
+
+Started = TypeVar("Started")
+
+
+def start_patiently(start: Callable[[], Started]) -> Started:
+    """Starts a Ray, again where it was not up within Ray's own half a minute, which no option changes.
+
+    Args:
+        start: starts one.
+    """
+    import ray
+
+    for left in reversed(range(MAX_STARTS)):
+        try:
+            return start()
+        except Exception as error:  # Ray has no class of its own for it.
+            if not left or "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+    raise AssertionError("not reached")
