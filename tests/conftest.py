@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 from builders import make_encoder, make_study
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
+
+# While all modules of tests are imported, the collector would go through ever more objects again and again: a third of the time.
+gc.disable()
 
 # How long an example takes says how busy the machine is, and nothing about the code.
 settings.register_profile("unhurried", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
@@ -24,6 +28,12 @@ def pytest_configure() -> None:
     """A shell has what it starts in the background ignore Ctrl-C, and so would all that tests start and interrupt."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Turns the collector on again. What was imported is never collected, so it need not be looked at either."""
+    gc.freeze()
+    gc.enable()
 
 
 class TwoRays(LoadScopeScheduling):
