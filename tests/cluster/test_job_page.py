@@ -189,3 +189,28 @@ def test_no_key_of_a_storage_is_shown(study: Study) -> None:
         page.show({"done": 24})
     assert page.metadata["storage"] == str(storage)
     assert "marked" not in f"{page.metadata} {store.values}"
+
+
+def interrupted(page: JobPage) -> None:
+    with page.kept():
+        page.show({"done": 3, "running": 2, "waiting": 19})
+        raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("submitted")
+def test_a_submitted_job_that_is_stopped_shows_no_running_trials(study: Study, tmp_path: Path) -> None:
+    store = Store({"raysubmit_1": JobInfo(JobStatus.RUNNING, entrypoint="run it")})
+    page = JobPage(study, Storage(tmp_path), 24, store=store)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(page)
+    assert store.entry("raysubmit_1").metadata["trials"] == "3 done, 21 waiting"
+    assert store.entry("raysubmit_1").status == JobStatus.RUNNING, "the end is said by Ray"
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_driver_that_is_interrupted_shows_no_running_trials(study: Study, tmp_path: Path) -> None:
+    store = Store()
+    page = JobPage(study, Storage(tmp_path), 24, store=store)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(page)
+    assert store.entry(page.metadata[SUBMISSION_ID]).metadata["trials"] == "3 done, 21 waiting"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 from complaints import files
 from rich.console import Console
 
-from xlmr_sweep.commands import entry
+from xlmr_sweep.commands import check, entry
 from xlmr_sweep.commands.request import Request
 from xlmr_sweep.storage.driver_lock import only_driver
 from xlmr_sweep.storage.files import Storage
@@ -56,6 +57,32 @@ def test_a_study_that_can_run_here_has_nothing_wrong(study_file: Callable[..., P
         "open files",
         "shared memory",
     } <= lines.keys()
+    assert not storage.exists(), files(storage)
+
+
+@pytest.mark.parametrize("left_by", [KeyboardInterrupt, SystemExit])
+def test_a_check_that_is_left_early_leaves_nothing_in_the_storage(
+    left_by: type[BaseException], study_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = tmp_path / "runs"
+    written: list[str] = []
+
+    class Terminal(StringIO):
+        def write(self, text: str) -> int:
+            if "examples" in text:
+                written.extend(files(storage))
+                raise left_by
+            return super().write(text)
+
+    monkeypatch.setattr("ray.nodes", list)
+    monkeypatch.setattr(check, "head_of", lambda address: address)
+    monkeypatch.setattr(check, "is_open", lambda target: False)
+    monkeypatch.setattr(check, "connected", lambda address: nullcontext())
+    # Held, as by whoever says how the command ended.
+    with pytest.raises(left_by) as left:
+        entry.check(Request(str(study_file()), str(storage)), "127.0.0.1:6379", Console(file=Terminal(), width=1000))
+    assert written, "what the nodes are to see is written before the examples are looked at"
+    assert left.value is not None
     assert not storage.exists(), files(storage)
 
 

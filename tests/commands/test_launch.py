@@ -157,6 +157,8 @@ def test_a_ray_job_has_what_kuberay_needs() -> None:
     assert job["spec"]["suspend"] is True
     # The head is a node more.
     assert "--min-nodes 3 --study paper --storage /runs/paper" in job["spec"]["entrypoint"]
+    (head,) = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"]
+    assert head["env"] == [{"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": "30"}]
     (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     (container,) = group["template"]["spec"]["containers"]
     assert (group["replicas"], container["resources"]["limits"]["nvidia.com/gpu"]) == (2, "8")

@@ -99,7 +99,12 @@ class JobPage:
     def kept(self) -> Iterator[None]:
         """Within the block the job's entry is there; at its end it says how the run ended. The block lies within a connection."""
         if not self._own:
-            yield
+            # Ray says how a submitted job ended.
+            try:
+                yield
+            finally:
+                if self._nothing_runs():
+                    self.show(self._counts, at_once=True)
             return
         self._begin()
         status, message = "FAILED", ""
@@ -115,9 +120,16 @@ class JobPage:
             message = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise
         finally:
+            self._nothing_runs()
             self._own["end_time"] = int(1000 * time.time())
             with suppress(Exception):
                 self._put_own(status, message)
+
+    def _nothing_runs(self) -> bool:
+        """Counts trials that a run gave up at its end as waiting for the next one. Returns whether there were any."""
+        given_up = self._counts.get("running", 0)
+        self._counts = {**self._counts, "running": 0, "waiting": self._counts.get("waiting", 0) + given_up}
+        return given_up > 0
 
     def show(self, counts: Mapping[str, int], *, at_once: bool = False) -> None:
         """Shows how many trials are done, running and so on; every few seconds, or at once."""

@@ -43,7 +43,7 @@ class NodeAnswer:
 
 
 class NodeQuestions:
-    """The questions to all nodes, under way.
+    """The questions to all nodes, under way. Left as a context it removes what was written, also if nobody waited for answers.
 
     Args:
         question: what each is asked, but for the storage.
@@ -63,19 +63,28 @@ class NodeQuestions:
         self._answers = [_ask(node["NodeID"], question) for node in self._nodes]
 
     def answers(self, limit_s: float = ANSWER_LIMIT_S) -> list[NodeAnswer]:
-        """Waits for the nodes and returns their answers, in Ray's order of nodes. Removes what was written."""
+        """Waits for the nodes and returns their answers, in Ray's order of nodes."""
         deadline = time.monotonic() + limit_s
-        try:
-            found = [
-                self._answer(node, answer, max(0.0, deadline - time.monotonic()))
-                for node, answer in zip(self._nodes, self._answers, strict=True)
-            ]
-            return _named_apart(found, [str(node["NodeManagerAddress"]) for node in self._nodes])
-        finally:
-            if self._storage is not None:
-                with suppress(OSError, StudyError):
-                    self._storage.delete(self._folder)
-                    self._storage.remove_empty(TMP, "", above=self._absent)
+        found = [
+            self._answer(node, answer, max(0.0, deadline - time.monotonic()))
+            for node, answer in zip(self._nodes, self._answers, strict=True)
+        ]
+        return _named_apart(found, [str(node["NodeManagerAddress"]) for node in self._nodes])
+
+    def __enter__(self) -> NodeQuestions:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._storage is None:
+            return
+        # A node that still writes would write again what is removed here.
+        with suppress(ray.exceptions.RayError):
+            for answer in self._answers:
+                if not ray.wait([answer], timeout=0)[0]:
+                    ray.cancel(answer, force=True)
+        with suppress(OSError, StudyError):
+            self._storage.delete(self._folder)
+            self._storage.remove_empty(TMP, "", above=self._absent)
 
     def _answer(self, node: dict[str, Any], answer: Any, timeout_s: float) -> NodeAnswer:
         has = node["Resources"]

@@ -7,7 +7,8 @@ only this machine is.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
 
 from rich.console import Console
@@ -42,12 +43,14 @@ def check(request: Request, address: str, console: Console) -> int:
     before = ours.level
     ours.setLevel(logging.ERROR)
     try:
-        return print_findings(console, _findings(request, address))
+        # Closed at once if the user leaves or the terminal goes away: then too nothing of the check stays in the storage.
+        with closing(_findings(request, address)) as findings:
+            return print_findings(console, findings)
     finally:
         ours.setLevel(before)
 
 
-def _findings(request: Request, address: str) -> Iterator[Finding]:
+def _findings(request: Request, address: str) -> Generator[Finding]:
     opened: OpenedRequest | None = None
     done: set[str] = set()
     try:
@@ -78,9 +81,9 @@ def _on_cluster(opened: OpenedRequest | None, done: set[str], address: str) -> I
         with connected(address):
             yield Finding("cluster", f"answers at {target}")
             # The nodes answer while data and models are looked at.
-            questions = NodeQuestions(_question(opened, done), None if opened is None else opened.storage)
-            yield from _inputs(opened, done)
-            answers = questions.answers()
+            with NodeQuestions(_question(opened, done), None if opened is None else opened.storage) as questions:
+                yield from _inputs(opened, done)
+                answers = questions.answers()
     except StudyError as error:
         yield Finding("cluster", str(error), "wrong")
         yield from _of_this_machine(opened, done)
@@ -112,10 +115,13 @@ def _of_this_machine(opened: OpenedRequest | None, done: set[str]) -> Iterator[F
             question, storage=opened.storage.uri, folder=temporary_file("check-here"), node_id="driver", hub_models=()
         )
     absent = opened.storage.absent_above() if opened is not None else ()
-    facts = read_facts(question)
-    if opened is not None and not facts.storage_problem:
-        opened.storage.delete(question.folder)
-        opened.storage.remove_empty(DRIVER, TMP, "", above=absent)
+    try:
+        facts = read_facts(question)
+    finally:
+        if opened is not None:
+            with suppress(OSError, StudyError):
+                opened.storage.delete(question.folder)
+                opened.storage.remove_empty(DRIVER, TMP, "", above=absent)
     cluster = ClusterSpec() if opened is None else opened.study.cluster
     node = Node(cluster.cpus or machine_cpus(), len(facts.gpus) if cluster.gpus else 0)
     yield from _of_nodes(opened, done, [NodeAnswer(facts.host, node, 0, facts)])
