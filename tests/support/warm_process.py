@@ -12,25 +12,22 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from patience import PATIENCE_S
 
-IMPORTED = [
-    "xlmr_sweep.training.checkpoint",
-    "xlmr_sweep.training.finetune",
-    "xlmr_sweep.training.warm_state",
-    "torch.distributed.fsdp",
-]
-"""Modules that take seconds to import. They are imported once, in the process that all others are forked from."""
-
 
 def warm_context() -> Any:
-    """Returns multiprocessing's context in which a process begins with `IMPORTED`."""
+    """Returns multiprocessing's context in which a process begins with what `warm_imports` has."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(IMPORTED)
+    context.set_forkserver_preload(["warm_imports"])
+    # The process that all are forked from looks for modules where a new interpreter does.
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))):
+        forkserver.ensure_running()
     return context
 
 
