@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from builders import make_encoder, make_study, one_at_a_time
+from builders import make_encoder, make_study
 from patience import PATIENCE_S, wait_for
 from rays import start_patiently
 
@@ -69,7 +69,8 @@ def nothing_is_left(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six trials and a job of one rank that saves a checkpoint after each step."""
     folder = tmp_path_factory.mktemp("s3")
-    models = [{"name": "tiny", "folder": str(make_encoder(folder / "encoder")), "instruct_ranks": 1}]
+    # Both CPUs: one process after the other does all trials.
+    models = [{"name": "tiny", "folder": str(make_encoder(folder / "encoder")), "instruct_ranks": 1, "cpus": 2}]
     instruct = {
         "epochs": 4,
         "max_steps": 12,
@@ -195,7 +196,7 @@ def test_a_run_that_is_killed_cut_off_and_extended_ends_with_the_scores_of_a_dis
     # No checkpoint of a job that is done, and no claim of a process that is gone.
     assert storage.folders("train") == []
     assert storage.names("driver") == []
-    extended = ["--study", str(one_at_a_time(study, tmp_path)), *arguments[2:], "--seeds", "0,1,2"]
+    extended = [*arguments, "--seeds", "0,1,2"]
     _extended_and_reported(storage, extended, tmp_path, run)
     there = records(storage)
     assert {name: when(there)[name] for name in first} == when(first)
