@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from static_steps import examples, tiny
 
-from xlmr_sweep.modeling.gpu.packing import RowShape
+from xlmr_sweep.modeling.gpu.mlm_packing import cut, pack
+from xlmr_sweep.modeling.gpu.packing import RowShape, Table
 from xlmr_sweep.modeling.gpu.static_step import strict_determinism
 from xlmr_sweep.modeling.gpu.torch_kernels import Kernels, TorchKernels
+from xlmr_sweep.modeling.gpu.vocabulary_kernels import TorchVocabulary, VocabularyKernels, Wanted, WordUses
+from xlmr_sweep.training.masking import Masked
 
 pytest.importorskip("triton")
 if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
@@ -69,3 +73,52 @@ def test_dropout_keeps_its_share_scales_it_and_draws_anew_each_time() -> None:
     kernels.end_backward()
     torch.testing.assert_close(chain[64:], of_x.sum(0), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(chain[32:64], gradient.sum(0), rtol=1e-4, atol=1e-4)
+
+
+def vocabulary_kernels() -> VocabularyKernels:
+    from xlmr_sweep.modeling.gpu.triton_vocabulary import TritonVocabulary
+
+    made: VocabularyKernels = TritonVocabulary()
+    return made
+
+
+@pytest.mark.parametrize("num_words", [90, 4097])
+def test_losses_and_sums_over_the_vocabulary_equal_torch_s_operators(num_words: int) -> None:
+    """Also with more words than one program reads at a time, columns beyond the words, and tokens that no word is wanted of."""
+    draw = torch.Generator().manual_seed(num_words)
+    columns = -(-num_words // 64) * 64
+    logits = (10 * torch.randn(7, columns, generator=draw)).to(DEVICE)
+    bias = torch.randn(num_words, generator=draw).to(DEVICE)
+    labels = torch.tensor([0, num_words - 1, 5, -1, 5, 17, -1], dtype=torch.int32, device=DEVICE)
+    weights = torch.where(labels >= 0, torch.rand(7, generator=draw).to(DEVICE), torch.zeros(7, device=DEVICE))
+    wanted = Wanted(labels, weights)
+    sums = []
+    for kernels in (vocabulary_kernels(), TorchVocabulary()):
+        losses, of_logits = kernels.cross_entropy(logits.clone(), bias, wanted)
+        out = torch.ones(num_words, device=DEVICE)
+        kernels.add_columns(of_logits, out)
+        sums.append((losses, of_logits, out))
+    for one, other in zip(*sums, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert not sums[0][1][:, num_words:].any()
+
+
+def test_gradients_of_words_are_summed_into_their_rows() -> None:
+    """Of words that fill more than one piece too, and of rows that hold a sum already."""
+    table = Table(words=90, positions=66, first_position=2)
+    rows = [Masked(np.full(64, 7), [3], [7]), Masked(np.full(64, 7), [5], [7]), Masked(np.arange(20), [1, 4], [8, 9])]
+    batches, shape = cut(rows, 1024, 64)
+    made = pack(batches, shape, table, 4, [0])
+    (numbers,) = made.numbers
+    fields = {name: torch.from_numpy(numbers[made.shape.fields[name]].copy()).to(DEVICE) for name in made.shape.fields}
+    words_at = fields["rows_at"].reshape(3, -1)[0]
+    uses = WordUses(words_at, *(fields[name] for name in ("order", "pieces", "words", "word_pieces")))
+    of_tokens = torch.randn(len(words_at), 24, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    # No loss depends on filler.
+    of_tokens[made.num_tokens :] = 0
+    sums = []
+    for kernels in (vocabulary_kernels(), TorchVocabulary()):
+        out = torch.ones(90 + 66 + 4, 24, device=DEVICE)
+        kernels.add_words(of_tokens, uses, out)
+        sums.append(out)
+    torch.testing.assert_close(*sums, rtol=1e-4, atol=1e-4)
