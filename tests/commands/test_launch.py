@@ -238,6 +238,12 @@ def test_the_study_page_of_grafana_asks_for_series_that_there_are() -> None:
     assert all(f"ray_{name}" in shipped for name in of_ray)
     titles = {panel["title"] for panel in page["panels"]}
     assert {"Trials done", "Trials running", "Expected end", "Trials an hour", "Retries, by cause"} <= titles
+    # The others are sums of two that are drawn apart.
+    not_drawn = {name for name in ours - asked if "_instruct_" in name}
+    assert not_drawn == {"xlmr_sweep_instruct_loss", "xlmr_sweep_instruct_held_out_loss"}
+    assert "xlmr_sweep_instruct_zero_shot" in asked
+    ids, corners = ([panel["id"] for panel in page["panels"]], [tuple(panel["gridPos"].values()) for panel in page["panels"]])
+    assert len(set(ids)) == len(set(corners)) == len(page["panels"])
 
 
 def test_users_may_bring_a_template(tmp_path: Path) -> None:
