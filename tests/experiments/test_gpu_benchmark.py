@@ -119,13 +119,16 @@ def test_a_part_that_is_cut_off_keeps_what_it_measured_and_fails(tmp_path: Path,
     assert [target["is_met"] for target in part["targets"]] == [True]
 
 
-def test_instruction_tuning_is_transformers_own_and_has_the_same_bits_after_a_stop(tmp_path: Path) -> None:
-    from benchmarks.gpu_parts.exact_tuning import against_transformers, same_bits
+@pytest.mark.parametrize("family", ["xlm-roberta", "eurobert"])
+def test_instruction_tuning_is_transformers_own_and_has_the_same_bits_after_a_stop(family: str, tmp_path: Path) -> None:
+    from benchmarks.gpu_parts.exact_gated import small_shape
+    from benchmarks.gpu_parts.exact_tuning import SMALL, against_transformers, same_bits
 
-    loss, gradients = against_transformers(torch.device("cpu"), tmp_path / "first")
+    shape = SMALL if family == SMALL.family else small_shape(family)
+    loss, gradients = against_transformers(torch.device("cpu"), tmp_path / "first", shape)
     assert loss < 1e-5
     assert gradients < 1e-4
-    digests = same_bits(torch.device("cpu"), tmp_path / "stopped")
+    digests = same_bits(torch.device("cpu"), tmp_path / "stopped", shape)
     assert set(digests) == {"first", "again", "resumed"}
     assert len(set(digests.values())) == 1
 

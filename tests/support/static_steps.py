@@ -19,8 +19,6 @@ from xlmr_sweep.modeling.gpu.static_step import Optimisation, Rows, StaticStep
 from xlmr_sweep.modeling.gpu.torch_kernels import Kernels, TorchKernels
 
 STATIC_FAMILIES = tuple(family.model_type for family in FAMILIES.values() if family.has_static_step)
-PACKED_FAMILIES = tuple(name for name in STATIC_FAMILIES if FAMILIES[name].layers == "bert")
-"""Families whose instruction tuning packs micro-batches."""
 
 VOCABULARY = 40
 LABEL_IDS = [7, 30, 12]

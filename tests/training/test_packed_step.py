@@ -51,7 +51,7 @@ def _small_rungs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlm_packing, "ASKED", 32)
 
 
-@pytest.mark.parametrize("family", ["xlm-roberta", "xlm-roberta-xl", "bert"])
+@pytest.mark.parametrize("family", ["xlm-roberta", "xlm-roberta-xl", "bert", "modernbert", "eurobert", "gte"])
 def test_a_run_equals_the_plain_way(family: str) -> None:
     plain = run_of(family=family, clip=0.5)
     plain.train()
@@ -66,6 +66,21 @@ def test_a_run_equals_the_plain_way(family: str) -> None:
     assert run.parameters.keys() == plain.parameters.keys()
     for name, parameter in run.parameters.items():
         torch.testing.assert_close(parameter, plain.parameters[name], rtol=1e-5, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("family", ["modernbert", "eurobert", "gte"])
+def test_a_family_with_rotary_positions_goes_on_bit_for_bit_whatever_its_longest_input(family: str, tmp_path: Path) -> None:
+    def make(length: int) -> Run:
+        model = tiny(family, 0.2, max_position_embeddings=length, tie_word_embeddings=False)
+        return Run(MaskedLMLoss(model), Rows(), replace(SETTINGS, max_tokens=64), World(), packed)
+
+    whole, again = make(4096), make(60)
+    whole.train(lambda run: save_checkpoint(run, tmp_path) if run.progress.step == 3 else None)
+    load_checkpoint(again, tmp_path)
+    again.train()
+    assert again.progress.loss_curve == whole.progress.loss_curve
+    for name, parameter in again.parameters.items():
+        assert torch.equal(parameter, whole.parameters[name]), name
 
 
 def test_places_without_a_token_are_counted() -> None:
@@ -106,7 +121,11 @@ def test_it_is_for_one_gpu_and_known_families(monkeypatch: pytest.MonkeyPatch) -
     assert packed_refusal(nn.Linear(2, 2), "bf16", World()) == "a loss of another kind"
     monkeypatch.setattr(packed_step, "static_refusal", lambda *given: None)
     assert packed_refusal(root, "bf16", World()) is None
-    assert packed_refusal(MaskedLMLoss(tiny("modernbert")), "bf16", World()) == "the family modernbert"
+    for family in ("modernbert", "eurobert", "gte"):
+        assert packed_refusal(MaskedLMLoss(tiny(family)), "bf16", World()) is None
+        assert packed_refusal(MaskedLMLoss(tiny(family, tie_word_embeddings=False)), "bf16", World()) is None
+    untied = MaskedLMLoss(tiny("bert", tie_word_embeddings=False))
+    assert packed_refusal(untied, "bf16", World()) == "an output projection of its own"
 
 
 @pytest.fixture

@@ -45,11 +45,11 @@ def packed_refusal(root: nn.Module, precision: str, world: World) -> str | None:
         return "a loss of another kind"
     if world.size > 1:
         return "the model is spread over several GPUs"
-    config = encoder.model.config
-    refusal = static_refusal(config, 0, precision, world)
-    if refusal is None and is_gated(config):
-        return f"the family {config.model_type}"
-    if refusal is None and encoder.model.get_output_embeddings().weight is not encoder.model.get_input_embeddings().weight:
+    model = encoder.model
+    refusal = static_refusal(model.config, 0, precision, world)
+    is_tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    if refusal is None and not is_tied and not is_gated(model.config):
+        # The heads of these families then have a second bias, which no loss reaches and AdamW must leave alone.
         return "an output projection of its own"
     return refusal
 

@@ -27,9 +27,9 @@ class _StoppedError(Exception):
     pass
 
 
-def make_run(device: torch.device, num_steps: int, dropout: float, clip: float) -> Run:
-    """Returns a run of the small model over rows of many lengths."""
-    model = empty_model(SMALL, device, dropout=dropout)
+def make_run(device: torch.device, num_steps: int, dropout: float, clip: float, shape: GpuShape = SMALL) -> Run:
+    """Returns a run of a small model over rows of many lengths."""
+    model = empty_model(shape, device, dropout=dropout)
     draw_weights(model, device)
     precision = "bf16" if device.type == "cuda" else "fp32"
     settings = TrainSettings(1e-3, 0.01, 0.25, "linear", clip, precision, 0, 1, max_tokens=512)
@@ -41,14 +41,14 @@ def small_rows(num_steps: int) -> RandomRows:
     return RandomRows(num_steps, 12, SMALL.rows, 90, 20)
 
 
-def against_transformers(device: torch.device, scratch: Path) -> tuple[float, float]:
+def against_transformers(device: torch.device, scratch: Path, shape: GpuShape = SMALL) -> tuple[float, float]:
     """Returns how far the first step's loss and gradients are from transformers' own in fp32, both as shares."""
-    run = make_run(device, 1, 0.0, NO_CLIP)
+    run = make_run(device, 1, 0.0, NO_CLIP, shape)
     run.train(lambda run: save_checkpoint(run, scratch))
     # After one step AdamW's first moments are a tenth of the gradients.
     saved = load_file(scratch / "rank-00000.safetensors")
     ours = {name.removeprefix("exp_avg/encoder.model."): 10 * v for name, v in saved.items() if name.startswith("exp_avg/")}
-    plain = empty_model(SMALL, device, dropout=0.0)
+    plain = empty_model(shape, device, dropout=0.0)
     draw_weights(plain, device)
     rows = [as_inputs(row) for row in small_rows(1).rows(0, range(12))]
     fills = {"input_ids": 1, "attention_mask": 0, "labels": -100}
@@ -65,11 +65,11 @@ def against_transformers(device: torch.device, scratch: Path) -> tuple[float, fl
     return abs(told / loss.item() - 1), float((apart / whole).sqrt())
 
 
-def same_bits(device: torch.device, scratch: Path) -> dict[str, str]:
+def same_bits(device: torch.device, scratch: Path, shape: GpuShape = SMALL) -> dict[str, str]:
     """Returns a hash of all weights and losses after a run with dropout: twice, and of a run that stopped and went on."""
     found = {}
     for how in ("first", "again"):
-        run = make_run(device, STEPS, 0.1, 1.0)
+        run = make_run(device, STEPS, 0.1, 1.0, shape)
         run.train()
         found[how] = _digest(run)
 
@@ -79,9 +79,9 @@ def same_bits(device: torch.device, scratch: Path) -> dict[str, str]:
             raise _StoppedError
 
     try:
-        make_run(device, STEPS, 0.1, 1.0).train(save_and_stop)
+        make_run(device, STEPS, 0.1, 1.0, shape).train(save_and_stop)
     except _StoppedError:
-        resumed = make_run(device, STEPS, 0.1, 1.0)
+        resumed = make_run(device, STEPS, 0.1, 1.0, shape)
         load_checkpoint(resumed, scratch)
         resumed.train()
         found["resumed"] = _digest(resumed)

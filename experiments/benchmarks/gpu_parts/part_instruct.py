@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.gpu_parts.exact_gated import FAMILIES, small_shape
 from benchmarks.gpu_parts.exact_tuning import against_transformers, same_bits
 from benchmarks.gpu_parts.plain_steps import VOCABULARY
 from benchmarks.gpu_parts.plain_tuning import plain_tokens_s
@@ -54,6 +55,11 @@ def run(options: Namespace, scratch: Path, console: Console, found: dict[str, An
     found["rows"] = []
     found["loss_apart"], found["gradients_apart"] = against_transformers(device, scratch / "first")
     found["digests"] = same_bits(device, scratch / "stopped")
+    found["gated"] = {}
+    for family in FAMILIES:
+        of_step = against_transformers(device, scratch / f"first-{family}", small_shape(family))
+        digests = same_bits(device, scratch / f"stopped-{family}", small_shape(family))
+        found["gated"][family] = (*of_step, len(set(digests.values())))
     apart = f"loss {found['loss_apart']:.1e} apart, gradients {found['gradients_apart']:.1e}"
     same = len(set(found["digests"].values())) == 1
     console.print(f"a step against transformers' own: {apart}; the same bits: {'yes' if same else 'NO'}", highlight=False)
@@ -83,6 +89,10 @@ def targets(found: dict[str, Any]) -> list[Target]:
         told.append(Target("gradients, apart from transformers'", found["gradients_apart"], 5e-2 if on_gpu else 1e-4, True))
     if "digests" in found:
         told.append(Target("different bits of a run, again and resumed", len(set(found["digests"].values())) - 1, 0, True))
+    for family, (loss, gradients, results) in found.get("gated", {}).items():
+        told.append(Target(f"{family}: loss of a step, apart from transformers'", loss, 1e-2 if on_gpu else 1e-5, True))
+        told.append(Target(f"{family}: gradients, apart", gradients, 5e-2 if on_gpu else 1e-4, True))
+        told.append(Target(f"{family}: different bits of a run, again and resumed", results - 1, 0, True))
     for row in found.get("rows", []):
         name = row["shape"]
         if row["share"] and name in TARGET_SHARE:

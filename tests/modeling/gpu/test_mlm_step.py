@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from static_steps import PACKED_FAMILIES, NaNBeyondTheEnd
+from static_steps import STATIC_FAMILIES, NaNBeyondTheEnd
 from tiny_ranks import Rows, longest_first, plain_loss, tiny
 
 from xlmr_sweep.modeling.gpu import mlm_packing
@@ -31,9 +31,22 @@ def step_of(model: Any) -> MaskedLMStep:
     return MaskedLMStep(model, first, Optimisation(0.7, 0.01), torch.float32, NaNBeyondTheEnd(), kernels, TorchVocabulary())
 
 
-@pytest.mark.parametrize("family", PACKED_FAMILIES)
-def test_losses_gradients_and_weights_equal_transformers_own(family: str) -> None:
-    model = tiny(family, max_position_embeddings=60)
+OTHER_FORMS = (
+    ("modernbert", {"decoder_bias": False, "classifier_bias": True, "norm_bias": True, "mlp_bias": True, "attention_bias": True}),
+    # A sequence of ordinary length is longer than the window.
+    ("modernbert", {"tie_word_embeddings": False, "local_attention": 4, "vocab_size": 128}),
+    ("eurobert", {"num_key_value_heads": 1, "head_dim": 16, "mlp_bias": True, "attention_bias": True}),
+    ("eurobert", {"tie_word_embeddings": True}),
+    ("gte", {"type_vocab_size": 0, "vocab_size": 128}),
+    ("gte", {"tie_word_embeddings": False}),
+)
+"""Output projections of their own, with a bias or without; heads that share a key; no token types, so that words are the whole
+table of embeddings."""
+
+
+@pytest.mark.parametrize(("family", "form"), [*((family, {}) for family in STATIC_FAMILIES), *OTHER_FORMS])
+def test_losses_gradients_and_weights_equal_transformers_own(family: str, form: dict[str, Any]) -> None:
+    model = tiny(family, **{"max_position_embeddings": 60} | form)
     plain = copy.deepcopy(model).train()
     step, source = step_of(model), Rows(num_steps=3)
     decayed = [p for p in plain.parameters() if p.ndim > 1]

@@ -85,7 +85,7 @@ class LabelWords:
                 of_states, None, normed, views.master["head.norm"], 0.0, into, rest_is_sum=False
             )
             of_dense = torch.ops.aten.gelu_backward(of_active.to(states.dtype), dense)
-            of_states = _dense_backward(self._blocks, of_dense, states)
+            of_states = dense_backward(self._blocks, of_dense, states)
         return of_states, None if self._own else of_words
 
 
@@ -125,10 +125,11 @@ class Classification:
         kernels.sum_rows(of_out, views.grads["head.out_bias"])
         of_active = self._undropped(of_out @ views.low["head.out"], mask_2)
         of_dense = torch.ops.aten.tanh_backward(of_active, active)
-        return self._undropped(_dense_backward(self._blocks, of_dense, first), mask_1), None
+        return self._undropped(dense_backward(self._blocks, of_dense, first), mask_1), None
 
 
-def _dense_backward(blocks: Blocks, of_dense: Tensor, states: Tensor) -> Tensor:
+def dense_backward(blocks: Blocks, of_dense: Tensor, states: Tensor) -> Tensor:
+    """Puts the gradients of a head's dense layer into their places. Returns the gradient of its inputs, (n, H)."""
     grads = blocks.views.grads
     blocks.product(of_dense, states, grads["head.dense"])
     if "head.dense_bias" in grads:

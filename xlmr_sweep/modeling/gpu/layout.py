@@ -161,7 +161,8 @@ def label_word_entries(model: Any) -> OfHead:
         chain += [] if dense.bias is None else [Entry("head.dense_bias", (dense.bias,))]
         chain.append(norm_entry("head.norm", norm))
     if output.weight is not model.get_input_embeddings().weight:
-        matrices.append(Entry("head.words", (output.weight,)))
+        # Logits of the whole vocabulary have one column per row, as above.
+        matrices.append(Entry("head.words", (output.weight,), rows=64))
     if output.bias is not None:
         rest.append(Entry("head.rows_bias", (cast(nn.Parameter, output.bias),)))
     return matrices, chain, rest

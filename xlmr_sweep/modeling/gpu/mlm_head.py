@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from xlmr_sweep.modeling.gpu.blocks import Blocks
+from xlmr_sweep.modeling.gpu.heads import dense_backward
 from xlmr_sweep.modeling.gpu.torch_kernels import gelu
 from xlmr_sweep.modeling.gpu.vocabulary_kernels import VocabularyKernels, Wanted
 
@@ -19,38 +20,46 @@ COLUMNS = 64
 
 
 class MaskedLMHead:
-    """Dense layer, gelu, norm, and the output projection, which is tied to the word embeddings.
+    """Dense layer, gelu and norm, or nothing; then the output projection.
+
+    The projection is tied to the word embeddings, or a matrix of its own, `head.words`. It may have a bias for each word.
 
     Args:
         blocks: the encoder's. Its views hold the head's weights, and copies of the embeddings in the products' type.
         vocabulary: computes losses.
+        num_words: V.
     """
 
-    def __init__(self, blocks: Blocks, vocabulary: VocabularyKernels) -> None:
+    def __init__(self, blocks: Blocks, vocabulary: VocabularyKernels, num_words: int) -> None:
         self._blocks, self._vocabulary = blocks, vocabulary
-        num_words = len(blocks.views.master["head.rows_bias"])
-        # Positions and token types follow the words. Their logits do not count. The table's rows are a multiple of `COLUMNS` too.
+        master = blocks.views.master
+        self._has_transform = "head.dense" in master
+        self._key = "head.words" if "head.words" in master else "embeddings"
+        bias = master.get("head.rows_bias")
+        self._bias = torch.zeros(num_words, device=master[self._key].device) if bias is None else bias
+        # Other rows of the table follow the words. Their logits do not count. The table's rows are a multiple of `COLUMNS` too.
         self._columns = -(-num_words // COLUMNS) * COLUMNS
 
     def losses(self, states: Tensor, wanted: Wanted) -> tuple[Tensor, Tensor]:
         """Returns the weighted losses, (M,) fp32, and the states' gradient of their sum, (M, H). Adds the head's gradients."""
+        if not self._has_transform:
+            return self._projected(states, wanted)
         blocks = self._blocks
         views, kernels, low = blocks.views, blocks.kernels, blocks.views.low
-        dense = torch.addmm(low["head.dense_bias"], states, low["head.dense"].t())
+        weight, bias = low["head.dense"].t(), low.get("head.dense_bias")
+        dense = torch.mm(states, weight) if bias is None else torch.addmm(bias, states, weight)
         active = gelu(dense).float()
         normed = kernels.add_norm(None, active, views.master["head.norm"], blocks.form.eps, 0.0, wants_out=False)
         losses, of_low = self._projected(normed.low, wanted)
         into = (views.grads["head.norm"], None)
         _, of_active = kernels.add_norm_backward(of_low, None, normed, views.master["head.norm"], 0.0, into, rest_is_sum=False)
         of_dense = torch.ops.aten.gelu_backward(of_active.to(states.dtype), dense)
-        blocks.product(of_dense, states, views.grads["head.dense"])
-        kernels.sum_rows(of_dense, views.grads["head.dense_bias"])
-        return losses, of_dense @ low["head.dense"]
+        return losses, dense_backward(blocks, of_dense, states)
 
     def _projected(self, inputs: Tensor, wanted: Wanted) -> tuple[Tensor, Tensor]:
         views, size = self._blocks.views, self._chunk(len(inputs))
-        words, of_words = views.low["embeddings"][: self._columns], views.grads["embeddings"][: self._columns]
-        bias, of_bias = views.master["head.rows_bias"], views.grads["head.rows_bias"]
+        words, of_words = views.low[self._key][: self._columns], views.grads[self._key][: self._columns]
+        bias, of_bias = self._bias, views.grads.get("head.rows_bias")
         losses, of_inputs = [], torch.empty_like(inputs)
         for start in range(0, len(inputs), size):
             part = slice(start, start + size)
@@ -59,7 +68,8 @@ class MaskedLMHead:
             )
             losses.append(found)
             self._blocks.product(of_logits, inputs[part], of_words)
-            self._vocabulary.add_columns(of_logits, of_bias)
+            if of_bias is not None:
+                self._vocabulary.add_columns(of_logits, of_bias)
             torch.mm(of_logits, words, out=of_inputs[part])
             del of_logits
         return torch.cat(losses), of_inputs

@@ -21,7 +21,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from xlmr_sweep.modeling.gpu.packing import Table, places, width_of
+from xlmr_sweep.modeling.gpu.packing import ABSENT, Table, places, width_of
 
 TOKENS, ASKED, SLOTS = 512, 256, 8
 """N, M and S are multiples of these. So there are few shapes; each needs a graph."""
@@ -110,16 +110,21 @@ def deal(rows: Sequence[MaskedRow], number: int) -> list[list[MaskedRow]]:
     return dealt
 
 
-def cut(rows: Sequence[MaskedRow], max_tokens: int, longest: int, least: int = 1) -> tuple[list[list[MaskedRow]], PackShape]:
+def cut(
+    rows: Sequence[MaskedRow], max_tokens: int, longest: int | None, least: int = 1
+) -> tuple[list[list[MaskedRow]], PackShape]:
     """Returns as few micro-batches as fit into a budget, and the shape that holds each of them.
 
     Args:
         rows: the longest first.
         max_tokens: largest N. N is larger only if a single row needs it.
-        longest: the most tokens that a sequence of the model can have.
+        longest: the most tokens that a sequence of the model can have. None if only the rows say it.
         least: the smallest number of micro-batches.
     """
     total = sum(len(row.input_ids) for row in rows)
+    if longest is None:
+        # Rounded up, so that there are few shapes.
+        longest = _up(max((len(row.input_ids) for row in rows), default=1), TOKENS)
     number = max(1, least, min(len(rows), -(-total // max_tokens)))
     while True:
         batches = deal(rows, number)
@@ -172,17 +177,18 @@ def _fill(row: NDArray[np.int32], batch: Sequence[MaskedRow], shape: PackShape, 
     words, positions, types = row[field["rows_at"]].reshape(3, shape.tokens)
     if batch:
         words[:used] = np.concatenate([np.asarray(one.input_ids) for one in batch])
-    positions[:] = table.words + table.first_position + np.arange(shape.tokens) - np.repeat(offsets[:-1], lengths)
-    types[:] = table.words + table.positions
+    within = np.arange(shape.tokens) - np.repeat(offsets[:-1], lengths)
+    positions[:] = table.words + table.first_position + within if table.positions else ABSENT - within
+    types[:] = table.words + table.positions if table.types else ABSENT
     # In filler the first token of a slot is asked again and again, until all M places are used.
     asked = np.repeat(offsets[:-1], counts)
     labels, weights, is_target = row[field["labels"]], row[field["weights"]].view(np.float32), row[field["is_target"]]
     labels[:] = -1
     for i, one in enumerate(batch):
         num_asked, start = len(one.positions), int(asked_offsets[i])
-        places = slice(start, start + num_asked)
-        asked[places] += np.asarray(one.positions, dtype=np.int64)
-        labels[places], weights[places] = one.labels, weight
+        at = slice(start, start + num_asked)
+        asked[at] += np.asarray(one.positions, dtype=np.int64)
+        labels[at], weights[at] = one.labels, weight
         is_target.view(np.float32)[start + num_asked - one.num_targets : start + num_asked] = 1.0
     row[field["asked"]] = asked
     slot_at = row[field["slot_at"]]

@@ -11,13 +11,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from xlmr_sweep.modeling.gpu.blocks import Blocks, Row, Views
+from xlmr_sweep.modeling.gpu.blocks import Row, Views
 from xlmr_sweep.modeling.gpu.flash import Attention
-from xlmr_sweep.modeling.gpu.layout import family_layout
 from xlmr_sweep.modeling.gpu.mlm_head import MaskedLMHead
 from xlmr_sweep.modeling.gpu.mlm_packing import PackShape
+from xlmr_sweep.modeling.gpu.model_parts import blocks_of, layout_of, table_of
 from xlmr_sweep.modeling.gpu.products import adding_product
-from xlmr_sweep.modeling.gpu.static_step import Optimisation, demand_determinism, form_of, move_weights, table_of
+from xlmr_sweep.modeling.gpu.static_step import Optimisation, demand_determinism, move_weights
 from xlmr_sweep.modeling.gpu.torch_kernels import Kernels
 from xlmr_sweep.modeling.gpu.vocabulary_kernels import VocabularyKernels, Wanted, WordUses
 
@@ -42,15 +42,15 @@ class MaskedLMStep:
         self, model: nn.Module, first_position: int, optimisation: Optimisation, dtype: torch.dtype, attention: Attention,
         kernels: Kernels, vocabulary: VocabularyKernels,
     ) -> None:  # fmt: skip
-        self.layout, self.optimisation = family_layout(model, None), optimisation
+        self.layout, self.optimisation = layout_of(model, None), optimisation
         self.device = next(model.parameters()).device
-        # The output projection multiplies by the embeddings, so they have a copy too.
+        # A tied output projection multiplies by the embeddings, so they have a copy too.
         self.state = move_weights(self.layout, self.device, dtype, 0)
         views = Views(*(self.layout.views(flat) for flat in (self.state.weights, self.state.low, self.state.grads)))
         self.table = table_of(model, first_position)
         self.kernels, self._vocabulary = kernels, vocabulary
-        self._blocks = Blocks(form_of(model.config), views, attention, kernels, adding_product(self.device, dtype))
-        self._head = MaskedLMHead(self._blocks, vocabulary)
+        self._blocks = blocks_of(model, views, attention, kernels, adding_product(self.device, dtype))
+        self._head = MaskedLMHead(self._blocks, vocabulary, self.table.words)
         num_others = len(views.master["embeddings"]) - self.table.words
         self._places = torch.arange(num_others, dtype=torch.int32, device=self.device)
         self.losses = torch.zeros(2, device=self.device)
@@ -58,9 +58,9 @@ class MaskedLMStep:
         self.refresh()
 
     @property
-    def longest(self) -> int:
-        """The most tokens in a sequence."""
-        return self.table.positions - self.table.first_position
+    def longest(self) -> int | None:
+        """The most tokens in a sequence. None if positions are rotary, of which there is no table."""
+        return self.table.positions - self.table.first_position if self.table.positions else None
 
     def refresh(self) -> None:
         """Makes the copies in the products' type again. Call it after weights were put in."""
@@ -108,7 +108,10 @@ class MaskedLMStep:
     def _add_embeddings(self, of_tokens: Tensor, rows_at: Tensor, uses: WordUses) -> None:
         grads, num_words = self._blocks.views.grads["embeddings"], self.table.words
         self._vocabulary.add_words(of_tokens, uses, grads[:num_words])
-        # Positions and token types are few, so their sums are a product with ones. Here words are negative, which is no row.
+        if not self.table.positions and not self.table.types:
+            return
+        # Positions and token types are few, so their sums are a product with ones. Here words and rotary positions are negative,
+        # which is no row.
         ones = self.kernels.uses(rows_at - num_words, self._places)
         self._blocks.product(ones, of_tokens.to(ones.dtype), grads[num_words:])
 

@@ -19,14 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xlmr_sweep.modeling.families import model_family
-from xlmr_sweep.modeling.gpu.blocks import Blocks, Form, Row, Views
+from xlmr_sweep.modeling.gpu.blocks import Row, Views
 from xlmr_sweep.modeling.gpu.flash import Attention
-from xlmr_sweep.modeling.gpu.gated_blocks import GatedBlocks
-from xlmr_sweep.modeling.gpu.gated_model import angles_of, gated_form, gated_layout, gated_table, is_gated
 from xlmr_sweep.modeling.gpu.heads import Classification, Head, LabelWords
-from xlmr_sweep.modeling.gpu.layout import Layout, family_layout, move_into
-from xlmr_sweep.modeling.gpu.packing import EXTRA, RowShape, Table
+from xlmr_sweep.modeling.gpu.layout import Layout, move_into
+from xlmr_sweep.modeling.gpu.model_parts import blocks_of, layout_of, table_of
+from xlmr_sweep.modeling.gpu.packing import EXTRA, RowShape
 from xlmr_sweep.modeling.gpu.products import write_product
 from xlmr_sweep.modeling.gpu.torch_kernels import AdamWState, Kernels
 
@@ -75,7 +73,7 @@ class StaticStep:
         optimisation: Optimisation, dtype: torch.dtype, attention: Attention, kernels: Kernels,
     ) -> None:  # fmt: skip
         config: Any = model.config
-        self.layout = gated_layout(model, head) if is_gated(config) else family_layout(model, head)
+        self.layout = layout_of(model, head)
         self.optimisation, self.num_labels = optimisation, num_labels
         device = next(model.parameters()).device
         self.device = device
@@ -86,14 +84,10 @@ class StaticStep:
             self.layout.views(self.state.low, 0 if dtype == torch.float32 else self.layout.num_embedded),
             self.layout.views(self.state.grads),
         )
-        self.table = gated_table(model) if is_gated(config) else table_of(model, first_position)
+        self.table = table_of(model, first_position)
         self.longest = self.table.positions - first_position if self.table.positions else int(config.max_position_embeddings)
         self.kernels = kernels
-        self._blocks = (
-            GatedBlocks(gated_form(config), views, attention, kernels, write_product, angles_of(model))
-            if is_gated(config)
-            else Blocks(form_of(config), views, attention, kernels, write_product)
-        )
+        self._blocks = blocks_of(model, views, attention, kernels, write_product)
         self._head: Head = LabelWords(self._blocks, num_labels) if head is None else Classification(self._blocks, head_dropout)
         self._labels = torch.arange(num_labels, dtype=torch.int32, device=device)
         self._numbers = torch.arange(2**16, dtype=torch.int32, device=device)
@@ -189,22 +183,6 @@ class StaticStep:
         is_here = (self._numbers[: len(rows.results)] == rows.at).view(-1, *[1] * result.dim())
         torch.where(is_here, result, rows.results, out=rows.results)
         rows.at.add_(1)
-
-
-def form_of(config: Any) -> Form:
-    """Returns the part of a transformers configuration that a step needs."""
-    heads = config.num_attention_heads
-    return Form(
-        config.num_hidden_layers, heads, config.hidden_size // heads, model_family(config).is_pre_norm, config.layer_norm_eps,
-        config.hidden_dropout_prob, config.attention_probs_dropout_prob,
-    )  # fmt: skip
-
-
-def table_of(model: nn.Module, first_position: int) -> Table:
-    """Returns where words, positions and token types of a transformers model begin in its embeddings."""
-    body: Any = model.base_model
-    words, positions = (len(getattr(body.embeddings, f"{kind}_embeddings").weight) for kind in ("word", "position"))
-    return Table(words, positions, first_position)
 
 
 def move_weights(layout: Layout, device: torch.device, dtype: torch.dtype, num_embedded: int) -> AdamWState:
