@@ -6,7 +6,11 @@ its calls is counted apart: what is left is the work outside the tokenizer. Goal
 the tokenizer, at most 2 GiB. Exit status 1 where a goal is missed.
 
 `--growth 100000 400000` runs only our side, once for each number of rows, and compares the greatest memory of the runs. Goal: at
-most 10% more for the most rows than for the fewest.
+most 10% more for the most rows than for the fewest. With `--ray` the parts go to Ray Data, and the greatest process counts.
+
+`--restart 0.25 0.5 0.75` runs only our side: once from start to end, then once more, killed by SIGKILL at these shares of the
+first run's time and again when only the manifest is missing. What a kill lost is the CPU time of the parts that were at work,
+measured as the process dies. Goal: at most 1% of the CPU time of all parts and of joining them.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import argparse
 import itertools
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +28,7 @@ from typing import Any
 
 from benchmarks.data_parts.world import make_model, make_rows
 from benchmarks.trial_parts.measures import Target
+from benchmarks.trial_parts.watch import run_watched
 from benchmarks.trials import show_targets
 from rich.console import Console
 
@@ -39,10 +45,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--growth", type=int, nargs="+", metavar="ROWS", help="only our side, once for each number of rows: does memory grow?"
     )
+    parser.add_argument("--ray", action="store_true", help="with --growth: Ray Data does the parts")
+    parser.add_argument(
+        "--restart", type=float, nargs="+", metavar="SHARE", help="only our side: what a kill at these shares of a run loses"
+    )
     options = parser.parse_args(arguments)
     console = Console() if sys.stdout.isatty() else Console(width=120)
     if options.growth:
-        return _show_growth(console, sorted(options.growth))
+        return _show_growth(console, sorted(options.growth), "ray" if options.ray else "here")
+    if options.restart:
+        return _show_restart(console, options.rows, sorted(options.restart))
     with tempfile.TemporaryDirectory(prefix="data-") as scratch:
         sides = run_sides(Path(scratch), options.rows)
     for name, side in sides.items():
@@ -59,9 +71,9 @@ def main(arguments: list[str]) -> int:
     return 0 if show_targets(console, "data", [target.as_dict() for target in targets]) else 1
 
 
-def _show_growth(console: Console, numbers: list[int]) -> int:
+def _show_growth(console: Console, numbers: list[int], where: str) -> int:
     with tempfile.TemporaryDirectory(prefix="data-") as scratch:
-        sides = run_growth(Path(scratch), numbers)
+        sides = run_growth(Path(scratch), numbers, where)
     for number, side in sides.items():
         console.print(f"{number:,} rows: {side['seconds']:.1f} s, {side['peak_bytes'] / 2**30:.2f} GiB")
     peaks = [side["peak_bytes"] for side in sides.values()]
@@ -72,12 +84,31 @@ def _show_growth(console: Console, numbers: list[int]) -> int:
     return 0 if show_targets(console, "data", [target.as_dict() for target in targets]) else 1
 
 
+def _show_restart(console: Console, num_rows: int, shares: list[float]) -> int:
+    with tempfile.TemporaryDirectory(prefix="data-") as scratch:
+        whole, killed = run_restart(Path(scratch), num_rows, shares)
+    work = whole["parts_s"] + whole["joined_s"]
+    console.print(
+        f"from start to end: {whole['parts']} parts, {whole['parts_s']:.1f} CPU s; joining {whole['joined_s']:.2f} CPU s",
+        highlight=False,
+    )
+    for name, run in killed.items():
+        console.print(
+            f"killed {name}: {run['parts']} parts were done in this run, {run['lost_parts']} at work; "
+            f"lost {run['lost_s']:.2f} CPU s, {run['lost_s'] / work:.2%}",
+            highlight=False,
+        )
+    most = max(run["lost_s"] for run in killed.values()) / work
+    target = Target("the most that a kill lost, share of the work", most, 0.01, at_most=True)
+    return 0 if show_targets(console, "data", [target.as_dict()]) else 1
+
+
 def _outside(side: dict[str, Any]) -> float:
     return float(side["cpu"] - side["tokenizer_cpu"])
 
 
-def run_growth(scratch: Path, numbers: list[int]) -> dict[int, dict[str, Any]]:
-    """Prepares the first rows of one file, as many as each number says, each in a process of its own."""
+def run_growth(scratch: Path, numbers: list[int], where: str = "here") -> dict[int, dict[str, Any]]:
+    """Prepares the first rows of one file, as many as each number says, each in a process of its own, `here` or by `ray`."""
     rows, model = scratch / "rows.jsonl", scratch / "model"
     make_rows(rows, numbers[-1])
     make_model(rows, model)
@@ -87,10 +118,41 @@ def run_growth(scratch: Path, numbers: list[int]) -> dict[int, dict[str, Any]]:
         with rows.open("rb") as every, first.open("wb") as file:
             file.writelines(itertools.islice(every, number))
         storage = scratch / f"storage-{number}"
-        sides[number] = _side([PARTS / "our_side.py", _study(scratch / f"{number}.yaml", first, model), storage, "here", 0])
+        command = [PARTS / "our_side.py", _study(scratch / f"{number}.yaml", first, model), storage, where, 0]
+        sides[number] = _watched_side(command) if where == "ray" else _side(command)
         first.unlink()
         shutil.rmtree(storage)
     return sides
+
+
+def run_restart(scratch: Path, num_rows: int, shares: list[float]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Prepares once from start to end, then once more with a kill at each share, at the latest when the manifest is missing.
+
+    Returns:
+        The notes of the first run, and of each killed run by when it was killed.
+    """
+    rows, model = scratch / "rows.jsonl", scratch / "model"
+    make_rows(rows, num_rows)
+    make_model(rows, model)
+    study, notes = _study(scratch / "study.yaml", rows, model), scratch / "notes.json"
+
+    def run(storage: str, kill_after_s: float, kind: str = "parts") -> dict[str, Any]:
+        command = [PARTS / "killed_side.py", study, scratch / storage, notes, kill_after_s, kind]
+        done = subprocess.run([sys.executable, *map(str, command)], check=False)
+        if done.returncode != (-signal.SIGKILL if kill_after_s else 0):
+            raise RuntimeError(f"a run ended with {done.returncode}")
+        found: dict[str, Any] = json.loads(notes.read_text())
+        return found
+
+    whole = run("whole", 0)
+    killed: dict[str, dict[str, Any]] = {}
+    for share, before in zip(shares, [0.0, *shares], strict=False):
+        killed[f"at {share:.0%}"] = run("killed", whole["seconds"] * (share - before))
+    killed["before the manifest"] = run("killed", 1, "join")
+    done = run("killed", 0)["parts"] + sum(run["parts"] for run in killed.values())
+    if done != whole["parts"]:
+        raise RuntimeError(f"{done} parts were done in all, not {whole['parts']}")
+    return whole, killed
 
 
 def _study(path: Path, rows: Path, model: Path) -> Path:
@@ -121,3 +183,10 @@ def _side(command: list[Any]) -> dict[str, Any]:
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+def _watched_side(command: list[Any]) -> dict[str, Any]:
+    """Returns what a side printed. Its memory is that of its greatest process: itself, or one of Ray's workers."""
+    run = run_watched([sys.executable, *map(str, command)], workers=("ray::",))
+    found: dict[str, Any] = json.loads([line for line in run.output.splitlines() if line.startswith("{")][-1])
+    return found | {"peak_bytes": max(found["peak_bytes"], *run.peak_uss_bytes.values())}

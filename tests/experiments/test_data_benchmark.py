@@ -24,3 +24,24 @@ def test_both_sides_keep_the_same_rows(tmp_path: Path, monkeypatch: pytest.Monke
     assert ours["tokens"] == plain["tokens"]
     assert 0 < plain["tokenizer_cpu"] < plain["cpu"]
     assert 0 < ours["tokenizer_cpu"] < ours["cpu"]
+
+
+def test_a_restart_does_only_what_is_missing_and_what_a_kill_lost_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    from benchmarks.data import run_restart
+
+    whole, killed = run_restart(tmp_path, 4_000, [0.3])
+
+    assert whole["parts"] >= 2
+    assert 0 < whole["joined_s"] < whole["parts_s"]
+    assert (whole["lost_s"], whole["lost_parts"]) == (0, 0)
+    assert set(killed) == {"at 30%", "before the manifest"}
+    first, second = killed.values()
+    # That all parts are done in the end, none twice, is asserted in there.
+    assert first["parts"] < whole["parts"]
+    assert (first["lost_s"] > 0) == (first["lost_parts"] > 0)
+    # The join of the killed run was whole but for the manifest.
+    assert second["lost_parts"] == 0
+    assert second["lost_s"] > 0

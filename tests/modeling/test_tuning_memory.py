@@ -9,6 +9,7 @@ import torch
 from tiny_ranks import run_of, tiny
 
 from xlmr_sweep.modeling.architecture import KNOWN
+from xlmr_sweep.modeling.gpu.footprint import footprint
 from xlmr_sweep.modeling.memory import keeps_gathered, token_bytes
 from xlmr_sweep.modeling.tuning_memory import LEAST_TOKENS, tuning_plan
 
@@ -31,6 +32,15 @@ def test_the_papers_models_fit_their_cards_without_computing_activations_again()
     a_token = XXL.num_layers * token_bytes(XXL, "bf16", 512)
     used = 5.5e9 + 16 * XXL.num_parameters / 8 + 12 * XXL.layer_parameters + xxl.max_tokens * a_token
     assert used <= 80e9 < used + 512 * a_token
+
+
+@pytest.mark.parametrize("hub", ["FacebookAI/xlm-roberta-base", "answerdotai/ModernBERT-base", "EuroBERT/EuroBERT-210m"])
+def test_a_packed_micro_batch_is_planned_with_no_less_than_a_trials_step_of_as_many_tokens(hub: str) -> None:
+    shape = KNOWN[hub]
+    trial = [footprint(shape, tokens, 0).pool for tokens in (4096, 8192)]
+    planned = [plan(shape, 1, tokens=tokens).step_bytes for tokens in (4096, 8192)]
+    # The trial's last layer may be whole, as in instruction tuning, or compute one token a sequence.
+    assert planned[1] - planned[0] >= trial[1] - trial[0]
 
 
 def test_where_too_little_is_left_activations_are_computed_again() -> None:

@@ -61,7 +61,7 @@ def tuning_plan(
     kept = shape.num_layers * layer
     if is_packed:
         # As `gpu.footprint` counts: gradients of one layer beside what all layers keep.
-        kept += 38.0 * shape.hidden + 4.0 * shape.ffn
+        kept += 38.0 * shape.hidden + (8.0 if shape.gated else 4.0) * shape.ffn
     fitting = int(free / kept // STEP * STEP)
     if fitting >= max_tokens:
         return TuningPlan(max_tokens, step_bytes=max_tokens * kept)

@@ -17,6 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
+from xlmr_sweep.data import mixture
 from xlmr_sweep.data.chat_encoder import ChatEncoder
 from xlmr_sweep.data.mixture import prepare_mixture
 from xlmr_sweep.data.part_work import run_here
@@ -42,6 +43,8 @@ def main(study_file: str, storage: str, where: str, kill_after_s: float) -> None
         from xlmr_sweep.cluster.connect import connected
         from xlmr_sweep.cluster.ray_data import RayDataRunner
 
+        # Otherwise this process would do a small source alone.
+        mixture.HERE_BYTES = 0
         with connected("local"):
             started = time.perf_counter()
             manifest = prepare_mixture(study, Storage(storage), told, RayDataRunner("local"))
