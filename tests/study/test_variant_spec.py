@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +171,31 @@ def test_the_ablation_has_a_job_for_each_variant_and_shares_the_rest() -> None:
     assert {trial.trial_id for trial in of(trials, "declared")} == paper
     assert len({trial.job_name for trial in trials if trial.paradigm == "instructed"}) == len(study.variant_names) == 7
     assert len(trials) == 105 * (2 + 7)
+
+
+def test_the_ablation_leaves_out_whole_families_of_xp3_and_no_other() -> None:
+    """File names as the script of xP3's authors makes them: data set, subset, split and prompt."""
+    families = {
+        "wic": ["super_glue_wic"],
+        "boolq": ["super_glue_boolq"],
+        "paraphrases": ["paws_labeled_final", "paws-x_en", "glue_mrpc", "glue_qqp"],
+        "others": ["super_glue_multirc", "super_glue_record", "wiki_qa_None", "mlqa_mlqa.en.en", "race_high", "piqa_None"],
+    }
+    files = {f"en/xp3_{name}_train_Is_this_True.jsonl": kind for kind, names in families.items() for name in names}
+    left: dict[str, set[str]] = {}
+    for variant in load_study("ablation").variants:
+        if "files" in variant.instructions:
+            assert all(fnmatch(file, variant.instructions["files"]) for file in files)
+            assert not fnmatch("en/merged_en.jsonl", variant.instructions["files"])
+            patterns = variant.instructions.get("exclude", [])
+            assert all(any(fnmatch(file, one) for file in files) for one in patterns)
+            out = {file for file in files if any(fnmatch(file, one) for one in patterns)}
+            left[variant.name] = {kind for file, kind in files.items() if file not in out}
+            # A family is left out whole.
+            assert not any(files[file] in left[variant.name] for file in out)
+    every = set(families)
+    assert left == {
+        "per-file": every,
+        "without-wic-boolq": every - {"wic", "boolq"},
+        "without-paraphrases": {"others"},
+    }
