@@ -12,14 +12,17 @@ import jsonschema
 import pytest
 import ray
 import yaml
-from builders import make_encoder, make_study
+from builders import make_encoder, make_record, make_study
 from ray.autoscaler._private.util import prepare_config, validate_config
 from typer.testing import CliRunner
 
 from xlmr_sweep.cluster.metrics import TOLD
 from xlmr_sweep.cluster.surroundings import LONGEST_SOCKET, SOCKET
 from xlmr_sweep.commands.subcommands import app
-from xlmr_sweep.study.reading import CHECKOUT
+from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.storage.records import write_record
+from xlmr_sweep.study.plan import expand
+from xlmr_sweep.study.reading import CHECKOUT, load_study
 
 METRICS = CHECKOUT / "xlmr_sweep" / "cluster" / "metrics.py"
 
@@ -172,12 +175,50 @@ def test_a_ray_job_has_what_kuberay_needs() -> None:
 
 def test_a_users_study_travels_with_the_file(tmp_path: Path) -> None:
     study = make_study(tmp_path, make_encoder(tmp_path / "encoder"))
-    settings, job = yaml.safe_load_all(launch("kuberay", "--study", str(study), "--cpus-per-node", "4"))
-    assert settings["data"]["study.yaml"] == study.read_text()
-    assert "--study /study/study.yaml" in job["spec"]["entrypoint"]
     compose = yaml.safe_load(launch("compose", "--study", str(study)))
     assert compose["configs"]["study"]["content"] == study.read_text().replace("$", "$$")
     assert f"studies=({study})" in launch("slurm", "--study", str(study))
+    # In pods there is nothing beside the file, and what has a full path may be in the image or the volume.
+    whole = make_study(tmp_path / "whole", tmp_path / "encoder", **whole_paths(tmp_path))
+    settings, job = yaml.safe_load_all(launch("kuberay", "--study", str(whole), "--cpus-per-node", "4"))
+    assert settings["data"]["study.yaml"] == whole.read_text()
+    assert "--study /study/study.yaml" in job["spec"]["entrypoint"]
+
+
+def whole_paths(folder: Path) -> dict[str, Any]:
+    data = {"source": "folder", "folder": str(folder / "superglue")}
+    return {"data": data, "instructions": {"source": "folder", "folder": str(folder / "instructions.jsonl")}}
+
+
+def test_containers_on_this_machine_see_the_folders_that_a_study_names(tmp_path: Path) -> None:
+    study = make_study(tmp_path, make_encoder(tmp_path / "encoder"))
+    compose = yaml.safe_load(launch("compose", "--study", str(study)))
+    seen = {str(tmp_path / "encoder"): str(tmp_path / "encoder")}
+    seen |= {str(tmp_path / name): f"/study/{name}" for name in ("superglue", "instructions.jsonl")}
+    for service in ("head", "worker"):
+        mounts = [volume for volume in compose["services"][service]["volumes"] if isinstance(volume, dict)]
+        assert {mount["source"]: mount["target"] for mount in mounts} == seen, service
+        assert all(mount["type"] == "bind" and mount["read_only"] for mount in mounts)
+
+
+def test_a_study_whose_folders_no_pod_has_is_refused_and_may_lie_in_the_volume(tmp_path: Path) -> None:
+    study = make_study(tmp_path, make_encoder(tmp_path / "encoder"))
+    said = launch("kuberay", "--study", str(study), status=2)
+    assert f"Error: --study {study}: no pod has what it names (superglue, instructions.jsonl); " in said
+    job = yaml.safe_load(launch("kuberay", "--study", str(study), "--study-at", "/runs/own/study.yaml"))
+    assert "--study /runs/own/study.yaml --storage /runs/small" in job["spec"]["entrypoint"]
+    assert "--study-at: only of kuberay" in launch("compose", "--study", str(study), "--study-at", "/runs/a.yaml", status=2)
+    assert "--study-at: only of kuberay" in launch("kuberay", "--study-at", "/runs/a.yaml", status=2)
+
+
+def test_a_storage_of_this_machine_says_nothing_of_one_in_containers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = make_study(tmp_path, make_encoder(tmp_path / "encoder"), paradigms=["prompted"])
+    trial = expand(load_study(str(study)))[0]
+    write_record(Storage(tmp_path / "runs" / "small"), make_record(trial))
+    assert "7 of 8 trials to run" in launch("slurm", "--study", str(study))
+    assert "8 of 8 trials to run" in launch("compose", "--study", str(study))
+    assert "8 of 8 trials to run" in launch("kuberay", "--study", str(study), "--study-at", "/runs/own/study.yaml")
 
 
 def test_ray_itself_takes_the_file_of_workstations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,6 +315,14 @@ def test_submit_writes_the_file_and_hands_it_over(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     assert "there is no sbatch here" in launch("slurm", "--study", "demo", "--submit", status=2)
     monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    docker = programs / "docker"
+    docker.write_text('#!/bin/bash\n[ -e compose ] && { echo "$@" > up; exit 0; }\nexit 125\n')
+    docker.chmod(0o755)
+    said = launch("compose", "--study", "demo", "--submit", status=2)
+    assert "there is no docker compose here; xlmr-demo.yaml is written" in said
+    (tmp_path / "compose").touch()
+    launch("compose", "--study", "demo", "--submit")
+    assert (tmp_path / "up").read_text() == "compose -f xlmr-demo.yaml up --detach\n"
     launch("slurm", "--study", "demo", "--submit", status=3)
     assert (tmp_path / "submitted").read_text() == (tmp_path / "xlmr-demo.sh").read_text()
 

@@ -6,6 +6,7 @@ In: what a user asked for. Out: the file's text, or the file submitted. Imports 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -14,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import jinja2
@@ -68,6 +69,7 @@ class Launch:
     shared: bool = False
     partition: str = ""
     account: str = ""
+    study_at: str = ""
     cluster_only: bool = False
     queue: str = ""
     namespace: str = ""
@@ -117,9 +119,8 @@ def launch_values(launch: Launch, studies: list[StudyNeeds]) -> dict[str, Any]:
         raise StudyError(f"--study: {launch.kind} starts one study; only slurm takes several, as an array of jobs")
     size = node_size(studies, launch.num_nodes, launch.gpus_per_node, launch.cpus_per_node)
     first = studies[0]
-    in_container = launch.kind in ("kuberay", "compose")
-    study_text = first.own_file.read_text(encoding="utf-8") if in_container and first.own_file else ""
-    study = IN_CONTAINER if study_text else first.study
+    study_text = _travelling_study(launch, first)
+    study = IN_CONTAINER if study_text else launch.study_at or first.study
     options = ["--study", study, "--storage", first.storage, *first.options]
     # KubeRay's head is one more node, on which no trial runs.
     num_nodes = size.nodes + (launch.kind == "kuberay")
@@ -144,6 +145,7 @@ def launch_values(launch: Launch, studies: list[StudyNeeds]) -> dict[str, Any]:
         "command": activate + shlex.join(run) if launch.kind == "ray-up" else shlex.join(run),
         "activate": activate,
         "study_text": study_text,
+        "mounts": _mounts(first) if study_text else {},
         "cluster_only": launch.cluster_only,
         "queue": launch.queue,
         "namespace": launch.namespace,
@@ -156,6 +158,29 @@ def launch_values(launch: Launch, studies: list[StudyNeeds]) -> dict[str, Any]:
         "token_file": str(Path.cwd() / "docker" / "secrets" / "ray_token"),
         "dashboard": json.dumps(json.loads((templates_folder() / DASHBOARD).read_text(encoding="utf-8"))),
     }
+
+
+def _travelling_study(launch: Launch, needs: StudyNeeds) -> str:
+    """Returns the text of a user's study that containers get with the file; empty if they have it, or need none."""
+    if launch.study_at and (launch.kind != "kuberay" or not needs.own_file):
+        raise StudyError("--study-at: only of kuberay, and of a study file of your own")
+    if launch.kind not in ("kuberay", "compose") or needs.own_file is None or launch.study_at:
+        return ""
+    here_only = [folder for folder in needs.folders if launch.kind == "kuberay" and not folder.startswith("/")]
+    if here_only:
+        advice = "put the study's folder into the volume, and say where its file lies then, as --study-at /runs/own/own.yaml"
+        raise StudyError(f"--study {needs.own_file}: no pod has what it names ({', '.join(here_only)}); {advice}")
+    return needs.own_file.read_text(encoding="utf-8")
+
+
+def _mounts(needs: StudyNeeds) -> dict[str, str]:
+    """Returns the folders of this machine that a user's study names, and where its containers look for each."""
+    assert needs.own_file is not None
+    of_home = [folder for folder in needs.folders if folder.startswith("~")]
+    if of_home:
+        raise StudyError(f"--study {needs.own_file}: {of_home[0]} is another folder in a container; write it out")
+    inside = PurePosixPath(IN_CONTAINER).parent
+    return {str((needs.own_file.parent / f).resolve()): os.path.normpath(inside / f) for f in needs.folders}
 
 
 def _sizes(launch: Launch, size: NodeSize, studies: list[StudyNeeds]) -> dict[str, Any]:
@@ -183,12 +208,18 @@ def submit(launch: Launch, file: Path, values: Mapping[str, Any]) -> int:
     """
     for words in SUBMIT[launch.kind]:
         command = [{"FILE": str(file), "COMMAND": values["command"]}.get(word, word) for word in words]
-        if shutil.which(command[0]) is None:
-            raise StudyError(f"--submit: there is no {command[0]} here; {file} is written, submit it where there is one")
+        program = "docker compose" if launch.kind == "compose" else command[0]
+        if shutil.which(command[0]) is None or (launch.kind == "compose" and not _has_compose()):
+            raise StudyError(f"--submit: there is no {program} here; {file} is written, submit it where there is one")
         status = subprocess.run(command, check=False).returncode
         if status:
             return status
     return 0
+
+
+def _has_compose() -> bool:
+    """Tells whether docker has its plugin for compose files, which is a package of its own."""
+    return subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
 
 
 def templates_folder() -> Path:

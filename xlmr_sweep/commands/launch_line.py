@@ -48,6 +48,7 @@ def launch_study(
     shared: Annotated[bool, typer.Option("--shared", help="slurm: nodes that other jobs use too")] = False,
     partition: Annotated[str, typer.Option(help="slurm")] = "",
     account: Annotated[str, typer.Option(help="slurm")] = "",
+    study_at: Annotated[str, typer.Option(help="kuberay: where your study's file lies in the pods, as /runs/own/own.yaml")] = "",
     cluster_only: Annotated[bool, typer.Option("--cluster-only", help="kuberay: a RayCluster in place of a RayJob")] = False,
     queue: Annotated[str, typer.Option(help="kuberay: Kueue's local queue")] = "",
     namespace: Annotated[str, typer.Option(help="kuberay")] = "",
@@ -70,7 +71,7 @@ def launch_study(
         _check_kind(kind)
         asked = Launch(
             kind, nodes, gpus_per_node, cpus_per_node, memory_per_node, hours, template, shared, partition, account,  # type: ignore[arg-type]
-            cluster_only, queue, namespace, image, volume, names("--hosts", hosts) or (), user,
+            study_at, cluster_only, queue, namespace, image, volume, names("--hosts", hosts) or (), user,
         )  # fmt: skip
         lists = {"models": models, "tasks": tasks, "paradigms": paradigms, "sizes": sizes, "seeds": seeds}
         chosen = study or ["paper"]
@@ -99,8 +100,8 @@ def _needs(asked: Launch, study: str, storage: str | None, lists: dict[str, str 
     elif "://" not in storage:
         storage = str(Path(storage).absolute())
     options = [word for option, text in lists.items() if text is not None for word in (f"--{option}", text)]
-    # What a container holds cannot be seen from here.
-    here = f"runs/{name}" if asked.kind in ("kuberay", "compose") else storage
+    # What a container holds cannot be seen from here. A storage of this machine is another one, whatever its name.
+    here = f"/nowhere/{name}" if asked.kind in ("kuberay", "compose") else storage
     request = typed_request(study, here, *lists.values())
     return study_needs(request, storage, tuple(options), (asked.num_nodes, asked.gpus_per_node, asked.cpus_per_node))
 

@@ -14,7 +14,7 @@ from xlmr_sweep.errors import StudyError
 from xlmr_sweep.scheduling.resources import Node
 from xlmr_sweep.storage.collect import collect
 from xlmr_sweep.storage.location import shown
-from xlmr_sweep.study.reading import STUDY_FILES
+from xlmr_sweep.study.reading import STUDY_FILES, folders_as_written
 from xlmr_sweep.study.spec import Study
 
 CPUS = 8
@@ -53,6 +53,8 @@ class StudyNeeds:
     """As of `--study`, without dependence on the folder."""
     own_file: Path | None
     """A user's own study file."""
+    folders: tuple[str, ...]
+    """What that file names, as it spells it."""
     storage: str
     options: tuple[str, ...]
     """Further options of the run."""
@@ -110,11 +112,13 @@ def study_needs(
         raise StudyError(f"--storage {shown(storage)}: the file would hold its keys; set them on the nodes")
     opened = open_request(request)
     study = opened.study
-    own = Path(request.study).resolve() if Path(request.study).suffix.lower() in STUDY_FILES else None
+    # Not resolved: what the file names is relative to the folder in which it was named, also where that holds a link to it.
+    own = Path(request.study).absolute() if Path(request.study).suffix.lower() in STUDY_FILES else None
     needs = StudyNeeds(
         study.name,
         str(own) if own else request.study,
         own,
+        tuple(folders_as_written(request.study)) if own else (),
         storage,
         options,
         study.cluster.gpus,

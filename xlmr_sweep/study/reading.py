@@ -95,6 +95,25 @@ def load_study(name_or_path: str) -> Study:
     Raises:
         StudyError: if there is no such study or file, if it is not YAML, or if a key or value is wrong (named).
     """
+    return _absolute(*_as_written(name_or_path))
+
+
+def folders_as_written(name_or_path: str) -> list[str]:
+    """Returns the folders and files that a study names, as its file spells them.
+
+    Raises:
+        StudyError: as `load_study`.
+    """
+    study, _ = _as_written(name_or_path)
+    found = [folder for model in study.models for folder in (model.folder, model.instructed_folder)]
+    found.append(study.data.folder)
+    rows = [study.instructions.folder, *(study.at(variant.name).instructions.folder for variant in study.variants)]
+    found += [folder for folder in rows if isinstance(folder, Path)]
+    return list(dict.fromkeys(str(folder) for folder in found if folder is not None))
+
+
+def _as_written(name_or_path: str) -> tuple[Study, Path]:
+    """Reads a study whose folders are still relative to its file, which is returned too."""
     path = Path(name_or_path)
     if path.suffix.lower() not in STUDY_FILES:
         studies = studies_folder()
@@ -115,7 +134,7 @@ def load_study(name_or_path: str) -> Study:
         raise StudyError(f"--study {path}: not a {'JSON' if is_json else 'YAML'} file: {_yaml_problem(error)}") from None
     if not isinstance(raw, dict):
         raise StudyError(f"--study {path}: holds no mapping of keys to values")
-    return _absolute(validated(raw, str(path)), path)
+    return validated(raw, str(path)), path
 
 
 def _absolute(study: Study, path: Path) -> Study:
