@@ -30,6 +30,7 @@ from analysis.tables import Results, load
 from analysis.variants import of_declared, own_rows, rows_of_variants
 from analysis.wide_console import wide_console
 from analysis.zero_shot import trained
+from xlmr_sweep.study.variant_spec import DECLARED
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ def compare_runs(
         paradigms: maps this project's paradigm names to those of tables from elsewhere, in both sources.
 
     Raises:
-        TableError: if one of them cannot be used, if they have no cell in common, or if both name prompts of a task and none is
-            in both.
+        TableError: if one of them cannot be used, if they have no cell in common, if both name prompts of a task and none is
+            in both, or if one has rows of variants alone that the other has not.
     """
     runs = _of_same_prompts([load(source, columns, paradigms) for source in (a, b)])
     names = [name for name in runs[0].variants if name in runs[1].variants]
@@ -63,6 +64,12 @@ def compare_runs(
         pairs = {name: [own_rows(run.variants[name]) for run in runs] for name in names}
         parts = {name: _compared(*tables) for name, tables in pairs.items()}
     else:
+        for run in runs:
+            if run.study is None and run.variants and DECLARED not in run.variants:
+                raise TableError(
+                    f"{run.source}: all rows are of variants that the other run lacks ({', '.join(run.variants)}); give a table "
+                    "without the column variant to compare them all the same"
+                )
         parts = {"": _compared(*(run.rows for run in runs))}
     # A variant of which one run has nothing says nothing.
     parts = {name: part for name, part in parts.items() if len(part.cells)}
@@ -97,7 +104,7 @@ def _of_prompts(run: Results, wanted: Mapping[str, str]) -> Results:
     if run.every is None:
         return run
     rows = of_prompts(run.every, wanted)
-    return replace(run, rows=checked(of_declared(rows)), variants=rows_of_variants(rows, run.study))
+    return replace(run, rows=checked(of_declared(rows, run.study)), variants=rows_of_variants(rows, run.study))
 
 
 def _joined(parts: Mapping[str, Comparison]) -> Comparison:

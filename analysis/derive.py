@@ -32,7 +32,7 @@ from analysis.schema import PARADIGMS, ordered
 from analysis.significance import with_tests
 from analysis.tables import Results
 from analysis.variant_tables import ipr_by_variant
-from analysis.variants import of_declared
+from analysis.variants import doubtful_sharing, of_declared
 from analysis.zero_shot import trained, with_zero_shot
 from xlmr_sweep.modeling.architecture import KNOWN
 
@@ -83,7 +83,7 @@ def derive(results: Results, found: Artifacts, options: Options) -> Derived:
     if len(by_family):
         tables["families"] = by_family
     if results.every is not None:
-        tables |= {"trials": results.every, **_prompts(results, of_declared(results.every), options)}
+        tables |= {"trials": results.every, **_prompts(results, of_declared(results.every, results.study), options)}
     if results.variants:
         tables["ipr_by_variant"] = ipr_by_variant(results.variants, results.planned[results.planned["train_size"] > 0], options)
     tables["provenance"] = provenance(results, found, options)
@@ -149,6 +149,8 @@ def _notes(results: Results, tables: dict[str, pd.DataFrame], options: Options) 
     rows, notes = results.rows, []
     per_seed = tables["ipr_per_seed"]
     num_undefined = int((per_seed["ipr"].isna() & (per_seed["num_sizes"].astype("int64") >= 2)).sum())
+    if results.study is None:
+        notes += doubtful_sharing(results.variants)
     if rows.empty:
         notes.append(f"no trial of {len(results.planned)} planned ones has a result yet")
     elif rows["train_size"].nunique() == 1:

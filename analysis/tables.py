@@ -20,10 +20,14 @@ from analysis.variants import of_declared, rows_of_variants
 from xlmr_sweep.errors import MissingFolderError, StudyError
 from xlmr_sweep.storage.artifacts import STUDY_FILE
 from xlmr_sweep.storage.location import local_path, locate, shown
+from xlmr_sweep.storage.records import AXES
 
 if TYPE_CHECKING:
     from xlmr_sweep.storage.collect import Collected
     from xlmr_sweep.study.spec import Study
+
+OURS = frozenset({"trial_id", "version_xlmr_sweep"})
+"""Columns by which a table of a study's results is told from others. If the study is not finished, it may have one row a cell."""
 
 FAILURE_COLUMNS = [*CELL, "error_class", "message", "host", "attempt", "time", "trial_id", "traceback"]
 
@@ -112,9 +116,10 @@ def from_table(table: Table, name: str = "table", source: str = "memory") -> Res
         TableError: if the table is wrong or has no row.
     """
     frame = with_named_axes(table)
+    axes = [name for name in AXES if name in frame.columns and (frame[name].notna() & (frame[name] != "")).any()]
     # A table from elsewhere may have columns of these names that mean something else, and one row a cell.
-    has_axes = set(CELL) <= set(frame.columns) and bool({"variant", "prompt"} & set(frame.columns))
-    has_axes = has_axes and bool(frame[CELL].astype(str).duplicated().any())
+    has_axes = set(CELL) <= set(frame.columns) and bool(axes)
+    has_axes = has_axes and (set(frame.columns) >= OURS or bool(frame[CELL].astype(str).duplicated().any()))
     first = of_first_prompt(frame) if has_axes else frame
     rows = checked(of_declared(first) if has_axes else first)
     if rows.empty:
@@ -153,14 +158,14 @@ def _from_storage(source: str) -> Results:
         # A storage names the option `--storage`, which this command does not have.
         raise TableError(str(error).removeprefix("--storage ")) from error
     rows = pd.DataFrame(found.rows) if found.rows else pd.DataFrame(columns=list(REQUIRED))
-    first = of_first_prompt(rows, found.study)
+    first, planned = of_first_prompt(rows, found.study), pd.DataFrame([dict(cell) for cell in found.planned])
     failures = pd.DataFrame(found.failures) if found.failures else pd.DataFrame(columns=FAILURE_COLUMNS)
     return Results(
         name=found.study.name,
         source=str(storage),
-        rows=checked(of_declared(first)),
-        planned=of_declared(of_first_prompt(pd.DataFrame([dict(cell) for cell in found.planned]), found.study))[CELL],
-        failures=of_declared(of_first_prompt(failures, found.study)).reindex(columns=FAILURE_COLUMNS),
+        rows=checked(of_declared(first, found.study)),
+        planned=of_declared(of_first_prompt(planned, found.study), found.study)[CELL],
+        failures=of_declared(of_first_prompt(failures, found.study), found.study).reindex(columns=FAILURE_COLUMNS),
         study=found.study,
         storage=source,
         num_other_settings=found.num_other_settings,

@@ -6,11 +6,12 @@ the one of variants are of the study as declared.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from analysis.schema import Table, as_frame, checked
+from analysis.schema import MAX_NAMED, Table, as_frame, checked
 from xlmr_sweep.study.seen_settings import sharing
 from xlmr_sweep.study.variant_spec import DECLARED
 
@@ -22,14 +23,50 @@ OWNED = ("model", "paradigm", "task")
 """A variant has either all trials of a model, paradigm and task, or none."""
 
 
-def of_declared(table: Table) -> pd.DataFrame:
-    """Returns the rows of the study as declared; of a table without variants, or without that one, all rows of the first."""
+def of_declared(table: Table, study: Study | None = None) -> pd.DataFrame:
+    """Returns the rows of the study as declared; all rows of a table without variants.
+
+    Args:
+        table: rows of all variants.
+        study: whose rows they are. Without it, where no row is of the study as declared, those of the first variant are returned.
+    """
     frame = as_frame(table)
     if VARIANT not in frame.columns or frame.empty:
         return frame
     names = frame[VARIANT].fillna(DECLARED)
-    first = DECLARED if (names == DECLARED).any() else names.iloc[0]
-    return frame[names == first].reset_index(drop=True)
+    is_there = study is not None or (names == DECLARED).any()
+    return frame[names == (DECLARED if is_there else names.iloc[0])].reset_index(drop=True)
+
+
+def doubtful_sharing(variants: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Says of a bare table where its variants may be something else than they are shown as, a line each.
+
+    Args:
+        variants: what `rows_of_variants` returns without a study.
+    """
+    lines = []
+    first = next(iter(variants), DECLARED)
+    if first != DECLARED:
+        lines.append(
+            f"the table has no row of the study as declared, so all chapters but that of variants are of the variant {first}"
+        )
+    for name, rows in variants.items():
+        own, shared = (
+            set(zip(*(rows.loc[rows["is_own"] == is_own, column] for column in ("model", "task", "paradigm")), strict=True))
+            for is_own in (True, False)
+        )
+        # Prompts change all models of a task, and instruction tuning changes all tasks.
+        asked = {(task, paradigm) for _, task, paradigm in own}
+        is_tuned = any(paradigm == "instructed" and (model, task, "prompted") in shared for model, task, paradigm in own)
+        odd = sorted(cell for cell in shared if cell[1:] in asked or (is_tuned and cell[2] == "instructed"))
+        if odd:
+            more = f" and {len(odd) - MAX_NAMED} more" if len(odd) > MAX_NAMED else ""
+            lines.append(
+                f"variant {name}: the table has none of its rows of {', '.join(map(' '.join, odd[:MAX_NAMED]))}{more}, "
+                "so those of the study as declared count for it; if they are not done, or are those of another variant, as in a "
+                "grid, give the study's storage"
+            )
+    return lines
 
 
 def own_rows(rows: pd.DataFrame) -> pd.DataFrame:

@@ -14,8 +14,10 @@ from analysis.compare import compare_runs
 from analysis.derive import derive
 from analysis.options import Options
 from analysis.page import render
+from analysis.schema import TableError
 from analysis.tables import from_table, load
 from analysis.variants import rows_of_variants
+from xlmr_sweep.storage.artifacts import record_file
 from xlmr_sweep.storage.collect import collect, write_results
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.records import write_record
@@ -163,3 +165,61 @@ def make_moved(storage: Storage, tmp_path: Path) -> Callable[[], Path]:
         return tmp_path / "moved.parquet"
 
     return make
+
+
+def without_declared(storage: Storage, varied: Study, variant: str) -> None:
+    """Leaves the trials that were done if only that variant was asked for, and baselines and prompts of the study as declared."""
+    for trial in expand(varied):
+        if trial.variant != variant and (trial.variant != "declared" or trial.paradigm == "instructed"):
+            storage.delete(record_file(trial.trial_id))
+    write_results(storage, collect(storage, varied))
+
+
+def test_trials_of_a_variant_are_not_those_of_the_study_as_declared_before_it_is_finished(
+    storage: Storage, varied: Study, tmp_path: Path
+) -> None:
+    without_declared(storage, varied, "targets-only+usual")
+    of_storage, of_table = load(tmp_path / "varied"), load(tmp_path / "varied" / "results.parquet")
+    for results in (of_storage, of_table):
+        assert set(results.rows["paradigm"]) == {"baseline", "prompted"}
+        assert set(results.variants["targets-only+usual"]["paradigm"]) == {"baseline", "prompted", "instructed"}
+        ipr = derive(results, Artifacts(), Options()).tables["ipr"]
+        assert set(ipr.dropna(subset="mean")["comparison"]) == {"prompted/baseline"}
+    # Of the study as declared nothing at all is done.
+    for trial in expand(varied):
+        if trial.variant == "declared":
+            storage.delete(record_file(trial.trial_id))
+    write_results(storage, collect(storage, varied))
+    of_storage, of_table = load(tmp_path / "varied"), load(tmp_path / "varied" / "results.parquet")
+    assert len(of_storage.rows) == 0
+    assert derive(of_storage, Artifacts(), Options()).notes == ["no trial of 36 planned ones has a result yet"]
+    said = "so all chapters but that of variants are of the variant targets-only+usual"
+    assert any(said in note for note in derive(of_table, Artifacts(), Options()).notes)
+
+
+def test_of_a_bare_table_rows_that_a_variant_may_still_lack_are_named(storage: Storage, varied: Study, tmp_path: Path) -> None:
+    def noted() -> list[str]:
+        notes = derive(load(tmp_path / "varied" / "results.parquet"), Artifacts(), Options()).notes
+        return [note.partition(", so")[0] for note in notes if "variant" in note]
+
+    # In a grid a variant may share trials with another one that is not the study as declared. A table does not tell.
+    in_grid = "variant targets-only+words: the table has none of its rows of base cb instructed"
+    assert noted() == [in_grid]
+    for trial in expand(varied):
+        if (trial.variant, trial.task) == ("targets-only+usual", "rte"):
+            storage.delete(record_file(trial.trial_id))
+    write_results(storage, collect(storage, varied))
+    assert noted() == ["variant targets-only+usual: the table has none of its rows of base rte instructed", in_grid]
+    assert not any("variant" in note for note in derive(load(tmp_path / "varied"), Artifacts(), Options()).notes)
+
+
+def test_variants_that_only_one_run_has_are_not_compared_with_something_else(storage: Storage, tmp_path: Path) -> None:
+    table = pd.read_parquet(tmp_path / "varied" / "results.parquet")
+    for name, rows in (("one", table["variant"] == "targets-only+usual"), ("other", table["variant"] == "both+words")):
+        table[rows].to_parquet(tmp_path / f"{name}.parquet")
+    table[table["variant"] == "targets-only+usual"].drop(columns="variant").to_parquet(tmp_path / "plain.parquet")
+    for other in ("other", "plain"):
+        with pytest.raises(TableError, match=r"all rows are of variants that the other run lacks \(targets-only\+usual\)"):
+            compare_runs(tmp_path / "one.parquet", tmp_path / f"{other}.parquet")
+    assert len(compare_runs(tmp_path / "one.parquet", tmp_path / "varied" / "results.parquet").cells) == 12
+    assert len(compare_runs(tmp_path / "plain.parquet", tmp_path / "plain.parquet").cells) == 12
