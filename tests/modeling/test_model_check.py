@@ -49,6 +49,27 @@ def head_names(folder: Path) -> list[str]:
     return [name for name in load_file(folder / "model.safetensors") if name.startswith(family.head_prefixes)]
 
 
+@pytest.mark.parametrize("kind", [torch.int8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("ending", ["safetensors", "bin"])
+def test_quantised_weights_are_no_weights(kind: torch.dtype, ending: str, tmp_path: Path) -> None:
+    """They have the shapes of the model's own, and mean something only beside their scales."""
+    folder = make_encoder(tmp_path)
+
+    def coded(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: t.to(kind) if name.endswith("dense.weight") else t for name, t in weights.items()}
+
+    source = rewrite(folder, coded)
+    if ending == "bin":
+        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+    assert quick_check(source, [CB]) is None
+    said = (
+        rf"model m: .*\.{ending} holds weights as quantised codes, .*: \S+dense\.weight \(\S+\), .* and \d+ more; give the model"
+    )
+    with pytest.raises(StudyError, match=said):
+        check_model(source, [CB])
+
+
 def test_other_weights_in_the_folder_are_named_and_not_read(tmp_path: Path) -> None:
     folder = make_encoder(tmp_path / "a")
     expected = {name: tensor.detach() for name, tensor in AutoModelForMaskedLM.from_pretrained(folder).state_dict().items()}

@@ -12,7 +12,7 @@ from builders import make_encoder, tokenizer_of
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.bare_tokenizer import BareTokenizer
 from xlmr_sweep.modeling.loading import load_tokenizer
-from xlmr_sweep.modeling.model_check import check_model
+from xlmr_sweep.modeling.model_check import check_model, check_same_kind
 from xlmr_sweep.modeling.quick_check import quick_check
 from xlmr_sweep.modeling.source import ModelSource
 from xlmr_sweep.study.task_check import label_token_ids
@@ -89,3 +89,51 @@ def test_an_unknown_word_stays_unknown_where_no_setting_names_its_token(tmp_path
     for some in (tokenizer, BareTokenizer(*files)):
         with pytest.raises(StudyError, match="label word 'zebra' is an unknown token of the tokenizer"):
             label_token_ids(some, RTE.model_copy(update={"label_words": ("yes", "zebra")}))
+
+
+def bpe_folder(folder: Path, dropout: float | None) -> ModelSource:
+    """Writes a BERT with a byte-pair tokenizer whose file leaves out merges at random."""
+    from tokenizers import models
+
+    pieces = ["Ġ", *"usera:itnyo", "us", "use", "user", "as", "ass", "no", "ye", "yes", "ys"]
+    vocabulary = {piece: i for i, piece in enumerate(["<s>", "<pad>", "</s>", "<unk>", *dict.fromkeys(pieces), "<mask>"])}
+    merges = [("u", "s"), ("us", "e"), ("use", "r"), ("a", "s"), ("as", "s"), ("n", "o"), ("y", "e"), ("ye", "s")]
+    tokenizer = tokenizer_of(models.BPE(vocabulary, merges, unk_token="<unk>"), None, [], mask="<mask>")
+    make_encoder(folder, "bert", vocab_size=len(vocabulary) + 3)
+    tokenizer.save_pretrained(folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["dropout"] = dropout
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    return ModelSource("m", str(folder))
+
+
+def test_a_text_has_the_same_tokens_each_time_also_where_the_file_draws_them(tmp_path: Path) -> None:
+    texts = ["user assess yes no user user asses yes"] * 20
+    drawn, plain = bpe_folder(tmp_path / "drawn", 0.5), bpe_folder(tmp_path / "plain", None)
+    (expected,) = {tuple(ids) for ids in TextTokens(load_tokenizer(plain)).ids(texts)}
+    assert {tuple(ids) for ids in TextTokens(load_tokenizer(drawn)).ids(texts)} == {expected}
+    bare = BareTokenizer(*((Path(drawn.location) / name).read_text() for name in ("tokenizer.json", "tokenizer_config.json")))
+    assert {tuple(ids) for ids in TextTokens(bare).ids(texts)} == {expected}
+    assert quick_check(drawn, [RTE]) is None
+    (note,) = check_model(drawn, [RTE])
+    assert "leaves out merges at random (dropout 0.5)" in note
+    assert check_model(plain, [RTE]) == []
+
+
+def test_other_tokens_around_a_text_than_the_settings_name_are_named(tmp_path: Path) -> None:
+    """A prompt would begin with one token and a bare text with another."""
+    source = bert_folder(tmp_path, lowercase=True)
+    content = json.loads((tmp_path / "tokenizer.json").read_text().replace('"the"', '"[CLS]"'))
+    special = {"special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    content["added_tokens"].append({"id": 4, "content": "[CLS]", **special})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    change(tmp_path, tokenizer_class="PreTrainedTokenizerFast", cls_token="[CLS]")
+    assert quick_check(source, [RTE]) is None
+    (note,) = check_model(source, [RTE])
+    assert "prompts have its cls_token '[CLS]' where its tokenizer.json puts '<s>' around bare texts" in note
+
+
+def test_weights_that_may_have_been_tuned_with_other_tokens_are_named(tmp_path: Path) -> None:
+    base, tuned = (bert_folder(tmp_path / str(lower), lowercase=lower, do_lower_case=lower) for lower in (True, False))
+    assert check_same_kind(base, base) == ""
+    assert "instructed_folder: its tokenizer makes other tokens of 'Cat' than the base model's" in check_same_kind(tuned, base)

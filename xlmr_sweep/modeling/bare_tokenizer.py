@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
 from xlmr_sweep.modeling.special_tokens import OTHER_NAMES
 from xlmr_sweep.study.model_files import TOKENIZER_CONFIG, tokenizer_file
+from xlmr_sweep.study.text_tokens import special_ids, switch_off_dropout
 
 UNKNOWN = ("<unk>", "[UNK]")
 """Usual unknown tokens, for tokenizers whose settings do not name theirs."""
@@ -44,6 +45,7 @@ class BareTokenizer:
         self._tokenizer = Tokenizer.from_str(text)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._had_dropout = switch_off_dropout(self._tokenizer) > 0
         by_key = {key: value for key, value in named.items() if key.endswith("_token")}
         several = [named.get(key) or () for key in ("additional_special_tokens", "extra_special_tokens")]
         values = [*by_key.values(), *(value for group in several for value in _values(group))]
@@ -69,7 +71,7 @@ class BareTokenizer:
         return None not in (self.cls_token_id, self.sep_token_id, self.mask_token_id)
 
     def is_made_as_written(self, model_type: str) -> bool:
-        """Tells whether transformers surely makes the same tokens of texts as the file alone.
+        """Tells whether transformers surely makes the same tokens of texts as the file alone, and there is nothing to say of it.
 
         Its own classes take the vocabulary of the file and make the rest by the settings. Only the usual ones are known here.
 
@@ -77,6 +79,8 @@ class BareTokenizer:
             model_type: model type from `config.json`.
         """
         found, settings = self._tokenizer, self._settings
+        if self._had_dropout or self._has_other_ends():
+            return False
         name = str(settings.get("tokenizer_class") or _CLASSES.get(model_type)).removesuffix("Fast")
         made: tuple[Any, Any]
         if name in ("PreTrainedTokenizer", "TokenizersBackend"):
@@ -99,6 +103,14 @@ class BareTokenizer:
             return False
         written = found.normalizer, found.pre_tokenizer
         return all(_state(one) == _state(other) for one, other in zip(made, written, strict=True))
+
+    def _has_other_ends(self) -> bool:
+        """Tells whether the file puts other special tokens around a text than the settings name."""
+        ids = self._tokenizer.encode("a").ids or [0]
+        like: Any = self
+        special = special_ids(like)
+        ends = ((ids[0], self.cls_token_id), (ids[-1], self.sep_token_id))
+        return any(named not in (None, end) and end in special for end, named in ends)
 
     def _number(self, token: str) -> int | None:
         number: int | None = self._tokenizer.token_to_id(token)

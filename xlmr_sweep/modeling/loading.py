@@ -33,6 +33,7 @@ from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.model_files import CONFIG, TOKENIZER_CONFIG
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.spec import Study
+from xlmr_sweep.study.text_tokens import switch_off_dropout
 
 NEW_HEAD_SEED = 0
 """A masked-LM head that is made new is always the same one."""
@@ -67,6 +68,7 @@ def load_tokenizer(source: ModelSource) -> Any:
         raise StudyError(
             f"model {source.name}: {source.location} holds no vocabulary; copy its tokenizer.json beside the weights"
         )
+    switch_off_dropout(tokenizer.backend_tokenizer)
     name_special_tokens(tokenizer)
     for token in ("cls_token", "sep_token", "mask_token", "pad_token"):
         if getattr(tokenizer, token) is None:

@@ -36,7 +36,7 @@ from xlmr_sweep.modeling.model_folder import (
     weight_shapes,
 )
 from xlmr_sweep.modeling.source import ModelSource
-from xlmr_sweep.modeling.tokenizer_file import other_tokens_note
+from xlmr_sweep.modeling.tokenizer_file import tokenizer_notes, unlike_tokens
 from xlmr_sweep.modeling.weights import cached_files, held_weights, tied_groups
 from xlmr_sweep.study.task_check import label_token_ids
 from xlmr_sweep.study.tasks import TaskSpec
@@ -76,8 +76,7 @@ def check_model(source: ModelSource, tasks: Iterable[TaskSpec], max_length: int 
     model = empty_masked_lm(source)
     _check_sizes(source, config, len(tokenizer), max_length)
     _check_input(source, model)
-    other_tokens = other_tokens_note(source, tokenizer)
-    notes = [other_tokens] if other_tokens else []
+    notes = tokenizer_notes(source, tokenizer)
     folder = read_model_folder(source)
     if folder is not None:
         return notes + folder.notes() + _check_weights(source, model, folder.shapes, are_here=True)
@@ -173,8 +172,11 @@ def _matched(source: ModelSource, model: Any, shapes: Mapping[str, tuple[int, ..
     return set(info["missing_keys"]), set(info["unexpected_keys"])
 
 
-def check_same_kind(tuned: ModelSource, base: ModelSource) -> None:
+def check_same_kind(tuned: ModelSource, base: ModelSource) -> str:
     """Checks that weights which were instruction-tuned elsewhere are of their base model: trials of both share tokens and shapes.
+
+    Returns:
+        What a user should know though the weights may be used. Empty if nothing.
 
     Raises:
         StudyError: naming what differs.
@@ -186,8 +188,15 @@ def check_same_kind(tuned: ModelSource, base: ModelSource) -> None:
                 f"model {tuned.name}: instructed_folder: {field} is {getattr(theirs, field, None)} there and "
                 f"{getattr(ours, field, None)} in the base model; give weights that were tuned from it"
             )
-    if load_tokenizer(base).get_vocab() != load_tokenizer(tuned).get_vocab():
+    its, of_base = load_tokenizer(tuned), load_tokenizer(base)
+    if of_base.get_vocab() != its.get_vocab():
         raise StudyError(f"model {tuned.name}: instructed_folder: its tokenizer is not the base model's")
+    if text := unlike_tokens(of_base, its):
+        return (
+            f"instructed_folder: its tokenizer makes other tokens of {text!r} than the base model's, and its trials use those of "
+            "the base model; look whether the weights were tuned with them"
+        )
+    return ""
 
 
 def _check_shapes(source: ModelSource, model: Any, found: Mapping[str, tuple[int, ...]]) -> None:

@@ -23,6 +23,9 @@ from xlmr_sweep.study.model_files import CONFIG, TOKENIZER_CONFIG, ModelFiles, f
 WRAPPERS = ("_orig_mod.", "module.")
 """What torch.compile and DistributedDataParallel put before each name of a model's weights."""
 
+CODES = {"I8", "U8", "F8_E4M3", "F8_E5M2", "torch.int8", "torch.uint8", "torch.float8_e4m3fn", "torch.float8_e5m2"}
+"""Types of quantised weights, as safetensors and torch name them. As plain numbers they would be other weights."""
+
 MOST_NAMES = 5
 """Names that a message lists; of the others it says how many there are."""
 
@@ -82,14 +85,21 @@ def weight_shapes(source: ModelSource, files: Sequence[Path]) -> dict[str, tuple
     """Returns the shapes of the weights in some files, by the model's own names, without reading the weights.
 
     Raises:
-        StudyError: if a file is damaged.
+        StudyError: if a file is damaged, or holds weights as codes that mean something only beside scales.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
         try:
-            shapes |= _shapes_in(path)
+            found = _weights_in(path)
+            shapes |= {name: shape for name, (shape, _) in found.items()}
         except (SafetensorError, OSError, RuntimeError, UnpicklingError, EOFError, AttributeError) as error:
             raise damaged(source, path, error) from None
+        coded = [f"{name} ({kind})" for name, (_, kind) in found.items() if kind in CODES and name.endswith("weight")]
+        if coded:
+            raise StudyError(
+                f"model {source.name}: {path} holds weights as quantised codes, which cannot be trained: {several(coded)}; give "
+                "the model before it was quantised"
+            )
     return {own: shapes[name] for name, own in own_names(shapes).items()}
 
 
@@ -190,10 +200,12 @@ def _settings(source: ModelSource, path: Path) -> Mapping[str, Any] | None:
     return content
 
 
-def _shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
+def _weights_in(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Returns shape and type of each weight in a file."""
     if path.suffix == ".safetensors":
         with safe_open(path, framework="np") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping.
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping.
+            return {name: (tuple(part.get_shape()), str(part.get_dtype())) for name, part in slices.items()}
     from xlmr_sweep.modeling.bin_weights import load_bin
 
-    return {name: tuple(tensor.shape) for name, tensor in load_bin(path, "meta").items()}
+    return {name: (tuple(tensor.shape), str(tensor.dtype)) for name, tensor in load_bin(path, "meta").items()}

@@ -17,6 +17,7 @@ from xlmr_sweep.modeling.bare_tokenizer import tokenizer_texts
 from xlmr_sweep.modeling.hub_files import read_small_file
 from xlmr_sweep.modeling.source import ModelSource
 from xlmr_sweep.study.model_files import TOKENIZER, TOKENIZER_CONFIG
+from xlmr_sweep.study.text_tokens import switch_off_dropout
 
 NEEDED = ("cls_token", "sep_token", "mask_token", "pad_token", "unk_token")
 
@@ -60,25 +61,58 @@ def check_needed_tokens(source: ModelSource, tokenizer: Any) -> None:
             )
 
 
-def other_tokens_note(source: ModelSource, tokenizer: Any) -> str:
-    """Returns the line that is said where transformers makes other tokens of texts than the tokenizer's file; empty if not."""
+def tokenizer_notes(source: ModelSource, tokenizer: Any) -> list[str]:
+    """Returns what to say of a tokenizer's file, a line each: texts have other tokens here than the file alone gives them."""
+    ends = other_ends_note(source, tokenizer)
+    notes = [ends] if ends else []
     try:
         text, _ = tokenizer_texts(partial(read_small_file, source))
         written = Tokenizer.from_str(text)
     except (
         Exception
     ):  # No such file, or what the library, which raises the bare class, says of it: the tokenizer itself did load.
-        return ""
+        return notes
     written.no_truncation()
     written.no_padding()
+    if dropout := switch_off_dropout(written):
+        notes.append(
+            f"{source.location}: {TOKENIZER} leaves out merges at random (dropout {dropout:g}), as for training a model; "
+            "here a text has the same tokens each time, those without dropout"
+        )
     words = sorted(filter(str.isalpha, written.get_vocab()))[:NUM_WORDS]
     for probe in (*PROBES, *words, *(word.title() for word in words)):
         ours = tokenizer.backend_tokenizer.encode(probe, add_special_tokens=False)
         theirs = written.encode(probe, add_special_tokens=False)
         if ours.ids != theirs.ids:
-            return (
+            notes.append(
                 f"{source.location}: transformers' {type(tokenizer).__name__} turns {probe!r} into the tokens "
                 f"{' '.join(ours.tokens)}, and {TOKENIZER} alone into {' '.join(theirs.tokens)}; the first are used; "
                 f"set tokenizer_class and its options in {TOKENIZER_CONFIG} to what the model was trained with"
             )
+            break
+    return notes
+
+
+def other_ends_note(source: ModelSource, tokenizer: Any) -> str:
+    """Returns the line that is said where a bare text begins or ends with another token than a prompt; empty if not.
+
+    The first are the file's, the others those that the settings name.
+    """
+    ids = tokenizer("a")["input_ids"]
+    for name, around in (("cls_token", ids[0]), ("sep_token", ids[-1])):
+        named = getattr(tokenizer, name)
+        if around != tokenizer.convert_tokens_to_ids(named):
+            return (
+                f"{source.location}: prompts have its {name} {named!r} where its {TOKENIZER} puts "
+                f"{tokenizer.convert_ids_to_tokens(around)!r} around bare texts; name the token that the model was trained with "
+                f"in {TOKENIZER_CONFIG}"
+            )
     return ""
+
+
+def unlike_tokens(ours: Any, theirs: Any) -> str:
+    """Returns the first of some texts of which two tokenizers make other ids; empty if there is none."""
+    words = sorted(filter(str.isalpha, ours.get_vocab()))[:NUM_WORDS]
+    probes = (*PROBES, *words, *(word.title() for word in words))
+    found = [tokenizer(list(probes), add_special_tokens=False)["input_ids"] for tokenizer in (ours, theirs)]
+    return next((probe for probe, here, there in zip(probes, *found, strict=True) if here != there), "")

@@ -37,6 +37,25 @@ def special_ids(tokenizer: Tokenizer) -> frozenset[int]:
     return frozenset((added | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id} | needed)
 
 
+def says_something(token: str) -> bool:
+    """Tells whether a token of a vocabulary holds a letter or digit. Marks of spaces and punctuation do not."""
+    return any(map(str.isalnum, token))
+
+
+def switch_off_dropout(backend: Any) -> float:
+    """Makes a tokenizer give a text the same tokens each time, and returns how often it left out a merge at random (0: never).
+
+    BPE-dropout belongs to the training of a model. A file that was saved then would give every process other tokens.
+
+    Args:
+        backend: a `tokenizers.Tokenizer`; changed in place, also when it is saved.
+    """
+    dropout = getattr(backend.model, "dropout", None) or 0.0
+    if dropout:
+        backend.model.dropout = None
+    return float(dropout)
+
+
 class TextTokens:
     """Texts in the tokens of one tokenizer.
 
