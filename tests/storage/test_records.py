@@ -47,6 +47,19 @@ def test_a_record_whose_id_is_a_path_is_corrupt_and_leads_nowhere(study: Study, 
     assert found.corrupt == {f"{trial.trial_id}.json": "is of trial ../../elsewhere"}
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
+def test_a_score_that_is_not_its_metric_is_no_score(study: Study, storage: Storage, metric: str) -> None:
+    """As in a record that was edited by hand."""
+    trial = expand(study)[0]
+    storage.write_json(f"records/{trial.trial_id}.json", make_record(trial, score=0.75, metric=metric, **{metric: 0.5}))
+    found = collect(storage, study)
+    assert found.done == set()
+    assert found.corrupt == {f"{trial.trial_id}.json": f"score 0.75 is not its {metric}, 0.5"}
+    others = {"accuracy": 0.5, "macro_f1": 0.5} | {metric: 0.75}
+    write_record(storage, make_record(trial, score=0.75, metric=metric, **others))
+    assert collect(storage, study).done == {trial.trial_id}
+
+
 @pytest.mark.parametrize("score", [float("nan"), 1.5, -0.1, None, True, "0.5"])
 def test_no_score_is_ever_invented(study: Study, storage: Storage, score: Any) -> None:
     trial = expand(study)[0]

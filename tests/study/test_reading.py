@@ -66,6 +66,18 @@ def test_a_number_that_yaml_reads_as_another_is_refused(key: str, written: str, 
         load_study(str(tmp_path / "own.yaml"))
 
 
+@pytest.mark.parametrize("key", ["labels", "label_words"])
+def test_labels_and_words_without_an_order_are_refused(key: str, tmp_path: Path) -> None:
+    """Each process would read a set in another order, and labels belong to words by theirs."""
+    task = {"name": "t", "labels": "[a, b]", "label_words": "[good, bad]", key: "!!set {x, y}"}
+    task |= {"prompt": '"{text}"', "baseline": '["{text}"]', "long_field": "text", "folder": "T"}
+    written = ", ".join(f"{name}: {value}" for name, value in task.items())
+    path = tmp_path / "own.yaml"
+    path.write_text(f"name: s\nmodels: [{{name: m, demo: tiny}}]\nsizes: [8]\nseeds: [0]\ntasks: [{{{written}}}]\n")
+    with pytest.raises(StudyError, match=r"own\.yaml: not a YAML file: line 5, column \d+: !!set has no order; write a list"):
+        load_study(str(path))
+
+
 def test_decimal_numbers_are_read_as_they_are_written(tmp_path: Path) -> None:
     text = """
 name: s

@@ -118,6 +118,9 @@ def test_a_users_own_task_is_a_mapping(study_file: Callable[..., Path]) -> None:
     assert [t.name for t in study.tasks] == ["cb", "own"]
     with pytest.raises(StudyError, match="label_words has 1 words for 2 labels"):
         load_study(str(study_file(tasks=[{**OWN_TASK, "label_words": ["yes"]}])))
+    # A tokenizer of bytes has a token for a space alone.
+    with pytest.raises(StudyError, match="label_words: ' ' is no word"):
+        load_study(str(study_file(tasks=[{**OWN_TASK, "label_words": ["yes", " "]}])))
 
 
 @pytest.mark.parametrize(("page", "num_trials"), [("README.md", 24), ("docs/own-study.md", 36)])

@@ -61,6 +61,9 @@ COLUMNS: dict[str, str] = {
 """Columns of `results.parquet` and their Arrow types; times in seconds, `*_at` in UTC."""
 
 
+MEASURED = ("accuracy", "macro_f1")
+"""Columns that hold a metric. `score` is one of them."""
+
 AXES = ("variant", "prompt")
 """Columns that name a cell too, in a study that has these axes."""
 
@@ -161,6 +164,10 @@ def _problem(record: Any, trial_id: str) -> str:
     score = record["score"]
     if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score) or not 0 <= score <= 1:
         return f"score {score!r} is not in [0, 1]"
+    metric = record.get("metric")
+    measured = record.get(metric) if metric in MEASURED else None
+    if measured is not None and measured != score:
+        return f"score {score!r} is not its {metric}, {measured!r}"
     for part in ("spec", "resolved"):
         if not isinstance(record.get(part, {}), Mapping):
             return f"{part} is not a mapping"

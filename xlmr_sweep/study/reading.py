@@ -46,9 +46,13 @@ def studies_folder() -> Path:
 class _AsWritten(yaml.SafeLoader):
     """Refuses what YAML would read in another way than a person does.
 
-    Two things are refused. A mapping may not hold a key twice: the last would win. (A merge, `<<`, may be overridden.) A number
-    must be decimal: 010 would be 8, and 1:30 would be 90.
+    Three things are refused. A mapping may not hold a key twice: the last would win. (A merge, `<<`, may be overridden.) A number
+    must be decimal: 010 would be 8, and 1:30 would be 90. A list may not be given as a set: that has another order each time.
     """
+
+    def refuse_set(self, node: yaml.Node) -> Any:
+        """Refuses a set."""
+        raise yaml.constructor.ConstructorError(None, None, "!!set has no order; write a list, as [a, b]", node.start_mark)
 
     def construct_decimal(self, node: yaml.ScalarNode) -> Any:
         """Returns the number of a scalar that is written in decimal digits."""
@@ -68,6 +72,7 @@ class _AsWritten(yaml.SafeLoader):
         return node
 
 
+_AsWritten.add_constructor("tag:yaml.org,2002:set", _AsWritten.refuse_set)
 for kind in ("int", "float"):
     _AsWritten.add_constructor(f"tag:yaml.org,2002:{kind}", _AsWritten.construct_decimal)
 

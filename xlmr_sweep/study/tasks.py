@@ -62,6 +62,8 @@ class TaskSpec(Declared):
             raise ValueError(f"task {self.name}: label_words has {len(self.label_words)} words for {len(self.labels)} labels")
         if len(set(self.label_words)) != len(self.label_words):
             raise ValueError(f"task {self.name}: label_words must differ from one another")
+        if not all(word.strip() for word in self.label_words):
+            raise ValueError(f"task {self.name}: label_words: {next(w for w in self.label_words if not w.strip())!r} is no word")
         if self.name == "average":
             raise ValueError("task average: the name is that of the pooled row of every table; choose another")
         if len(set(self.labels)) != len(self.labels):
