@@ -15,12 +15,13 @@ from fake_cuda import FakeCuda, NotedStep
 from small_trials import pick, prepared, settings
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from xlmr_sweep.data.encoding import evaluation_batches
 from xlmr_sweep.data.examples import load_task
 from xlmr_sweep.modeling.gpu.graphs import StepRunner
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.reading import load_study
 from xlmr_sweep.study.tasks import COPA, render
-from xlmr_sweep.training import static_trial, trial_model
+from xlmr_sweep.training import evaluation, static_trial, trial_model
 from xlmr_sweep.training.finetune import finetune
 from xlmr_sweep.training.static_trial import StaticTrainer
 
@@ -111,3 +112,29 @@ def test_zero_shot_trials_keep_no_weights(study_file: Callable[..., Path], tmp_p
     storage = Storage(tmp_path / "runs")
     finetune(pick(study, "prompted", size=0), prepared(study, storage))
     assert not storage.folders("weights")
+
+
+def test_batches_of_a_zero_shot_trial_do_not_follow_the_batch_size_of_training(
+    study_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch size is no part of its id, and other batches round in another way."""
+    budgets: list[int] = []
+
+    def spy(examples: Any, max_tokens: int) -> Any:
+        budgets.append(max_tokens)
+        return evaluation_batches(examples, max_tokens)
+
+    monkeypatch.setattr(evaluation, "evaluation_batches", spy)
+    model = {"name": "m", "folder": str(make_encoder(tmp_path / "electra", "electra"))}
+    ids, found = set(), []
+    for batch_size in (2, 16):
+        study = load_study(str(study_file(models=[model], sizes=[0, 8], finetune=settings(steps=1, batch_size=batch_size))))
+        warm = prepared(study, Storage(tmp_path / f"runs-{batch_size}"))
+        with pytest.warns(UserWarning, match="electra: no fast path"):
+            found.append([finetune(pick(study, "prompted", size=size), warm) for size in (0, 8)])
+        ids.add(pick(study, "prompted", size=0).trial_id)
+    assert len(ids) == 1
+    length = study.finetune.max_length
+    assert budgets == [16 * length, 2 * length, 16 * length, 16 * length]
+    (first, _), (second, _) = found
+    assert first.predictions == second.predictions

@@ -151,4 +151,6 @@ def _precision(study: Study) -> Literal["fp32", "bf16"]:
 def _evaluation_tokens(study: Study, shape: Architecture) -> int:
     """Returns the most tokens of an evaluation batch. A family without a fast path pads, in batches of examples."""
     settings = study.finetune
-    return settings.eval_tokens if shape.is_fast else min(settings.eval_tokens, settings.batch_size * settings.max_length)
+    if shape.is_fast:
+        return settings.eval_tokens
+    return max(settings.padded_eval_tokens(is_zero_shot=size == 0) for size in study.sizes)

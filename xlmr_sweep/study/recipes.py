@@ -69,7 +69,8 @@ class InstructSpec(Declared):
 
     held_out: int = Field(default=0, ge=0)
     """Rows of the mixture that are not trained on and are scored instead: loss, and accuracy of masked targets. Rows equal to
-    them are trained on, unless `instructions.drop_duplicates` leaves one of each. Part of the identity if not 0."""
+    them are trained on, and the job says how many, unless `instructions.drop_duplicates` leaves one of each. Part of the identity
+    if not 0."""
 
     held_out_every: int = Field(default=1000, ge=1)
     """Runtime. Steps between two scores of the held-out rows; they are scored after the last step too."""
@@ -150,6 +151,14 @@ class FinetuneSpec(Declared):
     save_weights: bool = False
     """Runtime. Keeps each trial's trained weights, with the whole vocabulary, under `weights/<trial_id>/` as a folder that
     transformers loads. As large as the model, for every trial; a trial that has a record already does not run again for it."""
+
+    def padded_eval_tokens(self, *, is_zero_shot: bool) -> int:
+        """Returns the tokens of an evaluation batch where logits of the whole vocabulary lie in memory: no more than in a step.
+
+        The batch size is no part of a zero-shot trial's identity, and it would change rounding. So that has the default's rows.
+        """
+        rows: int = type(self).model_fields["batch_size"].default if is_zero_shot else self.batch_size
+        return min(self.eval_tokens, rows * self.max_length)
 
     def identity(self, *, is_zero_shot: bool = False) -> dict[str, Any]:
         """Returns the fields that can change the score of a trial, or of a zero-shot trial."""

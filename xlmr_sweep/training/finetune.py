@@ -66,7 +66,9 @@ def finetune(trial: Trial, warm: WarmState, on_step: Callable[[int], None] | Non
     losses = _train(trial, warm, model, inputs, precision, on_step)
     trained = time.monotonic()
     task, labels = warm.task(trial), [example.label for example in inputs.validation]
-    logits, scores = _scored(task, labels, model, inputs, spec, precision, world)
+    is_whole = model.static is None and not model.encoder.is_split
+    tokens = spec.padded_eval_tokens(is_zero_shot=trial.train_size == 0) if is_whole else spec.eval_tokens
+    logits, scores = _scored(task, labels, model, inputs, tokens, precision, world)
     ended = time.monotonic()
     columns = {
         **scores,
@@ -89,14 +91,14 @@ def finetune(trial: Trial, warm: WarmState, on_step: Callable[[int], None] | Non
 
 
 def _scored(
-    task: TaskSpec, labels: list[int], model: TrialModel, inputs: TaskInputs, spec: FinetuneSpec, precision: str, world: World
+    task: TaskSpec, labels: list[int], model: TrialModel, inputs: TaskInputs, tokens: int, precision: str, world: World
 ) -> tuple[Tensor, dict[str, float]]:
     """Returns the logits of the evaluation set and the columns of scores. Where the study calibrates, both are calibrated."""
-    logits = _evaluate(model, inputs, spec, precision, world)
+    logits = _evaluate(model, inputs, tokens, precision, world)
     scores = score(task, labels, logits.argmax(dim=1).tolist())
     if inputs.content_free:
         without_content = replace(inputs, validation=inputs.content_free)
-        logits = _finite(calibrated(logits, _evaluate(model, without_content, spec, precision, world)))
+        logits = _finite(calibrated(logits, _evaluate(model, without_content, tokens, precision, world)))
         raw, scores = scores["score"], score(task, labels, logits.argmax(dim=1).tolist())
         scores["score_uncalibrated"] = raw
     return logits, scores
@@ -181,12 +183,10 @@ def _checked(trial: Trial, losses: Tensor) -> list[float]:
     return [float(loss) for loss in losses.tolist()]
 
 
-def _evaluate(model: TrialModel, inputs: TaskInputs, spec: FinetuneSpec, precision: str, world: World) -> Tensor:
+def _evaluate(model: TrialModel, inputs: TaskInputs, tokens: int, precision: str, world: World) -> Tensor:
     """Returns the logits (num_eval, num_labels) of the evaluation set, fp32 on the host, the same on every rank."""
     if model.static is not None:
         return _finite(model.static.evaluate(inputs))
-    # Without a fast path the whole vocabulary's logits of a batch lie in memory, so a batch is no larger than in training.
-    tokens = spec.eval_tokens if model.encoder.is_split else min(spec.eval_tokens, spec.batch_size * spec.max_length)
     return _finite(evaluated(model, inputs.validation, tokens, precision, world))
 
 
