@@ -19,7 +19,7 @@ from xlmr_sweep.commands import entry
 from xlmr_sweep.commands.preparation import check_models
 from xlmr_sweep.commands.request import Request
 from xlmr_sweep.commands.vocabulary import count_rows
-from xlmr_sweep.data.examples import prepare_task
+from xlmr_sweep.data.examples import prepare_task, read_task
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import expand
@@ -144,3 +144,20 @@ def test_an_instruction_length_that_holds_no_row_is_refused(study_file: Callable
     changes = {"models": [{"name": "letters", "folder": str(folder)}], "tasks": [CB_TASK | {"label_words": ["y", "n", "m"]}]}
     path = study_file(**changes, finetune={"max_length": 128}, instruct={"max_length": 16}, paradigms=["instructed"])
     assert "instruct.max_length 16 holds no row: the template takes 17 tokens" in dry_run_complaint(path, tmp_path / "runs")
+
+
+def test_a_model_that_cannot_read_the_examples_is_named(study_file: Callable[..., Path], tmp_path: Path) -> None:
+    path = study_file(tasks=["cb"])
+    for file in (tmp_path / "superglue" / "CB").glob("*.jsonl"):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        file.write_text("".join(json.dumps({**row, "premise": "\u03b7 \u03b3\u03ac\u03c4\u03b1"}) + "\n" for row in rows))
+    study, storage, said = load_study(str(path)), Storage(tmp_path / "runs"), StringIO()
+    examples = [read_task(study, task, storage) for task in study.tasks]
+    check_models(study, storage, expand(study), Console(file=said, width=400), examples)
+    line = (
+        "Warning: model tiny: task cb: its tokenizer knows nothing of a field in 33 of 33 examples that were looked at, such as"
+    )
+    assert line in said.getvalue()
+    shown = StringIO()
+    entry.dry_run(Request(str(path), str(tmp_path / "runs")), Console(file=shown, width=400))
+    assert line in shown.getvalue()

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from xlmr_sweep.data.chat_rows import ChatRows, ChatShardWriter, check_chat_rows, open_chat_rows
+from xlmr_sweep.data.chat_rows import ChatRows, ChatShardWriter, UnknownTokens, check_chat_rows, open_chat_rows, unknown_note
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.artifacts import manifest_of
 from xlmr_sweep.storage.files import Storage
@@ -112,3 +112,29 @@ def test_tokens_of_another_preparation_are_refused_in_one_line(tmp_path: Path) -
     assert check_chat_rows(storage, "tokens", {"fingerprint": "g", "num_rows": 5})
     with pytest.raises(StudyError, match="another preparation"):
         check_chat_rows(storage, "tokens", {"fingerprint": "g", "num_rows": 6})
+
+
+def test_rows_of_which_the_tokenizer_knows_nothing_are_counted(tmp_path: Path) -> None:
+    """3 is the unknown token. Of the inputs one part is unknown alone, of the targets two; a part that is empty is none."""
+    rows = [
+        ([0, 3, 3, 9, 5, 2], [1, 3, 4, 5]),
+        ([0, 3, 6, 9, 3, 2], [1, 3, 4, 5]),
+        ([0, 5, 9, 3, 4, 3, 2], [1, 2, 3, 6]),
+        ([0, 4, 9, 4, 4, 4, 2], [1, 2, 3, 6]),
+        ([0, 9, 3, 5, 2], [1, 1, 2, 4]),
+    ]
+    storage = Storage(tmp_path)
+    # 4 is punctuation: it says nothing beside the unknown token.
+    unknown = UnknownTokens(3, np.arange(10) > 4)
+    for folder, tokens in (("known", unknown), ("bytes", None)):
+        with ChatShardWriter(storage, folder, "parts", {}, tokens) as writer:
+            writer.add(table(rows[:2]))
+            writer.end_shard()
+            writer.add(table(rows[2:]))
+            writer.end_shard()
+            writer.close("f")
+    manifest = storage.read_json(manifest_of("known"))
+    assert manifest["unknown"] == {"inputs": 1, "targets": 2}
+    assert "of 5 instruction rows there are 1 with inputs and 2 with targets in which" in unknown_note(manifest, "m")
+    for without in (storage.read_json(manifest_of("bytes")), {"num_rows": 5}):
+        assert unknown_note(without, "m") == ""

@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
+from rich.console import Console
 
+from xlmr_sweep.commands.preparation import read_examples
+from xlmr_sweep.commands.progress import ProgressDisplay
 from xlmr_sweep.data import examples
-from xlmr_sweep.data.examples import check_sizes, few_shot, load_task, prepare_task, read_task
+from xlmr_sweep.data.examples import check_sizes, few_shot, load_task, prepare_task, read_task, trained_on_note
 from xlmr_sweep.errors import StudyError
+from xlmr_sweep.storage.artifacts import split_file, task_folder
 from xlmr_sweep.storage.files import Storage
+from xlmr_sweep.study.plan import expand
 from xlmr_sweep.study.reading import load_study
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.tasks import CB, TASKS, TaskSpec
@@ -38,6 +46,42 @@ def test_a_folder_is_read_once_and_kept_in_the_storage(study: Study, storage: St
     assert set(data.train[0]) == {"example_id", "label", "premise", "hypothesis"}
     assert data.fingerprint == manifest["fingerprint"]
     assert prepare_task(study, CB, storage)["created_at"] == manifest["created_at"]
+
+
+@pytest.mark.parametrize(("number", "is_said"), [(9, True), (1, True), (0, False)])
+def test_evaluation_examples_that_are_trained_on_are_counted(
+    study: Study, storage: Storage, number: int, *, is_said: bool
+) -> None:
+    """As where one file was given twice. The label makes no example another one."""
+    assert study.data.folder is not None
+    folder = study.data.folder / "CB"
+    train = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    own = [json.loads(line) for line in (folder / "val.jsonl").read_text().splitlines()]
+    rows = [{**row, "label": own[place]["label"]} for place, row in enumerate(train[:number])] + own[number:]
+    (folder / "val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = StringIO()
+    of_cb = study.replaced(tasks=["cb"])
+    (read,) = read_examples(of_cb, storage, expand(of_cb), ProgressDisplay(Console(file=said, width=300)))
+    assert read.manifest["num_trained_on"] == number
+    assert (f"{number} of 9 evaluation examples have the texts of training examples" in said.getvalue()) == is_said
+    assert trained_on_note(CB, {"num_rows": {"validation": 200}, "num_trained_on": 2}) == ""
+    assert trained_on_note(CB, {"num_rows": {"validation": 200}}) == ""
+
+
+@pytest.mark.parametrize("change", [{"label": 1}, {"premise": "another"}, {"example_id": "7"}])
+def test_examples_that_were_changed_in_the_storage_are_refused(study: Study, storage: Storage, change: dict[str, Any]) -> None:
+    """Records would name the fingerprint of the examples as they were."""
+    folder = task_folder(study, CB)
+    prepare_task(study, CB, storage)
+    rows = load_task(study, CB, storage).validation
+    sink = pa.BufferOutputStream()
+    parquet.write_table(pa.Table.from_pylist([{**rows[0], **change}, *rows[1:]]), sink)
+    storage.write(split_file(folder, "validation"), sink.getvalue().to_pybytes())
+    with pytest.raises(StudyError, match=rf"task cb: the examples in .* are not those of its manifest; delete {folder} to have"):
+        load_task(study, CB, storage)
+    storage.delete(folder)
+    prepare_task(study, CB, storage)
+    assert load_task(study, CB, storage).validation == rows
 
 
 @pytest.mark.parametrize(

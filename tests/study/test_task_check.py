@@ -15,6 +15,7 @@ from xlmr_sweep.study.task_check import (
     check_prompt,
     check_rows,
     label_token_ids,
+    unread_note,
 )
 from xlmr_sweep.study.tasks import BOOLQ, CB, RTE
 from xlmr_sweep.study.template import ChatTemplate
@@ -143,3 +144,23 @@ def test_the_built_in_tasks_pass(tokenizer: Any) -> None:
     for task in (BOOLQ, CB, RTE):
         check_prompt(tokenizer, task, 64)
         check_bare_texts(tokenizer, task)
+
+
+def test_examples_of_which_a_tokenizer_knows_nothing_are_counted(tokenizer: Any) -> None:
+    known = {"premise": "the cat sat .", "hypothesis": "so no qqqq ."}
+    unknown = {"premise": "the cat sat .", "hypothesis": "\u03b7 \u03b3\u03ac\u03c4\u03b1 , \u03bd\u03b1\u03b9 ."}
+    marks = {"premise": "? ?", "hypothesis": ""}
+    rows = [{**row, "example_id": str(place)} for place, row in enumerate([known, unknown, marks, known, unknown])]
+    said = unread_note(tokenizer, CB, rows)
+    assert said.startswith("task cb: its tokenizer knows nothing of a field in 2 of 5 examples")
+    assert "'hypothesis' of example 1" in said
+    assert unread_note(tokenizer, CB, [rows[0], rows[2]]) == ""
+    # Of many examples some are looked at, from the first to the last.
+    many = unread_note(tokenizer, CB, [rows[0]] * 500 + [rows[1]] * 500)
+    assert "in 25 of 50 examples" in many
+
+
+def test_a_tokenizer_that_knows_every_character_reads_all() -> None:
+    tokenizer = folding()
+    tokenizer.unk_token = None
+    assert unread_note(tokenizer, CB, [{"premise": "qqqq", "hypothesis": "qqqq", "example_id": "0"}]) == ""

@@ -14,7 +14,7 @@ import pytest
 from builders import make_encoder
 
 from xlmr_sweep.data.mixture import prepare_mixture
-from xlmr_sweep.storage.artifacts import instruct_folder
+from xlmr_sweep.storage.artifacts import instruct_folder, job_log_file
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.identity import recipe_folder_name, recipe_id
 from xlmr_sweep.study.spec import Study
@@ -77,6 +77,10 @@ def test_held_out_rows_are_scored_now_and_then_and_kept_over_a_restart(inputs: P
     scored = [(step, n["held_out_loss"], n["held_out_accuracy"]) for step, n in told if "held_out_loss" in n]
     assert [list(point) for point in scored] == manifest["held_out"]
     assert 0 <= manifest["export_apart"] < 1e-3
+    # The data has only three rows, again and again. Nobody is told the accuracy without that.
+    assert manifest["held_out_seen"] == 20
+    log = (tmp_path / "runs" / job_log_file(recipe_folder_name(study, study.model("m")))).read_text()
+    assert log.count("; 20 of 20 are equal to rows that are trained on") == 3
     again = train(study, tmp_path / "again", resume=tmp_path / "kept" / "6")
     for column in ("weights", "loss_curve", "held_out"):
         assert again[column] == manifest[column]

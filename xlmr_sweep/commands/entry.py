@@ -91,10 +91,12 @@ def dry_run(request: Request, console: Console) -> int:
     found = collect(storage, study, opened.every)
     parts = forecast_parts(make_forecast(study, storage, trials, found), storage)
     read_tokenizer, read_rows = partial(tokenizer_at_hand, study, storage), partial(examples_at_hand, study, storage)
-    unchecked = check_texts(study, trials, read_tokenizer, read_rows, partial(is_exact, study, storage))
+    notes: list[str] = []
+    unchecked = check_texts(study, trials, read_tokenizer, read_rows, partial(is_exact, study, storage), notes.append)
     if unchecked:
         parts.append(f"Label words and prompts not checked: {', '.join(unchecked)}")
-    parts += [f"Warning: {note}" for note in folder_notes(study, dict.fromkeys(trial.model for trial in trials))]
+    notes += folder_notes(study, dict.fromkeys(trial.model for trial in trials))
+    parts += [f"Warning: {note}" for note in notes]
     memory = forecast_memory(study, storage, trials, found.done)
     passports, without = passports_at_hand(study, storage, trials, memory)
     parts += [*memory_parts(memory), *([passport_table(study, passports)] if passports else [])]

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from xlmr_sweep.commands.progress import ProgressDisplay
 from xlmr_sweep.commands.text_check import check_run_texts
-from xlmr_sweep.data.examples import ReadTask, check_sizes, read_task
+from xlmr_sweep.data.examples import ReadTask, check_sizes, read_task, trained_on_note
 from xlmr_sweep.data.malformed import one_line
 from xlmr_sweep.data.part_work import Runner, run_here
 from xlmr_sweep.errors import StudyError
@@ -54,6 +54,8 @@ def read_examples(study: Study, storage: Storage, trials: Sequence[Trial], displ
             sizes = sorted({trial.train_size for trial in trials if trial.task == name})
             check_sizes(task, read.manifest["num_rows"]["train"], sizes)
             found.append(read)
+            if note := trained_on_note(task, read.manifest):
+                _say(display, f"Warning: {note}")
         step.update(len(tasks))
     return found
 
@@ -83,7 +85,7 @@ def prepare_instructions(
 
 def _prepare_mixture(study: Study, storage: Storage, display: ProgressDisplay, run_parts: Runner) -> None:
     from xlmr_sweep.data.mixture import prepare_mixture
-    from xlmr_sweep.data.mixture_tokens import prepare_tokens
+    from xlmr_sweep.data.mixture_tokens import prepare_tokens, say_unknown
 
     folder = mixture_folder(study)
     doubt = mixture_doubt(storage, study)
@@ -91,11 +93,14 @@ def _prepare_mixture(study: Study, storage: Storage, display: ProgressDisplay, r
         _say(display, f"Making {folder} anew: {doubt}")
         storage.delete(folder)
     if storage.exists(manifest_of(folder)):
-        prepare_mixture(study, storage)
+        made = prepare_mixture(study, storage)
     else:
         with display.step("Instruction data") as step:
-            _say_malformed(prepare_mixture(study, storage, step, run_parts, partial(_say, display)), display)
-    prepare_tokens(study, storage, partial(display.step, "Instruction data in tokens"), run_parts)
+            made = prepare_mixture(study, storage, step, run_parts, partial(_say, display))
+            _say_malformed(made, display)
+    if "tokens" in made:
+        say_unknown(storage, made["tokens"], made["tokenizer"]["model"], partial(_say, display))
+    prepare_tokens(study, storage, partial(display.step, "Instruction data in tokens"), run_parts, partial(_say, display))
 
 
 def _check_held_out(study: Study, storage: Storage) -> None:
@@ -183,7 +188,11 @@ def check_models(
             else:
                 guesses = model.new_head and any(trial.train_size == 0 and trial.paradigm == "prompted" for trial in prompted)
                 _check_given_model(study, storage, model, tasks, max_length, console, keep_commits=keep_commits, guesses=guesses)
-    check_run_texts(study, storage, trials, examples)
+
+    def warn(note: str) -> None:
+        console.print(f"Warning: {note}", highlight=False, markup=False, soft_wrap=True)
+
+    check_run_texts(study, storage, trials, examples, warn)
 
 
 def _check_given_model(
@@ -217,7 +226,8 @@ def _check_given_model(
         tuned = ModelSource(model.name, str(model.instructed_folder))
         _check_files(tuned, tasks, max_length, console)
         # Read again: by now the hub's commit is known.
-        check_same_kind(tuned, base_source(storage, study, model))
+        if note := check_same_kind(tuned, base_source(storage, study, model)):
+            console.print(f"Warning: model {model.name}: {note}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _check_files(source: ModelSource, tasks: Sequence[TaskSpec], max_length: int, console: Console) -> None:

@@ -24,7 +24,14 @@ from xlmr_sweep.study.model_files import CONFIG
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.plan import Trial, asked_tasks
 from xlmr_sweep.study.spec import Study
-from xlmr_sweep.study.task_check import check_bare_texts, check_content_free, check_instruction_length, check_prompt, check_rows
+from xlmr_sweep.study.task_check import (
+    check_bare_texts,
+    check_content_free,
+    check_instruction_length,
+    check_prompt,
+    check_rows,
+    unread_note,
+)
 from xlmr_sweep.study.tasks import TASKS, TaskSpec, rows_without_content
 
 ReadTokenizer = Callable[[ModelSpec], Any]
@@ -46,6 +53,7 @@ def check_texts(
     read_tokenizer: ReadTokenizer,
     read_rows: ReadRows,
     is_sure: IsSure = lambda model, tokenizer: True,
+    say: Callable[[str], object] = lambda line: None,
 ) -> list[str]:
     """Checks for each model that every prompt can be asked: its label words, its own words, and room for every example.
 
@@ -55,6 +63,7 @@ def check_texts(
         read_tokenizer: gives a model's tokenizer.
         read_rows: gives a task's examples.
         is_sure: tells of a tokenizer whether trials see the same tokens; asked where it would refuse something.
+        say: called once with each line on a model that cannot read examples.
 
     Returns:
         The models that could not be checked, each with the reason.
@@ -63,16 +72,24 @@ def check_texts(
         StudyError: naming the model, the task and what is wrong.
     """
     unchecked: dict[str, None] = {}
+    notes: dict[str, None] = {}
     for axes in dict.fromkeys((trial.variant, trial.prompt) for trial in trials):
         part = [trial for trial in trials if (trial.variant, trial.prompt) == axes]
-        unchecked |= dict.fromkeys(_check_texts(study.at(*axes), part, read_tokenizer, read_rows, is_sure))
+        unchecked |= dict.fromkeys(_check_texts(study.at(*axes), part, read_tokenizer, read_rows, is_sure, notes))
+    for note in notes:
+        say(note)
     return list(unchecked)
 
 
 def _check_texts(
-    study: Study, trials: Sequence[Trial], read_tokenizer: ReadTokenizer, read_rows: ReadRows, is_sure: IsSure
+    study: Study,
+    trials: Sequence[Trial],
+    read_tokenizer: ReadTokenizer,
+    read_rows: ReadRows,
+    is_sure: IsSure,
+    notes: dict[str, None],
 ) -> list[str]:
-    """As `check_texts`, for trials of one variant and prompt, and the study as it is under these."""
+    """As `check_texts`, for trials of one variant and prompt, and the study as it is under these. Adds to `notes`."""
     rows = cache(lambda name: read_rows(study.task(name)))
     content_free = study.zero_shot.content_free if study.zero_shot.calibrate else ()
     calibrated = {(trial.model, trial.task) for trial in trials if content_free and trial.train_size == 0}
@@ -102,10 +119,18 @@ def _check_texts(
                 unchecked.append(f"{model.name} (transformers may make other tokens than its file alone)")
                 continue
             raise StudyError(f"model {model.name}: {error}") from None
+        unread = [unread_note(tokenizer, study.task(name), rows(name) or ()) for name in dict.fromkeys(task for task, _ in asked)]
+        notes |= dict.fromkeys(f"model {model.name}: {note}" for note in unread if note)
     return unchecked
 
 
-def check_run_texts(study: Study, storage: Storage, trials: Sequence[Trial], examples: Sequence[ReadTask]) -> None:
+def check_run_texts(
+    study: Study,
+    storage: Storage,
+    trials: Sequence[Trial],
+    examples: Sequence[ReadTask],
+    say: Callable[[str], object] = lambda line: None,
+) -> None:
     """As `check_texts`, for a run: every tokenizer is read, also of the hub and of the demo, which may load transformers.
 
     Args:
@@ -113,6 +138,7 @@ def check_run_texts(study: Study, storage: Storage, trials: Sequence[Trial], exa
         storage: its folder, which may hold examples.
         trials: those that will run.
         examples: examples of their tasks, as they were read.
+        say: called with each line on a model that cannot read examples.
     """
     read = {found.folder: found for found in examples}
     # The built-in tasks are asked in words of the demo's language.
@@ -145,7 +171,7 @@ def check_run_texts(study: Study, storage: Storage, trials: Sequence[Trial], exa
 
         return load_tokenizer(base_source(storage, study, model))
 
-    check_texts(study, trials, tokenizer, rows)
+    check_texts(study, trials, tokenizer, rows, say=say)
 
 
 def tokenizer_at_hand(study: Study, storage: Storage, model: ModelSpec) -> BareTokenizer | None:

@@ -25,9 +25,35 @@ from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.artifacts import manifest_of
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.growing_file import GrowingFile
+from xlmr_sweep.study.text_tokens import says_something
 
 NUMBERS = "numbers.npy"
 """(R,): numbers of these rows in the mixture, ascending. If all rows are here, there is no such file."""
+
+
+UNKNOWN = ("inputs", "targets")
+"""Parts of a row, of which a tokenizer may know nothing."""
+
+
+@dataclass(frozen=True)
+class UnknownTokens:
+    """What tells which texts a tokenizer cannot read."""
+
+    token_id: int
+    """The token of unknown characters."""
+    says_something: NDArray[np.bool_]
+    """(V,): whether a token is known and holds a letter or digit."""
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> UnknownTokens | None:
+        """Returns those of a tokenizer of transformers; None where it has no token of unknown characters."""
+        if tokenizer.unk_token_id is None:
+            return None
+        vocabulary = tokenizer.get_vocab()
+        told = np.zeros(1 + max(vocabulary.values()), dtype=bool)
+        told[[number for token, number in vocabulary.items() if says_something(token)]] = True
+        told[tokenizer.unk_token_id] = False
+        return cls(tokenizer.unk_token_id, told)
 
 
 @dataclass(frozen=True)
@@ -91,10 +117,14 @@ class ChatShardWriter:
         folder: folder of the shards in the storage.
         scratch: folder of the storage where files grow. The caller deletes it.
         facts: entries of the manifest beside the index.
+        unknown: the tokens that tell what the tokenizer does not know; None where it knows all characters.
     """
 
-    def __init__(self, storage: Storage, folder: str, scratch: str, facts: dict[str, Any]) -> None:
+    def __init__(
+        self, storage: Storage, folder: str, scratch: str, facts: dict[str, Any], unknown: UnknownTokens | None = None
+    ) -> None:
         self._storage, self._folder, self._scratch, self._facts = storage, folder, scratch, facts
+        self._unknown, self._num_unknown = unknown, dict.fromkeys(UNKNOWN, 0)
         self._shards: list[dict[str, int]] = []
         self._dtype = ""
         self._stack = ExitStack()
@@ -119,6 +149,9 @@ class ChatShardWriter:
         self._ids.write(np.ascontiguousarray(ids))
         self._lengths.append(lengths)
         self._spans.append(spans)
+        if self._unknown is not None:
+            for name, number in _num_unknown(lengths, ids, spans, self._unknown).items():
+                self._num_unknown[name] += number
 
     def end_shard(self) -> None:
         """Ends the shard that is written. The next row goes to another one."""
@@ -144,7 +177,7 @@ class ChatShardWriter:
             numbers: (R,): numbers of these rows in the mixture; None for all.
         """
         index: dict[str, Any] = {"num_rows": sum(shard["rows"] for shard in self._shards), "dtype": self._dtype}
-        index |= {"shards": self._shards, "has_numbers": numbers is not None, "mixture": mixture}
+        index |= {"shards": self._shards, "has_numbers": numbers is not None, "mixture": mixture, "unknown": self._num_unknown}
         if numbers is not None:
             data = _npy(numbers.astype(np.int64))
             write_whole(self._storage, f"{self._folder}/{NUMBERS}", data)
@@ -220,6 +253,39 @@ def _arrays(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[n
     ids = np.concatenate([chunk.flatten().to_numpy() for chunk in chunks])
     spans = np.concatenate([chunk.flatten().to_numpy() for chunk in table["spans"].chunks]).reshape(-1, 4)
     return lengths.astype(np.int64), ids, spans.astype(np.uint32)
+
+
+def unknown_note(manifest: Mapping[str, Any], model: str) -> str:
+    """Says how many rows a model cannot read; empty if there is none.
+
+    Args:
+        manifest: of a folder of tokens. Those of earlier versions do not tell.
+        model: one with this tokenizer.
+    """
+    found = {name: number for name, number in manifest.get("unknown", {}).items() if number}
+    if not found:
+        return ""
+    rows = " and ".join(f"{number} with {name}" for name, number in found.items())
+    return (
+        f"of {manifest['num_rows']} instruction rows there are {rows} in which the tokenizer of {model} knows nothing; they are "
+        "trained on, with its unknown token as input or target; leave out such files (instructions.exclude) or give another model"
+    )
+
+
+def _num_unknown(
+    lengths: NDArray[np.int64], ids: NDArray[Any], spans: NDArray[np.uint32], tokens: UnknownTokens
+) -> dict[str, int]:
+    """Returns how many rows have a part of unknown tokens and of nothing that says anything, by the part."""
+    starts = (np.cumsum(lengths) - lengths)[:, None] + spans.astype(np.int64)
+
+    def number(is_counted: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Returns how many tokens of each part are counted, (R, 2)."""
+        before = np.concatenate([[0], np.cumsum(is_counted)])
+        found: NDArray[np.int64] = np.diff(before[starts])[:, [0, 2]]
+        return found
+
+    is_lost = (number(ids == tokens.token_id) > 0) & (number(tokens.says_something[ids]) == 0)
+    return dict(zip(UNKNOWN, is_lost.sum(axis=0).tolist(), strict=True))
 
 
 def _shard_file(number: int, name: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,9 @@ from xlmr_sweep.study.tasks import TaskSpec
 
 Row = dict[str, Any]
 Example = TypeVar("Example")
+TOLERATED = 0.01
+"""Share of evaluation examples that may be in the training set without a word. Published data have some."""
+
 SPLITS = {"train": "train", "validation": "val"}
 """Our name of each split, and the name in the official archive."""
 
@@ -93,24 +96,48 @@ def read_task(study: Study, task: TaskSpec, storage: Storage) -> ReadTask:
             split: [sum(row["label"] == i for row in examples) for i in range(len(task.labels))]
             for split, examples in rows.items()
         },
+        "num_trained_on": _num_trained_on(task, rows),
         "fingerprint": fingerprint(rows, 32),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return ReadTask(folder, manifest, rows)
 
 
+def trained_on_note(task: TaskSpec, manifest: Mapping[str, Any]) -> str:
+    """Says how many evaluation examples are in the training set too; empty for hardly any. Earlier manifests do not tell."""
+    number, every = manifest.get("num_trained_on", 0), manifest["num_rows"]["validation"]
+    if number <= TOLERATED * every:
+        return ""
+    return (
+        f"task {task.name}: {number} of {every} evaluation examples have the texts of training examples; scores tell "
+        "nothing new of those: look whether one file was given twice"
+    )
+
+
+def _num_trained_on(task: TaskSpec, rows: Mapping[str, Sequence[Row]]) -> int:
+    train, validation = ([tuple(row[field] for field in task.fields) for row in rows[split]] for split in SPLITS)
+    known = set(train)
+    return sum(texts in known for texts in validation)
+
+
 def load_task(study: Study, task: TaskSpec, storage: Storage) -> TaskData:
     """Reads a task's prepared examples.
 
     Raises:
-        StudyError: if they were not prepared.
+        StudyError: if they were not prepared, or are no more those that were: edited by hand, or half copied.
     """
     folder = task_folder(study, task)
     manifest = storage.read_json(manifest_of(folder))
     if manifest is None:
         raise StudyError(f"task {task.name}: {storage.path(folder)} is not there; run experiments/prepare_data.py")
     tables = [parquet.read_table(io.BytesIO(storage.read(split_file(folder, split)))) for split in SPLITS]
-    return TaskData(tables[0].to_pylist(), tables[1].to_pylist(), manifest["fingerprint"])
+    rows = {split: table.to_pylist() for split, table in zip(SPLITS, tables, strict=True)}
+    if fingerprint(rows, 32) != manifest["fingerprint"]:
+        raise StudyError(
+            f"task {task.name}: the examples in {storage.path(folder)} are not those of its manifest; delete {folder} to have "
+            "them read anew, and change examples in the data's own files"
+        )
+    return TaskData(rows["train"], rows["validation"], manifest["fingerprint"])
 
 
 def check_sizes(task: TaskSpec, num_train: int, sizes: Sequence[int]) -> None:

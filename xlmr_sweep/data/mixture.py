@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from xlmr_sweep.data.chat_encoder import check_special_tokens, tokens_key
-from xlmr_sweep.data.chat_rows import ChatShardWriter, check_chat_rows
+from xlmr_sweep.data.chat_rows import ChatShardWriter, UnknownTokens, check_chat_rows
 from xlmr_sweep.data.instruction_source import InstructionSource
 from xlmr_sweep.data.malformed import MalformedRows, check_share
 from xlmr_sweep.data.mixture_rows import check_mixture
@@ -81,7 +81,7 @@ def prepare_mixture(
     try:
         key = tokens_key(tokenizer, study.instruct.max_length)
         names = _do_parts(study, storage, source, tokenizer, key, step, run_parts)
-        return _put_together(study, storage, source, counted_by, len(tokenizer), key, names)
+        return _put_together(study, storage, source, counted_by, tokenizer, key, names)
     except UnreachableError:
         raise
     except StudyError:
@@ -161,17 +161,17 @@ def _same_plan(study: Study, storage: Storage, source: InstructionSource, key: s
 
 
 def _put_together(
-    study: Study, storage: Storage, source: InstructionSource, counted_by: ModelSpec, size: int, key: str, names: list[str]
+    study: Study, storage: Storage, source: InstructionSource, counted_by: ModelSpec, tokenizer: Any, key: str, names: list[str]
 ) -> dict[str, Any]:
-    """Joins the parts and writes the manifest. `size` is that of the vocabulary, `key` names the tokens."""
-    spec, folder = study.instructions, mixture_folder(study)
-    tokens = tokens_folder(study, key)
+    """Joins the parts and writes the manifest. `key` names the tokens."""
+    spec, folder, tokens = study.instructions, mixture_folder(study), tokens_folder(study, key)
     facts = {"max_length": study.instruct.max_length, "versions": package_versions("tokenizers", "transformers")}
     parts = parts_folder(folder)
     is_first = first_of_equals(storage, names) if spec.drop_duplicates else None
     malformed = MalformedRows(spec.max_malformed, source.files, source.part_bytes)
     num_read, num_filled, num_short = 0, 0, 0
-    with MixtureWriter(storage, folder, parts, ChatShardWriter(storage, tokens, parts, facts)) as writer:
+    chats = ChatShardWriter(storage, tokens, parts, facts, UnknownTokens.of(tokenizer))
+    with MixtureWriter(storage, folder, parts, chats) as writer:
         for name in names:
             table, counts = read_part(storage, name)
             malformed.add(name, counts)
@@ -200,7 +200,7 @@ def _put_together(
         "malformed": malformed.shown(),
         "excluded": source.excluded,
         "hidden": source.hidden,
-        "tokenizer": {"model": counted_by.name, "identity": tokenizer_identity(study, counted_by), "size": size},
+        "tokenizer": {"model": counted_by.name, "identity": tokenizer_identity(study, counted_by), "size": len(tokenizer)},
         "tokens": tokens,
         "resolved": source.resolved,
         "versions": package_versions("datasets", "pyarrow", "tokenizers", "transformers", "xlmr_sweep"),

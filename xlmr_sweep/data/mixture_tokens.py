@@ -15,14 +15,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from xlmr_sweep.data.chat_encoder import tokens_key
-from xlmr_sweep.data.chat_rows import ChatShardWriter, check_chat_rows
+from xlmr_sweep.data.chat_rows import ChatShardWriter, UnknownTokens, check_chat_rows, unknown_note
 from xlmr_sweep.data.jsonl import SCHEMA
 from xlmr_sweep.data.mixture import HERE_BYTES, tokenizers_of
 from xlmr_sweep.data.mixture_rows import mixture_manifest, open_mixture
 from xlmr_sweep.data.mixture_writer import ShardCutter
 from xlmr_sweep.data.part_work import PartWork, Runner, part_file, parts_there, read_part, run_here
 from xlmr_sweep.data.row_files import Payload
-from xlmr_sweep.storage.artifacts import parts_folder, tokens_folder
+from xlmr_sweep.storage.artifacts import manifest_of, parts_folder, tokens_folder
 from xlmr_sweep.storage.environment import package_versions
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.progress_file import ProgressReporter
@@ -34,7 +34,13 @@ ShowStep = Callable[[], AbstractContextManager[ProgressReporter]]
 """Shows a long step for as long as the block runs."""
 
 
-def prepare_tokens(study: Study, storage: Storage, show_step: ShowStep | None = None, run_parts: Runner = run_here) -> None:
+def prepare_tokens(
+    study: Study,
+    storage: Storage,
+    show_step: ShowStep | None = None,
+    run_parts: Runner = run_here,
+    say: Callable[[str], object] = lambda line: None,
+) -> None:
     """Tokenises the prepared mixture for each model that will be instruction-tuned on all of it, unless that is done.
 
     Args:
@@ -42,6 +48,7 @@ def prepare_tokens(study: Study, storage: Storage, show_step: ShowStep | None = 
         storage: holds the mixture.
         show_step: shows the progress of each tokenizer.
         run_parts: does the work; by default this process does.
+        say: called with a line on each tokenizer, but the one that counted, that knows nothing of some rows.
 
     Raises:
         StudyError: if a tokenizer has no mask, if a target does not fit, or if a manifest does not match its files.
@@ -57,9 +64,13 @@ def prepare_tokens(study: Study, storage: Storage, show_step: ShowStep | None = 
     run = run_here if 4 * manifest["num_tokens"] <= HERE_BYTES else run_parts
     for model, tokenizer in tokenizers_of(study, storage):
         folder = tokens_folder(study, tokens_key(tokenizer, study.instruct.max_length))
-        if folder in seen or check_chat_rows(storage, folder, manifest):
+        if folder in seen:
             continue
         seen.add(folder)
+        if check_chat_rows(storage, folder, manifest):
+            if folder != manifest.get("tokens"):
+                say_unknown(storage, folder, model.name, say)
+            continue
         parts = write_tokens(study, storage, tokenizer, study.instruct.max_length, folder, run_parts=run)
         with nullcontext() if show_step is None else show_step() as step:
             done = 0
@@ -67,6 +78,20 @@ def prepare_tokens(study: Study, storage: Storage, show_step: ShowStep | None = 
                 done += rows
                 if step is not None:
                     step.update(done, num_rows, model.name)
+        say_unknown(storage, folder, model.name, say)
+
+
+def say_unknown(storage: Storage, folder: str, model: str, say: Callable[[str], object]) -> None:
+    """Says how many rows a model cannot read, if there are any.
+
+    Args:
+        storage: holds the tokens.
+        folder: of the tokens.
+        model: one with this tokenizer.
+        say: called with the line.
+    """
+    if note := unknown_note(storage.read_json(manifest_of(folder)) or {}, model):
+        say(f"Warning: {note}")
 
 
 def write_tokens(
@@ -108,7 +133,7 @@ def write_tokens(
     for part in run_parts(PartWork(tokenizer, max_length, storage, parts), segments):
         yield part.num_rows
     facts = {"max_length": max_length, "versions": package_versions("tokenizers", "transformers")}
-    with ChatShardWriter(storage, folder, parts, facts) as writer:
+    with ChatShardWriter(storage, folder, parts, facts, UnknownTokens.of(tokenizer)) as writer:
         cutter = ShardCutter(writer.add, writer.end_shard)
         for number in every:
             cutter.add(read_part(storage, f"{parts}/{part_file(0, number)}")[0])

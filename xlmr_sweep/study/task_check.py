@@ -14,7 +14,7 @@ from typing import Any
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.study.tasks import TaskSpec, render
 from xlmr_sweep.study.template import ChatTemplate
-from xlmr_sweep.study.text_tokens import TextTokens, Tokenizer, special_ids
+from xlmr_sweep.study.text_tokens import TextTokens, Tokenizer, says_something, special_ids
 
 USUAL_MASKS = ("<mask>", "[MASK]")
 """How most tokenizers spell the mask. In a prompt they are refused for any tokenizer."""
@@ -109,6 +109,38 @@ def check_rows(tokenizer: Tokenizer, task: TaskSpec, rows: Iterable[Mapping[str,
     for row, num_tokens in zip(long, template.num_tokens([_without_long_field(task, row) for row in long]), strict=True):
         if num_tokens > template.prompt_room and template.num_tokens([render(task.prompt, row)])[0] > template.prompt_room:
             raise StudyError(template.too_long(task, num_tokens, f"the prompt of example {row['example_id']}"))
+
+
+SAMPLED = 50
+"""Examples of which the tokenizer's knowledge is looked at. A language that it does not know shows in all of them."""
+
+
+def unread_note(tokenizer: Any, task: TaskSpec, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Says how many of some examples have a field in which a tokenizer knows no letter or digit; empty if none has.
+
+    Args:
+        tokenizer: tells tokens by name, too.
+        task: the task.
+        rows: its examples.
+    """
+    unknown = tokenizer.unk_token_id
+    if unknown is None or not rows:
+        return ""
+    some = rows[:: -(-len(rows) // SAMPLED)]
+    places = [(place, field) for place in range(len(some)) for field in task.fields]
+    texts = [str(some[place][field]) for place, field in places]
+    lost: dict[int, str] = {}
+    for (place, field), ids in zip(places, TextTokens(tokenizer).ids(texts), strict=True):
+        known = tokenizer.convert_ids_to_tokens([number for number in ids if number != unknown])
+        if unknown in ids and not any(map(says_something, known)):
+            lost.setdefault(place, field)
+    if not lost:
+        return ""
+    place, field = next(iter(lost.items()))
+    return (
+        f"task {task.name}: its tokenizer knows nothing of a field in {len(lost)} of {len(some)} examples that were looked at, "
+        f"such as {field!r} of example {some[place]['example_id']}; the model cannot tell such texts apart"
+    )
 
 
 def check_instruction_length(tokenizer: Tokenizer, max_length: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xlmr_sweep.data.chat_encoder import tokens_key
-from xlmr_sweep.data.chat_rows import ChatRows, check_chat_rows, open_chat_rows
+from xlmr_sweep.data.chat_rows import ChatRows, check_chat_rows, open_chat_rows, unknown_note
 from xlmr_sweep.data.mixture_rows import mixture_manifest
 from xlmr_sweep.data.mixture_tokens import write_tokens
 from xlmr_sweep.errors import StorageError, StudyError
@@ -61,7 +61,13 @@ class ChatBatches(OrderedBatches):
 
 
 def tokenised_once(
-    study: Study, model: ModelSpec, storage: Storage, order: RowOrder, template: ChatTemplate, world: World
+    study: Study,
+    model: ModelSpec,
+    storage: Storage,
+    order: RowOrder,
+    template: ChatTemplate,
+    world: World,
+    log: Callable[[str], None] = lambda line: None,
 ) -> ChatRows:
     """Returns the rows that a run takes, in a model's tokens. All ranks call it together.
 
@@ -75,6 +81,7 @@ def tokenised_once(
         order: tells which rows the run takes; a short run takes few.
         template: the chat template in the tokens of the model.
         world: the ranks.
+        log: takes a line on rows that the tokenizer cannot read.
 
     Raises:
         StudyError: if the mixture is not prepared, or a target does not fit the template; on every rank.
@@ -97,6 +104,8 @@ def tokenised_once(
     if told[1]:
         raise error or (StorageError if told[0] else StudyError)(told[1])
     manifest = storage.read_json(manifest_of(told[2]))
+    if note := unknown_note(manifest, model.name):
+        log(note)
     # A mixture that was made again has other tokens in a folder of the same name.
     mixture = str(mixture_manifest(study, storage)["fingerprint"])
     return open_chat_rows(storage.download(told[2], cache_folder(storage) / mixture[:16]), manifest)

@@ -149,7 +149,7 @@ class InstructionRun:
             epochs=recipe.epochs, max_steps=recipe.max_steps, held_out=recipe.held_out,
         )  # fmt: skip
         template = ChatTemplate(self.tokenizer, recipe.max_length)
-        chats = tokenised_once(study, spec, storage, order, template, world)
+        chats = tokenised_once(study, spec, storage, order, template, world, self.log)
         self.batches = ChatBatches(chats, order, template, recipe.mask_rate, self.tokenizer.mask_token_id, recipe.loss_on)
         self._asked = self._tasks_to_ask()
         self.root = root = MaskedLMLoss(self.model)
@@ -269,6 +269,7 @@ class InstructionRun:
             "activation_checkpointing": self.plan.checkpoints_activations,
             "share_of_peak": None if flops is None or self._peak is None else flops / self._peak,
             "warnings": self.warnings,
+            **({} if self._scores.num_seen is None else {"held_out_seen": self._scores.num_seen}),
         }
 
     def log(self, text: str) -> None:

@@ -11,7 +11,7 @@ from typing import cast
 
 from xlmr_sweep.study.recipes import InstructSpec
 from xlmr_sweep.training.chat_batches import ChatBatches
-from xlmr_sweep.training.held_out import score_held_out
+from xlmr_sweep.training.held_out import num_seen, score_held_out
 from xlmr_sweep.training.mlm import Run
 from xlmr_sweep.training.mlm_loss import MaskedLMLoss
 from xlmr_sweep.training.run_progress import Progress
@@ -29,6 +29,9 @@ class MidRunScores:
         precision: `bf16` or `fp32`.
         listeners: take the scores.
         log: takes a line.
+
+    Attributes:
+        num_seen: how many of the held-out rows are equal to rows that are trained on. Known on rank 0, from the first score on.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class MidRunScores:
     ) -> None:
         self._recipe, self._batches, self._asked, self._precision = recipe, batches, asked, precision
         self._listeners, self._log = listeners, log
+        self.num_seen: int | None = None
 
     def after_step(self, run: Run) -> None:
         """Scores what is due. All ranks call it together."""
@@ -56,7 +60,7 @@ class MidRunScores:
         parts = []
         if progress.held_out:
             step, loss, accuracy = progress.held_out[-1]
-            parts.append(f"held-out at step {step}: loss {loss:.3f}, accuracy {accuracy:.3f}")
+            parts.append(f"held-out at step {step}: loss {loss:.3f}, accuracy {accuracy:.3f}{self._seen()}")
         if progress.zero_shot:
             step, scores = progress.zero_shot[-1]
             parts.append(f"zero-shot at step {step}: {_in_one_line(scores)}")
@@ -66,12 +70,21 @@ class MidRunScores:
         with run.waiting_for("scoring"):
             rows = self._batches.held_out(run.world.rank, run.world.size)
             score = score_held_out(_root(run), rows, run.world, self._precision, run.settings.max_tokens)
+            if run.world.rank == 0 and self.num_seen is None:
+                self.num_seen = num_seen(self._batches.chats, self._batches.order)
         step, losses = run.progress.step, {"loss_inputs": score.on_inputs, "loss_targets": score.on_targets}
         run.progress.held_out.append((step, score.loss, score.accuracy))
         parts = ", ".join(f"{name.removeprefix('loss_')} {loss:.4f}" for name, loss in losses.items() if loss is not None)
-        self._log(f"step {step}: held-out rows: loss {score.loss:.4f} ({parts}), accuracy of masked targets {score.accuracy:.4f}")
+        told = f"loss {score.loss:.4f} ({parts}), accuracy of masked targets {score.accuracy:.4f}{self._seen()}"
+        self._log(f"step {step}: held-out rows: {told}")
         numbers = {"loss": score.loss, **losses, "accuracy": score.accuracy}
         self._tell(step, {f"held_out_{name}": number for name, number in numbers.items()})
+
+    def _seen(self) -> str:
+        """Says how many of the held-out rows are no news to the model."""
+        if not self.num_seen:
+            return ""
+        return f"; {self.num_seen} of {self._batches.order.num_held_out} are equal to rows that are trained on"
 
     def _score_tasks(self, run: Run) -> None:
         with run.waiting_for("scoring"):
