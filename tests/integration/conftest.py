@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from patience import PATIENCE_S, wait_for
-from rays import start_patiently
+from rays import start_patiently, without_token
 
 MARK = "XLMR_SWEEP_TEST"
 ROOT = Path(__file__).parents[2]
@@ -134,9 +134,7 @@ def running_ray() -> Iterator[list[str]]:
     """One Ray of two CPUs for several commands, so that none waits for its own; returns the options with which they join it."""
     from ray.cluster_utils import Cluster
 
-    with pytest.MonkeyPatch.context() as environment:
-        # A token would only have to be handed on.
-        environment.setenv("RAY_AUTH_MODE", "disabled")
+    with without_token():
         size = {"num_cpus": 2, "include_dashboard": False}
         cluster = start_patiently(lambda: Cluster(initialize_head=True, head_node_args=size))
     yield ["--address", cluster.address]

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from builders import make_encoder, make_study
 from patience import PATIENCE_S, wait_for
-from rays import start_patiently
+from rays import start_patiently, without_token
 
 from xlmr_sweep.data.examples import prepare_task
 from xlmr_sweep.data.mixture import prepare_mixture
@@ -46,8 +46,7 @@ def cluster(server: S3Server) -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("RAY_AUTH_MODE", "disabled")
+    with without_token():
         size = {"num_cpus": 2, "include_dashboard": False}
         cluster = start_patiently(lambda: Cluster(initialize_head=True, head_node_args=size))
         ray.init(address=cluster.address, log_to_driver=False)

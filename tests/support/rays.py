@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
+
+import pytest
 
 MAX_STARTS = 10
 
@@ -26,3 +29,14 @@ def start_patiently(start: Callable[[], Started]) -> Started:
                 raise
             ray.shutdown()
     raise AssertionError("not reached")
+
+
+@contextmanager
+def without_token() -> Iterator[None]:
+    """Within the block, Rays that this process starts or joins need no token, which would only have to be handed on.
+
+    A process asks once whether they do. So all Rays of one process are of one kind.
+    """
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_AUTH_MODE", "disabled")
+        yield

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import object_store_process
 import pytest
-from rays import start_patiently
+from rays import start_patiently, without_token
 
 
 @pytest.fixture(scope="package")
@@ -18,6 +18,7 @@ def ray_here() -> Iterator[None]:
     # Processes cannot import it by name.
     cloudpickle.register_pickle_by_value(object_store_process)
     size = {"num_cpus": 2, "num_gpus": 0, "object_store_memory": 200 * 2**20}
-    start_patiently(lambda: ray.init("local", include_dashboard=False, log_to_driver=False, **size))
-    yield
-    ray.shutdown()
+    with without_token():
+        start_patiently(lambda: ray.init("local", include_dashboard=False, log_to_driver=False, **size))
+        yield
+        ray.shutdown()

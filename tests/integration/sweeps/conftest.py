@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import faulty_work
 import pytest
 import sleeping_work
 from patience import wait_for
-from rays import start_patiently
+from rays import start_patiently, without_token
 
 EXPERIMENTS = str(Path(__file__).resolve().parents[3] / "experiments")
 
@@ -26,17 +25,15 @@ def cluster() -> Iterator[Any]:
     # Trials' processes cannot import them by name.
     cloudpickle.register_pickle_by_value(faulty_work)
     cloudpickle.register_pickle_by_value(sleeping_work)
-    # Drivers of their own processes join too, and a token would only have to be handed on.
-    os.environ["RAY_AUTH_MODE"] = "disabled"
     system = {"metrics_report_interval_ms": 500}
     head = {"num_cpus": 8, "num_gpus": 2, "include_dashboard": False, "_system_config": system}
-    cluster = start_patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
-    start_patiently(lambda: cluster.add_node(num_cpus=8, num_gpus=3))
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
-    del os.environ["RAY_AUTH_MODE"]
+    with without_token():
+        cluster = start_patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
+        start_patiently(lambda: cluster.add_node(num_cpus=8, num_gpus=3))
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
 
 
 @pytest.fixture
