@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from warm_process import run_warm
 
 from xlmr_sweep.commands.exit_status import status_of
 from xlmr_sweep.errors import StorageError, StudyError
@@ -108,7 +109,7 @@ def test_a_command_that_is_ended_from_within_says_why_and_ends_with_1(way: str) 
 )
 def test_exit_statuses_of_the_command(options: list[str], status: int, said: str, tmp_path: Path) -> None:
     arguments = [sys.executable, "experiments/run_grid.py", "--storage", str(tmp_path / "runs"), *options]
-    done = subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT, env={"PATH": "/usr/bin:/bin", "COLUMNS": "200"})
+    done = run_warm(arguments, cwd=ROOT, env={"PATH": "/usr/bin:/bin", "COLUMNS": "200"})
     assert done.returncode == status
     assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stderr

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from warm_process import run_warm
 
 from xlmr_sweep.study.plan import expand
 from xlmr_sweep.study.reading import load_study
@@ -34,7 +34,7 @@ def kept(tmp_path: Path) -> Path:
 
 
 def call(*arguments: str) -> str:
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+    done = run_warm([sys.executable, *arguments], cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 from typer.testing import CliRunner
+from warm_process import run_warm
 
 import xlmr_sweep
 from xlmr_sweep.commands import subcommands
@@ -18,9 +19,12 @@ ROOT = Path(__file__).parents[2]
 CONSOLE = [sys.executable, "-m", "xlmr_sweep.commands.console"]
 
 
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "COLUMNS": "200"}
+
+
 def output(*command: str) -> str:
     """Runs a command; returns what it says."""
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={"PATH": "/usr/bin:/bin", "COLUMNS": "200"})
+    done = run_warm(command, cwd=ROOT, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -34,7 +38,9 @@ def test_a_subcommand_has_the_help_of_its_script(verb: str, script: str) -> None
 
 
 def test_the_version_is_that_of_the_source() -> None:
-    assert output(*CONSOLE, "--version") == f"xlmr-sweep {xlmr_sweep.__version__}\n"
+    # In a new interpreter.
+    said = subprocess.run([*CONSOLE, "--version"], capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT).stdout
+    assert said == f"xlmr-sweep {xlmr_sweep.__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -56,8 +62,7 @@ def test_the_version_is_that_of_the_source() -> None:
 )
 def test_exit_statuses(arguments: list[str], status: int, said: str, tmp_path: Path) -> None:
     command = [*CONSOLE, *(argument.format(folder=tmp_path) for argument in arguments)]
-    environment = {"PATH": "/usr/bin:/bin", "COLUMNS": "200"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    done = run_warm(command, cwd=ROOT, env=ENVIRONMENT)
     assert done.returncode == status
     assert said.format(folder=tmp_path) in done.stdout + done.stderr
     assert "Traceback" not in done.stderr

@@ -9,6 +9,8 @@ import torch.distributed.fsdp  # noqa: F401
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.models.xlm_roberta import modeling_xlm_roberta  # noqa: F401
 
+import xlmr_sweep.commands.run
+import xlmr_sweep.commands.subcommands
 import xlmr_sweep.training.checkpoint
 import xlmr_sweep.training.finetune
 import xlmr_sweep.training.warm_state  # noqa: F401

@@ -1,4 +1,4 @@
-"""The training loop: the same gradients for any cut of a global batch, over one, two and eight ranks, and across a stop."""
+"""The training loop: the same gradients for any cut of a global batch, over one, two and five ranks, and across a stop."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_loss_that_is_not_finite_names_the_step() -> None:
     [
         (2, "xlm-roberta", LIKE_TINY),
         (2, "xlm-roberta-xl", LIKE_XL),
-        (8, "xlm-roberta", LIKE_BASE),
+        (5, "xlm-roberta", LIKE_BASE),
         (2, "modernbert", LIKE_BASE),
         (2, "eurobert", LIKE_XL),
         (2, "gte", LIKE_BASE),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 import pytest
 from builders import write_tokenizer
+from warm_process import warm_context
 
 from xlmr_sweep.data import demo
 from xlmr_sweep.errors import StorageError, StudyError
@@ -30,9 +29,9 @@ STUDY = Study.model_validate(
 WORDS = ["a", "cat", "dog", "sat", "ran", "here", "there", "now"]
 
 
-def patch_demo(interval_s: float = 0.0) -> None:
-    """Puts a model of 60 steps over eight words in the demo's place, with a checkpoint after every step."""
-    recipe = demo.Pretraining(steps=60, batch_size=8, learning_rate=3e-3, max_length=24)
+def patch_demo(interval_s: float = 0.0, steps: int = 60) -> None:
+    """Puts a model of some steps over eight words in the demo's place, with a checkpoint after every step."""
+    recipe = demo.Pretraining(steps=steps, batch_size=8, learning_rate=3e-3, max_length=24)
     demo.DEMO_MODELS["probe"] = demo.DemoModel(layers=2, hidden=16, heads=2, ffn=32, pretrain=recipe, dropout=0.1)
     texts = [" ".join(WORDS[(i * k + k) % len(WORDS)] for k in range(3 + i % 9)) for i in range(100)]
     demo.pretraining_texts = lambda seed: texts
@@ -103,8 +102,9 @@ def test_only_demo_models_are_pre_trained(tmp_path: Path) -> None:
 def test_a_full_disk_is_waited_for_at_every_write_and_changes_no_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str
 ) -> None:
+    patch_demo(interval_s=1e9, steps=15)
     straight, pauses = train(Storage(tmp_path / "straight")), []
-    patch_demo(interval_s=0.0)
+    patch_demo(interval_s=0.0, steps=15)
     storage = FullNowAndThen(tmp_path / "runs" if location == "path" else f"local://{tmp_path}/runs", 1000)
     monkeypatch.setattr(storage_module, "time", SimpleNamespace(sleep=pauses.append, monotonic=time.monotonic))
     assert train(storage)["weights"] == straight["weights"]
@@ -154,16 +154,10 @@ class FullForEver(FullNowAndThen):
         return True
 
 
-SCRIPT = """
-import sys
-sys.path[:0] = sys.argv[3:]
-import test_pretrain
-from xlmr_sweep.storage.files import Storage
-
-test_pretrain.patch_demo()
-test_pretrain.hold_at(int(sys.argv[2]))
-test_pretrain.train(Storage(sys.argv[1]))
-"""
+def train_and_stand(location: str, limit: int) -> None:
+    patch_demo()
+    hold_at(limit)
+    train(Storage(location))
 
 
 @pytest.mark.slow
@@ -171,16 +165,16 @@ def test_killed_at_several_steps_ends_with_the_same_bits(tmp_path: Path) -> None
     straight = train(Storage(tmp_path / "straight"))
     storage = Storage(tmp_path / "killed")
     latest = f"models/{model_folder_name(STUDY, STUDY.model('m'))}.partial/latest.json"
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]
     seen = []
     for stop in (3, 25):
         # Killed while it makes the next steps, or at the latest where it stands.
-        process = subprocess.Popen([sys.executable, "-c", SCRIPT, storage.uri, str(stop + 4), *paths])
-        while process.poll() is None:
+        process = warm_context().Process(target=train_and_stand, args=(storage.uri, stop + 4))
+        process.start()
+        while process.exitcode is None:
             state = storage.read_json(latest)
             if state and int(state["folder"].removeprefix("step-")) >= stop:
                 process.kill()
-                process.wait()
+                process.join()
                 seen.append(storage.read_json(latest)["folder"])
             time.sleep(0.002)
     assert len(set(seen)) == 2, "a run ended before it was killed"
