@@ -1,4 +1,4 @@
-"""Instruction tuning as real Ray Train jobs on two gloo ranks: weights, manifest, and kills in the middle."""
+"""Instruction tuning as real Ray Train jobs on two gloo ranks: weights, manifest, and a kill in the middle."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -178,46 +177,34 @@ def test_finished_job_is_not_started_again(
     assert instruct(study_of(inputs), storage) == manifest
 
 
-def test_killed_worker_then_killed_driver_and_the_same_call_again_end_with_the_same_bits(
-    inputs: Path, straight: tuple[Storage, dict[str, Any]], tmp_path: Path
+def test_a_job_whose_rank_is_killed_at_any_step_ends_with_the_same_bits(
+    inputs: Path, straight: tuple[Storage, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """`test_s3.py` does the same with a driver."""
+    from xlmr_sweep.cluster import instruct_job
+
     study, storage = study_of(inputs), Storage(tmp_path / "runs")
-    prepare_mixture(study, storage)
     # At the step of a checkpoint, or at any step between two.
-    first, second = (number * CHECKPOINT_EVERY + random.SystemRandom().randrange(CHECKPOINT_EVERY) for number in (1, 2))
-    told = f"killed at steps {first} and {second}"
-    for step in (first, second):
-        (tmp_path / f"hold-{step}").touch()
-    waits = tmp_path / "waits"
-    command = [sys.executable, held_job.__file__.replace("held_job", "held_driver"), storage.uri, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as driver:
-        assert driver.stdin is not None
-        driver.stdin.write(study.model_dump_json())
-        driver.stdin.close()
+    step = CHECKPOINT_EVERY + random.SystemRandom().randrange(CHECKPOINT_EVERY)
+    told = f"killed at step {step}"
+    (tmp_path / f"hold-{step}").touch()
+    monkeypatch.setattr(instruct_job, "instruction_rank", held_job.held_work(tmp_path))
 
-        def workers_after(step: int) -> list[int]:
-            saved = step - step % CHECKPOINT_EVERY
-            wait_for(lambda: driver.poll() is not None or (waits.exists() and checkpoint_step(study, storage) == saved))
-            waits.unlink(missing_ok=True)
-            return [pid for pid, command in descendants(driver.pid).items() if "RayTrainWorker" in command]
+    def kill_a_rank() -> int:
+        wait_for(lambda: (tmp_path / "waits").exists() and checkpoint_step(study, storage) == CHECKPOINT_EVERY)
+        victim, _ = processes("RayTrainWorker")
+        os.kill(victim, signal.SIGKILL)
+        # The other rank goes on and misses its neighbour.
+        (tmp_path / f"hold-{step}").unlink()
+        return victim
 
-        try:
-            victim, _ = workers_after(first)
-            os.kill(victim, signal.SIGKILL)
-            # The other rank goes on and misses its neighbour.
-            (tmp_path / f"hold-{first}").unlink()
-            workers = workers_after(second)
-        finally:
-            driver.kill()
-    # They end by themselves in the middle of the job when their driver is gone, and must not write beside the next job.
-    assert len(workers) == 2, told
-    wait_for(lambda: not any(is_alive(pid) for pid in workers))
-    assert (tmp_path / f"hold-{second}").exists()
+    with ThreadPoolExecutor(1) as thread:
+        killed = thread.submit(kill_a_rank)
+        manifest = instruct(study, storage)
+    assert not is_alive(killed.result()), told
     folder = f"instruct/{recipe_folder_name(study, study.model('m'))}"
-    assert not storage.exists(f"{folder}/manifest.json")
-    manifest = instruct(study, storage)
     log = storage.read(f"logs/{folder.replace('/', '-')}.log").decode()
-    assert re.findall(r"goes on after step (\d+)", log) == [str(CHECKPOINT_EVERY), str(2 * CHECKPOINT_EVERY)], told
+    assert re.findall(r"goes on after step (\d+)", log) == [str(CHECKPOINT_EVERY)], told
     for column in ("weights", "loss_curve", "tokens"):
         assert manifest[column] == straight[1][column], told
 
