@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from builders import tokenizer_of, write_tokenizer
-from tokenizers import models, normalizers
+from tokenizers import models, normalizers, pre_tokenizers
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.study.task_check import (
@@ -164,3 +164,17 @@ def test_a_tokenizer_that_knows_every_character_reads_all() -> None:
     tokenizer = folding()
     tokenizer.unk_token = None
     assert unread_note(tokenizer, CB, [{"premise": "qqqq", "hypothesis": "qqqq", "example_id": "0"}]) == ""
+
+
+@pytest.mark.parametrize("scheme", ["first", "always"])
+def test_a_label_word_that_is_another_token_behind_other_words_is_refused(scheme: Any) -> None:
+    """A tokenizer that strips a text has no first place left to mark, so a word alone would be the end of another word."""
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "yes", "no", "\u2581yes", "\u2581no", "\u2581Assistant:", "\u2581"]
+    model = models.Unigram([(piece, -1.0) for piece in pieces], 3)
+    found = tokenizer_of(model, normalizers.Strip(), [], mask="<mask>")
+    found.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    if scheme == "always":
+        assert found.convert_ids_to_tokens(label_token_ids(found, RTE)) == ["\u2581yes", "\u2581no"]
+        return
+    with pytest.raises(StudyError, match="label word 'yes' is the token 'yes' alone and '\u2581yes' behind other words"):
+        label_token_ids(found, RTE)

@@ -13,24 +13,26 @@ from typing import Any
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.study.tasks import TaskSpec, render
-from xlmr_sweep.study.template import ChatTemplate
+from xlmr_sweep.study.template import ASSISTANT_MARK, ChatTemplate
 from xlmr_sweep.study.text_tokens import TextTokens, Tokenizer, says_something, special_ids
 
 USUAL_MASKS = ("<mask>", "[MASK]")
 """How most tokenizers spell the mask. In a prompt they are refused for any tokenizer."""
 
 
-def label_token_ids(tokenizer: Tokenizer, task: TaskSpec) -> list[int]:
+def label_token_ids(tokenizer: Any, task: TaskSpec) -> list[int]:
     """Returns the token id of each label word, in the order of the task's labels.
 
     Raises:
-        StudyError: if a word is not exactly one known token of the tokenizer, is a special token, or is another word's token.
+        StudyError: if a word is not exactly one known token of the tokenizer, is a special token, is another word's token, or is
+            another token behind other words.
     """
     words = [" " + word for word in task.label_words]
     encoded = tokenizer(words, add_special_tokens=False)["input_ids"]
+    behind = tokenizer([f" {ASSISTANT_MARK}{word}" for word in words], add_special_tokens=False)["input_ids"]
     unknown, special = tokenizer.unk_token_id, special_ids(tokenizer)
     word_of: dict[int, str] = {}
-    for word, ids in zip(task.label_words, encoded, strict=True):
+    for word, ids, within in zip(task.label_words, encoded, behind, strict=True):
         if len(ids) != 1 or ids[0] == unknown:
             what = "an unknown token" if unknown in ids else f"{len(ids)} tokens"
             raise StudyError(f"task {task.name}: label word {word!r} is {what} of the tokenizer; choose a word of one token")
@@ -40,6 +42,13 @@ def label_token_ids(tokenizer: Tokenizer, task: TaskSpec) -> list[int]:
             raise StudyError(
                 f"task {task.name}: label words {word_of[ids[0]]!r} and {word!r} are one and the same token of the tokenizer; "
                 "choose words of different tokens"
+            )
+        if within[-1] != ids[0]:
+            # One that strips a text and marks words only at its very start would make ends of words of all that is asked.
+            alone, there = tokenizer.convert_ids_to_tokens([ids[0], within[-1]])
+            raise StudyError(
+                f"task {task.name}: label word {word!r} is the token {alone!r} alone and {there!r} behind other words; the "
+                "tokenizer drops the space before a text; set prepend_scheme in tokenizer.json to always, if that fits the model"
             )
         word_of[ids[0]] = word
     return list(word_of)
