@@ -21,7 +21,7 @@ from xlmr_sweep.modeling.gpu.capture import fingerprint
 from xlmr_sweep.modeling.gpu.graphs import StepRunner
 from xlmr_sweep.modeling.gpu.packing import RowShape, pack
 
-SHAPE, STEPS = RowShape(64, 4, 24, 3), 6
+SHAPE, STEPS = RowShape(64, 4, 24, 3), 3
 
 
 class World:

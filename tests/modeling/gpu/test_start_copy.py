@@ -22,7 +22,7 @@ from xlmr_sweep.modeling.gpu.graphs import StepRunner
 from xlmr_sweep.modeling.gpu.packing import RowShape, pack
 from xlmr_sweep.modeling.gpu.start_copy import StartCopy
 
-SHAPE, STEPS = RowShape(64, 4, 24, 3), 3
+SHAPE, STEPS = RowShape(64, 4, 24, 3), 2
 
 
 @pytest.fixture(params=["on the device", "pinned"])
