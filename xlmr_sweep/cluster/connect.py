@@ -37,7 +37,7 @@ from xlmr_sweep.storage.environment import machine_cpus
 
 PROBE_TIMEOUT_S = 5.0
 
-MAX_STARTS = 2
+MAX_STARTS = 4
 """A local Ray that is not up in time, on a busy machine, is started again; its own limit is half a minute."""
 
 LISTED_TASKS, MOST_LISTED_TASKS = "RAY_task_events_max_num_task_in_gcs", 1000
