@@ -19,7 +19,7 @@ from patience import wait_for
 from rank_processes import run_ranks
 
 from xlmr_sweep.data import instruction_source, mixture, mixture_writer
-from xlmr_sweep.data.instruction_source import PART_BYTES
+from xlmr_sweep.data.instruction_source import PART_BYTES, part_size
 from xlmr_sweep.data.mixture import prepare_mixture
 from xlmr_sweep.data.part_work import MOST_THREADS, PartDone, PartWork, Runner, run_here
 from xlmr_sweep.data.row_files import Segment
@@ -141,4 +141,6 @@ def test_the_command_that_is_killed_and_given_again_leaves_the_bytes_of_one_that
 def test_at_the_papers_scale_a_kill_loses_at_most_a_hundredth_of_the_work() -> None:
     """What is lost are the parts at work: one for each thread, or for each process of a cluster."""
     assert PART_BYTES[1] * min(MOST_THREADS, machine_cpus()) <= XP3_BYTES / 100
+    # 200,000 rows of 1,100 bytes, and what lies between: two threads.
+    assert all(2 * part_size(size) <= size / 100 for size in (200_000 * 1_100, 2**28, 2**30, 2**32, XP3_BYTES))
     assert PART_BYTES[1] * 64 <= XP3_BYTES / 100, "64 processes of Ray Data, all at work"

@@ -40,7 +40,7 @@ def test_a_restart_does_only_what_is_missing_and_what_a_kill_lost_is_told(
     assert set(killed) == {"at 30%", "before the manifest"}
     first, second = killed.values()
     # That all parts are done in the end, none twice, is asserted in there.
-    assert first["parts"] < whole["parts"]
+    assert 1 <= first["parts"] <= whole["parts"]
     assert (first["lost_s"] > 0) == (first["lost_parts"] > 0)
     # The join of the killed run was whole but for the manifest.
     assert second["lost_parts"] == 0

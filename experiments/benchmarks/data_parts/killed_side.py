@@ -1,13 +1,14 @@
-"""One run of our side that may kill itself: `python killed_side.py STUDY.yaml STORAGE NOTES SECONDS_OR_0 parts|join`.
+"""One run of our side that may kill itself: `python killed_side.py STUDY.yaml STORAGE NOTES never|join|NUMBER_OF_PARTS`.
 
-It kills itself after so many seconds of work on parts, or where all is joined and only the manifest is missing. NOTES gets one
-line of JSON: how many parts it did, the CPU seconds of these and of joining, and those that were lost with the kill.
+It kills itself after so many parts, at a random moment of the next ones, or where all is joined and only the manifest is missing.
+NOTES gets one line of JSON: how many parts it did, the CPU seconds of these and of joining, and those that the kill lost.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import sys
 import threading
@@ -28,33 +29,36 @@ from xlmr_sweep.study.reading import load_study
 class Notes:
     """What a run did, in CPU seconds of the threads that did it."""
 
-    def __init__(self, file: Path) -> None:
-        self._file, self._began = file, time.perf_counter()
+    def __init__(self, file: Path, dies: str) -> None:
+        self._file, self._dies = file, dies
         self.num_parts = 0
         self.parts_s = self.joined_s = 0.0
         self.joining_since: float | None = None
-        self._at_work: dict[int, tuple[int, float]] = {}
-        """Of the parts at work: each thread's clock, and what it showed at the part's begin."""
+        self._at_work: dict[int, tuple[int, float, float]] = {}
+        """Of the parts at work: each thread's clock, what it showed at the part's begin, and the time of day then."""
         self._lock = threading.Lock()
 
     def begin(self) -> None:
         """Notes that this thread begins a part."""
         thread = threading.get_ident()
         with self._lock:
-            self._at_work[thread] = (time.pthread_getcpuclockid(thread), time.thread_time())
+            self._at_work[thread] = (time.pthread_getcpuclockid(thread), time.thread_time(), time.perf_counter())
 
     def end(self) -> None:
         """Notes that this thread's part has its file."""
         with self._lock:
-            clock, began = self._at_work.pop(threading.get_ident())
+            clock, began, since = self._at_work.pop(threading.get_ident())
             self.num_parts += 1
             self.parts_s += time.clock_gettime(clock) - began
+            is_last = str(self.num_parts) == self._dies
+        if is_last:
+            threading.Timer(random.random() * (time.perf_counter() - since), self.die).start()
 
-    def write(self, kind: str) -> None:
+    def write(self) -> None:
         """Writes all of it. Nothing begins or ends meanwhile."""
         with self._lock:
-            lost = sum(time.clock_gettime(clock) - began for clock, began in self._at_work.values())
-            if kind == "join" and self.joining_since is not None:
+            lost = sum(time.clock_gettime(clock) - began for clock, began, _ in self._at_work.values())
+            if self._dies == "join" and self.joining_since is not None:
                 lost += time.thread_time() - self.joining_since
             found: dict[str, float] = {
                 "parts": self.num_parts,
@@ -62,24 +66,17 @@ class Notes:
                 "joined_s": self.joined_s,
                 "lost_s": lost,
             }
-            found |= {"lost_parts": len(self._at_work), "seconds": time.perf_counter() - self._began}
-            self._file.write_text(json.dumps(found))
+            self._file.write_text(json.dumps({**found, "lost_parts": len(self._at_work)}))
 
-    def die(self, kind: str) -> None:
+    def die(self) -> None:
         """Writes and ends this process as `kill -9` does."""
-        self.write(kind)
+        self.write()
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(study_file: str, storage: str, notes_file: str, kill_after_s: float, kind: str) -> None:
+def main(study_file: str, storage: str, notes_file: str, dies: str) -> None:
     """Prepares, or dies on the way."""
-    study = load_study(study_file)
-    # So that imports are not in the time.
-    import transformers  # noqa: F401
-
-    import xlmr_sweep.modeling.loading  # noqa: F401
-
-    notes = Notes(Path(notes_file))
+    study, notes = load_study(study_file), Notes(Path(notes_file), dies)
     work, put_together, close = PartWork.__call__, mixture._put_together, MixtureWriter.close
 
     def noted(self: PartWork, payload: Payload) -> PartDone:
@@ -96,19 +93,17 @@ def main(study_file: str, storage: str, notes_file: str, kill_after_s: float, ki
 
     def closed(self: MixtureWriter) -> None:
         close(self)
-        if kill_after_s and kind == "join":
-            notes.die(kind)
+        if dies == "join":
+            notes.die()
 
     PartWork.__call__ = noted  # type: ignore[method-assign]
     mixture._put_together = joined
     MixtureWriter.close = closed  # type: ignore[method-assign]
-    if kill_after_s and kind == "parts":
-        threading.Timer(kill_after_s, notes.die, (kind,)).start()
     mixture.prepare_mixture(study, Storage(storage))
-    notes.write("parts")
+    notes.write()
     # A timer may still wait.
     os._exit(0)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[4]), sys.argv[5])
+    main(*sys.argv[1:5])

@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_ranks
 import torch
-from static_steps import examples, tiny
+from static_steps import NaNBeyondTheEnd, examples, tiny
 
+from xlmr_sweep.modeling.gpu import mlm_packing
 from xlmr_sweep.modeling.gpu.mlm_packing import cut, pack
+from xlmr_sweep.modeling.gpu.mlm_step import MaskedLMStep
 from xlmr_sweep.modeling.gpu.packing import RowShape, Table
-from xlmr_sweep.modeling.gpu.static_step import strict_determinism
+from xlmr_sweep.modeling.gpu.static_step import Optimisation, strict_determinism
 from xlmr_sweep.modeling.gpu.torch_kernels import Kernels, TorchKernels
 from xlmr_sweep.modeling.gpu.vocabulary_kernels import TorchVocabulary, VocabularyKernels, Wanted, WordUses
 from xlmr_sweep.training.masking import Masked
@@ -49,6 +52,34 @@ def test_two_steps_equal_torch_s_operators(family: str, classification: bool) ->
     # Two labels leave gaps between the head's entries: what a sum over rows leaves unwritten there counts in the norm.
     ours = two_steps(triton_kernels(), family, classification=classification)
     plain = two_steps(TorchKernels(torch.float32), family, classification=classification)
+    for one, other in zip(ours, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def two_micro_batches(kernels: Kernels, vocabulary: VocabularyKernels, family: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns losses and gradients of a step of instruction tuning in two micro-batches, over the whole vocabulary."""
+    model = tiny_ranks.tiny(family, hidden_size=32, max_position_embeddings=60)
+    step = MaskedLMStep(model, 0, Optimisation(1.0, 0.01), torch.float32, NaNBeyondTheEnd(), kernels, vocabulary)
+    rows = tiny_ranks.longest_first(tiny_ranks.Rows().rows(0, range(6)))
+    batches, shape = cut(rows, 512, step.longest, least=2)
+    made = pack(batches, shape, step.table, sum(len(row.labels) for row in rows), range(2))
+    step.begin()
+    with strict_determinism():
+        for numbers in torch.from_numpy(made.numbers):
+            step.add(shape, numbers)
+    return step.losses, step.state.grads
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="fp32 on a GPU takes the plain way")
+@pytest.mark.parametrize("family", ["eurobert", "gte"])
+def test_micro_batches_add_up_to_torch_s_gradients(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from xlmr_sweep.modeling.gpu.triton_kernels import TritonKernels
+    from xlmr_sweep.modeling.gpu.triton_vocabulary import TritonVocabulary
+
+    monkeypatch.setattr(mlm_packing, "TOKENS", 64)
+    monkeypatch.setattr(mlm_packing, "ASKED", 32)
+    ours = two_micro_batches(TritonKernels(torch.float32, 2, adds=True), TritonVocabulary(), family)
+    plain = two_micro_batches(TorchKernels(torch.float32, adds=True), TorchVocabulary(), family)
     for one, other in zip(ours, plain, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
