@@ -8,8 +8,9 @@ import pytest
 import torch
 from tiny_ranks import run_of, tiny
 
-from xlmr_sweep.modeling.architecture import KNOWN
+from xlmr_sweep.modeling.architecture import KNOWN, Architecture
 from xlmr_sweep.modeling.gpu.footprint import footprint
+from xlmr_sweep.modeling.known_models import KNOWN_CONFIGS
 from xlmr_sweep.modeling.memory import keeps_gathered, token_bytes
 from xlmr_sweep.modeling.tuning_memory import LEAST_TOKENS, tuning_plan
 
@@ -34,9 +35,10 @@ def test_the_papers_models_fit_their_cards_without_computing_activations_again()
     assert used <= 80e9 < used + 512 * a_token
 
 
-@pytest.mark.parametrize("hub", ["FacebookAI/xlm-roberta-base", "answerdotai/ModernBERT-base", "EuroBERT/EuroBERT-210m"])
+@pytest.mark.parametrize("hub", ["facebook/xlm-v-base", "answerdotai/ModernBERT-base", "EuroBERT/EuroBERT-210m"])
 def test_a_packed_micro_batch_is_planned_with_no_less_than_a_trials_step_of_as_many_tokens(hub: str) -> None:
-    shape = KNOWN[hub]
+    shape = Architecture.from_config(KNOWN_CONFIGS[hub])
+    assert shape is not None
     trial = [footprint(shape, tokens, 0).pool for tokens in (4096, 8192)]
     planned = [plan(shape, 1, tokens=tokens).step_bytes for tokens in (4096, 8192)]
     # The trial's last layer may be whole, as in instruction tuning, or compute one token a sequence.
