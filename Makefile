@@ -49,8 +49,6 @@ demo: install
 	$(BIN)/python experiments/demo.py --storage $(DEMO_STORAGE) $(DEMO_OPTIONS)
 
 # Three processes; what starts Ray goes to two of them: more Rays on few cores run into each other's time limits (tests/conftest.py).
-# One thread of torch in each: on few cores the threads of several processes wait for each other, and waiting takes a whole core.
-test: export OMP_NUM_THREADS := 1
 test: install-test
 	$(BIN)/python -m pytest --numprocesses 3 --no-loadscope-reorder
 

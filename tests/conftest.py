@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,9 @@ import pytest
 from builders import make_encoder, make_study
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
+
+# On few cores the threads of several processes wait for each other, and waiting takes a whole core. Read when torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # While all modules of tests are imported, the collector would go through ever more objects again and again: a third of the time.
 gc.disable()
