@@ -12,7 +12,8 @@ from xlmr_sweep.errors import StudyError
 
 def needs(**fields: Any) -> StudyNeeds:
     given = {"gpus": 0, "cpus_per_gpu": 2.0, "cpus": None, "end_soon_s": 150.0} | fields
-    return StudyNeeds("a", "a", None, "s", (), **given)
+    named: dict[str, Any] = {"name": "a", "study": "a", "own_file": None, "folders": (), "storage": "s", "options": ()}
+    return StudyNeeds(**named, **given)
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ def _problem_of_benchmark(words: Sequence[str]) -> str:
         return f"there is no benchmark {words[0]}"
     known = _strings(path)
     # A value to be filled in is written in capitals: FILE, ROWS.jsonl.
-    options = [word for word in words[1:] if not word.isdigit() and not re.fullmatch(r"[A-Z]+(\.[a-z]+)?", word)]
+    options = [word for word in words[1:] if not re.fullmatch(r"\d+(\.\d+)?|[A-Z]+(\.[a-z]+)?", word)]
     return next((f"{words[0]} knows no {word}" for word in options if word not in known), "")
 
 
