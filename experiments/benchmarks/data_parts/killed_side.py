@@ -1,7 +1,8 @@
 """One run of our side that may kill itself: `python killed_side.py STUDY.yaml STORAGE NOTES never|join|NUMBER_OF_PARTS`.
 
-It kills itself after so many parts, at a random moment of the next ones, or where all is joined and only the manifest is missing.
-NOTES gets one line of JSON: how many parts it did, the CPU seconds of these and of joining, and those that the kill lost.
+It kills itself after so many parts, at a random moment of the next ones, or where all is joined and only the manifest is missing,
+which is also the latest moment. NOTES gets one line of JSON: how many parts it did, the CPU seconds of these and of joining, and
+those that the kill lost.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ class Notes:
         self._file, self._dies = file, dies
         self.num_parts = 0
         self.parts_s = self.joined_s = 0.0
-        self.joining_since: float | None = None
+        self.is_dying = False
+        """Whether it waits for the moment of its kill."""
+        self._joining: tuple[int, float] | None = None
+        """While parts are joined: the clock of that thread, and what it showed at the begin."""
         self._at_work: dict[int, tuple[int, float, float]] = {}
         """Of the parts at work: each thread's clock, what it showed at the part's begin, and the time of day then."""
         self._lock = threading.Lock()
@@ -52,19 +56,33 @@ class Notes:
             self.parts_s += time.clock_gettime(clock) - began
             is_last = str(self.num_parts) == self._dies
         if is_last:
+            self.is_dying = True
             threading.Timer(random.random() * (time.perf_counter() - since), self.die).start()
+
+    def begin_joining(self) -> None:
+        """Notes that this thread begins to join the parts."""
+        with self._lock:
+            self._joining = time.pthread_getcpuclockid(threading.get_ident()), time.thread_time()
+
+    def end_joining(self) -> None:
+        """Notes that the parts are joined and the manifest is written."""
+        with self._lock:
+            assert self._joining is not None
+            clock, began = self._joining
+            self.joined_s, self._joining = time.clock_gettime(clock) - began, None
 
     def write(self) -> None:
         """Writes all of it. Nothing begins or ends meanwhile."""
         with self._lock:
             lost = sum(time.clock_gettime(clock) - began for clock, began, _ in self._at_work.values())
-            if self._dies == "join" and self.joining_since is not None:
-                lost += time.thread_time() - self.joining_since
-            found: dict[str, float] = {
+            if self._joining is not None:
+                lost += time.clock_gettime(self._joining[0]) - self._joining[1]
+            found: dict[str, float | bool] = {
                 "parts": self.num_parts,
                 "parts_s": self.parts_s,
                 "joined_s": self.joined_s,
                 "lost_s": lost,
+                "was_joining": self._joining is not None,
             }
             self._file.write_text(json.dumps({**found, "lost_parts": len(self._at_work)}))
 
@@ -86,14 +104,14 @@ def main(study_file: str, storage: str, notes_file: str, dies: str) -> None:
         return done
 
     def joined(*arguments: Any) -> dict[str, Any]:
-        notes.joining_since = began = time.thread_time()
+        notes.begin_joining()
         manifest = put_together(*arguments)
-        notes.joined_s = time.thread_time() - began
+        notes.end_joining()
         return manifest
 
     def closed(self: MixtureWriter) -> None:
         close(self)
-        if dies == "join":
+        if dies == "join" or notes.is_dying:
             notes.die()
 
     PartWork.__call__ = noted  # type: ignore[method-assign]
@@ -101,8 +119,6 @@ def main(study_file: str, storage: str, notes_file: str, dies: str) -> None:
     MixtureWriter.close = closed  # type: ignore[method-assign]
     mixture.prepare_mixture(study, Storage(storage))
     notes.write()
-    # A timer may still wait.
-    os._exit(0)
 
 
 if __name__ == "__main__":
