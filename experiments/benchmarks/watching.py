@@ -68,7 +68,7 @@ def cluster_of(nodes: int, cpus: int, *, dashboard: bool) -> Iterator[Any]:
 
 
 def check(folder: Path) -> dict[str, Any]:
-    """Returns how long `--check` takes on four nodes, the second time: whoever tries it once tries it again."""
+    """Returns how long `--check` takes on four nodes, the longer of two times."""
     command = [sys.executable, "experiments/run_grid.py", "--study", "demo", "--check", "--storage", str(folder / "runs")]
     with cluster_of(4, 1, dashboard=False) as cluster:
         seconds = []

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from builders import EVERY_FAMILY, WITH_TYPES, make_encoder
-from small_trials import ALONE, pick, prepared, settings
+from small_trials import ALONE, noted_budgets, pick, prepared, settings
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, get_linear_schedule_with_warmup
 
-from xlmr_sweep.data.encoding import evaluation_batches, training_batches
+from xlmr_sweep.data.encoding import training_batches
 from xlmr_sweep.data.examples import few_shot, load_task
 from xlmr_sweep.errors import DivergedError
 from xlmr_sweep.storage.files import Storage
@@ -148,15 +148,7 @@ def test_a_trial_computes_logits_of_label_words_alone(
 def test_an_encoder_without_a_fast_path_runs_all_the_same(
     study_file: Callable[..., Path], tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from xlmr_sweep.training import evaluation
-
-    budgets: list[int] = []
-
-    def spy(examples: Any, max_tokens: int) -> Any:
-        budgets.append(max_tokens)
-        return evaluation_batches(examples, max_tokens)
-
-    monkeypatch.setattr(evaluation, "evaluation_batches", spy)
+    budgets = noted_budgets(monkeypatch)
     folder = make_encoder(tmp_path / family, family)
     study = load_study(str(study_file(models=[{"name": "m", "folder": str(folder)}], finetune=settings())))
     warm = prepared(study, Storage(tmp_path / "runs"))

@@ -12,16 +12,15 @@ import pytest
 import torch
 from builders import make_encoder
 from fake_cuda import FakeCuda, NotedStep
-from small_trials import pick, prepared, settings
+from small_trials import noted_budgets, pick, prepared, settings
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from xlmr_sweep.data.encoding import evaluation_batches
 from xlmr_sweep.data.examples import load_task
 from xlmr_sweep.modeling.gpu.graphs import StepRunner
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.reading import load_study
 from xlmr_sweep.study.tasks import COPA, render
-from xlmr_sweep.training import evaluation, static_trial, trial_model
+from xlmr_sweep.training import static_trial, trial_model
 from xlmr_sweep.training.finetune import finetune
 from xlmr_sweep.training.static_trial import StaticTrainer
 
@@ -118,13 +117,7 @@ def test_batches_of_a_zero_shot_trial_do_not_follow_the_batch_size_of_training(
     study_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The batch size is no part of its id, and other batches round in another way."""
-    budgets: list[int] = []
-
-    def spy(examples: Any, max_tokens: int) -> Any:
-        budgets.append(max_tokens)
-        return evaluation_batches(examples, max_tokens)
-
-    monkeypatch.setattr(evaluation, "evaluation_batches", spy)
+    budgets = noted_budgets(monkeypatch)
     model = {"name": "m", "folder": str(make_encoder(tmp_path / "electra", "electra"))}
     ids, found = set(), []
     for batch_size in (2, 16):

@@ -188,11 +188,11 @@ def check_models(
             else:
                 guesses = model.new_head and any(trial.train_size == 0 and trial.paradigm == "prompted" for trial in prompted)
                 _check_given_model(study, storage, model, tasks, max_length, console, keep_commits=keep_commits, guesses=guesses)
+    check_run_texts(study, storage, trials, examples, partial(_warn, console))
 
-    def warn(note: str) -> None:
-        console.print(f"Warning: {note}", highlight=False, markup=False, soft_wrap=True)
 
-    check_run_texts(study, storage, trials, examples, warn)
+def _warn(console: Console, text: str) -> None:
+    console.print(f"Warning: {text}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _check_given_model(
@@ -211,11 +211,11 @@ def _check_given_model(
     _check_files(source, tasks, max_length, console)
     if guesses:
         text = "new_head: true: where its head is new, zero-shot trials of prompted guess"
-        console.print(f"Warning: model {model.name}: {text}", highlight=False, soft_wrap=True)
+        _warn(console, f"model {model.name}: {text}")
     family = model_family(_config(source))
     if not family.has_fast_path:
         text = f"no fast path for {family.model_type}; its trials keep the whole vocabulary and pad, and take longer"
-        console.print(f"Warning: model {model.name}: {text}", highlight=False, soft_wrap=True)
+        _warn(console, f"model {model.name}: {text}")
     if model.hub is not None and keep_commits:
         from xlmr_sweep.modeling.loading import keep_commit
 
@@ -227,7 +227,7 @@ def _check_given_model(
         _check_files(tuned, tasks, max_length, console)
         # Read again: by now the hub's commit is known.
         if note := check_same_kind(tuned, base_source(storage, study, model)):
-            console.print(f"Warning: model {model.name}: {note}", highlight=False, markup=False, soft_wrap=True)
+            _warn(console, f"model {model.name}: {note}")
 
 
 def _check_files(source: ModelSource, tasks: Sequence[TaskSpec], max_length: int, console: Console) -> None:
@@ -245,7 +245,7 @@ def _check_files(source: ModelSource, tasks: Sequence[TaskSpec], max_length: int
 
         notes = check_model(source, tasks, max_length)
     for note in notes:
-        console.print(f"Warning: model {source.name}: {note}", highlight=False, markup=False, soft_wrap=True)
+        _warn(console, f"model {source.name}: {note}")
 
 
 def check_demo_length(model: ModelSpec, max_length: int) -> None:

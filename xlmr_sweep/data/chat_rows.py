@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from xlmr_sweep.data.jsonl import FIELDS
 from xlmr_sweep.data.part_work import growing_whole, write_whole
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.artifacts import manifest_of
@@ -29,10 +30,6 @@ from xlmr_sweep.study.text_tokens import says_something
 
 NUMBERS = "numbers.npy"
 """(R,): numbers of these rows in the mixture, ascending. If all rows are here, there is no such file."""
-
-
-UNKNOWN = ("inputs", "targets")
-"""Parts of a row, of which a tokenizer may know nothing."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +121,7 @@ class ChatShardWriter:
         self, storage: Storage, folder: str, scratch: str, facts: dict[str, Any], unknown: UnknownTokens | None = None
     ) -> None:
         self._storage, self._folder, self._scratch, self._facts = storage, folder, scratch, facts
-        self._unknown, self._num_unknown = unknown, dict.fromkeys(UNKNOWN, 0)
+        self._unknown, self._num_unknown = unknown, dict.fromkeys(FIELDS, 0)
         self._shards: list[dict[str, int]] = []
         self._dtype = ""
         self._stack = ExitStack()
@@ -285,7 +282,7 @@ def _num_unknown(
         return found
 
     is_lost = (number(ids == tokens.token_id) > 0) & (number(tokens.says_something[ids]) == 0)
-    return dict(zip(UNKNOWN, is_lost.sum(axis=0).tolist(), strict=True))
+    return dict(zip(FIELDS, is_lost.sum(axis=0).tolist(), strict=True))
 
 
 def _shard_file(number: int, name: str) -> str:

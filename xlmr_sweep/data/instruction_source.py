@@ -27,7 +27,7 @@ Row = tuple[str, str]
 
 NUM_PARTS, PART_BYTES = 256, (2**19, 2**22)
 """A source is cut into about NUM_PARTS parts. PART_BYTES is the least and the most bytes of a part. A kill loses the parts that
-are being read: two threads lose 0.8% at most of a source from 128 MiB on, about 150,000 of xP3's rows. A part of 4 MiB is 1/8,800
+are being read: two threads lose 0.8% at most of a source from 128 MiB on, about 110,000 of xP3's rows. A part of 4 MiB is 1/8,800
 of English xP3 (37 GB), so 64 processes lose 0.7% at most."""
 
 DEMO_PART_ROWS = 4096

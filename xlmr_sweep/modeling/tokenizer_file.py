@@ -7,6 +7,7 @@ token that the file does not hold gets a new row. transformers reports none of t
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -79,8 +80,7 @@ def tokenizer_notes(source: ModelSource, tokenizer: Any) -> list[str]:
             f"{source.location}: {TOKENIZER} leaves out merges at random (dropout {dropout:g}), as for training a model; "
             "here a text has the same tokens each time, those without dropout"
         )
-    words = sorted(filter(str.isalpha, written.get_vocab()))[:NUM_WORDS]
-    for probe in (*PROBES, *words, *(word.title() for word in words)):
+    for probe in _probes(written.get_vocab()):
         ours = tokenizer.backend_tokenizer.encode(probe, add_special_tokens=False)
         theirs = written.encode(probe, add_special_tokens=False)
         if ours.ids != theirs.ids:
@@ -112,7 +112,12 @@ def other_ends_note(source: ModelSource, tokenizer: Any) -> str:
 
 def unlike_tokens(ours: Any, theirs: Any) -> str:
     """Returns the first of some texts of which two tokenizers make other ids; empty if there is none."""
-    words = sorted(filter(str.isalpha, ours.get_vocab()))[:NUM_WORDS]
-    probes = (*PROBES, *words, *(word.title() for word in words))
-    found = [tokenizer(list(probes), add_special_tokens=False)["input_ids"] for tokenizer in (ours, theirs)]
+    probes = _probes(ours.get_vocab())
+    found = [tokenizer(probes, add_special_tokens=False)["input_ids"] for tokenizer in (ours, theirs)]
     return next((probe for probe, here, there in zip(probes, *found, strict=True) if here != there), "")
+
+
+def _probes(vocabulary: Iterable[str]) -> list[str]:
+    """Returns texts of which tokenizers may make different tokens: words of theirs, also with a capital, and unusual ones."""
+    words = sorted(filter(str.isalpha, vocabulary))[:NUM_WORDS]
+    return [*PROBES, *words, *(word.title() for word in words)]

