@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import typer
 
 from analysis.schema import TableError
+from xlmr_sweep.lost_output import has_reader_left
 from xlmr_sweep.plain_output import use_plain_output
 from xlmr_sweep.unexpected import defect, problem_of_files
 
@@ -24,6 +25,8 @@ def in_one_line() -> Iterator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:
+        if has_reader_left(error):
+            raise typer.Exit(1) from None
         problem = problem_of_files(error)
         typer.echo(f"error: {problem or defect(error)}", err=True)
         raise typer.Exit(2 if problem else 1) from error

@@ -35,8 +35,14 @@ exit_with(command)
 """
 
 
-@pytest.mark.parametrize("way", ["hangs", "in order"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    ("number", "way"),
+    [
+        *((number, way) for number in (signal.SIGTERM, signal.SIGINT) for way in ("hangs", "in order")),
+        (signal.SIGUSR1, "in order"),
+        (signal.SIGHUP, "in order"),
+    ],
+)
 def test_an_interrupted_command_ends_with_130_and_leaves_no_claim(tmp_path: Path, number: signal.Signals, way: str) -> None:
     command = [sys.executable, "-c", COMMAND, str(tmp_path / "runs"), way]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -58,6 +64,13 @@ def test_it_ends_also_where_nobody_reads_what_it_says(tmp_path: Path) -> None:
         process.stderr.close()
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE_S) == 130
+
+
+def test_a_command_under_nohup_outlives_its_terminal() -> None:
+    code = "import signal, sys\nfrom xlmr_sweep import interrupt\ninterrupt.install()\nwith interrupt.in_order():"
+    code += "\n    signal.raise_signal(signal.SIGHUP)\n    print('goes on')"
+    done = subprocess.run(["nohup", sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "goes on\n")
 
 
 SOON = """

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGUSR1, from the first moment of a command. Imported before anything that takes long to import.
+"""Ctrl-C, SIGTERM, SIGHUP and SIGUSR1, from the first moment of a command. Imported before anything that takes long to import.
 
 Before `commands.exit_status` takes over there is nothing to keep. The process then ends at once with the status of an
 interrupted command. Afterwards a command has `PATIENCE_S` to end in order. Who signals all processes of a job (`timeout`, a
@@ -6,14 +6,13 @@ service manager, a scheduler) also ends this command's Ray. Calls to Ray would t
 words and a status of Ray's own.
 
 SIGUSR1 says that the time is nearly over. What listens to it (`on_notice`) ends in order, long before the time is over. Where
-nothing listens it is like SIGTERM.
+nothing listens it is like SIGTERM. So is SIGHUP, of a terminal that was closed, unless it is ignored as under `nohup`.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -137,13 +136,16 @@ def in_order() -> Iterator[None]:
         if signum == signal.SIGUSR1 and _listeners:
             _listeners[-1].give()
             return
+        if signum == signal.SIGHUP:
+            # A terminal's end sends it twice, itself and by the shell. The second would break off the end in order.
+            signal.signal(signum, signal.SIG_IGN)
         if not deadlines:
             deadlines.append(threading.Timer(PATIENCE_S, _end))
             deadlines[0].daemon = True
             deadlines[0].start()
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    before = {number: signal.signal(number, interrupt) for number in _signals()}
     try:
         yield
     finally:
@@ -174,12 +176,19 @@ def _act() -> None:
 
 
 def _leave(signum: int, frame: FrameType | None) -> None:
-    sys.stderr.write("Interrupted.\n")
-    sys.stderr.flush()
-    os._exit(INTERRUPTED)
+    try:
+        os.write(2, b"Interrupted.\n")
+    finally:
+        os._exit(INTERRUPTED)
 
 
 def install() -> None:
     """Makes the signals end the process at once with status 130."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    for number in _signals():
         signal.signal(number, _leave)
+
+
+def _signals() -> list[signal.Signals]:
+    """Returns the signals that end a command."""
+    hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, *hangup]

@@ -13,6 +13,8 @@ import sys
 import unicodedata
 from pathlib import Path
 
+from xlmr_sweep.lost_output import guard_output
+
 PLAIN = {
     "±": "+/-", "–": "-", "—": "-", "−": "-", "’": "'", "‘": "'", "“": '"', "”": '"', "×": "x", "…": "...", "→": "->",
     "≤": "<=", "≥": ">=", "·": ".", "•": "*", "µ": "u", "ß": "ss", "█": "#", "━": "-", "╸": "-", "╺": "-", "─": "-", "│": "|",
@@ -39,8 +41,12 @@ def _plain(character: str) -> str:
 
 
 def use_plain_output() -> None:
-    """Makes printing raise no error, whatever the encoding of stdout and stderr is, and also where one of them is closed."""
+    """Makes printing raise no error, whatever the encoding of stdout and stderr is, and also where one of them is closed.
+
+    A device that is full and a reader that has left are met as `xlmr_sweep.lost_output` says.
+    """
     _replace_closed_streams()
+    guard_output()
     codecs.register_error(HANDLER, plain)
     for stream in (sys.stdout, sys.stderr):
         # A stream may have been put there by others, or be none.

@@ -28,6 +28,7 @@ from xlmr_sweep.commands.text_check import check_texts, examples_at_hand, is_exa
 from xlmr_sweep.commands.tracking import Tracking, check_trackers
 from xlmr_sweep.commands.watch import watch
 from xlmr_sweep.errors import MissingFolderError, StudyError
+from xlmr_sweep.lost_output import goes_on_without_output
 from xlmr_sweep.modeling.quick_check import folder_notes
 from xlmr_sweep.storage.artifacts import DATA, DRIVER, RESULTS_FILE, STUDY_FILE, TMP, corrupt_file, instruct_folder, stale_file
 from xlmr_sweep.storage.collect import Collected, collect, set_aside, write_results
@@ -159,7 +160,7 @@ def run(
         StudyError: before anything was started.
     """
     opened = open_request(request)
-    with _nothing_left_if_refused(opened.storage), only_driver(opened.storage):
+    with goes_on_without_output(), _nothing_left_if_refused(opened.storage), only_driver(opened.storage):
         # Read again: another driver may have added sizes or seeds until a moment ago.
         return _run(open_request(request, opened), address, console, retry_failed, work, min_nodes)
 
@@ -217,7 +218,7 @@ def instruct(request: Request, address: str, console: Console, min_nodes: int | 
         StudyError: before anything was started.
     """
     opened = open_request(request)
-    with _nothing_left_if_refused(opened.storage), only_driver(opened.storage):
+    with goes_on_without_output(), _nothing_left_if_refused(opened.storage), only_driver(opened.storage):
         return _instruct(open_request(request, opened), address, console, min_nodes)
 
 
@@ -250,7 +251,7 @@ def prepare(request: Request, address: str, console: Console, *, instructions: b
     """
     opened = open_request(request)
     display = ProgressDisplay(console)
-    with _nothing_left_if_refused(opened.storage):
+    with goes_on_without_output(), _nothing_left_if_refused(opened.storage):
         examples = read_examples(opened.study, opened.storage, opened.trials, display)
         if instructions:
             jobs = opened.study.possible_jobs

@@ -17,6 +17,7 @@ from rich.console import Console
 from xlmr_sweep.commands.unattended import ask_nothing, have_a_home
 from xlmr_sweep.errors import ClusterGoneError, StorageError, StudyError
 from xlmr_sweep.interrupt import INCOMPLETE, INTERRUPTED, in_order, last_words, was_ended
+from xlmr_sweep.lost_output import has_reader_left
 from xlmr_sweep.plain_output import use_plain_output
 from xlmr_sweep.unexpected import defect, problem_of_files
 
@@ -58,6 +59,8 @@ def status_of(command: Callable[[Console], int]) -> int:
         errors.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
         return 1
     except Exception as error:
+        if has_reader_left(error):
+            return INCOMPLETE
         problem = problem_of_files(error)
         errors.print(f"Error: {problem or defect(error)}", style="red", highlight=False, markup=False, soft_wrap=True)
         return 2 if problem else INCOMPLETE
