@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from printed import printed
@@ -16,6 +18,7 @@ from xlmr_sweep.commands.dry_run_tables import forecast_parts
 from xlmr_sweep.commands.request import Request
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.architecture import KNOWN
+from xlmr_sweep.scheduling.operations import Operations
 from xlmr_sweep.storage.collect import collect
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import expand
@@ -50,6 +53,24 @@ def test_a_dry_run_of_the_paper_sums_up_and_shows_the_papers_table_beside(tmp_pa
     keeping = PAPER.replaced(finetune=PAPER.finetune.model_copy(update={"save_weights": True}))
     kept = make_forecast(keeping, storage, trials, collect(storage, keeping)).whole.disk
     assert kept["trained weights"] == 315 * 4 * sum(KNOWN[str(model.hub)].num_parameters for model in PAPER.models)
+
+
+def test_a_dry_run_counts_each_cells_operations_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of ten simulations asks 100,000 times how long something takes."""
+    storage, trials, asked = Storage(tmp_path / "none"), expand(PAPER), Counter[str]()
+    for name in ("trial", "job"):
+        counted = getattr(Operations, name)
+
+        def counting(self: Operations, *args: Any, name: str = name, counted: Any = counted) -> Any:
+            asked[name] += 1
+            return counted(self, *args)
+
+        monkeypatch.setattr(Operations, name, counting)
+    make_forecast(PAPER, storage, trials, collect(storage, PAPER))
+    cells = len({(trial.model, trial.task, trial.train_size) for trial in trials})
+    # A cell has an amount of the cluster. The paper's hours ask once for each trial, and once for each cell to know the mean.
+    assert 0 < asked["trial"] <= 2 * cells + len(trials)
+    assert 0 < asked["job"] <= 2 * len(PAPER.models)
 
 
 def test_a_dry_run_says_whose_speeds_it_assumes(study_file: Callable[..., Path], tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from xlmr_sweep.data.jsonl import MAX_SHOWN, parse_lines, parse_table, text_problem
+from xlmr_sweep.data.jsonl import MAX_SHOWN, parse_lines, parse_table
 
 
 @pytest.mark.parametrize(
@@ -68,18 +68,3 @@ def test_a_table_of_another_source_keeps_its_rows_and_names_the_others() -> None
     assert (whole.num_malformed, broken.num_malformed) == (0, 1)
     assert broken.problems == [(2, "field 'inputs' is NoneType, not text")]
     assert parse_table(pa.table({"inputs": ["a"]})).problems == [(1, "lacks the field 'targets'")]
-
-
-@pytest.mark.parametrize(
-    ("value", "problem"),
-    [
-        ("é", ""),
-        (3, ""),
-        (True, ""),
-        (None, "is NoneType, not text"),
-        (float("nan"), "is nan, not text"),
-        ("a\ud800", "holds half a character (a lone surrogate at 1)"),
-    ],
-)
-def test_what_counts_as_text(value: object, problem: str) -> None:
-    assert text_problem(value) == problem

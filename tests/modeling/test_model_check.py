@@ -14,6 +14,7 @@ import huggingface_hub
 import pytest
 import torch
 from builders import FAMILIES, make_encoder
+from hub_cache import cache_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM
@@ -292,7 +293,7 @@ def test_a_hubs_weights_are_checked_before_they_are_fetched(tmp_path: Path, monk
     monkeypatch.setattr(model_check, "load_tokenizer", lambda source: tokenizer)
     monkeypatch.setattr(weights_of, "cached_file", lambda *names, **options: None)
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: HubOfFolder(folder))
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda where, name, revision: str(folder / name))
+    cache_model(monkeypatch, tmp_path / "cache", "someone/model", folder, "abc")
     source = ModelSource("m", "someone/model", "abc")
     assert check_model(source, [CB]) == []
     rewrite(folder, lambda weights: weights | {"extra.weight": torch.ones(2)})
@@ -312,7 +313,7 @@ def test_a_hubs_weights_are_checked_before_they_are_fetched(tmp_path: Path, monk
 
 def test_a_hub_that_lacks_weights_is_said_before_any_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = ModelSource("m", "someone/model", "abc")
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda where, name, revision: str(tmp_path / name))
+    cache_model(monkeypatch, tmp_path / "cache", "someone/model", tmp_path, "abc")
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: HubOfFolder(tmp_path))
     assert announced_shapes(source) == {}, "a hub that does not answer is no fault of the model"
     (tmp_path / "config.json").write_text("{}")

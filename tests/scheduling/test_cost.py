@@ -46,12 +46,12 @@ def test_the_papers_hours_are_told_beside_and_used_where_the_card_says_nothing()
         finetune=PAPER.finetune.model_copy(update={"precision": "fp32"}),
         instruct=PAPER.instruct.model_copy(update={"precision": "fp32"}),
     )
-    slow = CostModel.of(fp32, Storage("/nowhere/at/all"))
+    slow, known = CostModel.of(fp32, Storage("/nowhere/at/all")), paper_cost()
     for model in PAPER.models:
         mine = [t for t in TRIALS.values() if t.model == model.name]
         seconds, hours = PAPER_COSTS[str(model.hub)]
-        assert sum(paper_cost().paper_s(t) or 0 for t in mine) == pytest.approx(315 * seconds)
-        assert paper_cost().paper_job_s(model.name) == hours * 3600
+        assert sum(known.paper_s(t) or 0 for t in mine) == pytest.approx(315 * seconds)
+        assert known.paper_job_s(model.name) == hours * 3600
         assert {slow.trial(t, 2).source for t in mine} == {"paper"}
         for amount in (0.25, 2.0):
             assert sum(amount * slow.trial_s(t, amount) for t in mine) == pytest.approx(315 * seconds)
@@ -110,6 +110,24 @@ def test_a_job_that_was_measured_tells_of_the_others() -> None:
         KNOWN[name].encoder_flops_per_token(512) for name in ("FacebookAI/xlm-roberta-large", "FacebookAI/xlm-roberta-base")
     ]
     assert cost.job("xlmr-large", 2).seconds == pytest.approx(1000 * shapes[0] / shapes[1])
+
+
+def test_what_was_told_of_a_job_is_told_anew_after_each_measurement() -> None:
+    study = PAPER.replaced(instruct=PAPER.instruct.model_copy(update={"max_steps": 1000}))
+    cost = CostModel.of(study, Storage("/nowhere/at/all"), has_gpus=False)
+    told = [cost.job("xlmr-large", 2)]
+    cost.observe(trial(), 1, 100)
+    told.append(cost.job("xlmr-large", 2))
+    # So little that no queue is sorted again.
+    cost.observe(trial(seed=1), 1, 101)
+    told.append(cost.job("xlmr-large", 2))
+    cost.observe_job("xlmr-base", 2, 1000)
+    told.append(cost.job("xlmr-large", 2))
+    cost.observe_job("xlmr-large", 2, 1000)
+    told.append(cost.job("xlmr-large", 2))
+    assert [estimate.source for estimate in told] == ["operations", "scaled", "scaled", "scaled", "measured"]
+    assert len({estimate.seconds for estimate in told}) == 5
+    assert cost.job("xlmr-large", 4).seconds == 500
 
 
 def test_estimates_that_hardly_move_cause_no_new_order() -> None:

@@ -74,6 +74,20 @@ def test_a_node_that_died_takes_its_room_along() -> None:
     assert free.allocate(Width(1, 1)) is None
 
 
+def test_what_could_ever_be_held_follows_the_nodes_also_in_a_copy() -> None:
+    free, gang = FreeResources([Node(8, 1, "a")]), Width(1, 1, 4)
+    assert not free.could_ever_hold(gang)
+    free.add(Node(8, 4, "b"))
+    other = free.copy()
+    assert free.could_ever_hold(gang)
+    assert other.could_ever_hold(gang)
+    other.remove("b")
+    assert not other.could_ever_hold(gang)
+    assert other.allocate(gang) is None
+    assert free.could_ever_hold(gang)
+    assert free.allocate(gang) is not None
+
+
 def test_two_nodes_of_one_id_are_refused() -> None:
     with pytest.raises(ValueError, match="two nodes"):
         FreeResources([Node(1, 0, "a"), Node(1, 0, "a")])

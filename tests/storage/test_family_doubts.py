@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
+from hub_cache import cache_model
 
 from xlmr_sweep.storage.collect import collect
 from xlmr_sweep.storage.family_doubts import family_doubts
@@ -73,12 +73,13 @@ def test_without_any_dropout_a_baseline_is_what_it_was(tmp_path: Path) -> None:
         ("FacebookAI/xlm-roberta-base", 0),
     ],
 )
-def test_a_hub_model_that_is_not_here_is_told_by_its_id(hub: str, num_doubtful: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *asked, **more: None)
+def test_a_hub_model_that_is_not_here_is_told_by_its_id(
+    hub: str, num_doubtful: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache_model(monkeypatch, tmp_path)
     assert len(family_doubts(study(hub=hub))) == num_doubtful
 
 
 def test_a_hub_model_in_the_cache_is_told_by_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = model_folder(tmp_path / "model", "distilbert") / "config.json"
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda hub, name, revision: str(file.parent / name))
+    cache_model(monkeypatch, tmp_path / "cache", "someone/small-model", model_folder(tmp_path / "model", "distilbert"))
     assert set(family_doubts(study(hub="someone/small-model"))) == {("m", "baseline", "cb")}

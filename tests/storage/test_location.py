@@ -55,7 +55,7 @@ def test_pyarrow_is_asked_for_what_is_meant_and_google_gives_up_soon(
     uri: str, asked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pyarrow = Asked()
-    monkeypatch.setattr("xlmr_sweep.storage.location.fs.FileSystem", pyarrow)
+    monkeypatch.setattr("pyarrow.fs.FileSystem", pyarrow)
     assert locate(uri).uri == uri
     assert pyarrow.uris == [asked]
 

@@ -5,15 +5,16 @@ In: the command line. Out: a request, which `entry` carries out, and the process
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from xlmr_sweep.commands import entry
 from xlmr_sweep.commands.exit_status import exit_with
-from xlmr_sweep.commands.request import Request
 from xlmr_sweep.errors import StudyError
+
+if TYPE_CHECKING:
+    from xlmr_sweep.commands.request import Request
 
 StudyOption = Annotated[str, typer.Option(help="paper, demo, or the path of a YAML file")]
 AddressOption = Annotated[str, typer.Option(help="auto, HOST:PORT, or local (a Ray of its own)")]
@@ -62,6 +63,8 @@ def run_grid(
     """
 
     def command(console: Console) -> int:
+        from xlmr_sweep.commands import entry
+
         request = typed_request(study, storage, models, tasks, paradigms, sizes, seeds, variants)
         if watch and not status:
             raise StudyError("--watch: goes with --status")
@@ -91,6 +94,9 @@ def run_instruct(
     """
 
     def command(console: Console) -> int:
+        from xlmr_sweep.commands import entry
+        from xlmr_sweep.commands.request import Request
+
         request = Request(study, storage, models=names("--models", models), paradigms=("instructed",))
         return entry.instruct(request, address, console, min_nodes)
 
@@ -110,6 +116,9 @@ def prepare_data(
     """
 
     def command(console: Console) -> int:
+        from xlmr_sweep.commands import entry
+        from xlmr_sweep.commands.request import Request
+
         return entry.prepare(Request(study, storage, tasks=names("--tasks", tasks)), address, console, instructions=instructions)
 
     exit_with(command)
@@ -131,6 +140,8 @@ def show_status(
     """
 
     def command(console: Console) -> int:
+        from xlmr_sweep.commands import entry
+
         request = typed_request(study, storage, models, tasks, paradigms, sizes, seeds)
         return entry.status(request, console, keep_watching=watch)
 
@@ -179,6 +190,8 @@ def typed_request(
     Raises:
         StudyError: for a list that is none.
     """
+    from xlmr_sweep.commands.request import Request
+
     return Request(
         study,
         storage,

@@ -10,15 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from xlmr_sweep.commands.progress import ProgressDisplay
 from xlmr_sweep.commands.text_check import check_run_texts
 from xlmr_sweep.data.examples import ReadTask, check_sizes, read_task, trained_on_note
-from xlmr_sweep.data.malformed import one_line
-from xlmr_sweep.data.part_work import Runner, run_here
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.families import model_family
 from xlmr_sweep.modeling.hub_reach import hub_or_cache
@@ -30,6 +28,9 @@ from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.plan import Trial, asked_tasks
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.tasks import TaskSpec
+
+if TYPE_CHECKING:
+    from xlmr_sweep.data.part_work import Runner
 
 
 def read_examples(study: Study, storage: Storage, trials: Sequence[Trial], display: ProgressDisplay) -> list[ReadTask]:
@@ -61,7 +62,7 @@ def read_examples(study: Study, storage: Storage, trials: Sequence[Trial], displ
 
 
 def prepare_instructions(
-    study: Study, jobs: Iterable[str], storage: Storage, display: ProgressDisplay, run_parts: Runner = run_here
+    study: Study, jobs: Iterable[str], storage: Storage, display: ProgressDisplay, run_parts: Runner | None = None
 ) -> None:
     """Puts the filtered instruction data of some instruction jobs and their tokens into the storage, once.
 
@@ -83,10 +84,12 @@ def prepare_instructions(
         _check_held_out(part, storage)
 
 
-def _prepare_mixture(study: Study, storage: Storage, display: ProgressDisplay, run_parts: Runner) -> None:
+def _prepare_mixture(study: Study, storage: Storage, display: ProgressDisplay, run_parts: Runner | None) -> None:
     from xlmr_sweep.data.mixture import prepare_mixture
     from xlmr_sweep.data.mixture_tokens import prepare_tokens, say_unknown
+    from xlmr_sweep.data.part_work import run_here
 
+    run_parts = run_parts or run_here
     folder = mixture_folder(study)
     doubt = mixture_doubt(storage, study)
     if doubt:
@@ -118,6 +121,8 @@ def _check_held_out(study: Study, storage: Storage) -> None:
 
 def _say_malformed(manifest: Mapping[str, Any], display: ProgressDisplay) -> None:
     """Shows the first rows that were left out because they are malformed."""
+    from xlmr_sweep.data.malformed import one_line
+
     malformed = manifest["malformed"]
     if malformed["number"]:
         _say(display, f"Warning: instructions: {malformed['number']} malformed rows are left out: {one_line(malformed['first'])}")

@@ -12,7 +12,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from xlmr_sweep.commands.publish_data import public_study
 from xlmr_sweep.commands.trackers import TRACKERS, Curve, Row, Tracker
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.artifacts import TRACKING, instruct_folder, manifest_of, tracking_file, tracking_folder
@@ -83,6 +82,8 @@ class Tracking:
 
     def _opened(self) -> dict[str, Tracker]:
         if self._trackers is None:
+            from xlmr_sweep.commands.publish_data import public_study
+
             self._trackers = {}
             kept = self._kept()
             for name in self._study.track:

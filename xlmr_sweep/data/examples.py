@@ -14,10 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pyarrow as pa
-from pyarrow import parquet
-
-from xlmr_sweep.data.jsonl import given_twice, not_json, read_line, text_problem
+from xlmr_sweep.data.json_line import given_twice, not_json, read_line, text_problem
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.artifacts import manifest_of, split_file, task_folder
 from xlmr_sweep.storage.files import Storage
@@ -66,6 +63,9 @@ class ReadTask:
 
     def keep(self, storage: Storage) -> None:
         """Writes the examples into the storage, and then the manifest."""
+        import pyarrow as pa
+        from pyarrow import parquet
+
         for split, examples in self.rows.items():
             sink = pa.BufferOutputStream()
             parquet.write_table(pa.Table.from_pylist(examples), sink)
@@ -126,6 +126,8 @@ def load_task(study: Study, task: TaskSpec, storage: Storage) -> TaskData:
     Raises:
         StudyError: if they were not prepared, or are no more those that were: edited by hand, or half copied.
     """
+    from pyarrow import parquet
+
     folder = task_folder(study, task)
     manifest = storage.read_json(manifest_of(folder))
     if manifest is None:

@@ -6,15 +6,14 @@ reads them. Otherwise Python reads them one by one, which is slower and finds ou
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import json as arrow_json
+
+from xlmr_sweep.data.json_line import given_twice, not_json, read_line, text_problem
 
 FIELDS = ("inputs", "targets")
 
@@ -144,53 +143,3 @@ def _field_problem(name: str, value: Any) -> str:
         return ""
     problem = text_problem(value)
     return problem and f"field {name!r} {problem}"
-
-
-class _Doubled(dict[str, Any]):
-    """A JSON object in which a key occurs twice. It has the last value."""
-
-    twice: frozenset[str]
-
-
-def read_line(line: bytes) -> Any:
-    """Returns the JSON value of one line.
-
-    Raises:
-        ValueError: if it is no JSON.
-        RecursionError: if it is nested too deeply.
-    """
-    return json.loads(line, object_pairs_hook=_as_object)
-
-
-def given_twice(row: Any, names: Collection[str]) -> str:
-    """Returns one of the names that occurs twice in an object of `read_line`; empty if none does."""
-    return next((name for name in names if name in row.twice), "") if isinstance(row, _Doubled) else ""
-
-
-def _as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) == len(pairs):
-        return found
-    doubled, names = _Doubled(found), [name for name, _ in pairs]
-    doubled.twice = frozenset(name for name in found if names.count(name) > 1)
-    return doubled
-
-
-def text_problem(value: Any) -> str:
-    """Says why a field's value is no text; empty if it is text. Numbers, true and false are taken as text."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"is {value}, not text"
-    if not isinstance(value, str | int | float):
-        return f"is {type(value).__name__}, not text"
-    try:
-        str(value).encode()
-    except UnicodeEncodeError as error:
-        return f"holds half a character (a lone surrogate at {error.start})"
-    return ""
-
-
-def not_json(error: Exception) -> str:
-    """Says what is wrong with a line, in the words of `json.loads`. Its line number is left out: it saw only one line."""
-    if isinstance(error, json.JSONDecodeError):
-        return f"not JSON ({error.msg} at character {error.pos + 1})"
-    return f"not JSON ({error})"

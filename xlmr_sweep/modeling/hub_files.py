@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.model_folder import own_names, several
 from xlmr_sweep.modeling.source import ModelSource
+from xlmr_sweep.storage.hub_cache import cached_model_file
 from xlmr_sweep.study.model_files import CONFIG, weights_order
 
 if TYPE_CHECKING:
@@ -28,12 +29,10 @@ def read_small_file(source: ModelSource, name: str) -> str:
     """
     if Path(source.location).is_absolute():
         return (Path(source.location) / name).read_text(encoding="utf-8")
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(source.location, name, revision=source.revision or "main")
-    if not isinstance(found, str):
+    found = cached_model_file(source.location, name, source.revision or "main")
+    if found is None:
         raise FileNotFoundError(f"{source.location}: {name} is not in the cache")
-    return Path(found).read_text(encoding="utf-8")
+    return found.read_text(encoding="utf-8")
 
 
 def announced_shapes(source: ModelSource) -> dict[str, tuple[int, ...]]:

@@ -10,6 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from xlmr_sweep.storage.hub_cache import cached_model_file
+from xlmr_sweep.study.model_files import CONFIG
+
 HUB_TIMEOUT_S = 5.0
 
 TRIES, PAUSE_S = 2, 1.0
@@ -60,9 +63,7 @@ def hub_or_cache(say: Callable[[str], None] = lambda line: None) -> Iterator[Non
 
 def hub_model_problem(name: str, revision: str) -> str:
     """Returns why a model of the hub cannot be had here; empty if it is in the cache or the hub would give it."""
-    from huggingface_hub import try_to_load_from_cache
-
-    if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+    if cached_model_file(name, CONFIG, revision) is not None:
         return ""
     problem = hub_problem("model", name, revision)
     return problem and f"{name} is not in the cache and the hub does not give it ({problem})"

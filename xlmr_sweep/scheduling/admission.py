@@ -137,11 +137,13 @@ class Admission:
             self._sorted_by = self.cost.version
             self._backlog.sort()
         reservations: list[Reservation] = []
+        ends: list[tuple[float, Allocation]] = []
         for head in self._heads():
             allocation = self._placement.place(head, now + self.expected_s(head), reservations)
             if allocation is not None:
                 return self._start(head, allocation, now)
-            reservation = self._placement.reserve(head, self._ends(), now, reservations)
+            ends = ends or self._ends()
+            reservation = self._placement.reserve(head, ends, now, reservations)
             if reservation is not None:
                 reservations.append(reservation)
         self._placement.forget_warm()

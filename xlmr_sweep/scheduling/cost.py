@@ -109,6 +109,7 @@ class CostModel:
         self._jobs: dict[str, float] = {}
         """Measured work of jobs, by model."""
         self._known: dict[tuple[str, str, int, float], Estimate] = {}
+        self._known_jobs: dict[tuple[str, float], Estimate] = {}
         self._published: dict[tuple[str, str, float], float] = {}
         self.version = 0
         """Grows when estimates have changed enough to sort the queues again."""
@@ -141,10 +142,17 @@ class CostModel:
 
     def trial_s(self, trial: Trial, amount: float) -> float:
         """Returns the expected seconds of a trial on that amount of the cluster."""
-        return self.trial(trial, amount).seconds
+        known = self._known.get((trial.model, trial.task, trial.train_size, amount))
+        return (known or self.trial(trial, amount)).seconds
 
     def job(self, model: str, amount: float) -> Estimate:
         """Returns the expected time of a model's instruction job on that amount of the cluster."""
+        key = (model, amount)
+        if key not in self._known_jobs:
+            self._known_jobs[key] = self._estimate_job(*key)
+        return self._known_jobs[key]
+
+    def _estimate_job(self, model: str, amount: float) -> Estimate:
         if model in self._jobs:
             return Estimate(self._jobs[model] / amount, "measured")
         hub = self._study.model(model).hub
@@ -194,6 +202,7 @@ class CostModel:
     def observe_job(self, model: str, amount: float, seconds: float) -> None:
         """Learns from the time of a finished instruction job."""
         self._jobs[model] = amount * seconds
+        self._known_jobs.clear()
         self.version += 1
 
     def _add(self, model: str, task: str, size: int, amount: float, seconds: float) -> None:
@@ -203,6 +212,7 @@ class CostModel:
         self._amounts[model, task].add(amount)
         self._of_model[model].add(amount * seconds, flops)
         self._of_all.add(amount * seconds, flops)
+        self._known_jobs.clear()
         now = sum(cell.mean for cell in cells.values()) / len(cells)
         before = self._published.get((model, task, amount))
         if before is None or abs(now - before) > UPDATE_SHARE * before:

@@ -58,6 +58,8 @@ class FreeResources:
     def __init__(self, nodes: Iterable[Node]) -> None:
         self._nodes: dict[str, Node] = {}
         self._free: dict[str, _Free] = {}
+        self._most: dict[Width, dict[str, int]] = {}
+        """Bundles of a width that each node holds when it is empty. Copies share it until a node comes or goes."""
         self.version = 0
         """Grows when something is released and when a node comes or goes."""
         for node in nodes:
@@ -77,19 +79,21 @@ class FreeResources:
         if node.node_id in self._nodes:
             raise ValueError(f"two nodes have the id {node.node_id!r}")
         self.version += 1
+        self._most = {}
         self._nodes[node.node_id] = node
         self._free[node.node_id] = _Free(node.cpus, [1.0] * int(node.gpus))
 
     def remove(self, node_id: str) -> None:
         """Forgets a node that died. Its items release what they held there as usual, without effect."""
         self.version += 1
+        self._most = {}
         self._nodes.pop(node_id, None)
         self._free.pop(node_id, None)
 
     def copy(self) -> FreeResources:
         """Returns a copy that changes by itself."""
         other = FreeResources(())
-        other._nodes = dict(self._nodes)
+        other._nodes, other._most = dict(self._nodes), self._most
         other._free = {name: _Free(free.cpus, list(free.gpus)) for name, free in self._free.items()}
         return other
 
@@ -110,13 +114,17 @@ class FreeResources:
         Returns:
             None if it does not fit now.
         """
+        most = self._when_empty(width)
         allowed = [name for name in self._nodes if name not in not_on]
-        if not self._could_hold(width, allowed):
+        if not_on and sum(most[name] for name in allowed) < width.num_bundles:
             allowed = list(self._nodes)
         now = (name for name in allowed if name not in closed)
         ordered = sorted(now, key=lambda name: (sum(self._free[name].gpus), self._free[name].cpus))
-        if any(num_fitting(width, [self._nodes[name]]) >= width.num_bundles for name in allowed):
+        if any(most[name] >= width.num_bundles for name in allowed):
+            least = 0.99 * width.total_gpus  # A node with less free is not tried; `EPSILON` forgives far less than a hundredth.
             for name in ordered:
+                if sum(self._free[name].gpus) < least:
+                    continue
                 bundles = self._on_node(name, width, width.num_bundles, also_free)
                 if len(bundles) == width.num_bundles:
                     return self._booked(bundles)
@@ -149,10 +157,14 @@ class FreeResources:
 
     def could_ever_hold(self, width: Width) -> bool:
         """Tells whether the whole cluster, empty, could hold a width."""
-        return self._could_hold(width, self._nodes)
+        return sum(self._when_empty(width).values()) >= width.num_bundles
 
-    def _could_hold(self, width: Width, names: Iterable[str]) -> bool:
-        return num_fitting(width, (self._nodes[name] for name in names)) >= width.num_bundles
+    def _when_empty(self, width: Width) -> dict[str, int]:
+        """Returns how many bundles of a width each node holds when nothing runs there."""
+        found = self._most.get(width)
+        if found is None:
+            found = self._most[width] = {name: num_fitting(width, [node]) for name, node in self._nodes.items()}
+        return found
 
     def _on_node(self, name: str, width: Width, most: int, also_free: Sequence[FreeResources]) -> list[Bundle]:
         """Returns up to `most` bundles of a width that fit on a node now."""

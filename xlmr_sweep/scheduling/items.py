@@ -69,7 +69,7 @@ class ItemCost:
 
     def amount(self, width: Width) -> float:
         """Returns the amount of the cluster that a width takes."""
-        return width.total_gpus if self.has_gpus else width.total_cpus
+        return (width.gpus if self.has_gpus else width.cpus) * width.num_bundles
 
     def capacity(self, nodes: Iterable[Node]) -> float:
         """Returns the amount that nodes have in all."""

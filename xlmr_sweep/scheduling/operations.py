@@ -27,6 +27,8 @@ class Operations:
     ) -> None:
         self._study, self._shapes, self._mixture_rows = study, dict(shapes), mixture_rows
         self._num_rows = {task.name: num_rows.get(task.name) or task.num_validation or 0 for task in study.tasks}
+        self._means: dict[str, float] = {}
+        """Mean operations of a model's trials in this study."""
 
     def trial(self, model: str, task: str, size: int) -> float:
         """Returns the operations of one trial in the layers of its encoder; 0 if the model's shape is not known.
@@ -44,9 +46,11 @@ class Operations:
 
     def relative(self, model: str, task: str, size: int) -> float:
         """Returns a trial's operations divided by the mean over its model's trials in this study."""
-        # Zero-shot trials take almost no time, and the paper has none.
-        tasks, sizes = [task.name for task in self._study.tasks], [size for size in self._study.sizes if size] or [0]
-        mean = sum(self.trial(model, t, s) for t in tasks for s in sizes) / (len(tasks) * len(sizes))
+        if model not in self._means:
+            # Zero-shot trials take almost no time, and the paper has none.
+            tasks, sizes = [task.name for task in self._study.tasks], [size for size in self._study.sizes if size] or [0]
+            self._means[model] = sum(self.trial(model, t, s) for t in tasks for s in sizes) / (len(tasks) * len(sizes))
+        mean = self._means[model]
         return self.trial(model, task, size) / mean if mean else 1.0
 
     def job(self, model: str) -> float:

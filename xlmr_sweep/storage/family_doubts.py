@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from xlmr_sweep.storage.doubts import Cell
+from xlmr_sweep.storage.hub_cache import cached_model_file
 from xlmr_sweep.study.model_files import CONFIG
 from xlmr_sweep.study.model_spec import ModelSpec
 from xlmr_sweep.study.spec import Study
@@ -62,9 +63,7 @@ def _config_file(model: ModelSpec) -> Path:
     """
     if model.folder is not None:
         return model.folder / CONFIG
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(str(model.hub), CONFIG, revision=model.revision)
-    if not isinstance(found, str):
+    found = cached_model_file(str(model.hub), CONFIG, model.revision)
+    if found is None:
         raise FileNotFoundError(f"{model.hub}: {CONFIG} is not in the cache")
-    return Path(found)
+    return found

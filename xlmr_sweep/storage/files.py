@@ -18,14 +18,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
-
-from pyarrow import fs
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from xlmr_sweep.errors import StorageError, StudyError
 from xlmr_sweep.storage.artifacts import temporary_file
 from xlmr_sweep.storage.growing_file import GrowingFile, blocks, grown
+from xlmr_sweep.storage.local_files import Found, Kind, LocalFiles
 from xlmr_sweep.storage.location import locate, shown
+
+if TYPE_CHECKING:
+    from xlmr_sweep.storage.far_files import FarFiles
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,8 @@ class Storage:
         """Called with the seconds of each pause before a retry. Not part of copies of this object."""
         found = locate(str(location))
         self.uri, self.local = found.uri, found.local
-        self._fs, self._root = found.filesystem, found.root
+        self._root, self._far = found.root, found.far
+        self._files: LocalFiles | FarFiles = found.far or LocalFiles()
 
     def __reduce__(self) -> tuple[type[Storage], tuple[str, float]]:
         return (type(self), (self.uri, self.patience_s))
@@ -78,19 +81,19 @@ class Storage:
         """Returns `storage_path` and `storage_filesystem` of a Ray run configuration, for any URI that we can open."""
         if self.local is not None:
             return {"storage_path": str(self.local / name)}
-        return {"storage_path": self._at(name), "storage_filesystem": self._fs}
+        return {"storage_path": self._at(name), "storage_filesystem": self._far and self._far.filesystem}
 
     def exists(self, name: str) -> bool:
         """Tells whether a file or folder of that name is there."""
-        return bool(self._info(name).type != fs.FileType.NotFound)
+        return self._look(name) is not None
 
     def size(self, name: str) -> int | None:
         """Returns a file's bytes in number; None where there is no such file."""
-        info = self._info(name)
-        return int(info.size) if info.type == fs.FileType.File else None
+        found = self._look(name)
+        return found.num_bytes if found is not None and found.kind == "file" else None
 
-    def _info(self, name: str) -> Any:
-        return self._patiently(name, lambda: self._fs.get_file_info(self._at(name)))
+    def _look(self, name: str) -> Found | None:
+        return self._patiently(name, lambda: self._files.look(self._at(name)))
 
     def read(self, name: str) -> bytes:
         """Returns a file's bytes.
@@ -102,8 +105,7 @@ class Storage:
 
     def read_once(self, name: str) -> bytes:
         """Reads a file without a second try."""
-        with self._fs.open_input_stream(self._at(name)) as stream:
-            return bytes(stream.read())
+        return self._files.read(self._at(name))
 
     def read_json(self, name: str) -> Any:
         """Returns a JSON file's value, or None where there is no such file.
@@ -162,22 +164,10 @@ class Storage:
 
     def _write_far(self, name: str, data: Iterable[bytes]) -> None:
         """Writes a file on another machine. Object stores show it once it is closed; others would show half of it."""
+        assert self._far is not None
         folder, _, base = self._at(name).rpartition("/")
-        target = partial = self._at(name)
-        if self.uri.partition("://")[0].lower() not in OBJECT_STORES:
-            partial = f"{folder}/{_partial_name(base)}"
-        self._fs.create_dir(folder, recursive=True)
-        try:
-            with self._fs.open_output_stream(partial) as stream:
-                for piece in data:
-                    stream.write(piece)
-            if partial != target:
-                self._fs.move(partial, target)
-        except BaseException:
-            if partial != target:
-                with suppress(OSError):
-                    self._fs.delete_file(partial)
-            raise
+        shows_halves = self.uri.partition("://")[0].lower() not in OBJECT_STORES
+        self._far.write(self._at(name), data, f"{folder}/{_partial_name(base)}" if shows_halves else self._at(name))
 
     @staticmethod
     def _opened(path: Path) -> BinaryIO:
@@ -211,14 +201,7 @@ class Storage:
 
     def delete(self, name: str) -> None:
         """Removes a file, or a folder with all that it holds. Does nothing if there is none."""
-        self._patiently(name, lambda: self._delete(name))
-
-    def _delete(self, name: str) -> None:
-        info = self._fs.get_file_info(self._at(name))
-        if info.type == fs.FileType.Directory:
-            self._fs.delete_dir(self._at(name))
-        elif info.type == fs.FileType.File:
-            self._fs.delete_file(self._at(name))
+        self._patiently(name, lambda: self._files.delete(self._at(name)))
 
     def _patiently(self, name: str, action: Callable[[], T]) -> T:
         """Calls `action`. If it fails, calls it again after pauses that grow, until the patience is over."""
@@ -242,28 +225,25 @@ class Storage:
 
     def move(self, name: str, to: str) -> None:
         """Moves a file within the storage, over one that is there."""
-        self._fs.create_dir(self._at(to).rpartition("/")[0], recursive=True)
-        self._fs.move(self._at(name), self._at(to))
+        self._files.move(self._at(name), self._at(to))
 
     def names(self, folder: str, suffix: str = "") -> list[str]:
         """Returns the sorted names of the files right in a folder, without hidden and half-written ones."""
-        found = (name for name, kind in self._list(folder) if kind == fs.FileType.File)
+        found = (name for name, kind in self._list(folder) if kind == "file")
         return sorted(name for name in found if name.endswith(suffix) and not name.startswith("."))
 
     def folders(self, folder: str) -> list[str]:
         """Returns the sorted names of the folders right in a folder."""
-        return sorted(name for name, kind in self._list(folder) if kind == fs.FileType.Directory)
+        return sorted(name for name, kind in self._list(folder) if kind == "folder")
 
-    def _list(self, folder: str) -> list[tuple[str, fs.FileType]]:
+    def _list(self, folder: str) -> list[tuple[str, Kind]]:
         try:
-            selector = fs.FileSelector(self._at(folder), allow_not_found=True)
-            found = self._patiently(folder, lambda: self._fs.get_file_info(selector))
+            return self._patiently(folder, lambda: self._files.listing(self._at(folder)))
         except StorageError:
             raise
         except OSError as error:
             problem = " ".join(str(error).split())
             raise StudyError(f"--storage {self}: {folder} cannot be listed: {problem}") from None
-        return [(info.base_name, info.type) for info in found]
 
     def read_many(self, names: Iterable[str]) -> list[bytes]:
         """Reads files; many at a time if they are not on a local file system."""
@@ -288,11 +268,10 @@ class Storage:
     def upload_once(self, folder: Path, name: str, beside: bool) -> None:
         """Copies a local folder into the storage without a second try."""
         if not beside:
-            self._delete(name)
+            self._files.delete(self._at(name))
         if self.local is None:
-            # The folder may have gone a moment ago, and a copy of files does not make it.
-            self._fs.create_dir(self._at(name), recursive=True)
-            fs.copy_files(str(folder), self._at(name), destination_filesystem=self._fs)
+            assert self._far is not None
+            self._far.send(folder, self._at(name))
             return
         target, copies = self.local / name, []
         target.mkdir(parents=True, exist_ok=True)
@@ -316,11 +295,12 @@ class Storage:
         """Returns a local folder with what `name` holds: itself on a local disk, else a copy below `cache`, made once."""
         if self.local is not None:
             return self.local / name
-        target = cache / name
+        assert self._far is not None
+        far, target = self._far, cache / name
         if not target.is_dir():
             partial = target.with_name(f"{target.name}.{os.getpid()}.tmp")
             partial.mkdir(parents=True, exist_ok=True)
-            self._patiently(name, lambda: fs.copy_files(self._at(name), str(partial), source_filesystem=self._fs))
+            self._patiently(name, lambda: far.fetch(self._at(name), partial))
             try:
                 partial.rename(target)
             except OSError:  # Another process of this node was first.

@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
-from pyarrow import fs
-
 from xlmr_sweep.errors import StudyError
+
+if TYPE_CHECKING:
+    from pyarrow import fs
+
+    from xlmr_sweep.storage.far_files import FarFiles
 
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 """How a URI begins. `runs/a://b` is a path."""
@@ -42,11 +46,18 @@ class Location:
     local: Path | None
     """The folder, where it is on a file system of this machine."""
 
-    filesystem: fs.FileSystem
-    """What reads and writes it."""
-
     root: str
-    """The folder's path on that file system."""
+    """The folder's path on its file system."""
+
+    far: FarFiles | None = None
+    """What reads and writes it, where it is not on this machine."""
+
+    @property
+    def filesystem(self) -> fs.FileSystem:
+        """The same for pyarrow, also where it is on this machine."""
+        from pyarrow import fs
+
+        return fs.LocalFileSystem() if self.far is None else self.far.filesystem
 
 
 def locate(text: str) -> Location:
@@ -67,9 +78,12 @@ def locate(text: str) -> Location:
         raise StudyError(f"--storage {shown(text)}: names no folder; give a bucket and a path in it")
     local = local_path(text)
     if local is not None:
-        return Location(str(local), local, fs.LocalFileSystem(), str(local))
+        return Location(str(local), local, str(local))
+    from xlmr_sweep.storage.far_files import FarFiles
+
     uri = text.rstrip("/")
-    return Location(uri, None, *_filesystem(uri))
+    filesystem, root = _filesystem(uri)
+    return Location(uri, None, root, FarFiles(filesystem))
 
 
 def local_path(text: str) -> Path | None:
@@ -95,6 +109,8 @@ def local_path(text: str) -> Path | None:
 
 
 def _filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    from pyarrow import fs
+
     try:
         filesystem, root = fs.FileSystem.from_uri(quote(_bounded(uri), safe=AS_THEY_ARE))
     except (ValueError, OSError) as first:

@@ -11,9 +11,6 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from typing import Any
 
-import pyarrow as pa
-from pyarrow import parquet
-
 from xlmr_sweep.errors import MissingFolderError, StudyError
 from xlmr_sweep.storage.artifacts import INSTRUCT, RESULTS_FILE, STUDY_FILE, instruct_folder, manifest_of
 from xlmr_sweep.storage.collect import Collected
@@ -116,6 +113,9 @@ def _cell(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _listed(storage: Storage) -> set[str]:
     """Returns the ids of the trials in results.parquet: those of the last run's settings."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
     try:
         table = parquet.ParquetFile(pa.BufferReader(storage.read(RESULTS_FILE))).read(columns=["trial_id"])
     except (OSError, KeyError, pa.ArrowException):
