@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -115,7 +116,7 @@ def test_tokens_of_another_preparation_are_refused_in_one_line(tmp_path: Path) -
 
 
 def test_rows_of_which_the_tokenizer_knows_nothing_are_counted(tmp_path: Path) -> None:
-    """3 is the unknown token. Of the inputs one part is unknown alone, of the targets two; a part that is empty is none."""
+    """3 is the unknown token. Of the inputs one part is unknown alone and one empty, of the targets two."""
     rows = [
         ([0, 3, 3, 9, 5, 2], [1, 3, 4, 5]),
         ([0, 3, 6, 9, 3, 2], [1, 3, 4, 5]),
@@ -125,7 +126,7 @@ def test_rows_of_which_the_tokenizer_knows_nothing_are_counted(tmp_path: Path) -
     ]
     storage = Storage(tmp_path)
     # 4 is punctuation: it says nothing beside the unknown token.
-    unknown = UnknownTokens(3, np.arange(10) > 4)
+    unknown = UnknownTokens(3, np.arange(10) > 4, np.zeros(10, dtype=bool))
     for folder, tokens in (("known", unknown), ("bytes", None)):
         with ChatShardWriter(storage, folder, "parts", {}, tokens) as writer:
             writer.add(table(rows[:2]))
@@ -134,7 +135,22 @@ def test_rows_of_which_the_tokenizer_knows_nothing_are_counted(tmp_path: Path) -
             writer.end_shard()
             writer.close("f")
     manifest = storage.read_json(manifest_of("known"))
-    assert manifest["unknown"] == {"inputs": 1, "targets": 2}
-    assert "of 5 instruction rows there are 1 with inputs and 2 with targets in which" in unknown_note(manifest, "m")
+    assert manifest["unknown"] == {"inputs": 2, "targets": 2}
+    assert "of 5 instruction rows there are 2 with inputs and 2 with targets in which" in unknown_note(manifest, "m")
     for without in (storage.read_json(manifest_of("bytes")), {"num_rows": 5}):
         assert unknown_note(without, "m") == ""
+
+
+def test_rows_of_which_a_tokenizer_drops_all_are_counted(tmp_path: Path) -> None:
+    """A byte-level tokenizer without an unknown token leaves a mark of the space."""
+    vocabulary = {
+        token: number for number, token in enumerate(["<s>", "<mask>", "</s>", "\u0120", "\u0120yes", "User", ":", "!"])
+    }
+    tokenizer = SimpleNamespace(unk_token_id=None, get_vocab=lambda: vocabulary)
+    rows = [([0, 3, 6, 4, 2], [1, 2, 3, 4]), ([0, 4, 6, 3, 2], [1, 2, 3, 4]), ([0, 4, 6, 3, 7, 2], [1, 2, 3, 5])]
+    storage = Storage(tmp_path)
+    with ChatShardWriter(storage, "tokens", "parts", {}, UnknownTokens.of(tokenizer)) as writer:
+        writer.add(table(rows))
+        writer.end_shard()
+        writer.close("f")
+    assert (storage.read_json(manifest_of("tokens")) or {})["unknown"] == {"inputs": 1, "targets": 1}

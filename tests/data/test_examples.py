@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -140,14 +140,14 @@ def test_missing_and_empty_files_are_named(study: Study, storage: Storage) -> No
         prepare_task(study, CB, storage)
 
 
-def hub_rows(feature: Any) -> Any:
+def hub_rows(feature: Any, labels: Sequence[int] = (0, 1, 2)) -> Any:
     """A stand-in for a split of a data set of the hub."""
 
     class Split(list[dict[str, Any]]):
         features = {"label": feature}  # noqa: RUF012
         info = type("Info", (), {"download_checksums": None})
 
-    return Split({"premise": "a", "hypothesis": "b", "label": label, "idx": label} for label in (0, 1, 2))
+    return Split({"premise": "a", "hypothesis": "b", "label": label, "idx": label} for label in labels)
 
 
 def test_class_ids_of_the_hub_are_never_taken_for_names(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,6 +184,33 @@ def test_class_ids_of_the_hub_in_another_order_than_the_labels_are_refused(
     del splits["validation"]
     with pytest.raises(StudyError, match="does not load from the hub: 'validation'"):
         read_task(study, CB, storage)
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["entailment", "not_entailment"], ("Not Entailment", "entailment")),
+        (["entailment", "neutral", "contradiction"], ("entailment", "contradiction")),
+        (["entailment", "contradiction"], ("neutral", "entailment", "contradiction")),
+        (["negative", "positive"], ("pos", "neg")),
+        (["False", "True"], ("yes", "no")),
+    ],
+)
+def test_class_ids_in_another_order_are_refused_also_where_names_are_spelt_otherwise(
+    names: list[str], labels: tuple[str, ...], storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    study = Study.model_validate({"name": "s", "models": [{"name": "m", "hub": "x"}], "sizes": [1], "seeds": [0]})
+    task = CB.model_copy(update={"labels": labels, "label_words": ("yes", "no", "maybe")[: len(labels)]})
+    feature = datasets.ClassLabel(names=names)
+    splits = dict.fromkeys(("train", "validation"), hub_rows(feature, (0, 1)))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: splits)
+    with pytest.raises(StudyError, match=f"its class ids stand for {', '.join(names)} in this order"):
+        read_task(study, task, storage)
+    if len(names) == len(labels) == 2:
+        fitting = task.model_copy(update={"labels": labels[::-1]})
+        assert [row["label"] for row in read_task(study, fitting, storage).rows["train"]] == [0, 1]
 
 
 def test_a_folder_here_is_not_read_in_the_hubs_place(storage: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import make_encoder
+from builders import dropping_tokenizer, make_encoder
 from pyarrow import parquet
 from rich.console import Console
 
@@ -120,6 +120,16 @@ def test_a_text_that_the_tokenizer_drops_whole_is_empty(tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(content))
     invisible = "\u200b\u200b"
     rows = [("is it blue ?", "yes"), ("is it dark ?", invisible), (invisible, "no"), ("is it green ?", "it is very dark")]
+    study = study_of(folder, jsonl(tmp_path / "rows.jsonl", rows))
+    manifest = prepare_mixture(study, Storage(tmp_path / "runs"))
+    assert manifest["counts"] == {"read": 4, "after exclude": 4, "after empty": 2, "after target filter": 1}
+    assert list(open_mixture(study, Storage(tmp_path / "runs"))) == [rows[0]]
+
+
+def test_a_text_of_which_a_mark_of_the_space_is_left_is_empty(tmp_path: Path) -> None:
+    folder = make_encoder(tmp_path / "model", words=WORDS)
+    dropping_tokenizer().save_pretrained(folder)
+    rows = [("the yes", "no"), ("the yes", "\u65e5\u672c"), ("\u65e5 \u672c", "no"), ("the", "yes yes yes yes")]
     study = study_of(folder, jsonl(tmp_path / "rows.jsonl", rows))
     manifest = prepare_mixture(study, Storage(tmp_path / "runs"))
     assert manifest["counts"] == {"read": 4, "after exclude": 4, "after empty": 2, "after target filter": 1}

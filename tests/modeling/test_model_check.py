@@ -261,11 +261,23 @@ def test_positions_that_are_counted_from_another_token_than_the_padding_are_refu
     assert quick_check(bert, [CB]) == check_model(bert, [CB]) == []
 
 
+@pytest.mark.parametrize("setting", ["is_decoder", "is_causal"])
 @pytest.mark.parametrize("family", ["bert", "xlm-roberta"])
-def test_a_model_that_attends_to_earlier_tokens_alone_is_refused(family: str, tmp_path: Path) -> None:
-    source = ModelSource("m", str(configured(make_encoder(tmp_path / "model", family), is_decoder=True)))
+def test_a_model_that_attends_to_earlier_tokens_alone_is_refused(family: str, setting: str, tmp_path: Path) -> None:
+    source = ModelSource("m", str(configured(make_encoder(tmp_path / "model", family), **{setting: True})))
     assert quick_check(source, [CB]) is None
-    with pytest.raises(StudyError, match="model m: is_decoder is true in .*config.json, so a token attends only to earlier ones"):
+    with pytest.raises(StudyError, match=f"model m: {setting} is true in .*config.json, so a token attends only to earlier ones"):
+        check_model(source, [CB])
+
+
+def test_a_folder_whose_configuration_is_another_file_for_this_transformers_is_refused(tmp_path: Path) -> None:
+    folder = make_encoder(tmp_path / "model", "bert")
+    (folder / "config.4.0.0.json").write_text((folder / "config.json").read_text())
+    source = ModelSource("m", str(configured(folder, configuration_files=["config.99.0.0.json"])))
+    assert quick_check(source, [CB]) == check_model(source, [CB]) == []
+    configured(folder, configuration_files=["config.4.0.0.json", "config.99.0.0.json"])
+    assert quick_check(source, [CB]) is None
+    with pytest.raises(StudyError, match=r"model m: .*config.json names config.4.0.0.json for this version of transformers"):
         check_model(source, [CB])
 
 

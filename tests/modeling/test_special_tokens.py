@@ -12,8 +12,10 @@ import pytest
 from builders import make_encoder
 
 from xlmr_sweep.data.examples import prepare_task
+from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.modeling.loading import load_tokenizer
+from xlmr_sweep.modeling.quick_check import quick_check
 from xlmr_sweep.modeling.source import ModelSource
 from xlmr_sweep.modeling.special_tokens import adds_special_tokens
 from xlmr_sweep.storage.files import Storage
@@ -74,3 +76,24 @@ def test_a_baseline_trains_as_with_the_rule(study_file: Callable[..., Path], tmp
         assert outcomes["bare", task].predictions == outcomes["whole", task].predictions
     first = warm.inputs(trials[-1]).train[0]
     assert first.input_ids[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["WordLevel", "WordPiece", "Unigram"])
+def test_a_vocabulary_without_its_unknown_token_is_refused(kind: str, tmp_path: Path) -> None:
+    """The tokenizers library fails at the first character that it does not know."""
+    folder = make_encoder(tmp_path, "bert")
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    words = [token for token in content["model"]["vocab"] if token != "[UNK]"]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != "[UNK]"]
+    if kind == "Unigram":
+        content["model"] = {"type": kind, "unk_id": None, "vocab": [[word, -1.0] for word in words], "byte_fallback": False}
+    else:
+        content["model"] = {"type": kind, "unk_token": "[UNK]", "vocab": vocabulary}
+        content["model"] |= {"continuing_subword_prefix": "##", "max_input_chars_per_word": 99} if kind == "WordPiece" else {}
+    path.write_text(json.dumps(content))
+    source = ModelSource("m", str(folder))
+    assert quick_check(source, []) is None
+    with pytest.raises(StudyError, match="model m: the vocabulary of .* lacks the token of unknown characters"):
+        load_tokenizer(source)

@@ -53,6 +53,12 @@ def two_files_of_weights(folder: Path) -> None:
     shutil.copy(folder / "model.safetensors", folder / "model_old.safetensors")
 
 
+def weights_in_a_subfolder(folder: Path) -> None:
+    (folder / "parts").mkdir()
+    (folder / "model.safetensors").rename(folder / "parts" / "one.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": "parts/one.safetensors"}}))
+
+
 def no_rule_for_special_tokens(folder: Path) -> None:
     file = folder / "tokenizer.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "post_processor": None}))
@@ -60,6 +66,7 @@ def no_rule_for_special_tokens(folder: Path) -> None:
 
 KINDS: dict[str, tuple[Callable[[Path], None] | None, dict[str, Any], set[str], str]] = {
     "a folder with two files of weights": (two_files_of_weights, {}, {"cb", "copa"}, "a folder with several files of weights"),
+    "weights below the folder": (weights_in_a_subfolder, {}, {"cb", "copa"}, "whose contents it did not look at"),
     "label words of one token": (
         None,
         {"label_words": ["no", "No", "maybe"]},

@@ -10,7 +10,7 @@ import pytest
 
 from xlmr_sweep.study.canonical import fingerprint
 from xlmr_sweep.study.identity import file_hash, model_hash
-from xlmr_sweep.study.model_files import find_model_files, tokenizer_file
+from xlmr_sweep.study.model_files import config_file, find_model_files, tokenizer_file
 
 INDEX = "model.safetensors.index.json"
 BIN_INDEX = "pytorch_model.bin.index.json"
@@ -137,6 +137,29 @@ def test_the_hash_of_a_folder_with_the_weights_of_one_model_is_as_before(tmp_pat
     )
     for folder in (one, several):
         assert model_hash(folder, "x") == listing(folder)
+
+
+@pytest.mark.parametrize("name", ["parts/a.safetensors", ".a.safetensors", "a.pt"])
+def test_weights_that_an_index_names_count_wherever_they_lie(name: str, tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    index = INDEX if name.endswith(".safetensors") else "pytorch_model.bin.index.json"
+    folder = folder_with(tmp_path, name, "tokenizer.json", parts={index: (name,)})
+    found = model_hash(folder, "x")
+    (folder / name).write_text("other weights")
+    assert model_hash(folder, "x") != found
+    in_0_1 = model_hash(folder, "x", as_in_0_1=True)
+    (folder / name).write_text("again other weights")
+    assert model_hash(folder, "x", as_in_0_1=True) == in_0_1, "it did not look at them"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [[], ["config.4.0.0.json"], ["config.json", "config.99.0.0.json"], ["config.4.0.0.json", "config.5.1.0.json"], ["a.json"]],
+)
+def test_the_configuration_of_a_version_is_known_as_transformers_chooses_it(names: list[str]) -> None:
+    from transformers.configuration_utils import get_configuration_file
+
+    assert config_file({"configuration_files": names}) == get_configuration_file(names)
 
 
 def test_other_weights_beside_the_models_give_a_new_hash_and_their_content_does_not_count(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from builders import tokenizer_of, write_tokenizer
+from builders import dropping_tokenizer, tokenizer_of, write_tokenizer
 from tokenizers import models, normalizers, pre_tokenizers
 
 from xlmr_sweep.errors import StudyError
@@ -161,9 +161,34 @@ def test_examples_of_which_a_tokenizer_knows_nothing_are_counted(tokenizer: Any)
 
 
 def test_a_tokenizer_that_knows_every_character_reads_all() -> None:
-    tokenizer = folding()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    vocabulary = {token: number for number, token in enumerate(["<s>", "<pad>", "</s>", "<mask>", *sorted(alphabet)])}
+    tokenizer = tokenizer_of(models.BPE(vocabulary, []), None, [], mask="<mask>")
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
     tokenizer.unk_token = None
-    assert unread_note(tokenizer, CB, [{"premise": "qqqq", "hypothesis": "qqqq", "example_id": "0"}]) == ""
+    # The bytes of a Hebrew letter are a sign and a mark in such a vocabulary.
+    rows = [{"premise": "qqqq", "hypothesis": "\u05e9", "example_id": "0"}]
+    assert unread_note(tokenizer, CB, rows) == ""
+
+
+def test_a_label_word_that_loses_letters_is_refused() -> None:
+    tokenizer = dropping_tokenizer()
+    assert len(label_token_ids(tokenizer, RTE)) == 2
+    for word, token in (("n\xe3o", "\u0120no"), ("\u65e5\u672c", "\u0120")):
+        task = RTE.model_copy(update={"label_words": ("yes", word)})
+        with pytest.raises(
+            StudyError, match=f"task rte: label word '{word}' is the token '{token}' of the tokenizer, which does not"
+        ):
+            label_token_ids(tokenizer, task)
+    # Accents that the tokenizer takes off are no loss.
+    assert len(label_token_ids(folding(), RTE.model_copy(update={"label_words": ("y\xe9s", "NO")}))) == 2
+
+
+def test_examples_that_a_tokenizer_drops_are_counted() -> None:
+    rows = [{"premise": "the yes", "hypothesis": text} for text in ("no", "\u65e5\u672c .", ".", "", "\u65e5\u672c no")]
+    said = unread_note(dropping_tokenizer(), CB, [{**row, "example_id": str(place)} for place, row in enumerate(rows)])
+    assert said.startswith("task cb: its tokenizer knows nothing of a field in 1 of 5 examples")
+    assert "'hypothesis' of example 1" in said
 
 
 @pytest.mark.parametrize("scheme", ["first", "always"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from builders import tokenizer_of
-from tokenizers import AddedToken, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors
 
 from xlmr_sweep.data.chat_encoder import ChatEncoder
 from xlmr_sweep.data.encoding import encode_task
@@ -34,6 +34,20 @@ def xlmr_like() -> Any:
     tokenizer = tokenizer_of(models.Unigram(pieces, unk_id=3), normalizers.NFKC(), [], mask="<mask>")
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     return tokenizer
+
+
+def test_a_bare_text_yields_none_where_the_tokenizer_adds_other_tokens_than_special_ones() -> None:
+    tokenizer = bert_like()
+    numbers = tokenizer.get_vocab()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> question $A </s>",
+        pair="<s> question $A </s> $B:1 </s>:1",
+        special_tokens=[(token, numbers[token]) for token in ("<s>", "</s>", "question")],
+    )
+    rows = [{"premise": "a [mask] cat", "hypothesis": "a cat", "label": 0, "example_id": "0"}]
+    (example,) = encode_task(tokenizer, CB, rows, 32, prompted=False)
+    tokens = tokenizer.convert_ids_to_tokens(example.input_ids)
+    assert tokens == ["<s>", "question", "a", "[", "mask", "]", "cat", "</s>", "a", "cat", "</s>"]
 
 
 SPELLINGS = {

@@ -88,6 +88,27 @@ def tokenizer_of(model: Any, normalizer: Any, added: list[Any], *, mask: str) ->
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
 
 
+def dropping_tokenizer(words: Sequence[str] = ("yes", "no", "the")) -> Any:
+    """Returns byte-level pairs whose alphabet is that of few words, without an unknown token: it drops what it does not know."""
+    from tokenizers import models, pre_tokenizers
+
+    known = [*(f"\u0120{word}" for word in words), "User", "Assistant", ":", "."]
+    vocabulary = {token: number for number, token in enumerate([*SPECIAL[:3], SPECIAL[4]])}
+    merges = []
+    for word in known:
+        for letter in word:
+            vocabulary.setdefault(letter, len(vocabulary))
+    for word in known:
+        for end in range(2, len(word) + 1):
+            if word[:end] not in vocabulary:
+                vocabulary[word[:end]] = len(vocabulary)
+                merges.append((word[: end - 1], word[end - 1]))
+    tokenizer = tokenizer_of(models.BPE(vocabulary, merges), None, [], mask=SPECIAL[4])
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.unk_token = None
+    return tokenizer
+
+
 def make_encoder(
     folder: Path,
     family: str = "xlm-roberta",

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 from array import array
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from xlmr_sweep.errors import StudyError
 from xlmr_sweep.storage.environment import package_versions
 from xlmr_sweep.study.canonical import fingerprint
 from xlmr_sweep.study.template import TEMPLATE_VERSION, ChatTemplate
-from xlmr_sweep.study.text_tokens import TextTokens
+from xlmr_sweep.study.text_tokens import TextTokens, is_blank
 
 TOKEN_FORMAT = 2
 """How files of tokens are laid out."""
@@ -89,10 +89,12 @@ class ChatEncoder:
         self._backend.no_truncation()
         self._backend.no_padding()
         _remember_words(self._backend)
-        num_ids = 1 + max([*self._backend.get_vocab(with_added_tokens=True).values(), *self._tokens.special])
+        vocabulary = self._backend.get_vocab(with_added_tokens=True)
+        num_ids = 1 + max([*vocabulary.values(), *self._tokens.special])
         self.dtype = np.dtype(np.uint16 if num_ids <= 2**16 else np.uint32)
         self._is_special = np.zeros(num_ids, dtype=bool)
         self._is_special[list(self._tokens.special)] = True
+        self._is_blank = blank_tokens(vocabulary, num_ids)
 
     def tokens(self, texts: Sequence[str]) -> Ragged:
         """Returns the tokens of each text as a part of the template."""
@@ -121,6 +123,13 @@ class ChatEncoder:
         where[again] = len(unique) + np.arange(len(again))
         numbers = counts[of_text]
         return numbers, both.take(where[of_text[(numbers > 0) & (numbers <= most)]])
+
+    def are_blank(self, texts: Ragged) -> NDArray[np.bool_]:
+        """Tells of each text whether no token, or none but white space, is left of it, (R,)."""
+        before = np.concatenate([[0], np.cumsum(~self._is_blank[texts.ids])])
+        ends = np.concatenate([[0], np.cumsum(texts.lengths)])
+        blank: NDArray[np.bool_] = np.diff(before[ends]) == 0
+        return blank
 
     def fill(self, users: Ragged, targets: Ragged) -> Chats:
         """Fills the template of each row.
@@ -168,6 +177,13 @@ class ChatEncoder:
         """Returns what the tokenizer makes of texts."""
         found: list[Any] = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         return found
+
+
+def blank_tokens(vocabulary: Mapping[str, int], num_ids: int) -> NDArray[np.bool_]:
+    """Returns for each token of a vocabulary whether it stands for white space alone, (num_ids,)."""
+    found = np.zeros(num_ids, dtype=bool)
+    found[[number for token, number in vocabulary.items() if is_blank(token)]] = True
+    return found
 
 
 def check_special_tokens(tokenizer: Any) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from xlmr_sweep.data.chat_encoder import blank_tokens
 from xlmr_sweep.data.jsonl import FIELDS
 from xlmr_sweep.data.part_work import growing_whole, write_whole
 from xlmr_sweep.errors import StudyError
@@ -36,21 +37,22 @@ NUMBERS = "numbers.npy"
 class UnknownTokens:
     """What tells which texts a tokenizer cannot read."""
 
-    token_id: int
-    """The token of unknown characters."""
+    token_id: int | None
+    """The token of unknown characters. Without one a tokenizer drops them."""
     says_something: NDArray[np.bool_]
     """(V,): whether a token is known and holds a letter or digit."""
+    is_blank: NDArray[np.bool_]
+    """(V,): whether a token stands for white space alone."""
 
     @classmethod
-    def of(cls, tokenizer: Any) -> UnknownTokens | None:
-        """Returns those of a tokenizer of transformers; None where it has no token of unknown characters."""
-        if tokenizer.unk_token_id is None:
-            return None
+    def of(cls, tokenizer: Any) -> UnknownTokens:
+        """Returns those of a tokenizer of transformers."""
         vocabulary = tokenizer.get_vocab()
         told = np.zeros(1 + max(vocabulary.values()), dtype=bool)
         told[[number for token, number in vocabulary.items() if says_something(token)]] = True
-        told[tokenizer.unk_token_id] = False
-        return cls(tokenizer.unk_token_id, told)
+        if tokenizer.unk_token_id is not None:
+            told[tokenizer.unk_token_id] = False
+        return cls(tokenizer.unk_token_id, told, blank_tokens(vocabulary, len(told)))
 
 
 @dataclass(frozen=True)
@@ -265,14 +267,15 @@ def unknown_note(manifest: Mapping[str, Any], model: str) -> str:
     rows = " and ".join(f"{number} with {name}" for name, number in found.items())
     return (
         f"of {manifest['num_rows']} instruction rows there are {rows} in which the tokenizer of {model} knows nothing; they are "
-        "trained on, with its unknown token as input or target; leave out such files (instructions.exclude) or give another model"
+        "trained on, with its unknown token or nothing as input or target; leave out such files (instructions.exclude) or give "
+        "another model"
     )
 
 
 def _num_unknown(
     lengths: NDArray[np.int64], ids: NDArray[Any], spans: NDArray[np.uint32], tokens: UnknownTokens
 ) -> dict[str, int]:
-    """Returns how many rows have a part of unknown tokens and of nothing that says anything, by the part."""
+    """Returns how many rows have a part of unknown tokens and of nothing that says anything, or of no token, by the part."""
     starts = (np.cumsum(lengths) - lengths)[:, None] + spans.astype(np.int64)
 
     def number(is_counted: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -281,7 +284,8 @@ def _num_unknown(
         found: NDArray[np.int64] = np.diff(before[starts])[:, [0, 2]]
         return found
 
-    is_lost = (number(ids == tokens.token_id) > 0) & (number(tokens.says_something[ids]) == 0)
+    num_unknown = 0 if tokens.token_id is None else number(ids == tokens.token_id)
+    is_lost = ((num_unknown > 0) & (number(tokens.says_something[ids]) == 0)) | (number(~tokens.is_blank[ids]) == 0)
     return dict(zip(FIELDS, is_lost.sum(axis=0).tolist(), strict=True))
 
 

@@ -73,7 +73,9 @@ def encode_task(tokenizer: Any, task: TaskSpec, rows: Sequence[Row], max_length:
         return tokenizer(*texts, truncation="longest_first", max_length=max_length)
 
     encoded = encode()
-    if _made_harmless(tokens, texts, encoded["input_ids"], tokenizer.num_special_tokens_to_add(pair=len(texts) == 2)):
+    # Not all tokens that a tokenizer puts around a text must be special ones.
+    around = tokenizer(*([""] for _ in texts))["input_ids"][0]
+    if _made_harmless(tokens, texts, encoded["input_ids"], sum(token in tokens.special for token in around)):
         encoded = encode()
     types = encoded.get("token_type_ids")
     return [

@@ -255,12 +255,22 @@ def _check_class_ids(task: TaskSpec, rows: Any, where: str) -> None:
             f"{where}: its labels are class ids, and the labels of task {task.name} are named by numbers or truth values in "
             f"another order ({', '.join(task.labels)}); give other names"
         )
-    theirs, ours = ([name.casefold() for name in some] for some in (names, task.labels))
-    if theirs != ours and sorted(theirs) == sorted(ours):
+    pairs = zip(task.labels, names, strict=False)
+    if any(not _alike(ours, theirs) and any(_alike(ours, name) for name in names) for ours, theirs in pairs):
         raise StudyError(
             f"{where}: its class ids stand for {', '.join(names)} in this order, and the labels of task {task.name} are "
             f"{', '.join(task.labels)}; write labels and label words in the order of the class ids"
         )
+
+
+_TRUTHS = {"yes": "true", "no": "false"}
+
+
+def _alike(ours: str, theirs: str) -> bool:
+    """Tells whether two names may mean one label: Not-Entailment and not_entailment, pos and positive, no and False."""
+    letters = ("".join(filter(str.isalnum, name.casefold())) for name in (ours, theirs))
+    one, other = (_TRUTHS.get(name, name) for name in letters)
+    return one == other or (min(len(one), len(other)) > 1 and (one.startswith(other) or other.startswith(one)))
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, Row]]:

@@ -97,11 +97,11 @@ class PartWork:
         assert self._most is not None
         filled = _where(rows.table, is_filled(rows.table["inputs"]))
         filled = _where(filled, is_filled(filled["targets"]))
-        # A tokenizer may make no token of a text, for example of invisible characters.
+        # A tokenizer may make no token of a text, for example of invisible characters, or of all that it does not know.
         num_targets, short = self._encoder.short_tokens(filled["targets"], self._most)
         kept = filled.filter(pa.array((num_targets > 0) & (num_targets <= self._most)))
         users = self._encoder.tokens(kept["inputs"].to_pylist())
-        is_kept = users.lengths > 0
+        is_kept = ~self._encoder.are_blank(users) & ~self._encoder.are_blank(short)
         if not is_kept.all():
             places = np.flatnonzero(is_kept)
             users, short, kept = users.take(places), short.take(places), kept.filter(pa.array(is_kept))

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.families import model_family
 from xlmr_sweep.modeling.source import ModelSource, damaged
-from xlmr_sweep.study.model_files import CONFIG, TOKENIZER_CONFIG, ModelFiles, find_model_files
+from xlmr_sweep.study.model_files import CONFIG, TOKENIZER_CONFIG, ModelFiles, config_file, find_model_files
 
 WRAPPERS = ("_orig_mod.", "module.")
 """What torch.compile and DistributedDataParallel put before each name of a model's weights."""
@@ -72,6 +72,11 @@ def read_model_folder(source: ModelSource, *, with_torch: bool = True) -> ModelF
     config = _settings(source, folder / CONFIG)
     if config is None:
         raise StudyError(f"model {source.name}: no configuration loads from {folder}: {CONFIG} is missing")
+    if (other := config_file(config)) != CONFIG:
+        raise StudyError(
+            f"model {source.name}: {folder / CONFIG} names {other} for this version of transformers (configuration_files), which "
+            f"may describe another model; rename {other} to {CONFIG}"
+        )
     files = find_model_files(folder)
     if files.problem:
         raise StudyError(f"model {source.name}: {files.problem}")
@@ -180,11 +185,12 @@ def check_direction(source: ModelSource, config: Mapping[str, Any]) -> None:
     Raises:
         StudyError: naming the setting.
     """
-    if config.get("is_decoder"):
-        raise StudyError(
-            f"model {source.name}: is_decoder is true in {source.location}/{CONFIG}, so a token attends only to earlier ones; "
-            "set it to false if the model was trained as a masked language model"
-        )
+    for setting in ("is_decoder", "is_causal"):
+        if config.get(setting):
+            raise StudyError(
+                f"model {source.name}: {setting} is true in {source.location}/{CONFIG}, so a token attends only to earlier ones; "
+                "set it to false if the model was trained as a masked language model"
+            )
 
 
 def _settings(source: ModelSource, path: Path) -> Mapping[str, Any] | None:

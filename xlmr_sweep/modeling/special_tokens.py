@@ -66,3 +66,22 @@ def name_unknown_token(tokenizer: Any) -> None:
         own = None if number is None else backend.id_to_token(number)
     if own is not None and own != tokenizer.unk_token and backend.token_to_id(own) is not None:
         tokenizer.unk_token = own
+
+
+def absent_unknown_token(backend: Any) -> str:
+    """Returns the token that a tokenizer would make of unknown characters, where its vocabulary lacks it; empty if it does not.
+
+    The tokenizers library then fails at the first such character.
+
+    Args:
+        backend: a `tokenizers.Tokenizer`.
+    """
+    own = getattr(backend.model, "unk_token", None)
+    if own is not None:
+        return "" if backend.model.token_to_id(own) is not None else str(own)
+    try:
+        # Of a unigram model nothing else tells.
+        backend.encode("\ue000 \u16a0 \u4e00", add_special_tokens=False)
+    except Exception:  # The library raises the bare class.
+        return "none"
+    return ""

@@ -175,14 +175,15 @@ def task_data_name(study: Study, task: TaskSpec) -> str:
 def model_hash(folder: Path, what: str, *, as_in_0_1: bool = False) -> str:
     """Returns a hash of the names and contents of the files of a model folder that loading reads.
 
-    Files of weights that are not the model's count only by name. Where there are none, the hash is that of version 0.1. Version
-    0.1 also hashed the contents of such files, and it may have loaded them as the model's.
+    Files of weights that are not the model's count only by name. Where there are none, and the model's are right in the folder,
+    the hash is that of version 0.1. That version also hashed files that are not the model's, and may have read them. Of the
+    model's files it hashed only those right in the folder.
 
     Raises:
         MissingFolderError: if there is nothing to hash; `what` names the field.
     """
     files = find_model_files(folder)
-    if not files.weights or not files.not_read or as_in_0_1:
+    if not files.weights or not (files.not_read or files.unlisted) or as_in_0_1:
         return folder_hash(folder, what, READ_ENDINGS)
     with readable(folder, what):
         read = files.read_by_loading()
@@ -190,10 +191,15 @@ def model_hash(folder: Path, what: str, *, as_in_0_1: bool = False) -> str:
     return fingerprint({"files": listing, "not read": [path.name for path in files.not_read]}, 32)
 
 
-def holds_several_weights(model: ModelSpec) -> bool:
-    """Tells whether a folder of a model holds files of weights that are not the model's."""
+def was_hashed_otherwise(model: ModelSpec) -> str:
+    """Says why version 0.1 may have trained other weights of a folder of a model under its hash; empty if it had another one."""
     folders = [folder for folder in (model.folder, model.instructed_folder) if folder is not None]
-    return any(files.weights and files.not_read for files in map(find_model_files, folders))
+    found = [files for files in map(find_model_files, folders) if files.weights]
+    if any(files.not_read for files in found):
+        return "from a folder with several files of weights, of which it may have read the wrong one"
+    if any(files.unlisted for files in found):
+        return "from weights below the folder or hidden in it, whose contents it did not look at"
+    return ""
 
 
 def folder_hash(folder: Path, what: str, endings: tuple[str, ...]) -> str:

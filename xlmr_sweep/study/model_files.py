@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -48,13 +48,19 @@ class ModelFiles:
     """Why the weights cannot be read; then `weights` is empty."""
 
     @property
+    def unlisted(self) -> tuple[Path, ...]:
+        """Files of weights that a listing of the folder by `READ_ENDINGS` lacks. An index may name any file below the folder."""
+        listed = _read(self.folder)
+        return tuple(path for path in self.weights if path not in listed)
+
+    @property
     def is_safetensors(self) -> bool:
         """Whether the weights are in safetensors."""
         return bool(self.weights) and self.weights[0].suffix == ".safetensors"
 
     def read_by_loading(self) -> list[Path]:
         """Returns every file that loading reads or may read: settings, tokenizer, and of the weights only the model's."""
-        beside = [path for path in _files(self.folder) if path.name.endswith(READ_ENDINGS)]
+        beside = _read(self.folder)
         # Without a model's weights nothing loads, so no file can be told from another.
         left_out = set(self.not_read) if self.weights else set()
         return sorted({*beside, *self.weights} - left_out)
@@ -88,12 +94,26 @@ def tokenizer_file(settings: Mapping[str, Any]) -> str:
         settings: contents of `tokenizer_config.json`. They may name files for versions of transformers and later ones
             (`fast_tokenizer_files`, such as `tokenizer.4.0.0.json`).
     """
-    listed = settings.get("fast_tokenizer_files")
+    return _of_this_version(settings.get("fast_tokenizer_files"), re.compile(r"tokenizer\.(.*)\.json"), TOKENIZER)
+
+
+def config_file(config: Mapping[str, Any]) -> str:
+    """Returns the name of the configuration that transformers reads.
+
+    Args:
+        config: contents of `config.json`. They may name files for versions of transformers and later ones
+            (`configuration_files`, such as `config.4.0.0.json`).
+    """
+    return _of_this_version(config.get("configuration_files"), re.compile(r"^config\.(.*)\.json$"), CONFIG)
+
+
+def _of_this_version(listed: Any, pattern: re.Pattern[str], usual: str) -> str:
+    """Returns the file that is meant for the installed version of transformers, or the usual one."""
     versions: dict[str, str] = {}
     for name in listed if isinstance(listed, list) else ():
-        if found := re.search(r"tokenizer\.(.*)\.json", name):
+        if found := pattern.search(name):
             versions[found[1]] = name
-    chosen = TOKENIZER
+    chosen = usual
     # transformers sorts the versions as text and stops at the first that is later than its own.
     for wanted in sorted(versions):
         try:
@@ -182,8 +202,10 @@ def _is_inside(name: str) -> bool:
     return not path.is_absolute() and ".." not in path.parts
 
 
-def _files(folder: Path) -> Iterable[Path]:
-    return (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+def _read(folder: Path) -> set[Path]:
+    """Returns the files right in a folder that loading may read by their names, hidden ones left out."""
+    files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return {path for path in files if path.name.endswith(READ_ENDINGS)}
 
 
 def _several(names: list[str], most: int = 3) -> str:

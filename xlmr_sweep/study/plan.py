@@ -12,7 +12,7 @@ from typing import Any
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.study.canonical import fingerprint
-from xlmr_sweep.study.identity import IDENTITY_VERSION, data_identity, holds_several_weights, model_identity, recipe_id
+from xlmr_sweep.study.identity import IDENTITY_VERSION, data_identity, model_identity, recipe_id, was_hashed_otherwise
 from xlmr_sweep.study.spec import AT, Paradigm, Study
 from xlmr_sweep.study.tasks import TaskSpec
 from xlmr_sweep.study.template import TEMPLATE_VERSION
@@ -158,11 +158,12 @@ def superseded(study: Study, trials: Sequence[Trial]) -> dict[str, str]:
         study: the study.
         trials: all of its trials.
     """
-    if not any(holds_several_weights(model) for model in study.models):
+    reasons = {model.name: was_hashed_otherwise(model) for model in study.models}
+    if not any(reasons.values()):
         return {}
-    reason = "made by version 0.1 from a folder with several files of weights, of which it may have read the wrong one"
     current = {trial.trial_id for trial in trials}
-    return {trial.trial_id: reason for trial in expand(study, as_in_0_1=True) if trial.trial_id not in current}
+    older = (trial for trial in expand(study, as_in_0_1=True) if trial.trial_id not in current)
+    return {trial.trial_id: f"made by version 0.1 {reasons[trial.model]}" for trial in older}
 
 
 def _base_identity(

@@ -14,7 +14,7 @@ from typing import Any
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.study.tasks import TaskSpec, render
 from xlmr_sweep.study.template import ASSISTANT_MARK, ChatTemplate
-from xlmr_sweep.study.text_tokens import TextTokens, Tokenizer, says_something, special_ids
+from xlmr_sweep.study.text_tokens import TextTokens, Tokenizer, is_dropped, says_something, special_ids
 
 USUAL_MASKS = ("<mask>", "[MASK]")
 """How most tokenizers spell the mask. In a prompt they are refused for any tokenizer."""
@@ -24,11 +24,12 @@ def label_token_ids(tokenizer: Any, task: TaskSpec) -> list[int]:
     """Returns the token id of each label word, in the order of the task's labels.
 
     Raises:
-        StudyError: if a word is not exactly one known token of the tokenizer, is a special token, is another word's token, or is
-            another token behind other words.
+        StudyError: if a word is not exactly one known token of the tokenizer, is a special token, is another word's token, is
+            another token behind other words, or loses letters.
     """
     words = [" " + word for word in task.label_words]
-    encoded = tokenizer(words, add_special_tokens=False)["input_ids"]
+    alone = tokenizer(words, add_special_tokens=False, return_offsets_mapping=True)
+    encoded, places = alone["input_ids"], alone["offset_mapping"]
     behind = tokenizer([f" {ASSISTANT_MARK}{word}" for word in words], add_special_tokens=False)["input_ids"]
     unknown, special = tokenizer.unk_token_id, special_ids(tokenizer)
     word_of: dict[int, str] = {}
@@ -45,12 +46,20 @@ def label_token_ids(tokenizer: Any, task: TaskSpec) -> list[int]:
             )
         if within[-1] != ids[0]:
             # One that strips a text and marks words only at its very start would make ends of words of all that is asked.
-            alone, there = tokenizer.convert_ids_to_tokens([ids[0], within[-1]])
+            here, there = tokenizer.convert_ids_to_tokens([ids[0], within[-1]])
             raise StudyError(
-                f"task {task.name}: label word {word!r} is the token {alone!r} alone and {there!r} behind other words; the "
+                f"task {task.name}: label word {word!r} is the token {here!r} alone and {there!r} behind other words; the "
                 "tokenizer drops the space before a text; set prepend_scheme in tokenizer.json to always, if that fits the model"
             )
         word_of[ids[0]] = word
+    for number, word, [(start, end)] in zip(word_of, words, places, strict=True):
+        if any(map(str.isalnum, word[:start] + word[end:])):
+            # A byte-pair tokenizer without an unknown token drops characters that it does not know.
+            (token,) = tokenizer.convert_ids_to_tokens([number])
+            raise StudyError(
+                f"task {task.name}: label word {word[1:]!r} is the token {token!r} of the tokenizer, which does not know all "
+                "of its letters; choose a word that it knows"
+            )
     return list(word_of)
 
 
@@ -133,15 +142,15 @@ def unread_note(tokenizer: Any, task: TaskSpec, rows: Sequence[Mapping[str, Any]
         rows: its examples.
     """
     unknown = tokenizer.unk_token_id
-    if unknown is None or not rows:
+    if not rows:
         return ""
     some = rows[:: -(-len(rows) // SAMPLED)]
     places = [(place, field) for place in range(len(some)) for field in task.fields]
     texts = [str(some[place][field]) for place, field in places]
     lost: dict[int, str] = {}
-    for (place, field), ids in zip(places, TextTokens(tokenizer).ids(texts), strict=True):
+    for (place, field), text, ids in zip(places, texts, TextTokens(tokenizer).ids(texts), strict=True):
         known = tokenizer.convert_ids_to_tokens([number for number in ids if number != unknown])
-        if unknown in ids and not any(map(says_something, known)):
+        if is_dropped(text, known) or (unknown in ids and not any(map(says_something, known))):
             lost.setdefault(place, field)
     if not lost:
         return ""

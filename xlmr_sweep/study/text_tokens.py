@@ -8,6 +8,7 @@ accents or control characters. So the ids are checked, not only the spelling.
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -37,9 +38,28 @@ def special_ids(tokenizer: Tokenizer) -> frozenset[int]:
     return frozenset((added | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id} | needed)
 
 
+SPACE_MARKS = "\u2581\u0120\u010a"
+"""How vocabularies write a space, and byte-level ones a space and the end of a line. The last two are letters elsewhere."""
+
+
 def says_something(token: str) -> bool:
     """Tells whether a token of a vocabulary holds a letter or digit. Marks of spaces and punctuation do not."""
-    return any(map(str.isalnum, token))
+    return any(map(str.isalnum, token.strip(SPACE_MARKS)))
+
+
+def is_blank(token: str) -> bool:
+    """Tells whether a token of a vocabulary stands for white space alone."""
+    return not token.strip(SPACE_MARKS)
+
+
+def is_dropped(text: str, tokens: Iterable[str]) -> bool:
+    """Tells whether a tokenizer drops all letters and digits of a text, as one without a token for unknown characters does.
+
+    Args:
+        text: the text.
+        tokens: the tokens that it makes of the text. (Those of byte-level vocabularies spell letters in other characters.)
+    """
+    return any(map(str.isalnum, text)) and not any(token.strip(SPACE_MARKS + string.punctuation) for token in tokens)
 
 
 def switch_off_dropout(backend: Any) -> float:
