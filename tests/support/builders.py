@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,10 @@ def dropping_tokenizer(words: Sequence[str] = ("yes", "no", "the")) -> Any:
     return tokenizer
 
 
+_MADE: dict[str, dict[str, bytes]] = {}
+"""Files of the encoders made so far. Making an encoder takes far longer than writing its files."""
+
+
 def make_encoder(
     folder: Path,
     family: str = "xlm-roberta",
@@ -120,6 +125,21 @@ def make_encoder(
     **settings: Any,
 ) -> Path:
     """Writes a two-layer encoder with a word-level tokenizer; `std` is the starting weights', `settings` the configuration's."""
+    options = {"family": family, "words": list(words), "head": head, "seed": seed, "std": std, "settings": settings}
+    key = repr(options)
+    if key not in _MADE:
+        with tempfile.TemporaryDirectory() as name:
+            _save_encoder(Path(name), **options)
+            _MADE[key] = {file.name: file.read_bytes() for file in Path(name).iterdir()}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in _MADE[key].items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def _save_encoder(
+    folder: Path, family: str, words: list[str], head: bool, seed: int, std: float, settings: dict[str, Any]
+) -> None:
     import torch
     from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
@@ -140,7 +160,6 @@ def make_encoder(
         torch.manual_seed(seed)
         model = (AutoModelForMaskedLM if head else AutoModel).from_config(config)
     model.save_pretrained(folder)
-    return folder
 
 
 def make_superglue(folder: Path, tasks: tuple[str, ...] = ("cb", "copa"), num_train: int = 24, num_val: int = 9) -> Path:

@@ -113,6 +113,11 @@ class LateCopies(TorchDispatchMode):
         self._cuda = cuda
         self._queued: dict[FakeStream, list[tuple[torch.Tensor, torch.Tensor]]] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here, and torch's wrapper for that case would take as long as all the rest."""
+        return False
+
     def __enter__(self) -> Any:
         self._cuda.late = self
         return super().__enter__()

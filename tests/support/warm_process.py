@@ -1,10 +1,14 @@
 """Python processes that have torch and transformers from the start: forked from one that imported them, once for all tests.
 
-For tests of what a process does. How a process begins, such as what it imports, needs a new interpreter.
+That one is itself forked from the process of the tests, before the first test, when their modules are imported and nothing else
+has happened. For tests of what a process does. How a process begins, such as what it imports, needs a new interpreter.
 """
 
 from __future__ import annotations
 
+import faulthandler
+import importlib
+import logging
 import multiprocessing
 import os
 import runpy
@@ -26,9 +30,37 @@ def warm_context() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["warm_imports"])
     # The process that all are forked from looks for modules where a new interpreter does.
-    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))):
+    with (
+        mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))),
+        mock.patch("multiprocessing.util.spawnv_passfds", _fork),
+    ):
         forkserver.ensure_running()
     return context
+
+
+def _fork(executable: str, arguments: Sequence[str], kept: Sequence[int]) -> int:
+    """Runs the code of a Python command in a fork, where multiprocessing would start an interpreter that imports all anew."""
+    process = os.fork()
+    if process:
+        return process
+    code = 1
+    try:
+        _forget_pytest()
+        exec(arguments[-1], {})
+    except SystemExit:
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _forget_pytest() -> None:
+    """Makes output, warnings and log lines go where those of a new interpreter go."""
+    faulthandler.disable()
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        setattr(sys, name, os.fdopen(number, "w", buffering=1, closefd=False))
+    logging.getLogger().handlers.clear()
+    # Its lock is held by what called `_fork`.
+    importlib.reload(forkserver)
 
 
 class WarmProcess:

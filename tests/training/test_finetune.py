@@ -51,7 +51,7 @@ def test_a_trial_equals_plain_transformers_code(
     """A loop as a user would write it: full vocabulary, all logits, padding, torch's AdamW, transformers' schedule."""
     # Weights large enough that a window or a token type left out shows in the scores.
     models = [{"name": "tiny", "folder": str(make_encoder(tmp_path / family, family, std=0.1))}]
-    study = load_study(str(study_file(models=models, finetune=settings(dropout=0.0, steps=12))))
+    study = load_study(str(study_file(models=models, finetune=settings(dropout=0.0, steps=6, learning_rate=2e-3))))
     storage = Storage(tmp_path / "runs")
     warm = prepared(study, storage)
     trial = pick(study, paradigm)
@@ -85,11 +85,11 @@ def test_a_trial_equals_plain_transformers_code(
 
     decayed = [p for p in trained.parameters() if p.ndim > 1]
     plain = [p for p in trained.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}], lr=1e-3)
-    scheduler = get_linear_schedule_with_warmup(optimizer, 2, 12)
+    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}], lr=2e-3)
+    scheduler = get_linear_schedule_with_warmup(optimizer, 1, 6)
     order = torch.Generator().manual_seed(derived_seed(trial.seed, "order"))
     model.train()
-    for batch in training_batches(range(8), 4, 12, order):  # type: ignore[arg-type]
+    for batch in training_batches(range(8), 4, 6, order):  # type: ignore[arg-type]
         rows = [train[i] for i in batch]
         functional.cross_entropy(logits(rows), torch.tensor([row["label"] for row in rows])).backward()
         torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
@@ -111,7 +111,7 @@ def test_bf16_scores_lie_within_the_spread_over_seeds(paradigm: str, study_file:
     """Of the same trials in fp32: rounding moves a score by less than another seed does."""
     found: dict[str, Any] = {}
     for precision in ("fp32", "bf16"):
-        declared = settings(steps=20, learning_rate=5e-3, precision=precision)
+        declared = settings(steps=10, learning_rate=1e-2, precision=precision)
         study = load_study(str(study_file(seeds=[0, 1, 2], finetune=declared)))
         warm = prepared(study, Storage(tmp_path / precision))
         outcomes = [finetune(pick(study, paradigm, seed=seed), warm) for seed in range(3)]

@@ -68,19 +68,27 @@ def fsdp_module() -> Any:
     return FSDPModule
 
 
+UNEVEN, HEAD, FEW = ("prompted", "copa", 8), ("baseline", "cb", 8), ("prompted", "copa", 2)
+"""Batches of 4 on 3 ranks are uneven, and a training set of 2 leaves a rank without an example."""
+
+
 @pytest.mark.parametrize(
-    ("size", "family", "limits"),
+    ("size", "family", "limits", "cells"),
     [
-        (3, "xlm-roberta", LIKE_TINY),
-        (3, "xlm-roberta-xl", LIKE_XL),
-        (2, "bert", LIKE_XL),
-        (2, "modernbert", LIKE_BASE),
+        (3, "xlm-roberta", LIKE_TINY, [UNEVEN, HEAD, FEW, UNEVEN]),
+        (3, "xlm-roberta-xl", LIKE_XL, [UNEVEN, HEAD, FEW]),
+        (2, "bert", LIKE_XL, [UNEVEN, HEAD]),
+        (2, "modernbert", LIKE_BASE, [UNEVEN, HEAD]),
     ],
 )
 def test_a_gang_equals_one_process(
-    study_file: Callable[..., Path], tmp_path: Path, size: int, family: str, limits: tuple[int, int]
+    study_file: Callable[..., Path],
+    tmp_path: Path,
+    size: int,
+    family: str,
+    limits: tuple[int, int],
+    cells: list[tuple[str, str, int]],
 ) -> None:
-    """Batches of 4 on 3 ranks are uneven, and a training set of 2 leaves a rank without an example."""
     import torch
 
     from xlmr_sweep.training.finetune import finetune
@@ -93,7 +101,6 @@ def test_a_gang_equals_one_process(
     storage = Storage(tmp_path / "runs")
     for task in study.tasks:
         prepare_task(study, task, storage)
-    cells = [("prompted", "copa", 8), ("baseline", "cb", 8), ("prompted", "copa", 2), ("prompted", "copa", 8)]
     trials = [next(t for t in expand(study) if (t.paradigm, t.task, t.train_size) == cell) for cell in cells]
     alone = WarmState(study, storage, World())
     expected = [finetune(trial, alone) for trial in trials]
@@ -111,7 +118,8 @@ def test_a_gang_equals_one_process(
             assert predictions["prediction"] == wanted.predictions["prediction"]
             np.testing.assert_allclose(predictions["score_0"], wanted.predictions["score_0"], atol=1e-4)
         # The same trial again in the warm gang, after others: the same bits.
-        assert found["predictions"][0] == found["predictions"][3]
+        if cells.count(UNEVEN) == 2:
+            assert found["predictions"][0] == found["predictions"][3]
     assert ranks[0]["predictions"] == ranks[1]["predictions"]
     # The gang's first rank has kept the same weights, whole.
     for folder, wanted in zip(folders, trained, strict=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,11 @@ SHAPE, STEPS = RowShape(64, 4, 24, 3), 3
 
 
 class World:
-    """A runner over a tiny step, its stand-in, and its starting weights."""
+    """A runner over a tiny step, its stand-in, and its starting weights. One layer shows all that is tested here."""
 
     def __init__(self, *, use_graphs: bool = True, dropout: float = 0.2, change: Callable[[Any], None] | None = None) -> None:
         self.cuda = FakeCuda()
-        self.tiny = tiny("xlm-roberta", dropout=dropout)
+        self.tiny = tiny("xlm-roberta", dropout=dropout, num_hidden_layers=1)
         self.step = NotedStep(self.tiny.step, self.cuda)
         if change is not None:
             change(self.step)
@@ -56,6 +57,18 @@ class World:
         self.told.append(step)
 
 
+@cache
+def cold(seed: int) -> tuple[list[float], list[int]]:
+    """A trial in a process of its own."""
+    return World().trial(seed)
+
+
+@cache
+def plain(seed: int) -> tuple[list[float], list[int]]:
+    """A trial without a graph."""
+    return World(use_graphs=False).trial(seed)
+
+
 def test_the_order_is_capture_weights_moments_seed_replay() -> None:
     world = World()
     world.trial(1)
@@ -77,8 +90,8 @@ def test_a_warm_trial_equals_a_cold_one_and_one_without_a_graph() -> None:
     world = World()
     first, other, again = world.trial(1), world.trial(2), world.trial(1)
     assert first == again != other
-    assert World().trial(2) == other, "cold"
-    assert World(use_graphs=False).trial(1) == first
+    assert cold(2) == other
+    assert plain(1) == first
     assert world.runner.refusal is None
 
 
@@ -120,7 +133,6 @@ def test_moments_stay_where_the_graph_reads_them() -> None:
 @pytest.mark.parametrize("mistake", ["seed before capture", "weights before capture"])
 def test_what_is_set_before_a_capture_is_spoilt_by_it(mistake: str) -> None:
     """The stand-in would see it: what the capture runs draws numbers and trains weights."""
-    cold = World().trial(1)
     world = World()
     if mistake == "seed before capture":
         seed, seeds = world.cuda.manual_seed, []
@@ -140,12 +152,11 @@ def test_what_is_set_before_a_capture_is_spoilt_by_it(mistake: str) -> None:
                 fill()
 
         world.fill = fill_once  # type: ignore[method-assign]
-    assert world.trial(1) != cold
+    assert world.trial(1) != cold(1)
 
 
 def test_rows_may_change_as_soon_as_they_are_up() -> None:
     """A buffer that a queued copy still reads, and the next trial writes, would train on both."""
-    cold = World().trial(1)
     world = World()
     numbers = world.numbers(1)
 
@@ -155,7 +166,7 @@ def test_rows_may_change_as_soon_as_they_are_up() -> None:
 
     with LateCopies(world.cuda):
         losses = world.runner.train(numbers, SHAPE, fill, 1, world.on_step)
-    assert (losses.tolist(), fingerprint(world.tiny.step.trained())) == cold
+    assert (losses.tolist(), fingerprint(world.tiny.step.trained())) == cold(1)
 
 
 def test_progress_is_told_when_the_card_is_there_and_in_order() -> None:
@@ -170,16 +181,16 @@ def test_one_pool_serves_training_and_evaluation() -> None:
     logits = world.runner.evaluate(world.numbers(1), SHAPE)
     assert len(world.cuda.pools) >= 2
     assert len(set(map(id, world.cuda.pools))) == 1
-    plain = World(use_graphs=False)
-    plain.trial(1)
-    assert torch.equal(plain.runner.evaluate(plain.numbers(1), SHAPE), logits)
+    without = World(use_graphs=False)
+    without.trial(1)
+    assert torch.equal(without.runner.evaluate(without.numbers(1), SHAPE), logits)
     assert world.runner.refusal is None
 
 
 def test_a_replay_with_other_bits_means_no_graph_and_the_same_scores() -> None:
     world = World()
     world.cuda.spoils_replay = True
-    assert world.trial(1) == World(use_graphs=False).trial(1)
+    assert world.trial(1) == plain(1)
     assert world.runner.refusal == "a replay's bits are not those of the step without it"
     assert "replay" not in world.cuda.log[-STEPS:]
 
@@ -187,12 +198,12 @@ def test_a_replay_with_other_bits_means_no_graph_and_the_same_scores() -> None:
 def test_a_capture_that_fails_means_no_graph_and_the_same_scores() -> None:
     world = World()
     world.cuda.breaks_capture = True
-    assert world.trial(1) == World(use_graphs=False).trial(1)
+    assert world.trial(1) == plain(1)
     assert world.runner.refusal == "the capture failed: operation not permitted when stream is capturing"
     assert gc.isenabled()
 
 
 def test_every_result_is_a_tensor_of_its_own() -> None:
     """A list of references to one static loss would hold the last loss 320 times."""
-    losses, _ = World().trial(1)
+    losses, _ = cold(1)
     assert len(set(losses)) == STEPS
