@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 from xlmr_sweep.commands.publish_data import public_recipe, public_study
+from xlmr_sweep.commands.publish_scores import problem_of_predictions
 from xlmr_sweep.commands.subcommands import app
 from xlmr_sweep.storage.artifacts import instruct_folder, manifest_of, predictions_file
 from xlmr_sweep.storage.files import Storage
@@ -26,6 +29,7 @@ from xlmr_sweep.storage.study_file import write_study
 from xlmr_sweep.study.plan import expand, plan_fingerprint
 from xlmr_sweep.study.reading import load_study
 from xlmr_sweep.study.spec import Study
+from xlmr_sweep.study.tasks import CB
 
 TOKEN = "hf_" + "MarkedTokenOfThisTest" * 2
 SCORES = {"baseline": 0.5, "prompted": 0.6, "instructed": 0.75}
@@ -121,6 +125,36 @@ def test_results_and_predictions_are_the_storages(published: Path, storage: Stor
     assert of_trial[kept.columns].equals(kept)
     assert set(of_trial["paradigm"]) == {trial.paradigm}
     assert len(predictions) == 12 * NUM_EVAL
+
+
+def test_predictions_of_another_score_are_refused_by_name(storage: Storage, study: Study, tmp_path: Path) -> None:
+    mine = Storage(tmp_path / "runs")
+    shutil.copytree(storage.uri, mine.uri)
+    first, second, third = (next(trial for trial in expand(study) if trial.paradigm == name) for name in SCORES)
+    mine.write(predictions_file(first.trial_id), mine.read(predictions_file(second.trial_id)))
+    mine.write(predictions_file(third.trial_id), b"PAR1 cut")
+    status, said = publish("--storage", mine, "--to", tmp_path / "out")
+    assert (status, said.count("\n")) == (2, 1)
+    assert "2 trials have predictions that do not give their score" in said
+    assert "base/baseline/cb/4/0: its record says 0.5 and its predictions give 0.6" in said
+    assert "base/instructed/cb/4/0: its predictions cannot be read" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("row", "labels", "problem"),
+    [
+        ({"score": 0.75, "metric": "accuracy"}, [0, 1, 2, 1], ""),
+        ({"score": 0.75, "metric": "accuracy", "num_eval": 5}, [0, 1, 2, 1], "it has predictions of 4 of 5 examples"),
+        # Of CB, whose metric is macro-F1 over its three classes, where the record does not say it.
+        ({"score": 0.6, "metric": None, "num_eval": math.nan}, [0, 1, 2, 1], ""),
+        ({"score": 0.75, "metric": "macro_f1"}, [0, 1, 2, 1], "its record says 0.75 and its predictions give 0.6"),
+        ({"score": 0.75, "metric": "accuracy"}, [], "its predictions lack examples"),
+    ],
+)
+def test_predictions_are_those_of_a_score_if_they_give_it(row: dict[str, Any], labels: list[int], problem: str) -> None:
+    table = pa.table({"example_id": list(map(str, labels)), "label": labels, "prediction": [0, 1, 1, 1][: len(labels)]})
+    assert problem_of_predictions(row, table, CB) == problem
 
 
 def test_every_variant_and_prompt_is_published(study: Study, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from xlmr_sweep import __version__
+from xlmr_sweep.commands.publish_scores import problem_of_predictions, refuse_strangers
 from xlmr_sweep.storage.artifacts import DATA, PREDICTIONS, RESULTS_FILE, STUDY_FILE, manifest_of, predictions_file
 from xlmr_sweep.storage.records import AXES, CELL_COLUMNS, COLUMNS, OPTIONAL_COLUMNS
 
@@ -65,11 +66,14 @@ def data_files(
         found: its manifests of data and weights.
         cited: the fingerprints of study and results.
         study: the declared study.
+
+    Raises:
+        StudyError: if predictions do not give the score of their record.
     """
     # Of a study with variants or several prompts the report's rows are only the first ones.
     rows = results.rows if results.every is None else results.every
     files = {RESULTS: _parquet(_results(rows))}
-    for task, table in _predictions(storage, rows):
+    for task, table in _predictions(storage, rows, study):
         files[predictions_name(task)] = _parquet(table)
     for name, table in derived.tables.items():
         if name in PRIVATE_TABLES or table.empty:
@@ -140,20 +144,38 @@ def _results(rows: pd.DataFrame) -> pa.Table:
     return pa.Table.from_pandas(rows[names], schema=schema, preserve_index=False).replace_schema_metadata()
 
 
-def _predictions(storage: Storage, rows: pd.DataFrame) -> Iterator[tuple[str, pa.Table]]:
-    """Yields each task with the predictions of all its trials, one row an evaluation example of a trial."""
+def _predictions(storage: Storage, rows: pd.DataFrame, study: Study) -> Iterator[tuple[str, pa.Table]]:
+    """Yields each task with the predictions of all its trials, one row an evaluation example of a trial.
+
+    Raises:
+        StudyError: at the end, if some are not those of their score.
+    """
     there = {name.removesuffix(".parquet") for name in storage.names(PREDICTIONS, ".parquet")}
     rows = rows[rows["trial_id"].isin(there)]
+    strangers: list[tuple[Mapping[str, Any], str]] = []
     for task, trials in rows.groupby("task"):
         parts = []
         axes = [name for name in AXES if name in trials]
         trials = trials.assign(**{name: trials[name].fillna("") for name in axes})
-        cells = trials[["trial_id", *CELL_COLUMNS, *axes]].to_dict("records")
-        for cell, data in zip(cells, storage.read_many(predictions_file(cell["trial_id"]) for cell in cells), strict=True):
-            table = parquet.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
-            columns = {name: pa.repeat(pa.scalar(value), len(table)) for name, value in cell.items()}
+        every: list[Any] = trials.to_dict("records")
+        for row, data in zip(every, storage.read_many(predictions_file(row["trial_id"]) for row in every), strict=True):
+            table = _read(data)
+            problem = problem_of_predictions(row, table, study.task(str(task)))
+            if problem or table is None:
+                strangers.append((row, problem))
+                continue
+            columns = {name: pa.repeat(pa.scalar(row[name]), len(table)) for name in ("trial_id", *CELL_COLUMNS, *axes)}
             parts.append(pa.table({**columns, **{name: table.column(name) for name in table.column_names}}))
-        yield str(task), pa.concat_tables(parts, promote_options="default")
+        if parts:
+            yield str(task), pa.concat_tables(parts, promote_options="default")
+    refuse_strangers(storage, strangers)
+
+
+def _read(data: bytes) -> pa.Table | None:
+    try:
+        return parquet.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+    except (pa.ArrowException, OSError):
+        return None
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -27,13 +27,14 @@ from xlmr_sweep.modeling.optimizer import clip_divisor, make_optimizer, square_n
 from xlmr_sweep.modeling.sharded import step_sharded
 from xlmr_sweep.study.plan import Trial
 from xlmr_sweep.study.recipes import FinetuneSpec
+from xlmr_sweep.study.task_metrics import score
 from xlmr_sweep.study.tasks import TaskSpec
 from xlmr_sweep.training.evaluation import autocast, evaluated
 from xlmr_sweep.training.outcome import Outcome
 from xlmr_sweep.training.peak_memory import peak_memory, reset_peak_memory
 from xlmr_sweep.training.save_weights import save_trial_weights
 from xlmr_sweep.training.schedule import finetune_rate
-from xlmr_sweep.training.scoring import calibrated, score
+from xlmr_sweep.training.scoring import calibrated
 from xlmr_sweep.training.seeds import derived_seed
 from xlmr_sweep.training.trial_model import TrialModel
 from xlmr_sweep.training.warm_state import WarmState

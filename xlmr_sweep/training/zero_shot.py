@@ -23,10 +23,11 @@ from xlmr_sweep.storage.artifacts import manifest_of, task_folder
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.task_check import label_token_ids
+from xlmr_sweep.study.task_metrics import score
 from xlmr_sweep.study.tasks import TaskSpec, rows_without_content
 from xlmr_sweep.training.evaluation import evaluated
 from xlmr_sweep.training.mlm_loss import MaskedLMLoss
-from xlmr_sweep.training.scoring import calibrated, score
+from xlmr_sweep.training.scoring import calibrated
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,9 @@ from xlmr_sweep.modeling.source import base_source
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.spec import Study
 from xlmr_sweep.study.task_check import label_token_ids
+from xlmr_sweep.study.task_metrics import score
 from xlmr_sweep.study.tasks import render
 from xlmr_sweep.study.template import ASSISTANT_MARK, USER_MARK, ChatTemplate
-from xlmr_sweep.training.scoring import score
 from xlmr_sweep.training.seeds import derived_seed
 
 MODEL = "encoder"

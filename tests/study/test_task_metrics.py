@@ -8,8 +8,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score
 
+from xlmr_sweep.study.task_metrics import score
 from xlmr_sweep.study.tasks import CB, COPA
-from xlmr_sweep.training.scoring import score
 
 
 def test_macro_f1_counts_classes_that_a_set_lacks() -> None:
