@@ -178,7 +178,8 @@ def _as_counted(name: Any) -> list[tuple[int, str]]:
 
 
 def _text(frame: pd.DataFrame, name: str) -> pd.Series:
-    empty = frame[name].isna()
+    # Some programs write an empty text where another has no value.
+    empty = frame[name].isna() | (frame[name].astype(object) == "")
     if empty.any():
         raise TableError(f"column {name} is empty in {_rows(empty)}")
     return frame[name].astype(str)

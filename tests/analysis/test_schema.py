@@ -31,6 +31,7 @@ def test_missing_columns_are_named_with_those_found(study_table: pd.DataFrame) -
         ("total_time_s", -1.0, "column total_time_s is negative or infinite in row 4"),
         ("total_time_s", float("inf"), "column total_time_s is negative or infinite in row 4"),
         ("model", None, "column model is empty in row 4"),
+        ("task", "", "column task is empty in row 4"),
         ("task", "average", "a task is called 'average', which is the name of the pooled row; rename it"),
     ],
 )

@@ -236,6 +236,26 @@ def test_labels_that_seem_to_be_counted_from_1_are_refused(study: Study, storage
         read_task(study, CB, storage)
 
 
+@pytest.mark.parametrize("names", [("yes", "no"), ("On", "Off"), ("LABEL_1", "LABEL_0"), ("class 1", "class 0")])
+def test_numbers_for_labels_whose_names_say_another_order_are_refused(
+    study: Study, storage: Storage, names: tuple[str, str]
+) -> None:
+    assert study.data.folder is not None
+    task = CB.model_copy(update={"labels": names, "label_words": ("yes", "no")})
+    for labels, is_refused in (([0, 1], True), (["1", "0"], True), (list(names), False)):
+        for name in ("train", "val"):
+            rows = [json.dumps({"premise": "a", "hypothesis": "b", "label": label}) for label in labels]
+            (study.data.folder / "CB" / f"{name}.jsonl").write_text("\n".join(rows))
+        if is_refused:
+            said = (
+                f"CB: its labels are 0, 1, and 0 is '{names[0]}', the first label of task cb by its position but not by its name"
+            )
+            with pytest.raises(StudyError, match=said):
+                read_task(study, task, storage)
+        else:
+            assert [row["label"] for row in read_task(study, task, storage).rows["train"]] == [0, 1]
+
+
 def test_larger_draws_hold_the_smaller_ones() -> None:
     pool = [{"label": i} for i in range(300)]
     draws = {size: [row["label"] for row in few_shot(pool, size, 3)] for size in (2, 16, 128)}

@@ -146,3 +146,24 @@ def test_the_hubs_bin_is_converted_too(tmp_path: Path, monkeypatch: pytest.Monke
     assert_same(mapped_weights(source, load_config(ModelSource("m", str(folder)))) or {}, expected)
     assert converted(folder).is_dir()
     assert set(asked) == {("someone/model", "abc")}
+
+
+@pytest.mark.parametrize("second", ["cls.predictions.decoder.weight", "bert.encoder.layer.1.output.dense.weight", "transposed"])
+def test_weights_that_share_memory_and_are_not_tied_are_loaded(second: str, tmp_path: Path) -> None:
+    """`torch.save` writes what shares memory once. The check finds both names, so the loader must, too."""
+    folder = make_encoder(tmp_path / "model", "bert", tie_word_embeddings=False)
+    tensors = load_file(folder / "model.safetensors")
+    first = {
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "bert.encoder.layer.1.output.dense.weight": "bert.encoder.layer.0.output.dense.weight",
+        "transposed": "bert.encoder.layer.1.attention.self.query.weight",
+    }[second]
+    name = "bert.encoder.layer.1.attention.self.key.weight" if second == "transposed" else second
+    tensors[name] = tensors[first].t() if second == "transposed" else tensors[first]
+    torch.save(tensors, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    source = ModelSource("m", str(folder))
+    assert check_model(source, []) == []
+    assert torch.equal(starting_weights(source)[name], tensors[name])
+    assert torch.equal(load_masked_lm(source).state_dict()[name], tensors[name])
+    assert set(starting_weights(source)) == set(load_masked_lm(source).state_dict())

@@ -103,3 +103,9 @@ def test_a_label_word_of_two_tokens_names_model_task_and_word(tmp_path: Path) ->
     task = RTE.model_copy(update={"label_words": ("yes", "no no")})
     with pytest.raises(StudyError, match="model m: task rte: label word 'no no' is 2 tokens"):
         check_model(ModelSource("m", str(folder)), [task])
+
+
+def test_a_feed_forward_part_in_chunks_takes_any_number_of_tokens(tmp_path: Path) -> None:
+    source = ModelSource("m", str(make_encoder(tmp_path, "bert", chunk_size_feed_forward=7)))
+    model = load_masked_lm(source)
+    assert model(input_ids=torch.arange(4, 17)[None]).logits.shape[1] == 13

@@ -10,7 +10,7 @@ import pytest
 from builders import make_encoder, tokenizer_of
 
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.modeling.bare_tokenizer import BareTokenizer
+from xlmr_sweep.modeling.bare_tokenizer import BareTokenizer, tokenizer_texts
 from xlmr_sweep.modeling.loading import load_tokenizer
 from xlmr_sweep.modeling.model_check import check_model, check_same_kind
 from xlmr_sweep.modeling.quick_check import quick_check
@@ -137,3 +137,34 @@ def test_weights_that_may_have_been_tuned_with_other_tokens_are_named(tmp_path: 
     base, tuned = (bert_folder(tmp_path / str(lower), lowercase=lower, do_lower_case=lower) for lower in (True, False))
     assert check_same_kind(base, base) == ""
     assert "instructed_folder: its tokenizer makes other tokens of 'Cat' than the base model's" in check_same_kind(tuned, base)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("special_tokens_map.json", {"cls_token": "<unk>"}),
+        ("special_tokens_map.json", {"mask_token": {"content": "maybe", "lstrip": False}}),
+        ("special_tokens_map.json", {"additional_special_tokens": ["yes"]}),
+        ("added_tokens.json", {"cat sat": 40}),
+    ],
+)
+def test_what_older_versions_wrote_beside_a_tokenizer_is_read_as_transformers_reads_it(
+    name: str, content: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = make_encoder(tmp_path, "bert")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    assert "added_tokens_decoder" not in settings
+    (folder / name).write_text(json.dumps(content))
+
+    def read() -> BareTokenizer:
+        return BareTokenizer(*tokenizer_texts(lambda file: (folder / file).read_text()))
+
+    ours, theirs = read(), load_tokenizer(ModelSource("m", str(folder)))
+    if ours.is_made_as_written("bert"):
+        ids = ("cls_token_id", "sep_token_id", "mask_token_id", "pad_token_id", "unk_token_id")
+        assert [getattr(ours, key) for key in ids] == [getattr(theirs, key) for key in ids]
+        assert set(ours.all_special_tokens) == set(theirs.all_special_tokens)
+    else:
+        assert quick_check(ModelSource("m", str(folder)), []) is None
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "added_tokens_decoder": {}}))
+    assert read().cls_token_id == load_tokenizer(ModelSource("m", str(folder))).cls_token_id == 0

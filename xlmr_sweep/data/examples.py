@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -179,7 +180,7 @@ def _read(study: Study, task: TaskSpec) -> tuple[dict[str, list[Row]], dict[str,
         assert data.folder is not None
         paths = {split: data.folder / task.folder / f"{name}.jsonl" for split, name in SPLITS.items()}
         rows = {split: list(_checked(task, _jsonl(path), str(path), labels)) for split, path in paths.items()}
-        _check_counting(task, labels, str(data.folder / task.folder))
+        _check_numbers(task, labels, str(data.folder / task.folder))
         return _named_apart(rows), {}
     return _read_hub(study, task)
 
@@ -193,16 +194,30 @@ def _named_apart(rows: dict[str, list[Row]]) -> dict[str, list[Row]]:
     return rows
 
 
-def _check_counting(task: TaskSpec, labels: set[str], where: str) -> None:
-    """Refuses labels that seem to be counted from 1. Positions count from 0.
+_NUMBERS = {"yes": 1, "on": 1, "no": 0, "off": 0}
+"""Names of two labels that say which of them is 1. Those of the truth values are known where a label is read."""
+
+
+def _check_numbers(task: TaskSpec, labels: set[str], where: str) -> None:
+    """Refuses whole numbers as labels that may not be meant as positions.
+
+    They seem to be counted from 1, or the labels' own names say another order, such as LABEL_1 and LABEL_0, or yes and no.
 
     Raises:
-        StudyError: naming the labels.
+        StudyError: naming both.
     """
-    if "0" not in labels and all(label.isdecimal() and label not in task.labels for label in labels):
+    if not all(label.isdecimal() and label not in task.labels for label in labels):
+        return
+    given, first = ", ".join(sorted(labels)), f"{task.labels[0]!r}, the first label of task {task.name}"
+    if "0" not in labels:
+        raise StudyError(f"{where}: its labels are {given} and never 0, but 0 is {first}; write the labels' names")
+    digits = [re.findall("[0-9]{1,9}", name) for name in task.labels]
+    are_numbered = all(len(found) == 1 for found in digits)
+    by_name = [int(digits[i][0]) if are_numbered else _NUMBERS.get(name.casefold()) for i, name in enumerate(task.labels)]
+    positions = list(range(len(task.labels)))
+    if by_name != positions and set(by_name) == set(positions):
         raise StudyError(
-            f"{where}: its labels are {', '.join(sorted(labels))} and never 0, but 0 is {task.labels[0]!r}, the first label of "
-            f"task {task.name}; write the labels' names"
+            f"{where}: its labels are {given}, and 0 is {first} by its position but not by its name; write the names"
         )
 
 
@@ -233,7 +248,7 @@ def _read_hub(study: Study, task: TaskSpec) -> tuple[dict[str, list[Row]], dict[
         _check_class_ids(task, splits[split], where)
         rows[split] = list(_checked(task, enumerate(splits[split], 1), where, labels))
     if not _class_names(splits["train"]):
-        _check_counting(task, labels, f"{data.hub}/{task.hub_config}")
+        _check_numbers(task, labels, f"{data.hub}/{task.hub_config}")
     return _named_apart(rows), {"source_file": commit}
 
 

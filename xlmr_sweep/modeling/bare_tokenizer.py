@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
@@ -15,6 +16,9 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from xlmr_sweep.modeling.special_tokens import OTHER_NAMES, absent_unknown_token
 from xlmr_sweep.study.model_files import TOKENIZER_CONFIG, tokenizer_file
 from xlmr_sweep.study.text_tokens import special_ids, switch_off_dropout
+
+SPECIAL_TOKENS_MAP, ADDED_TOKENS = "special_tokens_map.json", "added_tokens.json"
+"""Files beside the settings. The second gives tokens their ids."""
 
 UNKNOWN = ("<unk>", "[UNK]")
 """Usual unknown tokens, for tokenizers whose settings do not name theirs."""
@@ -81,7 +85,8 @@ class BareTokenizer:
             model_type: model type from `config.json`.
         """
         found, settings = self._tokenizer, self._settings
-        if self._had_dropout or self._has_other_ends():
+        added = settings.get(ADDED_TOKENS, {}).items()
+        if self._had_dropout or self._has_other_ends() or any(self._number(token) != number for token, number in added):
             return False
         name = str(settings.get("tokenizer_class") or _CLASSES.get(model_type)).removesuffix("Fast")
         made: tuple[Any, Any]
@@ -131,20 +136,31 @@ class BareTokenizer:
 
 
 def tokenizer_texts(read: Callable[[str], str]) -> tuple[str, str]:
-    """Returns the texts of a tokenizer's file, the one that transformers would choose, and of `tokenizer_config.json`.
+    """Returns the text of a tokenizer's file, the one that transformers would choose, and its settings as JSON.
 
     Args:
         read: returns the text of a file by its name.
 
     Raises:
         OSError: if a file is not there.
-        ValueError: if the settings are no JSON object.
+        ValueError: if a file of settings is no JSON object.
     """
-    settings = read(TOKENIZER_CONFIG)
-    named = json.loads(settings)
-    if not isinstance(named, dict):
-        raise ValueError(f"{TOKENIZER_CONFIG} is no JSON object")
-    return read(tokenizer_file(named)), settings
+    named = _object(read, TOKENIZER_CONFIG)
+    if "added_tokens_decoder" not in named:
+        # transformers then reads what older versions wrote beside.
+        older = {}
+        for name in (SPECIAL_TOKENS_MAP, ADDED_TOKENS):
+            with suppress(OSError):
+                older[name] = _object(read, name)
+        named |= older.get(SPECIAL_TOKENS_MAP, {}) | {ADDED_TOKENS: older.get(ADDED_TOKENS, {})}
+    return read(tokenizer_file(named)), json.dumps(named)
+
+
+def _object(read: Callable[[str], str], name: str) -> dict[str, Any]:
+    found = json.loads(read(name))
+    if not isinstance(found, dict):
+        raise ValueError(f"{name} is no JSON object")
+    return found
 
 
 def _values(group: Any) -> Iterable[Any]:

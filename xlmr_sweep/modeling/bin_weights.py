@@ -27,6 +27,9 @@ from xlmr_sweep.study.user_cache import user_cache
 
 log = logging.getLogger("xlmr_sweep.trial")
 
+SAME = "same"
+"""The entry of an index that names weights which are one and the same."""
+
 FILE_BYTES = 4 * 2**30
 """A `.bin` is written to files of this size. If it is not in fp32, so much is in memory at once."""
 
@@ -66,12 +69,30 @@ def as_safetensors(source: ModelSource, binaries: Sequence[Path]) -> tuple[Path,
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target.with_suffix(".lock")):
-            if not (target / WEIGHTS_INDEX).is_file():
+            if _same(target) is None:
                 _make(source, binaries, target)
     except OSError as error:
         log.warning("model %s: %s is not kept in safetensors: %s", source.name, binaries[0], error)
         return None
     return find_model_files(target).weights
+
+
+def same_weights(files: Sequence[Path]) -> dict[str, str]:
+    """Returns the names of weights that shared memory with another one in the `.bin` files, with that one's name.
+
+    Args:
+        files: what `as_safetensors` returned.
+    """
+    return _same(files[0].parent) or {}
+
+
+def _same(folder: Path) -> dict[str, str] | None:
+    """Returns that of a folder of this node's cache; None where it is not there, or was made by a version that left them out."""
+    index = folder / WEIGHTS_INDEX
+    found: dict[str, str] | None = (
+        json.loads(index.read_text(encoding="utf-8"))["metadata"].get(SAME) if index.is_file() else None
+    )
+    return found
 
 
 def _make(source: ModelSource, binaries: Sequence[Path], target: Path) -> None:
@@ -88,14 +109,15 @@ def _make(source: ModelSource, binaries: Sequence[Path], target: Path) -> None:
 
 def _convert(source: ModelSource, binaries: Sequence[Path], folder: Path) -> None:
     weight_map: dict[str, str] = {}
+    same: dict[str, str] = {}
     for path in binaries:
         part: dict[str, Tensor] = {}
-        seen: set[tuple[int, torch.Size]] = set()
+        seen: dict[tuple[int, torch.Size, tuple[int, ...]], str] = {}
         for name, tensor in _loaded(source, path).items():
-            place = (tensor.data_ptr(), tensor.shape)
-            if place in seen:  # Tied: the model ties it again.
+            first = seen.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), name)
+            if first != name:
+                same[name] = first
                 continue
-            seen.add(place)
             if part and sum(t.nbytes for t in part.values()) + 4 * tensor.numel() > FILE_BYTES:
                 _write(part, folder, weight_map)
                 part = {}
@@ -103,7 +125,7 @@ def _convert(source: ModelSource, binaries: Sequence[Path], folder: Path) -> Non
         _write(part, folder, weight_map)
     # Last: a folder with it is whole.
     index = folder / WEIGHTS_INDEX
-    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    index.write_text(json.dumps({"metadata": {SAME: same}, "weight_map": weight_map}))
     for name in set(weight_map.values()):
         # safetensors makes files that nobody else may read, but a cache may be shared.
         (folder / name).chmod(stat.S_IMODE(index.stat().st_mode))

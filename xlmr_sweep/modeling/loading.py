@@ -98,9 +98,13 @@ def load_config(source: ModelSource) -> Any:
     """
     with quiet():
         try:
-            return AutoConfig.from_pretrained(source.location, revision=source.revision or "main", trust_remote_code=False)
+            config = AutoConfig.from_pretrained(source.location, revision=source.revision or "main", trust_remote_code=False)
         except Exception as error:  # Configurations are checked by classes of their own, with errors of their own.
             raise StudyError(cannot_load(source, "configuration", error)) from None
+    if getattr(config, "chunk_size_feed_forward", 0):
+        # It saves memory and fails where a batch's tokens are no multiple of it.
+        config.chunk_size_feed_forward = 0
+    return config
 
 
 def empty_masked_lm(source: ModelSource) -> Any:

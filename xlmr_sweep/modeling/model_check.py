@@ -226,6 +226,6 @@ def _check_ties(source: ModelSource, model: Any, found: Mapping[str, tuple[int, 
     if held is None:
         return
     for names in twice:
-        first, *others = (held.tensor(name) for name in names if name in found)
+        first, *others = map(held.tensor, held.different(names))
         if any(not torch.equal(first, other) for other in others):
             raise StudyError(unlike_embeddings(source))

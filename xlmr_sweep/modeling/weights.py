@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from transformers import AutoModelForMaskedLM
 from transformers.utils import cached_file
 
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.modeling.bin_weights import as_safetensors, load_bin
+from xlmr_sweep.modeling.bin_weights import as_safetensors, load_bin, same_weights
 from xlmr_sweep.modeling.model_folder import own_names
 from xlmr_sweep.modeling.source import ModelSource, damaged
 from xlmr_sweep.study.canonical import fingerprint
@@ -35,6 +35,15 @@ class HeldWeights:
 
     where: Mapping[str, tuple[Any, str]]
     """By the model's own name: the open safetensors file, or the tensors of a `.bin`, and the name there."""
+
+    def different(self, names: Iterable[str]) -> list[str]:
+        """Returns some names without those that are not held, or are one weight with a name before."""
+        found: dict[tuple[int, str], str] = {}
+        for name in names:
+            if name in self.where:
+                file, stored = self.where[name]
+                found.setdefault((id(file), stored), name)
+        return list(found.values())
 
     def tensor(self, name: str) -> Tensor:
         """Returns one weight, mapped from its file."""
@@ -78,6 +87,8 @@ def held_weights(source: ModelSource) -> HeldWeights | None:
         except (SafetensorError, OSError, RuntimeError) as error:
             raise damaged(source, path, error) from None
         where |= {name: (opened, name) for name in opened.keys()}  # noqa: SIM118 - a file is no mapping.
+    if converted:
+        where |= {name: where[first] for name, first in same_weights(converted).items()}
     return HeldWeights({own: where[name] for name, own in own_names(where).items()})
 
 
@@ -108,7 +119,7 @@ def mapped_weights(source: ModelSource, config: Any) -> dict[str, Tensor] | None
         model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     found: dict[str, Tensor] = {}
     for names, wanted in tied_groups(model.state_dict(keep_vars=True)):
-        tensors = [held.tensor(name) for name in names if name in held.where]
+        tensors = [held.tensor(name) for name in held.different(names)]
         if not tensors or any(t.dtype != torch.float32 or t.shape != wanted.shape for t in tensors):
             return None
         if any(not torch.equal(tensors[0], other) for other in tensors[1:]):
