@@ -168,3 +168,32 @@ def test_what_older_versions_wrote_beside_a_tokenizer_is_read_as_transformers_re
         assert quick_check(ModelSource("m", str(folder)), []) is None
     (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "added_tokens_decoder": {}}))
     assert read().cls_token_id == load_tokenizer(ModelSource("m", str(folder))).cls_token_id == 0
+
+
+@pytest.mark.parametrize("place", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize(("token", "number"), [("<mask>", 60), ("zz", 60), ("zz", 10)])
+def test_a_token_that_is_loaded_with_another_id_than_its_files_say_is_seen(
+    token: str, number: int, place: str, tmp_path: Path
+) -> None:
+    """The tokenizers library leaves no number out. The next row may be one that nothing has trained."""
+    folder = make_encoder(tmp_path, "bert", vocab_size=80)
+    file, config = (json.loads((folder / name).read_text()) for name in ("tokenizer.json", "tokenizer_config.json"))
+    flags = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": token == "<mask>"}
+    file["model"]["vocab"].pop(token, None)
+    file["added_tokens"] = [added for added in file["added_tokens"] if added["content"] != token]
+    if place == "tokenizer.json":
+        file["added_tokens"].append({"id": number, "content": token, **flags})
+    else:
+        config["added_tokens_decoder"] = {str(number): {"content": token, **flags}}
+    (folder / "tokenizer.json").write_text(json.dumps(file))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    source = ModelSource("m", str(folder))
+    assert quick_check(source, []) is None
+    if token == "<mask>":
+        with pytest.raises(
+            StudyError, match="mask_token of .*, '<mask>', has the id 60 in its files and is loaded with 55, another"
+        ):
+            check_model(source, [])
+    else:
+        (note,) = check_model(source, [])
+        assert f"tokens have other rows of the model than their files say: zz ({number}, loaded with 56)" in note

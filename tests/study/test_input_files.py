@@ -72,6 +72,22 @@ def test_what_is_left_out_is_counted_and_named_in_a_line_each() -> None:
     assert split_rows("here", ["a.jsonl", "README.md"]).left_out() == []
 
 
+def test_rows_in_subfolders_are_named(tmp_path: Path) -> None:
+    for name in (
+        "a.jsonl",
+        "en/b.jsonl",
+        "en/c.jsonl",
+        "docs/README.md",
+        ".cache/d.jsonl",
+        "fr/.e.jsonl",
+        "parts.jsonl/x.parquet",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"{}\n")
+    found = instruction_files(spec_of(tmp_path))
+    assert (found.read, found.others) == (("a.jsonl",), ("en/b.jsonl", "parts.jsonl/x.parquet"))
+
+
 def test_a_link_to_nothing_is_named_unless_it_is_hidden(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"{}\n")
     # As an editor leaves it while the file is open.

@@ -65,6 +65,10 @@ def test_demo_is_360_trials_of_two_models() -> None:
         ({"instruct": {"seed": -1}}, "instruct.seed"),
         ({"tasks": [{**OWN_TASK, "labels": ["a", "a"]}]}, "labels must differ"),
         ({"tasks": [{**OWN_TASK, "prompt": "{text} {label} ?"}]}, "its texts name the field 'label', which is the answer"),
+        (
+            {"tasks": [{**OWN_TASK, "prompt": "{text} {example_id} ?"}]},
+            "its texts name the field 'example_id', which the results use",
+        ),
         ({"finetune": {"weight_decay": True}}, "finetune.weight_decay: yes, on or true is no number; write a number"),
         ({"finetune": {"dropout": False}}, "finetune.dropout: no, off or false is no number; write a number"),
         ({"instruct": {"max_steps": True}}, "instruct.max_steps: yes, on or true is no number"),

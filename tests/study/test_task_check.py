@@ -56,6 +56,7 @@ def test_a_special_token_is_no_label_word(tokenizer: Any) -> None:
         ("It was <mask>.", "<mask>"),
         ("It was <MASK>.", "<MASK>"),
         ("It was [MASK].", "[MASK]"),
+        ("It was <|mask|>.", "<|mask|>"),
         ("It was \uff1cmask\uff1e.", "<mask>"),
         ("</s> Good?", "</s>"),
         ("<unk> Good?", "<unk>"),

@@ -14,7 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
 from xlmr_sweep.modeling.special_tokens import OTHER_NAMES, absent_unknown_token
-from xlmr_sweep.study.model_files import TOKENIZER_CONFIG, tokenizer_file
+from xlmr_sweep.study.model_files import TOKENIZER_CONFIG, entry_in, tokenizer_file
 from xlmr_sweep.study.text_tokens import special_ids, switch_off_dropout
 
 SPECIAL_TOKENS_MAP, ADDED_TOKENS = "special_tokens_map.json", "added_tokens.json"
@@ -68,6 +68,7 @@ class BareTokenizer:
             numbers = (self._number(name) for name in ((own,) if own is not None else UNKNOWN))
             self.unk_token_id = next((number for number in numbers if number is not None), None)
         self._settings = named
+        self._is_renumbered = any(self._number(token) != number for token, number in declared_ids(text, named).items())
         self.vocab_size: int = self._tokenizer.get_vocab_size()
         self.added_tokens_decoder: Mapping[int, Any] = self._tokenizer.get_added_tokens_decoder()
 
@@ -85,8 +86,7 @@ class BareTokenizer:
             model_type: model type from `config.json`.
         """
         found, settings = self._tokenizer, self._settings
-        added = settings.get(ADDED_TOKENS, {}).items()
-        if self._had_dropout or self._has_other_ends() or any(self._number(token) != number for token, number in added):
+        if self._had_dropout or self._has_other_ends() or self._is_renumbered:
             return False
         name = str(settings.get("tokenizer_class") or _CLASSES.get(model_type)).removesuffix("Fast")
         made: tuple[Any, Any]
@@ -154,6 +154,18 @@ def tokenizer_texts(read: Callable[[str], str]) -> tuple[str, str]:
                 older[name] = _object(read, name)
         named |= older.get(SPECIAL_TOKENS_MAP, {}) | {ADDED_TOKENS: older.get(ADDED_TOKENS, {})}
     return read(tokenizer_file(named)), json.dumps(named)
+
+
+def declared_ids(text: str, settings: Mapping[str, Any]) -> dict[str, int]:
+    """Returns the ids that a tokenizer's files give its added tokens. It may give them others: it leaves no number out.
+
+    Args:
+        text: contents of `tokenizer.json`.
+        settings: those of `tokenizer_texts`.
+    """
+    of_file = {_content(token): token["id"] for token in entry_in(text, "added_tokens") or () if isinstance(token.get("id"), int)}
+    decoder = settings.get("added_tokens_decoder") or {}
+    return {**settings.get(ADDED_TOKENS, {}), **{_content(token): int(number) for number, token in decoder.items()}, **of_file}
 
 
 def _object(read: Callable[[str], str], name: str) -> dict[str, Any]:

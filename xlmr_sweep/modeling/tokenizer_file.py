@@ -14,8 +14,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.modeling.bare_tokenizer import tokenizer_texts
+from xlmr_sweep.modeling.bare_tokenizer import declared_ids, tokenizer_texts
 from xlmr_sweep.modeling.hub_files import read_small_file
+from xlmr_sweep.modeling.model_folder import several
 from xlmr_sweep.modeling.source import ModelSource
 from xlmr_sweep.study.model_files import TOKENIZER, TOKENIZER_CONFIG
 from xlmr_sweep.study.text_tokens import switch_off_dropout
@@ -44,21 +45,26 @@ def check_needed_tokens(source: ModelSource, tokenizer: Any) -> None:
         StudyError: naming the token.
     """
     own = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
-    added = {name: token for name in NEEDED if (token := getattr(tokenizer, name)) is not None and token not in own}
-    if not added:
-        return
     try:
         text, settings = tokenizer_texts(partial(read_small_file, source))
-        declared = {token["content"] for token in json.loads(text).get("added_tokens") or ()}
-        declared |= {token["content"] for token in (json.loads(settings).get("added_tokens_decoder") or {}).values()}
+        declared = declared_ids(text, json.loads(settings))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # A tokenizer of older files, which transformers converts, or one that is read otherwise.
         return
-    for name, token in added.items():
+    for name in NEEDED:
+        token = getattr(tokenizer, name)
+        if token is None or (token in own and token not in declared):
+            continue
+        number = tokenizer.convert_tokens_to_ids(token)
         if token not in declared:
             raise StudyError(
                 f"model {source.name}: {name} of {source.location} is {token!r}, which its {TOKENIZER} does not hold; it would "
                 f"get a row that nothing has trained; name the token that the model knows in {TOKENIZER_CONFIG}"
+            )
+        if declared[token] != number:
+            raise StudyError(
+                f"model {source.name}: {name} of {source.location}, {token!r}, has the id {declared[token]} in its files and is "
+                f"loaded with {number}, another row of the model; put all tokens up to its id into {TOKENIZER}"
             )
 
 
@@ -67,8 +73,9 @@ def tokenizer_notes(source: ModelSource, tokenizer: Any) -> list[str]:
     ends = other_ends_note(source, tokenizer)
     notes = [ends] if ends else []
     try:
-        text, _ = tokenizer_texts(partial(read_small_file, source))
+        text, settings = tokenizer_texts(partial(read_small_file, source))
         written = Tokenizer.from_str(text)
+        declared = declared_ids(text, json.loads(settings))
     except (
         Exception
     ):  # No such file, or what the library, which raises the bare class, says of it: the tokenizer itself did load.
@@ -80,6 +87,10 @@ def tokenizer_notes(source: ModelSource, tokenizer: Any) -> list[str]:
             f"{source.location}: {TOKENIZER} leaves out merges at random (dropout {dropout:g}), as for training a model; "
             "here a text has the same tokens each time, those without dropout"
         )
+    loaded = {token: tokenizer.convert_tokens_to_ids(token) for token in declared}
+    moved = [f"{token} ({there}, loaded with {loaded[token]})" for token, there in declared.items() if loaded[token] != there]
+    if moved:
+        notes.append(f"{source.location}: tokens have other rows of the model than their files say: {several(moved)}")
     for probe in _probes(written.get_vocab()):
         ours = tokenizer.backend_tokenizer.encode(probe, add_special_tokens=False)
         theirs = written.encode(probe, add_special_tokens=False)

@@ -183,9 +183,9 @@ def model_hash(folder: Path, what: str, *, as_in_0_1: bool = False) -> str:
         MissingFolderError: if there is nothing to hash; `what` names the field.
     """
     files = find_model_files(folder)
-    if not files.weights or not (files.not_read or files.unlisted) or as_in_0_1:
-        return folder_hash(folder, what, READ_ENDINGS)
     with readable(folder, what):
+        if not files.weights or not (files.not_read or files.unlisted) or as_in_0_1:
+            return folder_hash(folder, what, READ_ENDINGS)
         read = files.read_by_loading()
     listing = {path.relative_to(folder).as_posix(): file_hash(path, what) for path in read}
     return fingerprint({"files": listing, "not read": [path.name for path in files.not_read]}, 32)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -124,11 +124,20 @@ def _instruction_files(folder: Path) -> InputFiles:
             raise StudyError(f"instructions.folder: {folder} is none of {', '.join(every)}")
         return InputFiles(str(folder.parent), (folder.name,))
     names, others = _entries(folder)
-    files = split_rows(str(folder), names, others)
+    files = split_rows(str(folder), names, (_shown(folder / name) for name in others))
     gone = next((folder / name for name in files.others if not (folder / name).exists()), None)
     if gone is not None:
         raise StudyError(f"instructions.folder: {gone} is a link to a file that is not there; fetch the file or delete the link")
     return _not_empty(files, folder, "instructions.folder", row_endings(names))
+
+
+def _shown(entry: Path) -> str:
+    """Returns what names an entry that is no file; of a folder with rows its first file of rows, which nothing reads."""
+    inside: list[str] = []
+    with suppress(OSError):
+        inside = [] if is_hidden(entry.name) else sorted(name for name in _entries(entry)[0] if ROW_LIKE.search(name))
+    shown = (f"{entry.name}/{name}" for name in inside if not is_hidden(name))
+    return next(shown, entry.name)
 
 
 def endings_in(folder: Path) -> tuple[str, ...]:

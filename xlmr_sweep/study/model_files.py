@@ -138,7 +138,11 @@ def tokenizer_entry(folder: Path, key: str) -> Any:
         named = json.loads((folder / TOKENIZER_CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         named = {}
-    text = (folder / tokenizer_file(named if isinstance(named, dict) else {})).read_text(encoding="utf-8")
+    return entry_in((folder / tokenizer_file(named if isinstance(named, dict) else {})).read_text(encoding="utf-8"), key)
+
+
+def entry_in(text: str, key: str) -> Any:
+    """Returns one entry of the text of a fast tokenizer's file, as `tokenizer_entry`."""
     at = text.find(f'"{key}"')
     if at < 0:
         return None

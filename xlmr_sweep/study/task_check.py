@@ -16,7 +16,7 @@ from xlmr_sweep.study.tasks import TaskSpec, render
 from xlmr_sweep.study.template import ASSISTANT_MARK, ChatTemplate
 from xlmr_sweep.study.text_tokens import TextTokens, Tokenizer, is_dropped, says_something, special_ids
 
-USUAL_MASKS = ("<mask>", "[MASK]")
+USUAL_MASKS = ("<mask>", "[MASK]", "<|mask|>")
 """How most tokenizers spell the mask. In a prompt they are refused for any tokenizer."""
 
 

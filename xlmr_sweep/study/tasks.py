@@ -70,6 +70,8 @@ class TaskSpec(Declared):
             raise ValueError(f"task {self.name}: labels must differ from one another")
         if "label" in self.fields:
             raise ValueError(f"task {self.name}: its texts name the field 'label', which is the answer; leave it out")
+        if "example_id" in self.fields:
+            raise ValueError(f"task {self.name}: its texts name the field 'example_id', which the results use; call it otherwise")
         if not self.fields:
             raise ValueError(f"task {self.name}: its prompt and baseline texts name no field")
         if self.long_field not in placeholders(self.prompt):
