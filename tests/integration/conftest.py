@@ -14,9 +14,19 @@ from pathlib import Path
 import pytest
 from patience import PATIENCE_S, wait_for
 from rays import start_patiently, without_token
+from warm_starts import forks, warm_starts
 
 MARK = "XLMR_SWEEP_TEST"
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm() -> Iterator[None]:
+    """Ray's processes and commands are forked from a warm one. They are none of this process's own."""
+    with warm_starts() as variables, pytest.MonkeyPatch.context() as environment:
+        for name, value in variables.items():
+            environment.setenv(name, value)
+        yield
 
 
 class Command:
@@ -64,6 +74,7 @@ class Command:
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
                 continue
+            pid = int(entry.name)
             try:
                 fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
                 environment = (entry / "environ").read_bytes()
@@ -71,8 +82,12 @@ class Command:
             except OSError:
                 continue
             if fields[0] != "Z":
-                marked = f"{MARK}={self.name}".encode() in environment
-                table[int(entry.name)] = (int(fields[1]), fields[19], marked, line)
+                table[pid] = (int(fields[1]), fields[19], f"{MARK}={self.name}".encode() in environment, line)
+        # A fork of the warm process takes the place of the process that waits for it.
+        for pid, waits in forks().items():
+            if pid in table and waits in table:
+                parent, _, marked, _ = table.pop(waits)
+                table[pid] = (parent, table[pid][1], marked, table[pid][3])
         grown = True
         while grown:
             grown = False

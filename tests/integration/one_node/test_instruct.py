@@ -16,6 +16,7 @@ import pytest
 import torch
 from builders import make_encoder
 from patience import wait_for
+from warm_starts import forks
 
 from xlmr_sweep.data.mixture import prepare_mixture
 from xlmr_sweep.errors import DivergedError, StudyError
@@ -92,6 +93,7 @@ def descendants(root: int) -> dict[int, str]:
                 commands[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             except (OSError, ValueError):
                 continue
+    parents |= forks()
     below = {root}
     while more := {pid for pid, parent in parents.items() if parent in below} - below:
         below |= more

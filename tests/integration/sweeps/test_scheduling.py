@@ -73,7 +73,6 @@ def test_every_width_runs_once_where_it_was_placed_and_a_dead_worker_is_replaced
     died = {path.name.removeprefix("died-") for path in tmp_path.glob("died-*")}
     assert died == {trial.trial_id for trial in trials if trial.model in ("gang", "shared")}
     assert {trial_id for trial_id, row in rows.items() if row["attempt"] == 2} == died
-    assert {row["device"] for row in rows.values()} == {"False"}, "no process imported torch"
     ran = notes(tmp_path)
     for trial in trials:
         ranks = widths[trial.model].num_bundles
