@@ -53,7 +53,7 @@ def warm_starts() -> Iterator[dict[str, str]]:
 
 def forks() -> dict[int, int]:
     """Returns the forks that live, by id, each with the process that waits for it."""
-    if SOCKET not in os.environ:
+    if not os.environ.get(SOCKET):
         return {}
     found = {}
     for path in (Path(os.environ[SOCKET]).parent / "forks").iterdir():
