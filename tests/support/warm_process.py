@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -45,6 +46,10 @@ def _fork(executable: str, arguments: Sequence[str], kept: Sequence[int]) -> int
         return process
     code = 1
     try:
+        # A new interpreter would not have them. Who holds an end of a pipe keeps others from seeing that the tests have ended.
+        for number in {int(path.name) for path in Path("/proc/self/fd").iterdir()} - {0, 1, 2, *kept}:
+            with suppress(OSError):
+                os.close(number)
         _forget_pytest()
         exec(arguments[-1], {})
     except SystemExit:
