@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,10 @@ from analysis.schema import TableError
 
 WIDTH = 1100
 PNG_SCALE = 2
+
+LONGEST = 200
+"""Bytes of a file's name. Disks take 255, and an ending and a hash are added."""
+
 PAPER, INK = "#ffffff", "#1d2330"
 
 
@@ -36,7 +43,7 @@ def write_images(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
 
     folder.mkdir(parents=True, exist_ok=True)
     shown: list[dict[str, Any]] = [_on_paper(figure) for figure in figures.values()]
-    paths = [folder / f"{_file_name(name)}.{kind}" for kind in ("png", "svg") for name in figures]
+    paths = [folder / f"{name}.{kind}" for kind in ("png", "svg") for name in file_names(figures)]
     scales = [PNG_SCALE] * len(shown) + [1] * len(shown)
     try:
         io.write_images(shown * 2, paths, scale=scales, width=WIDTH, validate=False)
@@ -48,6 +55,25 @@ def write_images(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
             raise
         raise TableError("--images needs Chromium or Chrome: install one, or name it in BROWSER_PATH") from error
     return paths
+
+
+def file_names(names: Iterable[str]) -> list[str]:
+    """Returns the name of a file for each name, without an ending.
+
+    A hash tells apart those that a disk might take for one (capitals, forms of Unicode), and stands for the end of long ones.
+    """
+    written = {name: _file_name(name) for name in names}
+    alike = Counter(_folded(text) for text in written.values())
+    return [
+        text
+        if alike[_folded(text)] == 1 and len(text.encode()) <= LONGEST
+        else f"{text.encode()[:LONGEST].decode(errors='ignore')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        for name, text in written.items()
+    ]
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
 
 
 def _file_name(name: str) -> str:

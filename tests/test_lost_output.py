@@ -71,7 +71,10 @@ def run(where: str, code: str, *arguments: str) -> tuple[int, str]:
 
 
 def test_a_full_device_is_named_where_words_are_all_that_a_command_gives() -> None:
-    assert run(">/dev/full", SHOWS) == (2, "Error: standard output: No space left on device; free some space there\n")
+    assert run(">/dev/full", SHOWS) == (
+        2,
+        "Error: standard output: No space left on device; free some space there (`df`), or inodes (`df -i`)\n",
+    )
 
 
 def test_work_goes_on_where_its_words_are_lost_and_later_ones_are_written(tmp_path: Path) -> None:

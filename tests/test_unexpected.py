@@ -17,7 +17,9 @@ from xlmr_sweep.unexpected import defect, problem_of_files
     [
         (errno.EACCES, "give this user the right to it"),
         (errno.EROFS, "its file system can only be read: give another folder, or mount it so that it can be written"),
-        (errno.ENOSPC, "free some space there"),
+        (errno.ENOSPC, "free some space there (`df`), or inodes (`df -i`)"),
+        (errno.ELOOP, "a symbolic link in its path leads back to itself"),
+        (errno.ENAMETOOLONG, "a part of its path has more bytes than its disk takes: give a shorter one"),
         (errno.EMFILE, "raise the limit of open files (`ulimit -n 4096`)"),
         (errno.EIO, "its disk or its server fails"),
     ],

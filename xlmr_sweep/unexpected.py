@@ -7,7 +7,7 @@ import tempfile
 import traceback
 
 RIGHTS = "give this user the right to it"
-ROOM = "free some space there"
+ROOM = "free some space there (`df`), or inodes (`df -i`)"
 
 ADVICE = {
     errno.EACCES: RIGHTS,
@@ -16,6 +16,10 @@ ADVICE = {
     errno.ENOSPC: ROOM,
     errno.EDQUOT: f"{ROOM}, or have the quota raised",
     errno.EMFILE: "raise the limit of open files (`ulimit -n 4096`)",
+    errno.ENAMETOOLONG: "a part of its path has more bytes than its disk takes: give a shorter one",
+    errno.ELOOP: "a symbolic link in its path leads back to itself",
+    errno.ENOTDIR: "a part of its path is a file and no folder",
+    errno.EISDIR: "there is a folder of that name",
     errno.EIO: "its disk or its server fails",
     errno.ESTALE: "its server was mounted anew: begin the command again",
 }

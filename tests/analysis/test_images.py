@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import unicodedata
 from pathlib import Path
 
 import pytest
 
-from analysis.images import write_images
+from analysis.images import file_names, write_images
 from analysis.page import Page
 from analysis.schema import TableError
 
@@ -26,6 +27,15 @@ def test_images_are_a_png_and_an_svg_of_each_figure(whole_page: Page, tmp_path: 
     assert sorted(path.name for path in paths) == ["curves-a%2Fb.png", "curves-a%2Fb.svg", "hours.png", "hours.svg"]
     assert (tmp_path / "images" / "hours.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / "images" / "hours.svg").read_text()[:200]
+
+
+def test_no_two_figures_share_a_file_on_any_disk() -> None:
+    """Capitals, forms of Unicode (the accent apart, and in the letter), and names longer than a disk takes."""
+    names = ["curves-CB", "curves-cb", "curves-\u00e9", "curves-e\u0301", "é" * 200, "é" * 201, "hours"]
+    found = file_names(names)
+    assert len({unicodedata.normalize("NFC", name).casefold() for name in found}) == len(names)
+    assert max(len(name.encode()) for name in found) < 250
+    assert found[-1] == "hours"
 
 
 def test_without_a_browser_images_are_refused_in_one_clear_line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import signal
 import subprocess
@@ -32,10 +33,12 @@ def test_an_error_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_a_command_whose_storage_fails_ends_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     def command(console: object) -> int:
-        raise StorageError("/runs/results.parquet: No space left on device; tried for 600 s")
+        cause = OSError(errno.EROFS, "Read-only file system")
+        raise StorageError("/runs/results.parquet: Read-only file system; tried for 600 s") from cause
 
     assert status_of(command) == 1
-    assert capsys.readouterr().err.startswith("Error: /runs/results.parquet: No space left on device; tried for 600 s.")
+    said = "Error: /runs/results.parquet: Read-only file system; tried for 600 s; its file system can only be read: give another "
+    assert capsys.readouterr().err.startswith(said)
 
 
 def test_a_defect_of_ours_is_one_line_that_says_where_the_traceback_is(

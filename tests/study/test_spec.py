@@ -89,6 +89,12 @@ def test_demo_is_360_trials_of_two_models() -> None:
         ({"models": "a"}, "models: give a list, as [a, b], not 'a'"),
         ({"models": ["a"]}, "models.0: give a mapping of keys to values, not 'a'"),
         ({"models": []}, "models: the list is empty"),
+        (
+            {"models": [{"name": "xlm-R", "hub": "x/y"}, {"name": "xlm-r", "hub": "x/z"}]},
+            "models: xlm-R and xlm-r differ in capitals alone",
+        ),
+        ({"models": [{"name": "a" * 101, "hub": "x/y"}]}, "models.0.name: give a name of letters, digits"),
+        ({"tasks": [{**OWN_TASK, "name": "t" * 101}]}, "tasks.0.name: give a name of letters, digits"),
         ({"name": "../elsewhere"}, "name: give a name of letters, digits, and . _ - between them"),
         ({"models": [{"name": "a/../../b", "hub": "x/y"}]}, "models.0.name: give a name of letters, digits"),
         ({"tasks": [{**OWN_TASK, "name": "../t"}]}, "tasks.0.name: give a name of letters, digits"),

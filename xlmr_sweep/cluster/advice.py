@@ -5,9 +5,12 @@ In: an error's message. Out: one piece of advice, or none where the message is n
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Callable
+
+from xlmr_sweep.unexpected import ADVICE
 
 Advice = str | Callable[[re.Match[str]], str]
 
@@ -26,7 +29,8 @@ KNOWN: tuple[tuple[str, Advice], ...] = (
     (r"(?i)no socket interface found", _interface("NCCL_SOCKET_IFNAME")),
     (r"Too many open files", "raise the limit of open files (`ulimit -n 4096`)"),
     (r"can't start new thread|Resource temporarily unavailable", "raise the limit of processes and threads (`ulimit -u`)"),
-    (r"No space left on device|Disk quota exceeded", "free some space there"),
+    (r"No space left on device", ADVICE[errno.ENOSPC]),
+    (r"Disk quota exceeded", ADVICE[errno.EDQUOT]),
     (r"Read-only file system", "make that folder writable"),
     (r"No module named", "install the project, with its packages, on every node"),
 )

@@ -19,7 +19,7 @@ from xlmr_sweep.errors import ClusterGoneError, StorageError, StudyError
 from xlmr_sweep.interrupt import INCOMPLETE, INTERRUPTED, in_order, last_words, was_ended
 from xlmr_sweep.lost_output import has_reader_left
 from xlmr_sweep.plain_output import use_plain_output
-from xlmr_sweep.unexpected import defect, problem_of_files
+from xlmr_sweep.unexpected import ADVICE, defect, problem_of_files
 
 PIPE_WIDTH = 160
 """Columns of tables where nobody says how wide the output is."""
@@ -55,7 +55,9 @@ def status_of(command: Callable[[Console], int]) -> int:
         errors.print(f"Error: {error}.", style="red", highlight=False, markup=False, soft_wrap=True)
         return INCOMPLETE
     except StorageError as error:
-        text = f"Error: {error}. What is done is kept; the same command goes on."
+        cause = error.__cause__
+        advice = ADVICE.get(cause.errno or 0, "") if isinstance(cause, OSError) else ""
+        text = f"Error: {error}{advice and f'; {advice}'}. What is done is kept; the same command goes on."
         errors.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
         return 1
     except Exception as error:

@@ -10,8 +10,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from xlmr_sweep.study.canonical import Declared
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-"""What a short name may be made of: it becomes part of folder names."""
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+"""What a short name may be made of: it becomes part of names of files, of which a disk takes 255 bytes."""
 
 AUTO: Final = "auto"
 

@@ -19,7 +19,7 @@ REWORDED = {
     "too_short": "the list is empty",
     "model_type": "give a mapping of keys to values",
     "string_type": "give a text, in quotes where YAML takes it for something else",
-    "string_pattern_mismatch": "give a name of letters, digits, and . _ - between them",
+    "string_pattern_mismatch": "give a name of letters, digits, and . _ - between them, at most 100",
     "invalid_key": "a key must be a text",
 }
 """By the type of pydantic's error: what to say where its own message speaks of types of Python and not of YAML."""

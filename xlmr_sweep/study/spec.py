@@ -78,6 +78,7 @@ class Study(Declared):
     def _consistent(self) -> Self:
         for field in ("models", "tasks"):
             _refuse_twice(field, [item.name for item in getattr(self, field)])
+        _refuse_alike("models", [model.name for model in self.models])
         for field in ("paradigms", "sizes", "seeds", "track"):
             _refuse_twice(field, list(getattr(self, field)))
         for size in self.sizes:
@@ -217,6 +218,16 @@ def _refuse_twice(field: str, values: list[Any]) -> None:
     for value in values:
         if values.count(value) > 1:
             raise ValueError(f"{field}: {value!r} is there twice")
+
+
+def _refuse_alike(field: str, names: Sequence[str]) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            raise ValueError(
+                f"{field}: {other} and {name} differ in capitals alone, and some disks would mix their files; rename one"
+            )
 
 
 def validated(raw: Any, where: str) -> Study:

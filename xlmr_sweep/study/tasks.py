@@ -17,7 +17,7 @@ from xlmr_sweep.study.canonical import Declared
 class TaskSpec(Declared):
     """One classification task, answerable by one label word (paper, section 3.2)."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,99}$")
     """Short name, as in the column `task`."""
 
     labels: tuple[str, ...] = Field(min_length=2)
