@@ -24,6 +24,8 @@ from xlmr_sweep.storage.records import write_record
 from xlmr_sweep.study.plan import expand
 from xlmr_sweep.study.reading import CHECKOUT, load_study
 
+SMALL = ("--study", "demo", "--tasks", "cb", "--seeds", "0")
+"""Few trials, where the answer does not depend on them."""
 METRICS = CHECKOUT / "xlmr_sweep" / "cluster" / "metrics.py"
 
 
@@ -78,8 +80,8 @@ def test_names_cannot_leave_their_place(tmp_path: Path) -> None:
     assert said.stdout == f"{folder}\n"
     assert not (tmp_path / "made").exists()
     for option in ("--partition", "--account"):
-        assert "is no name" in launch("slurm", option, "a\n#SBATCH --uid=0", status=2)
-    assert "is no name" in launch("kuberay", "--queue", "q\nspec: {}", status=2)
+        assert "is no name" in launch("slurm", *SMALL, option, "a\n#SBATCH --uid=0", status=2)
+    assert "is no name" in launch("kuberay", *SMALL, "--queue", "q\nspec: {}", status=2)
     parsed = yaml.safe_load(launch("kuberay", "--study", "demo", "--storage", "/runs/a: 'b\" #"))
     assert parsed["spec"]["entrypoint"].endswith("""--storage '/runs/a: '"'"'b" #'""")
 
@@ -208,7 +210,7 @@ def test_a_study_whose_folders_no_pod_has_is_refused_and_may_lie_in_the_volume(t
     job = yaml.safe_load(launch("kuberay", "--study", str(study), "--study-at", "/runs/own/study.yaml"))
     assert "--study /runs/own/study.yaml --storage /runs/small" in job["spec"]["entrypoint"]
     assert "--study-at: only of kuberay" in launch("compose", "--study", str(study), "--study-at", "/runs/a.yaml", status=2)
-    assert "--study-at: only of kuberay" in launch("kuberay", "--study-at", "/runs/a.yaml", status=2)
+    assert "--study-at: only of kuberay" in launch("kuberay", *SMALL, "--study-at", "/runs/a.yaml", status=2)
 
 
 def test_a_storage_of_this_machine_says_nothing_of_one_in_containers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,8 +236,8 @@ def test_ray_itself_takes_the_file_of_workstations(tmp_path: Path, monkeypatch: 
     starts = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
     assert all("RAY_AUTH_MODE=token" in start for start in starts if "ray start" in start)
     assert "dashboard-host=127.0.0.1" in starts[1]
-    assert "--storage: give a folder that all machines share" in launch("ray-up", "--hosts", "a,b", status=2)
-    assert "--hosts: name the machines" in launch("ray-up", status=2)
+    assert "--storage: give a folder that all machines share" in launch("ray-up", *SMALL, "--hosts", "a,b", status=2)
+    assert "--hosts: name the machines" in launch("ray-up", *SMALL, status=2)
 
 
 LARGE = ("--models", "xlmr-base")
@@ -296,13 +298,13 @@ def test_users_may_bring_a_template(tmp_path: Path) -> None:
         "run demo",
     ]
     own.write_text("{{ nodez }}")
-    assert f"Error: {own}: 'nodez' is undefined" in launch("slurm", "--template", str(own), status=2)
+    assert f"Error: {own}: 'nodez' is undefined" in launch("slurm", *SMALL, "--template", str(own), status=2)
     own.write_text("a\n{% if %}")
-    assert f"Error: {own}, line 2" in launch("slurm", "--template", str(own), status=2)
+    assert f"Error: {own}, line 2" in launch("slurm", *SMALL, "--template", str(own), status=2)
     # A template is text that somebody sent. It reaches no Python object.
     own.write_text("{{ ''.__class__.__mro__ }}")
-    assert "unsafe" in launch("slurm", "--template", str(own), status=2)
-    assert "--template: there is no file" in launch("slurm", "--template", str(tmp_path / "none"), status=2)
+    assert "unsafe" in launch("slurm", *SMALL, "--template", str(own), status=2)
+    assert "--template: there is no file" in launch("slurm", *SMALL, "--template", str(tmp_path / "none"), status=2)
 
 
 def test_submit_writes_the_file_and_hands_it_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,7 +335,7 @@ def test_submit_writes_the_file_and_hands_it_over(tmp_path: Path, monkeypatch: p
         (["pbs"], "Error: launch: no kind 'pbs'; there are slurm, kuberay, ray-up, compose"),
         (["slurm", "--nodes", "0"], "--nodes: 0 is less than 1"),
         (["slurm", "--gpus-per-node", "-1"], "--gpus-per-node: -1 is less than 0"),
-        (["slurm", "--hours", "0"], "--hours: 0 is no time"),
+        (["slurm", *SMALL, "--hours", "0"], "--hours: 0 is no time"),
         (["slurm", "--nodes", "1", "--gpus-per-node", "1"], "model xlmr-xxl: a fine-tuning trial needs 4 x"),
         (["compose", "--study", "paper", "--study", "demo"], "--study: compose starts one study"),
         (["slurm", "--study", "paper", "--study", "demo", "--storage", "x"], "--storage: a storage belongs to one study"),

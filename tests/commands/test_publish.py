@@ -296,10 +296,10 @@ def test_without_yes_the_hub_is_shown_what_would_go_up_and_not_asked(hub: Hub, s
     assert hub.requests == []
 
 
-def test_what_goes_up_is_private_and_what_the_folder_has(hub: Hub, storage: Storage, tmp_path: Path) -> None:
+def test_what_goes_up_is_private_and_what_the_folder_has(hub: Hub, storage: Storage, published: Path) -> None:
     old = Repository(True, {"data/predictions/gone.parquet": b"old", "notes.md": b"mine"})
     hub.repositories["dataset", "lab/small"] = old
-    status, output = publish("--storage", storage, "--to", "hub:lab/small", "--weights", "--yes")
+    status, output = publish("--storage", storage, "--to", "hub:lab/small", "--weights", "--license", "cc-by-4.0", "--yes")
     assert status == 0, output
     assert f"Published: {hub.url}/datasets/lab/small" in output
     assert all(repository.private for repository in hub.repositories.values())
@@ -307,8 +307,7 @@ def test_what_goes_up_is_private_and_what_the_folder_has(hub: Hub, storage: Stor
     data, model = (hub.repositories[key].files for key in (("dataset", "lab/small"), ("model", "lab/small-base")))
     assert data.pop("notes.md") == b"mine"
     assert "data/predictions/gone.parquet" not in data
-    assert publish("--storage", storage, "--to", tmp_path / "out", "--weights")[0] == 0
-    folder = contents(tmp_path / "out/dataset")
+    folder = contents(published / "dataset")
     assert data.keys() == folder.keys()
     assert data["data/results.parquet"] == folder["data/results.parquet"]
     assert model["model.safetensors"] == b"weights"

@@ -26,7 +26,7 @@ from xlmr_sweep.training.warm_state import WarmState
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_warm_process_gives_the_same_bits_as_a_cold_one(study_file: Callable[..., Path], tmp_path: Path, family: str) -> None:
     folder = make_encoder(tmp_path / family, family)
-    study = load_study(str(study_file(models=[{"name": "m", "folder": str(folder)}], finetune=settings())))
+    study = load_study(str(study_file(models=[{"name": "m", "folder": str(folder)}], finetune=settings(steps=3))))
     storage = Storage(tmp_path / "runs")
     warm = prepared(study, storage)
     trials = [pick(study, p, t) for p in ("baseline", "prompted") for t in ("copa", "cb")]

@@ -102,7 +102,13 @@ class Forecast:
 
 
 def make_forecast(
-    study: Study, storage: Storage, trials: Sequence[Trial], found: Collected, nodes: Sequence[Node] = ()
+    study: Study,
+    storage: Storage,
+    trials: Sequence[Trial],
+    found: Collected,
+    nodes: Sequence[Node] = (),
+    *,
+    in_groups: bool = True,
 ) -> Forecast:
     """Works out what a command's trials take.
 
@@ -112,6 +118,7 @@ def make_forecast(
         trials: the command's trials.
         found: what the storage holds.
         nodes: the cluster. Default: the one that the study expects.
+        in_groups: whether also each model, task and variant alone is forecast, which takes most of the time.
 
     Raises:
         StudyError: if some trial or job could never start on the GPUs that the study expects.
@@ -129,9 +136,10 @@ def make_forecast(
         name: group.forecast(
             [trial for trial in trials if trial.model == name], {job: jobs[job] for job in jobs if study.model(job).name == name}
         )
-        for name in names
+        for name in (names if in_groups else [])
     }
-    by_task, by_variant = group.by("task", trials, jobs), group.by("variant", trials, jobs) if study.variants else {}
+    by_task = group.by("task", trials, jobs) if in_groups else {}
+    by_variant = group.by("variant", trials, jobs) if in_groups and study.variants else {}
     estimates = {name: (width, cost.job(name, _amount(width, has_gpus))) for name, width in jobs.items()}
     instruction = [_instruction(study, storage, name, estimates) for name in _instructed(trials)]
     whole = group.forecast(trials, jobs)

@@ -129,7 +129,8 @@ def study_needs(
     size = node_size([needs], *sizes)
     nodes = [Node(size.cpus, size.gpus, f"asked-{i}") for i in range(size.nodes)]
     on_these = _expecting(study, size.nodes * size.gpus)
-    forecast = make_forecast(on_these, opened.storage, opened.trials, collect(opened.storage, study, opened.every), nodes)
+    found = collect(opened.storage, study, opened.every)
+    forecast = make_forecast(on_these, opened.storage, opened.trials, found, nodes, in_groups=False)
     hours = forecast.whole.makespan_s / 3600 if forecast.is_known else None
     time = "time not known" if hours is None else f"about {hours:.2g} h expected"
     kind = f"{size.gpus} GPUs" if size.gpus else f"{size.cpus} CPUs"
