@@ -138,6 +138,51 @@ def test_weights_without_a_place_are_named_five_of_them_and_how_many_more(family
     assert set(starting_weights(source)) == set(AutoModelForMaskedLM.from_pretrained(folder).state_dict())
 
 
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("esm", {"position_embedding_type": "rotary", "mask_token_id": 55, "token_dropout": False}),
+        ("deberta", {"position_biased_input": False, "relative_attention": True, "pos_att_type": "c2p", "type_vocab_size": 0}),
+    ],
+)
+def test_a_table_of_positions_without_a_place_is_named_also_where_transformers_does_not(
+    family: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    source = ModelSource("m", str(make_encoder(tmp_path, family, **settings)))
+    assert check_model(source, [CB]) == []
+    name = f"{family}.embeddings.position_embeddings.weight"
+    rewrite(tmp_path, lambda weights: weights | {name: torch.ones(130, 32)})
+    (note,) = check_model(source, [CB])
+    assert "1 weight has no place" in note
+    assert note.endswith(name)
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "bin"])
+def test_a_weight_in_two_files_of_an_index_is_refused(ending: str, tmp_path: Path) -> None:
+    """transformers takes the one of the last file, whatever the index says."""
+    folder = make_encoder(tmp_path, "bert")
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    first, *others = sorted(weights)
+    parts = {f"a.{ending}": {name: weights[name] for name in others}, f"b.{ending}": {first: weights[first]}}
+    index = {name: file for file, part in parts.items() for name in part}
+    stem = "model.safetensors" if ending == "safetensors" else "pytorch_model.bin"
+    (folder / f"{stem}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    source = ModelSource("m", str(folder))
+    for copied, is_refused in (({}, False), ({others[0]: weights[others[0]] + 1}, True)):
+        for file, part in (parts | {f"b.{ending}": parts[f"b.{ending}"] | copied}).items():
+            if ending == "safetensors":
+                save_file(part, folder / file, {"format": "pt"})
+            else:
+                torch.save(part, folder / file)
+        if is_refused:
+            assert quick_check(source, [CB]) is None
+            with pytest.raises(StudyError, match=f"b.{ending} and a.{ending} both hold {others[0]}; one of them"):
+                check_model(source, [CB])
+        else:
+            assert check_model(source, [CB]) == []
+
+
 def test_layers_beyond_the_configurations_are_named(tmp_path: Path) -> None:
     source = set_config(make_encoder(tmp_path), num_hidden_layers=1)
     assert quick_check(source, [CB]) == check_model(source, [CB])

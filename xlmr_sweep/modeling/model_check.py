@@ -41,6 +41,9 @@ from xlmr_sweep.modeling.weights import cached_files, held_weights, tied_groups
 from xlmr_sweep.study.task_check import label_token_ids
 from xlmr_sweep.study.tasks import TaskSpec
 
+POSITION_TABLE = "position_embeddings.weight"
+"""How the names of tables with a row per position end."""
+
 
 def check_model(source: ModelSource, tasks: Iterable[TaskSpec], max_length: int = 0) -> list[str]:
     """Checks, without reading the weights, that a model can serve a study.
@@ -169,7 +172,17 @@ def _matched(source: ModelSource, model: Any, shapes: Mapping[str, tuple[int, ..
             f"model {source.name}: weights of {source.location} have other shapes than its config.json says: {unlike}; "
             "give a folder whose files are of one model"
         )
-    return set(info["missing_keys"]), set(info["unexpected_keys"])
+    return set(info["missing_keys"]), set(info["unexpected_keys"]) | _position_tables(model, shapes)
+
+
+def _position_tables(model: Any, names: Iterable[str]) -> set[str]:
+    """Returns the names of tables of positions for which a model has no place.
+
+    transformers does not report those of some families, such as ESM. A model that was trained with its table means something else
+    without it.
+    """
+    own = tuple(name for name in model.state_dict() if name.endswith(POSITION_TABLE))
+    return {name for name in names if name.endswith(POSITION_TABLE) and not any(place.endswith(name) for place in own)}
 
 
 def check_same_kind(tuned: ModelSource, base: ModelSource) -> str:

@@ -93,12 +93,18 @@ def weight_shapes(source: ModelSource, files: Sequence[Path]) -> dict[str, tuple
         StudyError: if a file is damaged, or holds weights as codes that mean something only beside scales.
     """
     shapes: dict[str, tuple[int, ...]] = {}
+    place: dict[str, Path] = {}
     for path in files:
         try:
             found = _weights_in(path)
+            twice = shapes.keys() & found.keys()
             shapes |= {name: shape for name, (shape, _) in found.items()}
         except (SafetensorError, OSError, RuntimeError, UnpicklingError, EOFError, AttributeError) as error:
             raise damaged(source, path, error) from None
+        if twice:
+            both = f"{path} and {place[min(twice)].name} both hold {several(twice)}"
+            raise StudyError(f"model {source.name}: {both}; one of them is of another save; copy the weights again")
+        place |= dict.fromkeys(found, path)
         coded = [f"{name} ({kind})" for name, (_, kind) in found.items() if kind in CODES and name.endswith("weight")]
         if coded:
             raise StudyError(
