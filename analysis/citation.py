@@ -7,6 +7,7 @@ the cells and their scores: two tables have the same one only if every score is 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -152,4 +153,24 @@ def citation_file(cited: Citation, author: str = "", url: str = "") -> str:
             }
         ],
     }
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    return as_yaml(value)
+
+
+class _Quoting(yaml.SafeDumper):
+    """Quotes texts that YAML 1.2 reads as numbers, such as the fingerprint 12e4567890. `yaml.safe_dump` follows YAML 1.1."""
+
+    def text(self, value: str) -> yaml.ScalarNode:
+        """Returns how a text is written."""
+        style = "'" if NUMBER_LIKE.fullmatch(value) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Quoting.add_representer(str, _Quoting.text)
+
+NUMBER_LIKE = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|0o[0-7]+|0x[0-9a-fA-F]+")
+"""What YAML 1.1 or 1.2 may read as a number."""
+
+
+def as_yaml(value: Any) -> str:
+    """Returns YAML in which every text is read as one, by any reader."""
+    return yaml.dump(value, Dumper=_Quoting, sort_keys=False, allow_unicode=True)

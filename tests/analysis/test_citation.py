@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
+import pytest
 import yaml
 
 from analysis.citation import bibtex, citation, citation_file, results_fingerprint
@@ -49,3 +52,11 @@ def test_a_name_of_a_table_is_escaped_for_latex(study_table: pd.DataFrame) -> No
     cited = citation(from_table(study_table, name="my_50%"))
     assert cited.study == ""
     assert r"Results of the study my\_50\%" in bibtex(cited)
+
+
+@pytest.mark.parametrize("fingerprint", ["12e4567890123456", "1234567890123456", "0x12", "0o17", "08", "1.10"])
+def test_a_fingerprint_that_looks_like_a_number_is_quoted(fingerprint: str, study_table: pd.DataFrame) -> None:
+    """Readers of YAML 1.2 take 12e4567890123456 for a number."""
+    cited = replace(citation(from_table(study_table)), study=fingerprint)
+    assert f"value: '{fingerprint}'" in citation_file(cited)
+    assert yaml.safe_load(citation_file(cited))["identifiers"][0]["value"] == fingerprint

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from xlmr_sweep.commands.publish_data import MANIFEST, RESULTS, predictions_name
 from xlmr_sweep.storage.artifacts import DATA, PREDICTIONS, STUDY_FILE
 
@@ -87,7 +85,9 @@ def data_card(facts: CardFacts, tasks: Sequence[str]) -> str:
 
 def card(metadata: Mapping[str, Any], parts: Sequence[str]) -> str:
     """Returns a card: its metadata, and its paragraphs without empty ones."""
-    header = yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True)
+    from analysis.citation import as_yaml
+
+    header = as_yaml(dict(metadata))
     return f"---\n{header}---\n\n" + "\n\n".join(part for part in parts if part) + "\n"
 
 

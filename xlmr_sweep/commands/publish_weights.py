@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from xlmr_sweep.commands.publish_cards import CardFacts
 from xlmr_sweep.commands.publish_data import MANIFEST, public_recipe
 from xlmr_sweep.commands.publish_model_card import model_card
@@ -71,6 +69,8 @@ def eval_results(facts: CardFacts, model: str) -> dict[str, bytes]:
     """
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
+    from analysis.citation import as_yaml
+
     study, files = facts.study, {}
     points = facts.derived["curves"]
     points = points[(points["model"] == model) & (points["paradigm"] == "instructed") & (points["num_seeds"] > 0)]
@@ -88,6 +88,5 @@ def eval_results(facts: CardFacts, model: str) -> dict[str, bytes]:
             notes=f"{spec.metric} on the validation split after fine-tuning on {best['train_size']} examples, mean of "
             f"{best['num_seeds']} seeds; study fingerprint {facts.cited.study or 'unknown'}",
         )
-        text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
-        files[f"{EVAL_RESULTS}/{task}.yaml"] = text.encode()
+        files[f"{EVAL_RESULTS}/{task}.yaml"] = as_yaml(eval_result_entries_to_yaml([entry])).encode()
     return files
