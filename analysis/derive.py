@@ -25,7 +25,7 @@ from analysis.overlap import ipr_by_overlap, mixture_overlap
 from analysis.pairs import paired_curves
 from analysis.paper_comparison import compare_with_paper
 from analysis.paradigm_ranks import rank_table
-from analysis.predictions import TaskPredictions, read_predictions
+from analysis.predictions import PredictionFiles, TaskPredictions, read_predictions
 from analysis.prompts import ipr_by_prompt, prompt_spread, prompts_of, scores_by_prompt
 from analysis.provenance import provenance
 from analysis.schema import PARADIGMS, ordered
@@ -52,19 +52,20 @@ class Derived:
         return self.tables[name]
 
 
-def derive(results: Results, found: Artifacts, options: Options) -> Derived:
+def derive(results: Results, found: Artifacts, options: Options, files: PredictionFiles | None = None) -> Derived:
     """Returns every table of the report.
 
     Args:
         results: what `analysis.tables.load` returns.
         found: what the storage keeps beside its records.
         options: the reader's choices.
+        files: the storage's predictions, where the caller needs them too.
 
     Raises:
         TableError: if an option does not fit the results.
     """
     rows, planned = results.rows, results.planned
-    predictions, num_unusable = read_predictions(results, options.examples)
+    predictions, num_unusable = read_predictions(results, options.examples, files)
     points = with_curve_intervals(curves(rows, planned), rows, predictions)
     tables = {
         **_comparisons(results, options),

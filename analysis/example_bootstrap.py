@@ -10,7 +10,7 @@ only seeds can be resampled, and the table says so.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import numpy as np
 import pandas as pd
@@ -37,13 +37,14 @@ def with_curve_intervals(
     Returns:
         `resampled` is `seeds and examples`, `examples` (one seed), `seeds`, or empty if there is no interval.
     """
+    several = {key: scores.to_numpy() for key, scores in checked(rows).groupby(POINT)["score"] if len(scores) > 1}
     bounds: dict[tuple[object, ...], tuple[float, float, str]] = {}
-    for key, scores in checked(rows).groupby(POINT)["score"]:
-        if len(scores) > 1:
-            rng = np.random.default_rng(zlib.crc32(repr(key).encode()))
-            bounds[key] = (*_bounds(resampled_means(scores.to_numpy(), num_resamples, rng)), "seeds")
     for data in predictions.values():
-        bounds |= _task_bounds(data, num_resamples, bounds)
+        bounds |= _task_bounds(data, num_resamples, several)
+    for key, scores in several.items():
+        if key not in bounds:
+            rng = np.random.default_rng(zlib.crc32(repr(key).encode()))
+            bounds[key] = (*_bounds(resampled_means(scores, num_resamples, rng)), "seeds")
     frame = as_frame(curve_table)
     keys = list(zip(*(frame[name] for name in POINT), strict=True))
     found = [bounds.get(key, (np.nan, np.nan, "")) for key in keys]
@@ -55,9 +56,15 @@ def with_curve_intervals(
 
 
 def _task_bounds(
-    data: TaskPredictions, num_resamples: int, known: Mapping[tuple[object, ...], tuple[float, float, str]]
+    data: TaskPredictions, num_resamples: int, several: Container[tuple[object, ...]]
 ) -> dict[tuple[object, ...], tuple[float, float, str]]:
-    """Returns the bounds of each point of a task whose seeds all have predictions."""
+    """Returns the bounds of each point of a task with predictions of several seeds, or of its only one.
+
+    Args:
+        data: predictions of the task.
+        num_resamples: bootstrap resamples per point.
+        several: points with results of several seeds.
+    """
     rng = np.random.default_rng(zlib.crc32(data.task.encode()))
     num_examples = len(data.labels)
     drawn = rng.integers(0, num_examples, (num_resamples, num_examples)) + num_examples * np.arange(num_resamples)[:, None]
@@ -70,7 +77,7 @@ def _task_bounds(
     for name, chosen in positions.items():
         key = tuple(name) if isinstance(name, tuple) else (name,)
         of_point = scores[np.asarray(chosen)]
-        if len(of_point) == 1 and key not in known:
+        if len(of_point) == 1 and key not in several:
             found[key] = (*_bounds(of_point[0]), "examples")
         elif len(of_point) > 1:
             found[key] = (*_bounds(_resampled_seeds(of_point, rng)), "seeds and examples")

@@ -12,7 +12,6 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy import integrate
 
 from analysis.pairs import COMPARISONS, PairedCurves, paired_curves, same_sizes
 from analysis.pooling import pooled
@@ -20,7 +19,7 @@ from analysis.schema import Table, TableError
 
 Rule = Literal["trapezoid", "simpson"]
 XScale = Literal["linear", "log"]
-RULES = {"trapezoid": integrate.trapezoid, "simpson": integrate.simpson}
+RULES: tuple[Rule, ...] = ("trapezoid", "simpson")
 SEED_COLUMNS = [
     "comparison", "model", "task", "seed", "ipr", "size_low", "size_high", "num_sizes", "num_bridged", "used",
 ]  # fmt: skip
@@ -43,10 +42,19 @@ def integral_ratio(first: np.ndarray, second: np.ndarray, x: np.ndarray, rule: R
     for chosen, pattern in same_sizes(~np.isnan(first)):
         if pattern.sum() < 2 or has_negative_weight(x[pattern], rule):
             continue
-        above, below = (RULES[rule](y[np.ix_(chosen, pattern)], x=x[pattern], axis=1) for y in (first, second))
+        above, below = (integral(y[np.ix_(chosen, pattern)], x[pattern], rule) for y in (first, second))
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios[chosen] = np.where(below > 0, above / below - 1, np.nan)
     return ratios
+
+
+def integral(y: np.ndarray, x: np.ndarray, rule: Rule) -> np.ndarray:
+    """Returns the integrals of curves y, (num_curves, num_sizes), over positions x, (num_sizes,)."""
+    if rule == "trapezoid":
+        return np.asarray(np.trapezoid(y, x=x, axis=1))
+    from scipy.integrate import simpson
+
+    return np.asarray(simpson(y, x=x, axis=1))
 
 
 def has_negative_weight(x: np.ndarray, rule: Rule) -> bool:
@@ -58,7 +66,7 @@ def has_negative_weight(x: np.ndarray, rule: Rule) -> bool:
         x: positions of the sizes, ascending, (num_sizes,).
         rule: how a curve is integrated.
     """
-    weights = RULES[rule](np.eye(len(x)), x=x, axis=1)
+    weights = integral(np.eye(len(x)), x, rule)
     # If steps double, a weight is 0 except for rounding.
     return bool((weights < -1e-9 * np.ptp(x)).any())
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,9 @@ from pyarrow import parquet
 from analysis.schema import CELL
 from analysis.tables import Results
 from xlmr_sweep.storage.artifacts import PREDICTIONS, predictions_file
+
+if TYPE_CHECKING:
+    from xlmr_sweep.storage.files import Storage
 
 COLUMNS = ["example_id", "label", "prediction"]
 SCORE_TOLERANCE = 1e-6
@@ -55,7 +58,36 @@ class TaskPredictions:
         return np.asarray(self.predictions == self.labels)
 
 
-def read_predictions(results: Results, confidence: bool = False) -> tuple[dict[str, TaskPredictions], int]:
+class PredictionFiles:
+    """A storage's files of predictions, for who looks at them more than once: to read 1,260 of them takes a second.
+
+    Args:
+        storage: the study's folder.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self._tables: dict[str, pa.Table | None] = {}
+
+    def there(self) -> set[str]:
+        """Returns the ids of the trials that have a file."""
+        return {name.removesuffix(".parquet") for name in self.storage.names(PREDICTIONS, ".parquet")}
+
+    def tables(self, trial_ids: Iterable[str]) -> list[pa.Table | None]:
+        """Returns the whole tables of trials that have a file; None for one that is no parquet file."""
+        asked = list(trial_ids)
+        absent = [trial for trial in asked if trial not in self._tables]
+        for trial, data in zip(absent, self.storage.read_many(map(predictions_file, absent)), strict=True):
+            try:
+                self._tables[trial] = parquet.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+            except (pa.ArrowException, OSError):
+                self._tables[trial] = None
+        return [self._tables[trial] for trial in asked]
+
+
+def read_predictions(
+    results: Results, confidence: bool = False, files: PredictionFiles | None = None
+) -> tuple[dict[str, TaskPredictions], int]:
     """Returns the predictions by task, and how many trials with a file were left out.
 
     For a bare table, and for results without `trial_id` or `metric`, nothing is read.
@@ -63,6 +95,8 @@ def read_predictions(results: Results, confidence: bool = False) -> tuple[dict[s
     Args:
         results: what `analysis.tables.load` returns.
         confidence: whether to read the probability of each prediction too.
+        files: those of the results' storage, where they are read for something else too. Otherwise only the columns that are
+            needed here are read.
     """
     rows = results.rows
     if results.storage is None or not {"trial_id", "metric"} <= set(rows.columns):
@@ -70,12 +104,15 @@ def read_predictions(results: Results, confidence: bool = False) -> tuple[dict[s
     from xlmr_sweep.storage.files import Storage
 
     storage = Storage(results.storage)
-    there = {name.removesuffix(".parquet") for name in storage.names(PREDICTIONS, ".parquet")}
-    rows = rows[rows["trial_id"].isin(there) & rows["metric"].isin(METRICS)]
+    rows = rows[rows["trial_id"].isin(PredictionFiles(storage).there()) & rows["metric"].isin(METRICS)]
     found, left_out = {}, 0
     for task, trials in rows.groupby("task"):
-        files = storage.read_many(predictions_file(trial) for trial in trials["trial_id"])
-        predictions = task_predictions(trials, map(partial(_read, confidence=confidence), files))
+        if files is None:
+            contents = storage.read_many(predictions_file(trial) for trial in trials["trial_id"])
+            tables = map(partial(_read, confidence=confidence), contents)
+        else:
+            tables = map(partial(_columns, confidence=confidence), files.tables(trials["trial_id"]))
+        predictions = task_predictions(trials, tables)
         num_used = 0 if predictions is None else len(predictions.trials)
         left_out += len(trials) - num_used
         if predictions is not None:
@@ -87,10 +124,19 @@ def _read(data: bytes, confidence: bool = False) -> Columns | None:
     try:
         file = parquet.ParquetFile(pa.BufferReader(data))
         scores = [name for name in file.schema_arrow.names if confidence and name.startswith("score_")]
-        table = file.read(columns=[*COLUMNS, *scores], use_threads=False)
+        return _columns(file.read(columns=[*COLUMNS, *scores], use_threads=False), confidence)
+    except (pa.ArrowException, ValueError):
+        return None
+
+
+def _columns(table: pa.Table | None, confidence: bool = False) -> Columns | None:
+    if table is None:
+        return None
+    try:
         # Ids stay in Arrow. To turn those of 1,260 trials into Python strings would take longer than all the rest.
         columns = {name: table.column(name).to_numpy() for name in COLUMNS[1:]}
         if confidence:
+            scores = [name for name in table.column_names if name.startswith("score_")]
             columns["confidence"] = _confidence(columns["prediction"], {name: table.column(name).to_numpy() for name in scores})
         return {**columns, "example_id": table.column("example_id").combine_chunks()}
     except (pa.ArrowException, KeyError, ValueError):

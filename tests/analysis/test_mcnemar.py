@@ -18,6 +18,15 @@ def test_exact_p_is_that_of_statsmodels(first: int, second: int) -> None:
     assert exact_p(np.array([first]), np.array([second]))[0] == pytest.approx(expected)
 
 
+def test_p_values_are_those_of_the_binomial_distribution_to_the_last_bit_and_1_for_equal_halves() -> None:
+    both = np.repeat(np.arange(60, 200), 30)
+    fewer = np.tile(np.arange(30), 140)[: len(both)]
+    found = exact_p(fewer, both - fewer)
+    unequal = 2 * fewer + 1 < both
+    assert found[unequal].tolist() == (2 * stats.binom.cdf(fewer, both, 0.5))[unequal].tolist()
+    assert exact_p(np.array([595, 20, 300]), np.array([596, 19, 300])).tolist() == [1, 1, 1]
+
+
 def test_mcnemar_by_hand_at_the_largest_common_size() -> None:
     labels = np.zeros(20, dtype=int)
     first, second = labels.copy(), labels.copy()

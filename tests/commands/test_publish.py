@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from xlmr_sweep.commands.publish_data import public_recipe, public_study
 from xlmr_sweep.commands.publish_scores import problem_of_predictions
 from xlmr_sweep.commands.subcommands import app
-from xlmr_sweep.storage.artifacts import instruct_folder, manifest_of, predictions_file
+from xlmr_sweep.storage.artifacts import PREDICTIONS, instruct_folder, manifest_of, predictions_file
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.storage.records import write_record
 from xlmr_sweep.storage.study_file import write_study
@@ -155,6 +155,21 @@ def test_predictions_of_another_score_are_refused_by_name(storage: Storage, stud
 def test_predictions_are_those_of_a_score_if_they_give_it(row: dict[str, Any], labels: list[int], problem: str) -> None:
     table = pa.table({"example_id": list(map(str, labels)), "label": labels, "prediction": [0, 1, 1, 1][: len(labels)]})
     assert problem_of_predictions(row, table, CB) == problem
+
+
+def test_each_file_of_predictions_is_read_once(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    read_many = Storage.read_many
+
+    def reading(self: Storage, names: Iterable[str]) -> list[bytes]:
+        asked = list(names)
+        read.extend(asked)
+        return read_many(self, asked)
+
+    monkeypatch.setattr(Storage, "read_many", reading)
+    assert publish("--storage", storage, "--to", tmp_path / "out")[0] == 0
+    there = [f"{PREDICTIONS}/{name}" for name in storage.names(PREDICTIONS)]
+    assert sorted(name for name in read if name.startswith(PREDICTIONS)) == there
 
 
 def test_every_variant_and_prompt_is_published(study: Study, tmp_path: Path) -> None:

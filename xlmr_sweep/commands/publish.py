@@ -107,6 +107,7 @@ def repositories_of(asked: Publication, cache: Path) -> list[Repository]:
     from analysis.citation import citation, citation_file
     from analysis.derive import derive
     from analysis.options import Options
+    from analysis.predictions import PredictionFiles
 
     results = _results(asked.storage)
     study = results.study
@@ -114,11 +115,12 @@ def repositories_of(asked: Publication, cache: Path) -> list[Repository]:
     found = artifacts(results)
     # Asked for first, because tables take seconds.
     folders = tuned_models(asked.storage, study, found) if asked.weights else {}
-    derived, cited = derive(results, found, Options(examples=False)), citation(results)
+    files = PredictionFiles(asked.storage)
+    derived, cited = derive(results, found, Options(examples=False), files), citation(results)
     hub_name = asked.hub_name
     url = f"https://huggingface.co/datasets/{hub_name}" if hub_name else ""
     facts = CardFacts(_without_folders(study), derived, cited, hub_name.partition("/")[0], url, asked.license)
-    data: dict[str, bytes] = data_files(asked.storage, results, derived, found, cited, study)
+    data: dict[str, bytes] = data_files(files, results, derived, study)
     tasks = [task.name for task in study.tasks if predictions_name(task.name) in data]
     data |= {"README.md": data_card(facts, tasks).encode(), CITATION: citation_file(cited, facts.author, url).encode()}
     data[MANIFEST] = manifest(data, found, cited)

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from pyarrow import parquet
 
 from xlmr_sweep import __version__
 from xlmr_sweep.commands.publish_scores import problem_of_predictions, refuse_strangers
-from xlmr_sweep.storage.artifacts import DATA, PREDICTIONS, RESULTS_FILE, STUDY_FILE, manifest_of, predictions_file
+from xlmr_sweep.storage.artifacts import DATA, PREDICTIONS, RESULTS_FILE, STUDY_FILE, manifest_of
 from xlmr_sweep.storage.records import AXES, CELL_COLUMNS, COLUMNS, OPTIONAL_COLUMNS
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from analysis.artifacts import Artifacts
     from analysis.citation import Citation
     from analysis.derive import Derived
+    from analysis.predictions import PredictionFiles
     from analysis.tables import Results
-    from xlmr_sweep.storage.files import Storage
     from xlmr_sweep.study.spec import Study
 
 MANIFEST = PurePosixPath(manifest_of(DATA)).name
@@ -54,17 +55,13 @@ def predictions_name(task: str) -> str:
     return f"{DATA}/{PREDICTIONS}/{task}.parquet"
 
 
-def data_files(
-    storage: Storage, results: Results, derived: Derived, found: Artifacts, cited: Citation, study: Study
-) -> dict[str, bytes]:
+def data_files(predictions: PredictionFiles, results: Results, derived: Derived, study: Study) -> dict[str, bytes]:
     """Returns the files of the data set but its card, manifest and citation.
 
     Args:
-        storage: the study's folder.
+        predictions: the storage's files of predictions.
         results: its results.
         derived: every table of its report.
-        found: its manifests of data and weights.
-        cited: the fingerprints of study and results.
         study: the declared study.
 
     Raises:
@@ -73,7 +70,7 @@ def data_files(
     # Of a study with variants or several prompts the report's rows are only the first ones.
     rows = results.rows if results.every is None else results.every
     files = {RESULTS: _parquet(_results(rows))}
-    for task, table in _predictions(storage, rows, study):
+    for task, table in _predictions(predictions, rows, study):
         files[predictions_name(task)] = _parquet(table)
     for name, table in derived.tables.items():
         if name in PRIVATE_TABLES or table.empty:
@@ -144,38 +141,31 @@ def _results(rows: pd.DataFrame) -> pa.Table:
     return pa.Table.from_pandas(rows[names], schema=schema, preserve_index=False).replace_schema_metadata()
 
 
-def _predictions(storage: Storage, rows: pd.DataFrame, study: Study) -> Iterator[tuple[str, pa.Table]]:
+def _predictions(files: PredictionFiles, rows: pd.DataFrame, study: Study) -> Iterator[tuple[str, pa.Table]]:
     """Yields each task with the predictions of all its trials, one row an evaluation example of a trial.
 
     Raises:
         StudyError: at the end, if some are not those of their score.
     """
-    there = {name.removesuffix(".parquet") for name in storage.names(PREDICTIONS, ".parquet")}
-    rows = rows[rows["trial_id"].isin(there)]
+    rows = rows[rows["trial_id"].isin(files.there())]
     strangers: list[tuple[Mapping[str, Any], str]] = []
+    # Most values of a cell are those of many trials.
+    repeated = lru_cache(maxsize=256, typed=True)(lambda value, number: pa.repeat(pa.scalar(value), number))
     for task, trials in rows.groupby("task"):
         parts = []
         axes = [name for name in AXES if name in trials]
         trials = trials.assign(**{name: trials[name].fillna("") for name in axes})
         every: list[Any] = trials.to_dict("records")
-        for row, data in zip(every, storage.read_many(predictions_file(row["trial_id"]) for row in every), strict=True):
-            table = _read(data)
+        for row, table in zip(every, files.tables(row["trial_id"] for row in every), strict=True):
             problem = problem_of_predictions(row, table, study.task(str(task)))
             if problem or table is None:
                 strangers.append((row, problem))
                 continue
-            columns = {name: pa.repeat(pa.scalar(row[name]), len(table)) for name in ("trial_id", *CELL_COLUMNS, *axes)}
+            columns = {name: repeated(row[name], len(table)) for name in ("trial_id", *CELL_COLUMNS, *axes)}
             parts.append(pa.table({**columns, **{name: table.column(name) for name in table.column_names}}))
         if parts:
             yield str(task), pa.concat_tables(parts, promote_options="default")
-    refuse_strangers(storage, strangers)
-
-
-def _read(data: bytes) -> pa.Table | None:
-    try:
-        return parquet.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
-    except (pa.ArrowException, OSError):
-        return None
+    refuse_strangers(files.storage, strangers)
 
 
 def _parquet(table: pa.Table) -> bytes:
