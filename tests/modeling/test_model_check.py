@@ -384,6 +384,34 @@ def test_a_hub_that_lacks_weights_is_said_before_any_is_fetched(tmp_path: Path, 
     assert announced_shapes(source) == {}, "only whole .bin files tell their shapes"
 
 
+def test_a_hubs_quantised_weights_are_refused_as_announced_and_once_they_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub tells nothing of weights in a `.bin`; they are refused where they are opened, in any process."""
+    folder, source = make_encoder(tmp_path), ModelSource("m", "someone/model", "abc")
+    rewrite(folder, lambda weights: {name: quantised(name, tensor) for name, tensor in weights.items()})
+    cache_model(monkeypatch, tmp_path / "cache", "someone/model", folder, "abc")
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: HubOfFolder(folder))
+    with pytest.raises(StudyError, match=r"^model m: someone/model holds weights as quantised codes, .*dense.weight \(I8\)"):
+        announced_shapes(source)
+    monkeypatch.setattr(weights_of, "cached_file", lambda where, name, **options: found(folder / name))
+    with pytest.raises(StudyError, match=r"^model m: .*model.safetensors holds weights as quantised codes"):
+        weights_of.held_weights(source)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    assert announced_shapes(source) == {}
+    with pytest.raises(StudyError, match=r"^model m: .* holds weights as quantised codes"):
+        weights_of.held_weights(source)
+
+
+def quantised(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(torch.int8) if name.endswith("dense.weight") else tensor
+
+
+def found(path: Path) -> str | None:
+    return str(path) if path.is_file() else None
+
+
 class HubOfFolder:
     """Answers as the hub's client, from the files of a folder. Weights cannot be fetched."""
 
@@ -396,8 +424,9 @@ class HubOfFolder:
 
     def parse_safetensors_file_metadata(self, repository: str, name: str, *, revision: str) -> SimpleNamespace:
         with safe_open(self._folder / name, framework="np") as file:
+            parts = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
             return SimpleNamespace(
-                tensors={key: SimpleNamespace(shape=file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+                tensors={key: SimpleNamespace(shape=part.get_shape(), dtype=part.get_dtype()) for key, part in parts.items()}
             )
 
     def hf_hub_download(self, repository: str, name: str, *, revision: str) -> str:

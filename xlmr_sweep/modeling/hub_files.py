@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xlmr_sweep.errors import StudyError
-from xlmr_sweep.modeling.model_folder import own_names, several
+from xlmr_sweep.modeling.model_folder import own_names, refuse_codes, several
 from xlmr_sweep.modeling.source import ModelSource
 from xlmr_sweep.storage.hub_cache import cached_model_file
 from xlmr_sweep.study.model_files import CONFIG, weights_order
@@ -41,7 +41,7 @@ def announced_shapes(source: ModelSource) -> dict[str, tuple[int, ...]]:
     Empty if the weights are not safetensors, or if the hub does not answer. The reason is given when the model loads.
 
     Raises:
-        StudyError: if the repository holds no weights, or not all files that its index names.
+        StudyError: if the repository holds no weights, quantised ones, or not all files that its index names.
     """
     from huggingface_hub import HfApi
 
@@ -61,12 +61,15 @@ def announced_shapes(source: ModelSource) -> dict[str, tuple[int, ...]]:
     if not all(name.endswith(".safetensors") for name in files):
         return {}
     shapes: dict[str, tuple[int, ...]] = {}
+    kinds: dict[str, str] = {}
     try:
         for name in files:
             head = api.parse_safetensors_file_metadata(source.location, name, revision=revision)
             shapes |= {weight: tuple(info.shape) for weight, info in head.tensors.items()}
+            kinds |= {weight: str(info.dtype) for weight, info in head.tensors.items()}
     except Exception:  # As above.
         return {}
+    refuse_codes(source, source.location, kinds)
     return {own: shapes[name] for name, own in own_names(shapes).items()}
 
 

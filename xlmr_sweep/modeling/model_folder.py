@@ -105,13 +105,27 @@ def weight_shapes(source: ModelSource, files: Sequence[Path]) -> dict[str, tuple
             both = f"{path} and {place[min(twice)].name} both hold {several(twice)}"
             raise StudyError(f"model {source.name}: {both}; one of them is of another save; copy the weights again")
         place |= dict.fromkeys(found, path)
-        coded = [f"{name} ({kind})" for name, (_, kind) in found.items() if kind in CODES and name.endswith("weight")]
-        if coded:
-            raise StudyError(
-                f"model {source.name}: {path} holds weights as quantised codes, which cannot be trained: {several(coded)}; give "
-                "the model before it was quantised"
-            )
+        refuse_codes(source, path, {name: kind for name, (_, kind) in found.items()})
     return {own: shapes[name] for name, own in own_names(shapes).items()}
+
+
+def refuse_codes(source: ModelSource, where: Path | str, kinds: Mapping[str, str]) -> None:
+    """Refuses weights that are codes and mean something only beside scales.
+
+    Args:
+        source: the model.
+        where: the file or the repository that holds them.
+        kinds: the type of each weight, as safetensors or torch names it.
+
+    Raises:
+        StudyError: naming them.
+    """
+    coded = [f"{name} ({kind})" for name, kind in kinds.items() if kind in CODES and name.endswith("weight")]
+    if coded:
+        raise StudyError(
+            f"model {source.name}: {where} holds weights as quantised codes, which cannot be trained: {several(coded)}; give "
+            "the model before it was quantised"
+        )
 
 
 def own_names(names: Iterable[str]) -> dict[str, str]:

@@ -23,7 +23,7 @@ from transformers.utils import cached_file
 
 from xlmr_sweep.errors import StudyError
 from xlmr_sweep.modeling.bin_weights import as_safetensors, load_bin, same_weights
-from xlmr_sweep.modeling.model_folder import own_names
+from xlmr_sweep.modeling.model_folder import own_names, refuse_codes
 from xlmr_sweep.modeling.source import ModelSource, damaged
 from xlmr_sweep.study.canonical import fingerprint
 from xlmr_sweep.study.model_files import CONFIG, ORDER, find_model_files, weights_order
@@ -71,7 +71,7 @@ def held_weights(source: ModelSource) -> HeldWeights | None:
     """Opens the files of a source's weights; None where a hub's repository has none or does not answer.
 
     Raises:
-        StudyError: if a file is missing or damaged.
+        StudyError: if a file is missing or damaged, or holds weights as codes.
     """
     files = weight_files(source)
     if not files:
@@ -82,10 +82,14 @@ def held_weights(source: ModelSource) -> HeldWeights | None:
         try:
             if path.suffix == ".safetensors":
                 opened: Any = safe_open(path, framework="pt")
+                kinds = {name: str(opened.get_slice(name).get_dtype()) for name in opened.keys()}  # noqa: SIM118 - as below.
             else:
                 opened = load_bin(path)
+                kinds = {name: str(tensor.dtype) for name, tensor in opened.items()}
         except (SafetensorError, OSError, RuntimeError) as error:
             raise damaged(source, path, error) from None
+        # A hub's files may have come just now, and what the hub says of them does not always tell.
+        refuse_codes(source, path, kinds)
         where |= {name: (opened, name) for name in opened.keys()}  # noqa: SIM118 - a file is no mapping.
     if converted:
         where |= {name: where[first] for name, first in same_weights(converted).items()}
