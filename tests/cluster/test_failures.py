@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from xlmr_sweep.cluster import nodes
-from xlmr_sweep.cluster.failures import attempt_line, failure_of, failure_of_attempt
+from xlmr_sweep.cluster.failures import attempt_line, failure_of, failure_of_attempt, row_of_death
 from xlmr_sweep.cluster.nodes import oom_kills
 from xlmr_sweep.cluster.trial_log import log_name, trial_log
 from xlmr_sweep.cluster.watchdog import NATIVE_MARK
@@ -87,6 +88,16 @@ def test_the_kernels_count_is_in_the_log(storage: Storage, tmp_path: Path, monke
     container.write_text("max 3\noom 1\noom_kill 1\noom_group_kill 9\n")
     monkeypatch.setattr(nodes, "COUNTERS", (machine, container, tmp_path / "none"))
     assert oom_kills() == 5
+
+
+def test_of_a_process_that_died_on_a_full_disk_this_is_said_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = SimpleNamespace(get_session_dir_path=lambda: "/tmp/ray/session")
+    monkeypatch.setattr("ray._private.worker._global_node", node)
+    for left, files, said in [(2**18, 9, True), (2**21, 0, True), (2**21, 9, False)]:
+        disk = SimpleNamespace(f_bavail=left, f_frsize=1, f_files=9, f_favail=files)
+        monkeypatch.setattr("os.statvfs", lambda folder, disk=disk: disk)
+        message = row_of_death(RayActorError())["message"]
+        assert message.startswith("the disk of /tmp/ray/session is full on this machine: free some space there") == said
 
 
 def test_failures_carry_class_message_traceback_and_host() -> None:

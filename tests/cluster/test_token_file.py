@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 from ray.core.generated.gcs_service_pb2 import GetClusterIdReply
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceServicer, add_NodeInfoGcsServiceServicer_to_server
 
+from xlmr_sweep.cluster import token_file
 from xlmr_sweep.cluster.token_file import find_token, is_open, protect_token
+from xlmr_sweep.errors import StudyError
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +31,23 @@ def test_a_token_is_made_for_its_owner_alone(token: Path) -> None:
     assert token.stat().st_mode & 0o777 == 0o600
     assert len(token.read_text()) >= 32
     assert (find_token().where, find_token().problem) == (str(token), "")
+
+
+def test_a_full_disk_is_named_and_leaves_no_empty_token(token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(token_file, "generate_new_authentication_token", full)
+        with pytest.raises(
+            StudyError, match=rf"^--address local: {token}, where Ray keeps its token, cannot be written \(No space"
+        ):
+            protect_token()
+    assert not token.exists()
+    # As an earlier version, or Ray itself, left it.
+    token.touch()
+    protect_token()
+    assert len(token.read_text()) >= 32
 
 
 def test_a_token_that_others_can_read_is_said_and_closed_to_them(token: Path) -> None:

@@ -119,3 +119,18 @@ def test_a_storage_with_keys_in_its_uri_shows_none_and_keeps_them() -> None:
     with pytest.raises(StudyError) as refused:
         Storage("s4://KEY:marked@bucket/runs?secret_key=marked")
     assert "marked" not in str(refused.value)
+
+
+def test_bytes_of_a_path_that_are_no_text_here_are_shown_as_text() -> None:
+    """As Python gives the arguments of a command: UTF-8 under `LC_ALL=C`, and bytes that are UTF-8 nowhere."""
+    assert shown("runs/größe".encode().decode("ascii", "surrogateescape")) == "runs/größe"
+    assert shown(b"runs/\xff".decode("utf-8", "surrogateescape")) == "runs/\ufffd"
+
+
+def test_a_folder_that_is_gone_is_named_where_a_path_begins_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    with pytest.raises(StudyError, match=r"^--storage runs: the folder in which this command was started is gone; give an abs"):
+        locate("runs")
+    assert locate("/runs").root == "/runs"
+    monkeypatch.chdir("/")

@@ -12,6 +12,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from xlmr_sweep.cluster.advice import with_advice
 from xlmr_sweep.cluster.log_copy import ATTEMPT, move_left_logs
 from xlmr_sweep.cluster.nodes import on_node
+from xlmr_sweep.cluster.surroundings import full_session_folder
 from xlmr_sweep.cluster.trial_log import failure_kept, next_attempt, read_log
 from xlmr_sweep.cluster.watchdog import NATIVE_MARK
 from xlmr_sweep.scheduling.causes import (
@@ -74,6 +75,9 @@ def row_of_death(error: BaseException, attempt: int = 0) -> dict[str, Any]:
     name = PreemptedError.__name__ if getattr(error, "preempted", False) else WorkerDiedError.__name__
     if any(message in text for message in OUT_OF_MEMORY_MESSAGES):
         name = "OutOfMemoryError"
+    # First: Ray's own text is long, and a line shows its beginning.
+    if full := full_session_folder():
+        text = f"{full} ({text})"
     return {**failure_of(error, attempt), "error_class": name, "message": text, "traceback": ""}
 
 

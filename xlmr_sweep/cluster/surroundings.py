@@ -15,8 +15,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+import ray
+
 from xlmr_sweep.cluster.advice import advice_on, with_advice
 from xlmr_sweep.errors import StudyError
+from xlmr_sweep.unexpected import ADVICE
 
 LONGEST_SOCKET = 107
 """Bytes of the path of a socket, as the kernel allows."""
@@ -26,6 +29,9 @@ SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 
 MIN_FREE_BYTES = 16 * 2**20
 """Ray's logs of a small run."""
+
+FULL_BYTES = 2**20
+"""With less than this left a disk counts as full."""
 
 MIN_OPEN_FILES, WANTED_OPEN_FILES = 128, 65536
 """With 64 the processes of a Ray with two CPUs could not talk to each other, with 128 they could."""
@@ -77,6 +83,24 @@ def why_not_started(error: BaseException) -> str:
     if is_busy(error):
         return f"{said}; try again when the machine is less busy"
     return f"{said}; Ray's logs are in {logs}"
+
+
+def full_session_folder() -> str:
+    """Returns that the disk of Ray's folder on this machine is full, and what to do; empty if it is not.
+
+    Ray's processes then die one after another, and what is said of them names no cause.
+    """
+    node = ray._private.worker._global_node
+    if node is None:
+        return ""
+    folder = node.get_session_dir_path()
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return ""
+    if disk.f_bavail * disk.f_frsize >= FULL_BYTES and (disk.f_favail or not disk.f_files):
+        return ""
+    return f"the disk of {folder} is full on this machine: {ADVICE[errno.ENOSPC]}, or set RAY_TMPDIR to another folder"
 
 
 def is_busy(error: BaseException) -> bool:

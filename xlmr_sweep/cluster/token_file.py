@@ -6,6 +6,7 @@ token can run code on the cluster.
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ import grpc
 from ray._private.authentication.authentication_token_generator import generate_new_authentication_token
 from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+
+from xlmr_sweep.errors import StudyError
+from xlmr_sweep.unexpected import ADVICE
 
 ASK_TIMEOUT_S = 5.0
 
@@ -69,16 +73,34 @@ def find_token() -> FoundToken:
 def protect_token() -> None:
     """Makes sure that Ray's own file is readable by its owner alone: makes it with a new token, or changes its mode.
 
-    Leaves a file alone that a variable names. Never fails: what is wrong with a token Ray says itself.
+    Leaves a file alone that a variable names. What else is wrong with a token Ray says itself.
+
+    Raises:
+        StudyError: if the disk of that file is full.
     """
     with suppress(OSError, RuntimeError):
         path = default_file()
+        if find_token().path == path and not path.stat().st_size:
+            # A full disk left it so.
+            path.unlink()
         if not find_token().where:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(generate_new_authentication_token())
+            _make_token(path)
         elif path.exists() and path.stat().st_mode & OTHERS:
             path.chmod(0o600)
+
+
+def _make_token(path: Path) -> None:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(generate_new_authentication_token())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        text = f"{path}, where Ray keeps its token, cannot be written ({error.strerror}); {ADVICE[error.errno]}"
+        raise StudyError(f"--address local: {text}, or set RAY_AUTH_TOKEN") from None
 
 
 def is_open(target: str) -> bool:

@@ -30,7 +30,11 @@ KEYS = re.compile(r"(?i)([?&][^=&]*(?:key|token|secret|password|sig|credential)[
 
 
 def shown(text: str) -> str:
-    """Returns a path or URI as it may be shown and written: without the keys and passwords that a URI can hold."""
+    """Returns a path or URI as it may be shown and written: without the keys and passwords that a URI can hold.
+
+    Bytes of a path that this process's locale does not know are letters where they are UTF-8; tables and pages hold no others.
+    """
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     if not URI.match(text):
         return text
     return KEYS.sub(r"\1***", re.sub(r"://[^?]*:[^?]*@", "://***@", text))
@@ -99,6 +103,9 @@ def local_path(text: str) -> Path | None:
             return Path(text).expanduser().absolute()
         except RuntimeError as error:
             raise StudyError(f"--storage {text}: {error}") from None
+        except FileNotFoundError:
+            problem = "the folder in which this command was started is gone; give an absolute path, or start it elsewhere"
+            raise StudyError(f"--storage {text}: {problem}") from None
     scheme, _, rest = text.partition("://")
     if scheme.lower() != "file":
         return None
