@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -21,6 +22,8 @@ MAY_IMPORT = {
     "analysis": {rooms.BASE, "study", "storage", "modeling"},
 }
 WITHOUT_TORCH = ("study", "storage", "scheduling", "analysis")
+AT_ONCE = ("xlmr_sweep.commands.entry", "xlmr_sweep.commands.subcommands", "xlmr_sweep.data.demo")
+"""What answers at once."""
 SLOW = {"torch", "ray", "transformers"}
 
 
@@ -48,29 +51,40 @@ def test_only_cluster_imports_ray() -> None:
 
 
 @pytest.mark.parametrize("name", WITHOUT_TORCH)
-def test_pure_rooms_import_neither_ray_nor_torch(name: str) -> None:
-    members = [module for module in rooms.modules() if rooms.room(module) == name]
-    direct = {module: SLOW & {full.split(".")[0] for full in rooms.imported(module)} for module in members}
+def test_pure_rooms_import_neither_ray_nor_torch(name: str, loaded: dict[str, set[str]]) -> None:
+    direct = {module: SLOW & {full.split(".")[0] for full in rooms.imported(module)} for module in _members(name)}
     assert not {module: names for module, names in direct.items() if names}
     # Nor by way of another module.
-    assert _loaded_by(*members) == set()
+    assert loaded[name] == set()
 
 
-@pytest.mark.parametrize("module", ["xlmr_sweep.commands.entry", "xlmr_sweep.commands.subcommands", "xlmr_sweep.data.demo"])
-def test_what_answers_at_once_imports_neither_ray_nor_torch(module: str) -> None:
-    assert _loaded_by(module) == set()
+@pytest.mark.parametrize("module", AT_ONCE)
+def test_what_answers_at_once_imports_neither_ray_nor_torch(module: str, loaded: dict[str, set[str]]) -> None:
+    assert loaded[module] == set()
 
 
-def test_training_loads_no_ray() -> None:
-    members = [module for module in rooms.modules() if rooms.room(module) == "training"]
-    assert "ray" not in _loaded_by(*members)
+def test_training_loads_no_ray(loaded: dict[str, set[str]]) -> None:
+    assert "torch" in loaded["training"], "what is loaded is seen"
+    assert "ray" not in loaded["training"]
 
 
-def _loaded_by(*modules: str) -> set[str]:
-    """Returns which of the slow packages a fresh process has loaded after importing these modules."""
-    code = f"import sys, {', '.join(modules)}; print(*sorted({SLOW} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, set[str]]:
+    """The slow packages that a fresh process has after each module and room in turn: the first that has one is the cause."""
+    groups = {**{module: [module] for module in AT_ONCE}, **{name: _members(name) for name in (*WITHOUT_TORCH, "training")}}
+    code = (
+        "import importlib, json, sys\nfound = {}\n"
+        "for name, modules in json.loads(sys.argv[1]).items():\n"
+        "    for module in modules:\n        importlib.import_module(module)\n"
+        f"    found[name] = sorted({SLOW} & set(sys.modules))\n"
+        "print(json.dumps(found))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(groups)], capture_output=True, text=True, check=True)
+    return {name: set(packages) for name, packages in json.loads(done.stdout).items()}
+
+
+def _members(room: str) -> list[str]:
+    return [module for module in rooms.modules() if rooms.room(module) == room]
 
 
 def test_no_module_name_is_used_twice_in_the_package() -> None:

@@ -40,22 +40,28 @@ def room(module: str) -> str:
     return parts[1] if len(parts) > 2 or (len(parts) == 2 and is_package) else BASE
 
 
-def imported(module: str, *, also_in_functions: bool = True) -> set[str]:
+@cache
+def imported(module: str, *, also_in_functions: bool = True) -> frozenset[str]:
     """Returns the full names that a module imports, of this project and of others.
 
     Args:
         module: its dotted name.
         also_in_functions: counts imports inside functions too, which happen only when these are called.
     """
-    names = set()
-    for node in _nodes(ast.parse(modules()[module].read_text(encoding="utf-8")), also_in_functions):
+    names: set[str] = set()
+    for node in _nodes(_tree(module), also_in_functions):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
                 names.add(full if full in modules() else node.module)
-    return names
+    return frozenset(names)
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse(modules()[module].read_text(encoding="utf-8"))
 
 
 def _nodes(tree: ast.AST, also_in_functions: bool) -> Iterator[ast.AST]:
@@ -68,7 +74,7 @@ def _nodes(tree: ast.AST, also_in_functions: bool) -> Iterator[ast.AST]:
 @cache
 def module_imports() -> dict[str, set[str]]:
     """Returns for each module the modules of this project that it imports."""
-    return {module: imported(module) & modules().keys() - {module} for module in modules()}
+    return {module: set(imported(module) & modules().keys() - {module}) for module in modules()}
 
 
 @cache

@@ -168,7 +168,7 @@ def test_an_encoder_without_a_fast_path_runs_all_the_same(
 
 
 def test_training_learns_its_examples(study_file: Callable[..., Path], tmp_path: Path) -> None:
-    study = load_study(str(study_file(finetune=settings(steps=80, learning_rate=3e-3))))
+    study = load_study(str(study_file(finetune=settings(steps=40, learning_rate=6e-3))))
     warm = prepared(study, Storage(tmp_path / "runs"))
     for paradigm in ("baseline", "prompted"):
         outcome = finetune(pick(study, paradigm, size=4), warm)

@@ -35,9 +35,21 @@ def packed(root: nn.Module, source: BatchSource, settings: TrainSettings, world:
     return PackedStep(root, source, settings, attention=NaNBeyondTheEnd(), kernels=kernels, cuda=FakeCuda())
 
 
-def run_of(dropout: float = 0.0, family: str = "xlm-roberta", *, make_steps: Any = fastest_steps, **changes: Any) -> Run:
+def run_of(
+    dropout: float = 0.0,
+    family: str = "xlm-roberta",
+    *,
+    make_steps: Any = fastest_steps,
+    rows: Rows | None = None,
+    **changes: Any,
+) -> Run:
     model = tiny(family, dropout, max_position_embeddings=60)
-    return Run(MaskedLMLoss(model), Rows(), replace(SETTINGS, **changes), World(), make_steps)
+    return Run(MaskedLMLoss(model), rows or Rows(), replace(SETTINGS, **changes), World(), make_steps)
+
+
+def few() -> Rows:
+    """Rows of two steps, of which the last is smaller."""
+    return Rows(num_steps=2, total_rows=20)
 
 
 def packed_run(**changes: Any) -> Run:
@@ -72,10 +84,10 @@ def test_a_run_equals_the_plain_way(family: str) -> None:
 def test_a_family_with_rotary_positions_goes_on_bit_for_bit_whatever_its_longest_input(family: str, tmp_path: Path) -> None:
     def make(length: int) -> Run:
         model = tiny(family, 0.2, max_position_embeddings=length, tie_word_embeddings=False)
-        return Run(MaskedLMLoss(model), Rows(), replace(SETTINGS, max_tokens=64), World(), packed)
+        return Run(MaskedLMLoss(model), few(), replace(SETTINGS, max_tokens=64), World(), packed)
 
     whole, again = make(4096), make(60)
-    whole.train(lambda run: save_checkpoint(run, tmp_path) if run.progress.step == 3 else None)
+    whole.train(lambda run: save_checkpoint(run, tmp_path) if run.progress.step == 1 else None)
     load_checkpoint(again, tmp_path)
     again.train()
     assert again.progress.loss_curve == whole.progress.loss_curve
@@ -84,16 +96,16 @@ def test_a_family_with_rotary_positions_goes_on_bit_for_bit_whatever_its_longest
 
 
 def test_places_without_a_token_are_counted() -> None:
-    run = packed_run(max_tokens=128)
+    run = packed_run(max_tokens=128, rows=few())
     run.train()
     # All micro-batches are as long as the longest one of their step, in 64s, and a slot of filler is in each.
     assert (run.progress.tokens + run.progress.filler) % 64 == 0
-    assert run.progress.filler >= Rows().num_steps
-    one_each = packed_run(max_tokens=1)
+    assert run.progress.filler >= few().num_steps
+    one_each = packed_run(max_tokens=1, rows=few())
     one_each.train()
     # Every row is a micro-batch of 64 places: none of these rows is longer.
     assert one_each.progress.tokens == run.progress.tokens
-    assert one_each.progress.filler == 64 * Rows().total_rows - run.progress.tokens
+    assert one_each.progress.filler == 64 * few().total_rows - run.progress.tokens
 
 
 def test_a_run_that_goes_on_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
@@ -110,7 +122,7 @@ def test_a_run_that_goes_on_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Pa
 
 
 def test_dropout_draws_anew_in_each_micro_batch_and_step_and_not_by_chance() -> None:
-    curves = [packed_run(dropout=0.3, seed=seed).train().loss_curve for seed in (0, 0, 1)]
+    curves = [packed_run(dropout=0.3, seed=seed, rows=few()).train().loss_curve for seed in (0, 0, 1)]
     assert curves[0] == curves[1] != curves[2]
 
 

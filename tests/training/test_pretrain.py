@@ -83,12 +83,14 @@ def test_writes_a_folder_that_transformers_loads_and_a_manifest(tmp_path: Path) 
 
 
 def test_finished_model_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    patch_demo(interval_s=1e9, steps=5)
     first = train(Storage(tmp_path))
     monkeypatch.setattr(pretrain, "Run", None)
     assert train(Storage(tmp_path)) == json.loads(json.dumps(first))
 
 
 def test_two_runs_give_the_same_bits(tmp_path: Path) -> None:
+    patch_demo(interval_s=1e9, steps=20)
     assert train(Storage(tmp_path / "a"))["weights"] == train(Storage(tmp_path / "b"))["weights"]
 
 
@@ -155,18 +157,19 @@ class FullForEver(FullNowAndThen):
 
 
 def train_and_stand(location: str, limit: int) -> None:
-    patch_demo()
+    patch_demo(steps=20)
     hold_at(limit)
     train(Storage(location))
 
 
 @pytest.mark.slow
 def test_killed_at_several_steps_ends_with_the_same_bits(tmp_path: Path) -> None:
+    patch_demo(interval_s=1e9, steps=20)
     straight = train(Storage(tmp_path / "straight"))
     storage = Storage(tmp_path / "killed")
     latest = f"models/{model_folder_name(STUDY, STUDY.model('m'))}.partial/latest.json"
     seen = []
-    for stop in (3, 25):
+    for stop in (3, 12):
         # Killed while it makes the next steps, or at the latest where it stands.
         process = warm_context().Process(target=train_and_stand, args=(storage.uri, stop + 4))
         process.start()
