@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from patience import wait_for
+from warm_process import run_warm
 
 from xlmr_sweep.cluster import log_copy
 from xlmr_sweep.cluster.failures import attempt_line
@@ -99,12 +100,10 @@ def killed_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    paths = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2])]
-    monkeypatch.setenv("PYTHONPATH", ":".join([*paths, os.environ.get("PYTHONPATH", "")]))
 
     def run(storage: Storage, attempt: int, start: str = "kept") -> None:
         command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), storage.uri, str(attempt), start]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = run_warm(command)
         assert done.returncode == -signal.SIGKILL, done.stderr
 
     return run

@@ -30,6 +30,7 @@ def test_a_restart_does_only_what_is_missing_and_what_a_kill_lost_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    monkeypatch.setattr(subprocess, "run", run_warm)
     from benchmarks.data import run_restart
 
     whole, killed = run_restart(tmp_path, 4_000, [0.3])

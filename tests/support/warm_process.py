@@ -120,6 +120,7 @@ def run_warm(
 def _run(arguments: list[str], variables: dict[str, str], where: str, folder: str) -> None:
     os.environ.clear()
     os.environ.update(variables)
+    tempfile.tempdir = None  # Asked for before, with other variables.
     os.chdir(where)
     for name, number in (("stdout", 1), ("stderr", 2)):
         file = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
