@@ -127,3 +127,17 @@ def test_a_command_that_is_interrupted_while_it_starts_ends_with_130(number: sig
     for name in ("run_grid", "run_instruct", "prepare_data", "demo"):
         script = (ROOT / "experiments" / f"{name}.py").read_text()
         assert script.index("interrupt.install()") < script.index("import typer"), name
+
+
+def test_a_panic_of_a_library_in_rust_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is no `Exception`. The class cannot be imported, so a tokenizer makes one."""
+    from tokenizers import Tokenizer, models, processors
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    template = processors.TemplateProcessing(single="a $A a", pair="a $A $B a", special_tokens=[("a", 0)])
+    tokenizer = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    tokenizer.post_processor = processors.Sequence([template, template])
+    assert status_of(lambda _: len(tokenizer.encode("a").ids)) == 1
+    assert "Error: a defect of xlmr_sweep: PanicException: " in capsys.readouterr().err

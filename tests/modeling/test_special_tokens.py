@@ -95,5 +95,30 @@ def test_a_vocabulary_without_its_unknown_token_is_refused(kind: str, tmp_path: 
     path.write_text(json.dumps(content))
     source = ModelSource("m", str(folder))
     assert quick_check(source, []) is None
-    with pytest.raises(StudyError, match="model m: the vocabulary of .* lacks the token of unknown characters"):
+    with pytest.raises(
+        StudyError, match="model m: the tokenizer of .* cannot be used: .*(lacks the token of unknown|unknown token)"
+    ):
         load_tokenizer(source)
+
+
+def test_a_rule_at_which_the_library_fails_is_one_line(tmp_path: Path) -> None:
+    """Two templates one after the other: a panic in Rust, which is no `Exception`."""
+    folder = make_encoder(tmp_path)
+    rule = json.loads((folder / "tokenizer.json").read_text())["post_processor"]
+    source = ModelSource("m", str(with_rule(folder, {"type": "Sequence", "processors": [rule, rule]})))
+    assert quick_check(source, []) is None
+    with pytest.raises(StudyError, match="model m: the tokenizer of .* cannot be used: the tokenizers library fails at a text"):
+        load_tokenizer(source)
+
+
+@pytest.mark.parametrize(("part", "texts"), [("pair", []), ("single", ["A", "A"])])
+def test_a_rule_that_leaves_out_a_text_or_holds_it_twice_is_none(part: str, texts: list[str], tmp_path: Path) -> None:
+    folder = make_encoder(tmp_path)
+    rule = json.loads((folder / "tokenizer.json").read_text())["post_processor"]
+    begin, end = ({"SpecialToken": {"id": token, "type_id": 0}} for token in ("<s>", "</s>"))
+    one = {"Sequence": {"id": "A", "type_id": 0}}
+    rule[part] = [begin, *([one] * len(texts) if texts else [one, end]), end]
+    tokenizer = load_tokenizer(ModelSource("m", str(with_rule(folder, rule))))
+    assert tokenizer.convert_ids_to_tokens(tokenizer("the")["input_ids"]) == ["<s>", "the", "</s>"]
+    pair = ["<s>", "the", "</s>", "</s>", "cat", "</s>"]
+    assert tokenizer.convert_ids_to_tokens(tokenizer("the", "cat")["input_ids"]) == pair

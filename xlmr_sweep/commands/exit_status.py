@@ -72,6 +72,12 @@ def status_of(command: Callable[[Console], int]) -> int:
         with suppress(OSError):
             errors.print(words, style=None if status == INTERRUPTED else "red", highlight=False, markup=False, soft_wrap=True)
         return status
+    except BaseException as error:
+        # A panic of a library in Rust is no `Exception`.
+        if type(error).__name__ != "PanicException":
+            raise
+        errors.print(f"Error: {defect(error)}", style="red", highlight=False, markup=False, soft_wrap=True)
+        return INCOMPLETE
 
 
 def leave(status: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
-from xlmr_sweep.modeling.special_tokens import OTHER_NAMES, absent_unknown_token
+from xlmr_sweep.modeling.special_tokens import OTHER_NAMES, tokenizer_problem
 from xlmr_sweep.study.model_files import TOKENIZER_CONFIG, entry_in, tokenizer_file
 from xlmr_sweep.study.text_tokens import special_ids, switch_off_dropout
 
@@ -38,7 +38,7 @@ class BareTokenizer:
         settings: contents of `tokenizer_config.json`.
 
     Raises:
-        ValueError: if the settings are no JSON object, or if the vocabulary lacks the unknown token.
+        ValueError: if the settings are no JSON object, or if the tokenizer fails at some texts.
         Exception: of exactly that class, from the tokenizers library, for a damaged `tokenizer.json`.
     """
 
@@ -49,8 +49,8 @@ class BareTokenizer:
         self._tokenizer = Tokenizer.from_str(text)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        if absent := absent_unknown_token(self._tokenizer):
-            raise ValueError(f"its unknown token {absent!r} is not in its vocabulary")
+        if problem := tokenizer_problem(self._tokenizer):
+            raise ValueError(problem)
         self._had_dropout = switch_off_dropout(self._tokenizer) > 0
         by_key = {key: value for key, value in named.items() if key.endswith("_token")}
         several = [named.get(key) or () for key in ("additional_special_tokens", "extra_special_tokens")]

@@ -26,11 +26,11 @@ from xlmr_sweep.modeling.families import FAMILIES, model_family
 from xlmr_sweep.modeling.model_folder import several
 from xlmr_sweep.modeling.source import ModelSource, base_source
 from xlmr_sweep.modeling.special_tokens import (
-    absent_unknown_token,
     add_special_tokens,
     adds_special_tokens,
     name_special_tokens,
     name_unknown_token,
+    tokenizer_problem,
 )
 from xlmr_sweep.modeling.tokenizer_file import check_needed_tokens
 from xlmr_sweep.modeling.weights import held_weights, mapped_weights
@@ -74,9 +74,8 @@ def load_tokenizer(source: ModelSource) -> Any:
         raise StudyError(
             f"model {source.name}: {source.location} holds no vocabulary; copy its tokenizer.json beside the weights"
         )
-    if absent := absent_unknown_token(tokenizer.backend_tokenizer):
-        problem = f"{source.location} lacks the token of unknown characters ({absent}) that its tokenizer.json names"
-        raise StudyError(f"model {source.name}: the vocabulary of {problem}; name one there that it holds")
+    if problem := tokenizer_problem(tokenizer.backend_tokenizer):
+        raise StudyError(f"model {source.name}: the tokenizer of {source.location} cannot be used: {problem}")
     switch_off_dropout(tokenizer.backend_tokenizer)
     name_special_tokens(tokenizer)
     for token in ("cls_token", "sep_token", "mask_token", "pad_token"):

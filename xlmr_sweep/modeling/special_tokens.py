@@ -20,6 +20,11 @@ def adds_special_tokens(tokenizer: Any) -> bool:
     """
     special = special_ids(tokenizer)
     alone, pair = tokenizer("a")["input_ids"], tokenizer("a", "b")["input_ids"]
+    own = [len(ids) for ids in tokenizer(["a", "b"], add_special_tokens=False)["input_ids"]]
+    added = [tokenizer.num_special_tokens_to_add(pair=is_pair) for is_pair in (False, True)]
+    if [len(alone) - added[0], len(pair) - added[1]] != [own[0], sum(own)]:
+        # A rule that leaves out a text, or holds one twice.
+        return False
     is_around = all(len(ids) > 1 and ids[0] in special and ids[-1] in special for ids in (alone, pair))
     return is_around and not special.isdisjoint(pair[1:-1])
 
@@ -68,20 +73,21 @@ def name_unknown_token(tokenizer: Any) -> None:
         tokenizer.unk_token = own
 
 
-def absent_unknown_token(backend: Any) -> str:
-    """Returns the token that a tokenizer would make of unknown characters, where its vocabulary lacks it; empty if it does not.
-
-    The tokenizers library then fails at the first such character.
+def tokenizer_problem(backend: Any) -> str:
+    """Says why a tokenizer cannot make tokens of every text; empty if it can.
 
     Args:
         backend: a `tokenizers.Tokenizer`.
     """
     own = getattr(backend.model, "unk_token", None)
-    if own is not None:
-        return "" if backend.model.token_to_id(own) is not None else str(own)
+    if own is not None and backend.model.token_to_id(own) is None:
+        # The library fails at the first unknown character.
+        return f"its vocabulary lacks the token of unknown characters ({own}) that the model in tokenizer.json names"
     try:
-        # Of a unigram model nothing else tells.
         backend.encode("\ue000 \u16a0 \u4e00", add_special_tokens=False)
-    except Exception:  # The library raises the bare class.
-        return "none"
+        backend.encode("a", "b")
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # The library raises the bare class; a panic of its Rust code is no `Exception`.
+        return f"the tokenizers library fails at a text ({' '.join(str(error).split())}); look at its model and post_processor"
     return ""
