@@ -26,7 +26,20 @@ from patience import wait_for
 SUPPORT = Path(__file__).parent
 SOCKET = "XLMR_SWEEP_WARM_SOCKET"
 EACH_ITS_OWN = {
-    *("PYTHONPATH", "PYTHONUNBUFFERED", "PATH", "PWD", "HOME", "TMPDIR", "COLUMNS", "LINES"),
+    *(
+        "PYTHONPATH",
+        "PYTHONUNBUFFERED",
+        "PYTHONBREAKPOINT",
+        "PATH",
+        "PWD",
+        "OLDPWD",
+        "SHLVL",
+        "_",
+        "HOME",
+        "TMPDIR",
+        "COLUMNS",
+        "LINES",
+    ),
     *("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "HF_HUB_VERBOSITY", "PYTEST_CURRENT_TEST"),
 }
 """Variables that modules read when they are imported, and that change nothing in what is tested here."""
