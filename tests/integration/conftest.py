@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,11 @@ class Command:
             )
 
     @property
+    def pid(self) -> int:
+        """The id of the process that does the command's work."""
+        return next((pid for pid, waits in forks().items() if waits == self.process.pid), self.process.pid)
+
+    @property
     def output(self) -> str:
         return self.log.read_text()
 
@@ -59,7 +65,9 @@ class Command:
         while (status := self.process.poll()) is None:
             assert time.monotonic() < deadline, f"did not end:\n{self.output}"
             self.processes()
-            time.sleep(0.3)
+            # Each look goes through all processes of the machine.
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(1)
         return status
 
     def wait_for(self, condition: Callable[[], bool], every_s: float = 0.05) -> None:

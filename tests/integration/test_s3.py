@@ -178,7 +178,7 @@ def test_a_run_that_is_killed_cut_off_and_extended_ends_with_the_scores_of_a_dis
     kept = records(storage)
     assert len(kept) < 6
     command = start(GRID, *arguments)
-    command.wait_for(lambda: is_claimed_by(storage, command.process.pid), LOOK_EVERY_S)
+    command.wait_for(lambda: is_claimed_by(storage, command.pid), LOOK_EVERY_S)
     status, output = run(GRID, *arguments)
     assert status == 2
     assert re.search(rf"process {command.process.pid} on .* runs this study", output), output

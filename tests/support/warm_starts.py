@@ -200,17 +200,21 @@ def _worker_of(arguments: list[str]) -> list[str]:
 
 
 def _run(arguments: list[str]) -> None:
-    """Runs a program, and ends the process as an interpreter ends."""
+    """Runs a program, or a module after -m, and ends the process as an interpreter ends."""
     import atexit
     import threading
     import traceback
 
-    sys.argv = arguments
     sys.orig_argv[:] = [sys.executable, *arguments]
-    sys.path.insert(0, str(Path(arguments[0]).parent))
     code: Any = 0
     try:
-        runpy.run_path(arguments[0], run_name="__main__")
+        if arguments[0] == "-m":
+            sys.argv = arguments[1:]
+            runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = arguments
+            sys.path.insert(0, str(Path(arguments[0]).parent))
+            runpy.run_path(arguments[0], run_name="__main__")
     except SystemExit as error:
         code = error.code
     except BaseException:
