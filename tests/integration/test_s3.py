@@ -181,7 +181,7 @@ def test_a_run_that_is_killed_cut_off_and_extended_ends_with_the_scores_of_a_dis
     command.wait_for(lambda: is_claimed_by(storage, command.pid), LOOK_EVERY_S)
     status, output = run(GRID, *arguments)
     assert status == 2
-    assert re.search(rf"process {command.process.pid} on .* runs this study", output), output
+    assert re.search(rf"process {command.pid} on .* runs this study", output), output
     command.wait_for(lambda: "goes on after step" in job_log(storage), LOOK_EVERY_S)
     server.cut()
     outlast_the_client(storage)
