@@ -17,6 +17,7 @@ from xlmr_sweep import interrupt  # isort: skip
 if __name__ == "__main__":
     interrupt.install()
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,10 +98,11 @@ def build_report(
         raise TableError(f"--target-score: {target_score} is not in [0, 1]")
     seen = None if mixture_tasks is None else tuple(mixture_tasks)
     options = Options(rule, x_scale, seen, target_score, zero_shot, examples)
+    folder = out or default_folder(loaded)
+    _check_folder(folder)
     found = artifacts(loaded)
     derived = derive(loaded, found, options)
     page = assemble(loaded, found, derived, options)
-    folder = out or default_folder(loaded)
     try:
         return _write(folder, derived, page, images=images, latex=latex)
     except OSError as error:
@@ -113,6 +115,15 @@ def _loaded(results: Path | str | Results | Table, columns: dict[str, str] | Non
     if isinstance(results, Results):
         return results
     return from_table(renamed(results, columns or {}, paradigms or {}))
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuses a folder that cannot be made, before the tables are computed."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise TableError(f"{folder}: the report cannot be written: {there} is no folder")
+    if not os.access(there, os.W_OK):
+        raise TableError(f"{folder}: the report cannot be written: no right to write to {there}")
 
 
 def _write(folder: Path, derived: Derived, page: Page, *, images: bool, latex: bool) -> ReportPaths:

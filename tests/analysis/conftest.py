@@ -142,9 +142,10 @@ def values_of() -> Callable[[Mapping[str, Sequence[float]]], pd.DataFrame]:
     return make
 
 
-@pytest.fixture
-def whole_page(study_table: pd.DataFrame) -> Page:
-    """The page of two models, with every figure that a report can have."""
+@pytest.fixture(scope="session")
+def whole_page(formula_table: Callable[[Sequence[str]], pd.DataFrame]) -> Page:
+    """The page of two models, with every figure that a report can have. Made once: whoever changes it takes a copy."""
+    study_table = formula_table(("base", "large"))
     mixture = {
         "name": "demo",
         "counts": {"read": 10, "after target filter": 7},
