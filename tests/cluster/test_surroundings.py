@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from xlmr_sweep.cluster import surroundings
-from xlmr_sweep.cluster.surroundings import check_surroundings, why_not_started
+from xlmr_sweep.cluster.surroundings import check_surroundings, is_busy, why_not_started
 from xlmr_sweep.errors import StudyError
 
 TIMED_OUT = Exception("The current node timed out during startup.\nThis could happen because ...")
@@ -115,6 +115,17 @@ def test_a_cause_in_rays_own_logs_is_found(tmp_path: Path, monkeypatch: pytest.M
         folder.mkdir(parents=True)
         (folder / "gcs_server.out").write_text(f"all is well\n{said}\nmore\n")
     assert why_not_started(TIMED_OUT) == "accept: Too many open files; raise the limit of open files (`ulimit -n 4096`)"
+
+
+def test_a_ray_without_a_free_port_is_not_tried_again_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr(os, "getloadavg", lambda: (1000.0, 1000.0, 1000.0))
+    assert is_busy(TIMED_OUT)
+    logs = tmp_path / "ray" / f"session_2026-01-01_00-00-00_000000_{os.getpid()}" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "raylet.err").write_text("connect failed: Cannot assign requested address\n")
+    assert not is_busy(TIMED_OUT)
+    assert "Cannot assign requested address; no port is free (`ss -s`; " in why_not_started(TIMED_OUT)
 
 
 def test_a_limit_of_address_space_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,11 @@ KNOWN: tuple[tuple[str, Advice], ...] = (
     (r"can't start new thread|Resource temporarily unavailable", "raise the limit of processes and threads (`ulimit -u`)"),
     (r"No space left on device", ADVICE[errno.ENOSPC]),
     (r"Disk quota exceeded", ADVICE[errno.EDQUOT]),
+    (r"Address already in use", "another process has that port: end it (`ss -ltnp`), or try again"),
+    (
+        r"Cannot assign requested address",
+        "no port is free (`ss -s`; range: /proc/sys/net/ipv4/ip_local_port_range), or the address is not this machine's",
+    ),
     (r"Read-only file system", "make that folder writable"),
     (r"No module named", "install the project, with its packages, on every node"),
 )

@@ -115,6 +115,8 @@ def _start_local(num_cpus: int | None, num_gpus: int | None, job: JobConfig) -> 
     check_surroundings()
     os.environ.pop("RAY_ADDRESS", None)
     protect_token()
+    # Of a dashboard that does not start it prints the end of a log, with a traceback. The run goes on without one.
+    logging.getLogger("ray._private.services").setLevel(logging.CRITICAL)
     # The dashboard's page of a job reads all of them: with 2,000 trials that takes a second or more.
     os.environ.setdefault(LISTED_TASKS, str(MOST_LISTED_TASKS))
     for remaining in reversed(range(MAX_STARTS)):

@@ -51,7 +51,10 @@ LOGS = ("gcs_server.err", "gcs_server.out", "raylet.err", "raylet.out", "dashboa
 MOST_LOG_BYTES = 200_000
 """This much of the end of each log is read."""
 
-FATAL = re.compile("Too many open files|can't start new thread|No space left on device|Disk quota exceeded|Read-only file system")
+FATAL = re.compile(
+    "Too many open files|can't start new thread|No space left on device|Disk quota exceeded|Read-only file system|"
+    "Cannot assign requested address|Address already in use"
+)
 """Errors that end any process of Ray. `advice.py` knows what to do about each."""
 
 TIMED_OUT = re.compile(r"(?i)timed? ?out")
@@ -105,7 +108,8 @@ def full_session_folder() -> str:
 
 def is_busy(error: BaseException) -> bool:
     """Tells whether Ray did not start because it waited too long on a machine that has more to do than it can."""
-    return bool(TIMED_OUT.search(str(error))) and os.getloadavg()[0] > len(os.sched_getaffinity(0))
+    is_loaded = os.getloadavg()[0] > len(os.sched_getaffinity(0))
+    return is_loaded and bool(TIMED_OUT.search(str(error))) and not _known_problem(_logs_of_this_process())
 
 
 def _temporary_folder() -> tuple[str, str]:
