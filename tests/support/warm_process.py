@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from patience import PATIENCE_S
 
 def warm_context() -> Any:
     """Returns multiprocessing's context in which a process begins with what `warm_imports` has."""
+    # It has a process of its own, which is no fork.
+    resource_tracker.ensure_running()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["warm_imports"])
     # The process that all are forked from looks for modules where a new interpreter does.
