@@ -124,6 +124,8 @@ def test_a_ray_without_a_free_port_is_not_tried_again_and_says_so(tmp_path: Path
     logs = tmp_path / "ray" / f"session_2026-01-01_00-00-00_000000_{os.getpid()}" / "logs"
     logs.mkdir(parents=True)
     (logs / "raylet.err").write_text("connect failed: Cannot assign requested address\n")
+    supposed = "Failed to start. If the server startup error message is `Address already in use`, it is used by others"
+    (logs / "raylet.out").write_text(f"{supposed}\n")
     assert not is_busy(TIMED_OUT)
     assert "Cannot assign requested address; no port is free (`ss -s`; " in why_not_started(TIMED_OUT)
 

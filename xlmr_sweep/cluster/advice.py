@@ -33,7 +33,7 @@ KNOWN: tuple[tuple[str, Advice], ...] = (
     (r"Disk quota exceeded", ADVICE[errno.EDQUOT]),
     (r"Address already in use", "another process has that port: end it (`ss -ltnp`), or try again"),
     (
-        r"Cannot assign requested address",
+        r"Cannot assign requested address|No address added out of total",
         "no port is free (`ss -s`; range: /proc/sys/net/ipv4/ip_local_port_range), or the address is not this machine's",
     ),
     (r"Read-only file system", "make that folder writable"),

@@ -53,7 +53,8 @@ MOST_LOG_BYTES = 200_000
 
 FATAL = re.compile(
     "Too many open files|can't start new thread|No space left on device|Disk quota exceeded|Read-only file system|"
-    "Cannot assign requested address|Address already in use"
+    # Ray speaks of "Address already in use" also where it only supposes it.
+    "Cannot assign requested address|No address added out of total|(?<!`)Address already in use"
 )
 """Errors that end any process of Ray. `advice.py` knows what to do about each."""
 
@@ -180,6 +181,7 @@ def _known_problem(logs: Path) -> str:
         except OSError:
             continue
         for line in reversed(lines):
-            if FATAL.search(line):
-                return " ".join(line.split())[-200:]
+            words = " ".join(line.split())
+            if found := FATAL.search(words):
+                return words[max(0, found.start() - 120) : found.end() + 80]
     return ""
