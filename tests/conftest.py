@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gc
-import importlib
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,14 +38,6 @@ def pytest_collection_finish() -> None:
     """Turns the collector on again. What was imported is never collected, so it need not be looked at either."""
     gc.freeze()
     gc.enable()
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtestloop() -> None:
-    """Forks the process that warm ones come from while nothing has happened that a fork should not have."""
-    if warm_process := sys.modules.get("warm_process"):
-        importlib.import_module("warm_imports")
-        warm_process.warm_context()
 
 
 class TwoRays(LoadScopeScheduling):

@@ -1,14 +1,10 @@
 """Python processes that have torch and transformers from the start: forked from one that imported them, once for all tests.
 
-That one is itself forked from the process of the tests, before the first test, when their modules are imported and nothing else
-has happened. For tests of what a process does. How a process begins, such as what it imports, needs a new interpreter.
+For tests of what a process does. How a process begins, such as what it imports, needs a new interpreter.
 """
 
 from __future__ import annotations
 
-import faulthandler
-import importlib
-import logging
 import multiprocessing
 import os
 import runpy
@@ -16,8 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -28,46 +23,12 @@ from patience import PATIENCE_S
 
 def warm_context() -> Any:
     """Returns multiprocessing's context in which a process begins with what `warm_imports` has."""
-    # It has a process of its own, which is no fork.
-    resource_tracker.ensure_running()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["warm_imports"])
     # The process that all are forked from looks for modules where a new interpreter does.
-    with (
-        mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))),
-        mock.patch("multiprocessing.util.spawnv_passfds", _fork),
-    ):
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))):
         forkserver.ensure_running()
     return context
-
-
-def _fork(executable: str, arguments: Sequence[str], kept: Sequence[int]) -> int:
-    """Runs the code of a Python command in a fork, where multiprocessing would start an interpreter that imports all anew."""
-    process = os.fork()
-    if process:
-        return process
-    code = 1
-    try:
-        # A new interpreter would not have them. Who holds an end of a pipe keeps others from seeing that the tests have ended.
-        for number in {int(path.name) for path in Path("/proc/self/fd").iterdir()} - {0, 1, 2, *kept}:
-            with suppress(OSError):
-                os.close(number)
-        _forget_pytest()
-        exec(arguments[-1], {})
-    except SystemExit:
-        code = 0
-    finally:
-        os._exit(code)
-
-
-def _forget_pytest() -> None:
-    """Makes output, warnings and log lines go where those of a new interpreter go."""
-    faulthandler.disable()
-    for name, number in (("stdout", 1), ("stderr", 2)):
-        setattr(sys, name, os.fdopen(number, "w", buffering=1, closefd=False))
-    logging.getLogger().handlers.clear()
-    # Its lock is held by what called `_fork`.
-    importlib.reload(forkserver)
 
 
 class WarmProcess:
