@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from patience import wait_for
-from warm_process import run_warm
+from warm_process import run_warm, warm_context
 
 from xlmr_sweep.cluster import log_copy
 from xlmr_sweep.cluster.failures import attempt_line
@@ -97,6 +97,8 @@ with trial_log(storage, trial) as path:
 @pytest.fixture
 def killed_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Runs an attempt in a process that is killed within it, in a temporary folder of the test's own."""
+    # Its socket lies in the temporary folder, and the path of the test's own is too long for one.
+    warm_context()
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
