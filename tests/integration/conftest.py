@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from patience import PATIENCE_S, wait_for
@@ -124,6 +125,32 @@ class Command:
         """Sends a signal to the command alone."""
         self.processes()
         os.kill(self.process.pid, number)
+
+
+@pytest.fixture
+def faults(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The benchmark of faults, which looks at a cluster's processes. Forks count as what they stand for."""
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    from benchmarks import faults
+
+    below_raylets = faults.processes
+
+    def processes(cluster: Any) -> dict[int, str]:
+        found = below_raylets(cluster)
+        for pid, waits in forks().items():
+            if found.pop(waits, None):
+                with suppress(OSError):
+                    found[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return found
+
+    monkeypatch.setattr(faults, "processes", processes)
+    return faults
+
+
+@pytest.fixture
+def nothing_is_left(cluster: Any, faults: Any) -> Callable[[], None]:
+    """Returns what waits until no placement group, no actor and no process of a trial or a job is there any more."""
+    return lambda: wait_for(lambda: not faults.leftovers(cluster), lambda: faults.leftovers(cluster))
 
 
 @pytest.fixture(scope="module")

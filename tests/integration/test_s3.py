@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from builders import make_encoder, make_study
-from patience import PATIENCE_S, wait_for
+from patience import PATIENCE_S
 from rays import start_patiently, without_token
 
 from xlmr_sweep.data.examples import prepare_task
@@ -27,7 +27,6 @@ pytest.importorskip("moto.server", reason="needs the test extra: pip install -e 
 from s3_server import S3Server, s3_server
 
 GRID = "experiments/run_grid.py"
-EXPERIMENTS = str(Path(__file__).resolve().parents[2] / "experiments")
 LOOK_EVERY_S = 0.5
 """Each look at the bucket is work for the stand-in server, which is slow."""
 
@@ -53,15 +52,6 @@ def cluster(server: S3Server) -> Iterator[Any]:
         yield cluster
         ray.shutdown()
         cluster.shutdown()
-
-
-@pytest.fixture
-def nothing_is_left(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Returns what waits until no placement group, no actor and no process of a trial or a job is there any more."""
-    monkeypatch.syspath_prepend(EXPERIMENTS)
-    from benchmarks.faults import leftovers
-
-    return lambda: wait_for(lambda: not leftovers(cluster), lambda: leftovers(cluster))
 
 
 @pytest.fixture(scope="module")

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import faulty_work
 import pytest
 import sleeping_work
-from patience import wait_for
 from rays import start_patiently, without_token
-
-EXPERIMENTS = str(Path(__file__).resolve().parents[3] / "experiments")
 
 
 @pytest.fixture(scope="package")
@@ -34,12 +30,3 @@ def cluster() -> Iterator[Any]:
         yield cluster
         ray.shutdown()
         cluster.shutdown()
-
-
-@pytest.fixture
-def nothing_is_left(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Returns what waits until no placement group, no actor and no process of a trial is there any more."""
-    monkeypatch.syspath_prepend(EXPERIMENTS)
-    from benchmarks.faults import leftovers
-
-    return lambda: wait_for(lambda: not leftovers(cluster), lambda: leftovers(cluster))

@@ -417,11 +417,9 @@ def test_a_driver_that_is_interrupted_or_killed_leaves_nothing_and_the_next_take
 
 
 def test_an_instruction_job_whose_controller_dies_leaves_nothing(
-    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_is_left: Callable[[], None]
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: Any, nothing_is_left: Callable[[], None]
 ) -> None:
     """The job's driver, this process, lives on. `test_s3.py` kills a driver on a cluster that stays."""
-    from benchmarks.faults import processes_titled
-
     from xlmr_sweep.cluster import instruct_job
 
     make_encoder(tmp_path / "encoder", words=["User", ":", "Assistant", "is", "it", "?", "yes", "no"])
@@ -436,7 +434,7 @@ def test_an_instruction_job_whose_controller_dies_leaves_nothing(
 
     def kill_controller() -> None:
         wait_for((tmp_path / "waits").exists)
-        (controller,) = processes_titled(cluster, "ray::TrainController")
+        (controller,) = faults.processes_titled(cluster, "ray::TrainController")
         os.kill(controller, signal.SIGKILL)
 
     with in_thread(kill_controller), pytest.raises(JobFailedError, match="^WorkerDiedError: .*class_name: TrainController"):
