@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from builders import make_encoder
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from xlmr_sweep.data.examples import prepare_task
 from xlmr_sweep.errors import StudyError
@@ -17,7 +18,7 @@ from xlmr_sweep.modeling.fsdp import World
 from xlmr_sweep.modeling.loading import load_tokenizer
 from xlmr_sweep.modeling.quick_check import quick_check
 from xlmr_sweep.modeling.source import ModelSource
-from xlmr_sweep.modeling.special_tokens import adds_special_tokens
+from xlmr_sweep.modeling.special_tokens import adds_special_tokens, tokenizer_problem
 from xlmr_sweep.storage.files import Storage
 from xlmr_sweep.study.plan import expand
 from xlmr_sweep.study.reading import load_study
@@ -99,6 +100,20 @@ def test_a_vocabulary_without_its_unknown_token_is_refused(kind: str, tmp_path: 
         StudyError, match="model m: the tokenizer of .* cannot be used: .*(lacks the token of unknown|unknown token)"
     ):
         load_tokenizer(source)
+
+
+@pytest.mark.parametrize("unknown", ["<unk>", ""])
+def test_a_vocabulary_of_bytes_needs_no_unknown_token(unknown: str) -> None:
+    """Byte-level and byte-fallback models know every character, whatever token they name for others."""
+    alphabet = {letter: number for number, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    level = Tokenizer(models.BPE(alphabet, [], unk_token=unknown))
+    level.pre_tokenizer = pre_tokenizers.ByteLevel()
+    fallback = Tokenizer(models.BPE({f"<0x{n:02X}>": n for n in range(256)}, [], unk_token=unknown, byte_fallback=True))
+    assert tokenizer_problem(level) == tokenizer_problem(fallback) == ""
+    del alphabet["\u0122"]
+    holed = Tokenizer(models.BPE(alphabet, [], unk_token=unknown))
+    holed.pre_tokenizer = pre_tokenizers.ByteLevel()
+    assert tokenizer_problem(holed).startswith("its vocabulary lacks the token of unknown characters")
 
 
 def test_a_rule_at_which_the_library_fails_is_one_line(tmp_path: Path) -> None:

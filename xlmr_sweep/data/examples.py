@@ -271,7 +271,7 @@ def _check_class_ids(task: TaskSpec, rows: Any, where: str) -> None:
             f"another order ({', '.join(task.labels)}); give other names"
         )
     pairs = zip(task.labels, names, strict=False)
-    if any(not _alike(ours, theirs) and any(_alike(ours, name) for name in names) for ours, theirs in pairs):
+    if any(_likeness(ours, theirs) < max(_likeness(ours, name) for name in names) for ours, theirs in pairs):
         raise StudyError(
             f"{where}: its class ids stand for {', '.join(names)} in this order, and the labels of task {task.name} are "
             f"{', '.join(task.labels)}; write labels and label words in the order of the class ids"
@@ -281,11 +281,21 @@ def _check_class_ids(task: TaskSpec, rows: Any, where: str) -> None:
 _TRUTHS = {"yes": "true", "no": "false"}
 
 
-def _alike(ours: str, theirs: str) -> bool:
-    """Tells whether two names may mean one label: Not-Entailment and not_entailment, pos and positive, no and False."""
+def _likeness(ours: str, theirs: str) -> int:
+    """Tells how surely two names mean one label.
+
+    Returns:
+        3 where they are spelt alike but for capitals, 2 where their letters or truth values are the same (Not-Entailment and
+        not_entailment, no and False), 1 where one begins the other (pos and positive), 0 otherwise.
+    """
+    if ours.casefold() == theirs.casefold():
+        return 3
     letters = ("".join(filter(str.isalnum, name.casefold())) for name in (ours, theirs))
     one, other = (_TRUTHS.get(name, name) for name in letters)
-    return one == other or (min(len(one), len(other)) > 1 and (one.startswith(other) or other.startswith(one)))
+    # Names without letters, such as + and -, have nothing more to compare.
+    if one and one == other:
+        return 2
+    return int(min(len(one), len(other)) > 1 and (one.startswith(other) or other.startswith(one)))
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, Row]]:

@@ -12,6 +12,9 @@ from xlmr_sweep.study.text_tokens import special_ids
 OTHER_NAMES = {"cls_token": "bos_token", "sep_token": "eos_token"}
 """The tokens that begin and end a text, by BERT's names, and what language models call them."""
 
+MANY_CHARACTERS = "".join(map(chr, (*range(0x800), *range(0x800, 0xD800, 0x400), *range(0xE000, 0x110000, 0x1000))))
+"""Characters of all scripts, in which each byte of UTF-8 occurs. Only a vocabulary of bytes knows all of them."""
+
 
 def adds_special_tokens(tokenizer: Any) -> bool:
     """Tells whether a text begins and ends with a special token, and two texts have one between them.
@@ -79,15 +82,14 @@ def tokenizer_problem(backend: Any) -> str:
     Args:
         backend: a `tokenizers.Tokenizer`.
     """
-    own = getattr(backend.model, "unk_token", None)
-    if own is not None and backend.model.token_to_id(own) is None:
-        # The library fails at the first unknown character.
-        return f"its vocabulary lacks the token of unknown characters ({own}) that the model in tokenizer.json names"
     try:
-        backend.encode("\ue000 \u16a0 \u4e00", add_special_tokens=False)
+        backend.encode(MANY_CHARACTERS, add_special_tokens=False)
         backend.encode("a", "b")
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # The library raises the bare class; a panic of its Rust code is no `Exception`.
+        own = getattr(backend.model, "unk_token", None)
+        if own is not None and backend.model.token_to_id(own) is None:
+            return f"its vocabulary lacks the token of unknown characters ({own}) that the model in tokenizer.json names"
         return f"the tokenizers library fails at a text ({' '.join(str(error).split())}); look at its model and post_processor"
     return ""
