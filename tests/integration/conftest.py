@@ -95,11 +95,12 @@ class Command:
                 continue
             if fields[0] != "Z":
                 table[pid] = (int(fields[1]), fields[19], f"{MARK}={self.name}".encode() in environment, line)
-        # A fork of the warm process takes the place of the process that waits for it.
+        # A fork of the warm process takes the place of the process that waits for it. Until it has a title of its own, the
+        # other's command line tells what it is.
         for pid, waits in forks().items():
             if pid in table and waits in table:
-                parent, _, marked, _ = table.pop(waits)
-                table[pid] = (parent, table[pid][1], marked, table[pid][3])
+                parent, _, marked, line = table.pop(waits)
+                table[pid] = (parent, table[pid][1], marked, table[pid][3] + b"\0" + line)
         grown = True
         while grown:
             grown = False

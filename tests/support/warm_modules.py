@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 
+import aiohttp.web  # noqa: F401
 import fsspec  # noqa: F401
 import google.protobuf.descriptor_pb2  # noqa: F401
 import grpc  # noqa: F401
 import jsonschema  # noqa: F401
+import opencensus.stats.stats  # noqa: F401
 import opentelemetry.sdk.metrics  # noqa: F401
 import pandas  # noqa: F401
+import prometheus_client  # noqa: F401
 import pyarrow.dataset
 import pyarrow.fs  # noqa: F401
 import requests  # noqa: F401
