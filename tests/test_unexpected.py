@@ -28,6 +28,16 @@ def test_an_error_of_a_file_names_it_and_what_to_do(number: int, advice: str) ->
     assert problem_of_files(OSError(number, os.strerror(number), "/runs/a")) == f"/runs/a: {os.strerror(number)}; {advice}"
 
 
+def test_a_folder_that_is_gone_is_named_where_a_command_began_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    with pytest.raises(FileNotFoundError) as gone:
+        Path("a").absolute()
+    assert problem_of_files(gone.value).startswith("the folder in which this command was started is gone; give an absolute path")
+    monkeypatch.chdir("/")
+    assert problem_of_files(gone.value) == ""
+
+
 def test_an_error_without_a_name_is_put_on_one_line() -> None:
     said = problem_of_files(OSError(errno.EACCES, "Failed to open local file '/runs/a'.\nDetail: Permission denied"))
     assert said == "[Errno 13] Failed to open local file '/runs/a'. Detail: Permission denied; give this user the right to it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import tempfile
 import traceback
+from pathlib import Path
 
 RIGHTS = "give this user the right to it"
 ROOM = "free some space there (`df`), or inodes (`df -i`)"
@@ -26,12 +27,26 @@ ADVICE = {
 """What to do about errors of files that no code of ours can be blamed for."""
 
 
+NO_FOLDER_HERE = "the folder in which this command was started is gone; give an absolute path, or start it elsewhere"
+"""What to say where a relative path leads nowhere."""
+
+
 def problem_of_files(error: BaseException) -> str:
     """Returns in one line which file cannot be read or written and what to do; empty for any other error."""
+    if isinstance(error, FileNotFoundError) and error.filename is None and not _is_somewhere():
+        return NO_FOLDER_HERE
     if not isinstance(error, OSError) or error.errno not in ADVICE:
         return ""
     said = " ".join(str(error).split()) if error.filename is None else f"{error.filename}: {error.strerror}"
     return f"{said}; {ADVICE[error.errno]}"
+
+
+def _is_somewhere() -> bool:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def defect(error: BaseException) -> str:

@@ -170,6 +170,18 @@ def test_what_older_versions_wrote_beside_a_tokenizer_is_read_as_transformers_re
     assert read().cls_token_id == load_tokenizer(ModelSource("m", str(folder))).cls_token_id == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "key"), [("tokenizer_config.json", "added_tokens_decoder"), ("config.json", "configuration_files")]
+)
+def test_a_list_of_numbers_where_files_have_names_is_one_line(name: str, key: str, tmp_path: Path) -> None:
+    folder = make_encoder(tmp_path, "bert")
+    (folder / name).write_text(json.dumps({**json.loads((folder / name).read_text()), key: [1]}))
+    source = ModelSource("m", str(folder))
+    assert quick_check(source, []) is None
+    with pytest.raises(StudyError, match="model m: no (tokenizer|configuration) loads from "):
+        check_model(source, [])
+
+
 @pytest.mark.parametrize("place", ["tokenizer.json", "tokenizer_config.json"])
 @pytest.mark.parametrize(("token", "number"), [("<mask>", 60), ("zz", 60), ("zz", 10)])
 def test_a_token_that_is_loaded_with_another_id_than_its_files_say_is_seen(

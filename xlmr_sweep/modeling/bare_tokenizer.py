@@ -162,9 +162,14 @@ def declared_ids(text: str, settings: Mapping[str, Any]) -> dict[str, int]:
     Args:
         text: contents of `tokenizer.json`.
         settings: those of `tokenizer_texts`.
+
+    Raises:
+        ValueError: if the settings' own are no mapping of ids.
     """
     of_file = {_content(token): token["id"] for token in entry_in(text, "added_tokens") or () if isinstance(token.get("id"), int)}
     decoder = settings.get("added_tokens_decoder") or {}
+    if not isinstance(decoder, dict):
+        raise ValueError(f"added_tokens_decoder of {TOKENIZER_CONFIG} is no JSON object")
     return {**settings.get(ADDED_TOKENS, {}), **{_content(token): int(number) for number, token in decoder.items()}, **of_file}
 
 

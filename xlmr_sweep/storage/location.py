@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 from xlmr_sweep.errors import StudyError
+from xlmr_sweep.unexpected import NO_FOLDER_HERE
 
 if TYPE_CHECKING:
     from pyarrow import fs
@@ -104,8 +105,7 @@ def local_path(text: str) -> Path | None:
         except RuntimeError as error:
             raise StudyError(f"--storage {text}: {error}") from None
         except FileNotFoundError:
-            problem = "the folder in which this command was started is gone; give an absolute path, or start it elsewhere"
-            raise StudyError(f"--storage {text}: {problem}") from None
+            raise StudyError(f"--storage {text}: {NO_FOLDER_HERE}") from None
     scheme, _, rest = text.partition("://")
     if scheme.lower() != "file":
         return None
