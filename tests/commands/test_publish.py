@@ -135,7 +135,7 @@ def test_predictions_of_another_score_are_refused_by_name(storage: Storage, stud
     mine.write(predictions_file(third.trial_id), b"PAR1 cut")
     status, said = publish("--storage", mine, "--to", tmp_path / "out")
     assert (status, said.count("\n")) == (2, 1)
-    assert "2 trials have predictions that do not give their score" in said
+    assert "predictions of 2 of the trials do not give their score" in said
     assert "base/baseline/cb/4/0: its record says 0.5 and its predictions give 0.6" in said
     assert "base/instructed/cb/4/0: its predictions cannot be read" in said
     assert not (tmp_path / "out").exists()

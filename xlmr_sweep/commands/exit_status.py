@@ -31,7 +31,7 @@ def exit_with(command: Callable[[Console], int]) -> None:
 
 
 def status_of(command: Callable[[Console], int]) -> int:
-    """Runs a command and returns its exit status. Ctrl-C and SIGTERM end it with 130."""
+    """Runs a command and returns its exit status. Ctrl-C, SIGTERM and a closed terminal end it with 130."""
     use_plain_output()
     # Without emoji: a port or a path may hold `:1:`, which rich would turn into a picture.
     console = Console(emoji=False)

@@ -68,7 +68,7 @@ def refuse_strangers(storage: Storage, found: Sequence[tuple[Mapping[str, Any], 
     more = f", and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
     first = found[0][0]["trial_id"]
     raise StudyError(
-        f"--storage {storage}: {len(found)} trials have predictions that do not give their score ({'; '.join(named)}{more}); "
+        f"--storage {storage}: predictions of {len(found)} of the trials do not give their score ({'; '.join(named)}{more}); "
         f"delete such a trial's record ({record_file(first)}) to have it run again, or its predictions "
         f"({predictions_file(first)}) to publish its score alone"
     )
