@@ -1,4 +1,4 @@
-"""What takes seconds to import and does not import ray, which reads at once what its process shall be."""
+"""What takes seconds to import or to make first, without ray, which reads at once what its process shall be."""
 
 from __future__ import annotations
 

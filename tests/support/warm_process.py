@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import runpy
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 from unittest import mock
 
 from patience import PATIENCE_S
+from programs import run_program
 
 
 def warm_context() -> Any:
@@ -90,14 +90,4 @@ def _run(arguments: list[str], variables: dict[str, str], where: str, folder: st
         os.dup2(file, number)
         os.close(file)
         setattr(sys, name, os.fdopen(number, "w", buffering=1, closefd=False))
-    first, *rest = arguments
-    if first == "-c":
-        sys.argv = ["-c", *rest[1:]]
-        exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
-    elif first == "-m":
-        sys.argv = rest
-        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = arguments
-        sys.path.insert(0, str(Path(first).parent))
-        runpy.run_path(first, run_name="__main__")
+    run_program(arguments)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import selectors
 import signal
 import socket
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from patience import wait_for
+from programs import run_program
 
 SUPPORT = Path(__file__).parent
 SOCKET = "XLMR_SWEEP_WARM_SOCKET"
@@ -208,13 +208,7 @@ def _run(arguments: list[str]) -> None:
     sys.orig_argv[:] = [sys.executable, *arguments]
     code: Any = 0
     try:
-        if arguments[0] == "-m":
-            sys.argv = arguments[1:]
-            runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
-        else:
-            sys.argv = arguments
-            sys.path.insert(0, str(Path(arguments[0]).parent))
-            runpy.run_path(arguments[0], run_name="__main__")
+        run_program(arguments)
     except SystemExit as error:
         code = error.code
     except BaseException:

@@ -75,11 +75,21 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
 
 @contextmanager
 def in_thread(work: Callable[[], None]) -> Iterator[None]:
-    """Does something beside the block."""
-    thread = threading.Thread(target=work)
+    """Does something beside the block. The block is followed by its error, if it has one."""
+    errors: list[BaseException] = []
+
+    def noted() -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=noted)
     thread.start()
     yield
     thread.join()
+    if errors:
+        raise errors[0]
 
 
 def starts(folder: Path) -> list[list[str]]:
